@@ -1,0 +1,1 @@
+"""Measurement: interleaved child processes, warm-up to a steady state, honest percentiles."""

@@ -1,0 +1,115 @@
+"""The child process that holds one variant and answers timing requests: one JSON line in, one out.
+
+It imports the variant's runtime and nothing else, so that its peak memory is the runtime's and the model's.
+Timings exclude preprocessing and the copy of inputs into the process.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_assets.core.variant import Loadable, Session
+
+Request = dict[str, Any]
+WINDOW, TOLERANCE, LONGEST_WARM_UP = 16, 0.05, 400  # queries, relative, queries
+
+
+class Worker:
+    """Serves `load`, `warm_up`, `time` and `memory`."""
+
+    def __init__(self, inputs: str) -> None:
+        with np.load(inputs, allow_pickle=False) as data:
+            self.feeds = {name: data[name] for name in data.files}
+        self.session: Session | None = None
+        self.next_sample = 0
+
+    def load(self, request: Request) -> Request:
+        """Open the model. `baseline_bytes` is the peak before it: interpreter, runtime library and inputs."""
+        loadable = Loadable(request["runtime"], request["path"], request["options"])
+        loadable.import_runtime()
+        baseline = peak_memory_bytes()
+        started = time.perf_counter()
+        self.session = loadable.open(request["threads"])
+        return {"load_ms": 1000 * (time.perf_counter() - started), "baseline_bytes": baseline}
+
+    def warm_up(self, request: Request) -> Request:
+        """Run until steady: the median of the last 16 queries within 5 % of the 16 before, at most 400 queries."""
+        times: list[float] = []
+        steady = False
+        while not steady and len(times) < LONGEST_WARM_UP:
+            times += self._queries(request["batch"], WINDOW, 60.0)
+            if len(times) >= 2 * WINDOW:
+                before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
+                steady = abs(last - before) <= TOLERANCE * before
+        return {"queries": len(times), "steady": bool(steady)}
+
+    def time(self, request: Request) -> Request:
+        """Latencies in ms of at most `queries` queries or `seconds` seconds, whichever comes first."""
+        return {"ms": self._queries(request["batch"], request["queries"], request["seconds"])}
+
+    def memory(self, _request: Request) -> Request:
+        """Peak resident memory of this process so far."""
+        return {"peak_bytes": peak_memory_bytes()}
+
+    def _queries(self, batch: int, count: int, seconds: float) -> list[float]:
+        assert self.session is not None, "load comes first"
+        run, times = self.session.run, []
+        deadline = time.perf_counter() + seconds
+        for _ in range(count):
+            feeds = self._sample(batch)
+            started = time.perf_counter()
+            run(feeds)
+            ended = time.perf_counter()
+            times.append(1000 * (ended - started))
+            if ended > deadline:
+                break
+        return times
+
+    def _sample(self, batch: int) -> dict[str, np.ndarray]:
+        count = len(next(iter(self.feeds.values())))
+        start = self.next_sample if self.next_sample + batch <= count else 0
+        self.next_sample = start + batch
+        return {name: array[start : start + batch] for name, array in self.feeds.items()}
+
+
+def peak_memory_bytes() -> int:
+    """This process's peak resident set, in bytes."""
+    if sys.platform == "linux":
+        # not ru_maxrss: across fork and exec it keeps the parent's peak
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    """Serve requests from standard input until it closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a runtime that prints must not break the protocol
+    worker = Worker(sys.argv[1])
+    commands: dict[str, Callable[[Request], Request]] = {
+        "load": worker.load,
+        "warm_up": worker.warm_up,
+        "time": worker.time,
+        "memory": worker.memory,
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = commands[request["command"]](request)
+        except Exception as error:  # reported to the parent, which fails the asset with it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
+

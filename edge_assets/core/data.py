@@ -1,0 +1,115 @@
+"""Calibration and evaluation data: loaded once, checked before slow work, kept as `.npz`.
+
+A too small, constant or leaking calibration set gives a quantized model that looks fine and is not, so each
+of these is refused by name.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_assets.core.errors import DataError
+from edge_assets.core.preprocess import Preprocessing
+from edge_assets.core.source import load
+
+if TYPE_CHECKING:
+    from edge_assets.model import Tensor
+
+Arrays = dict[str, np.ndarray]
+PARITY_SAMPLES = 8  # batches of 1, 2 and 5
+
+
+def load_arrays(reference: str, what: str) -> Arrays:
+    """What the dataset function returns, checked to be arrays of one length by name. Raises DataError."""
+    arrays = load(reference)()
+    if not isinstance(arrays, Mapping) or not arrays:
+        raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(arrays).__name__}")
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"{what} data: fields have different lengths {lengths}")
+    return arrays
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write `.npz`; equal arrays give equal bytes (zip entries carry no time of their own)."""
+    np.savez(path, **dict(sorted(arrays.items())))  # type: ignore[arg-type]  # the stub takes allow_pickle by name
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read `.npz`, never unpickling."""
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: "tuple[Tensor, ...]", minimum: int, what: str) -> None:
+    """Raises DataError if there are too few samples, if they are all alike, or do not fit the model's inputs."""
+    count = len(next(iter(raw.values())))
+    if count < minimum:
+        raise DataError(f"{what} data: {count} samples, at least {minimum} are needed")
+    try:
+        feeds = preprocess.apply({name: array[:PARITY_SAMPLES] for name, array in raw.items()})
+    except ValueError as error:
+        raise DataError(f"{what} data does not fit the preprocessing: {error}") from None
+    for tensor in inputs:
+        if tensor.name not in feeds:
+            raise DataError(f"{what} data gives no input '{tensor.name}', only {sorted(feeds)}")
+        array = feeds[tensor.name]
+        fits = len(array.shape) == len(tensor.shape) and all(
+            isinstance(axis, str) or axis == size for axis, size in zip(tensor.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != tensor.dtype:
+            raise DataError(
+                f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
+                f"the model takes {tensor.dtype} {tensor.shape}"
+            )
+    for name in preprocess_fields(raw, preprocess):
+        if raw[name].dtype.kind == "f" and not np.isfinite(raw[name]).all():
+            raise DataError(f"{what} data: field '{name}' has NaN or infinite values")
+    if len(set(sample_hashes(raw, preprocess))) == 1:
+        raise DataError(f"{what} data: all {count} samples are alike")
+
+
+def check_labels(raw: Arrays, labels: str, outputs: "tuple[Tensor, ...]", metric: str) -> None:
+    """Raises DataError if there are no labels or, for a classification metric, if they are out of range."""
+    if labels not in raw:
+        raise DataError(f"evaluation data: no field '{labels}' with the labels, only {sorted(raw)}")
+    classes = outputs[0].shape[-1]
+    if metric == "top1_accuracy" and isinstance(classes, int):
+        wrong = int(((raw[labels] < 0) | (raw[labels] >= classes)).sum())
+        if wrong:
+            raise DataError(f"evaluation data: {wrong} labels are outside 0..{classes - 1}")
+
+
+def check_disjoint(calibration: Arrays, evaluation: Arrays, preprocess: Preprocessing) -> None:
+    """Raises DataError if a calibration sample is also an evaluation sample."""
+    shared = set(sample_hashes(calibration, preprocess)) & set(sample_hashes(evaluation, preprocess))
+    if shared:
+        raise DataError(
+            f"calibration and evaluation data overlap: {len(shared)} samples are in both, so accuracy would be "
+            f"measured on what was calibrated. Draw them from different sources."
+        )
+
+
+def preprocess_fields(raw: Arrays, preprocess: Preprocessing) -> list[str]:
+    """The raw fields that the preprocessing reads: those without which it fails."""
+    first = {name: array[:1] for name, array in raw.items()}
+
+    def needed(name: str) -> bool:
+        try:
+            preprocess.apply({key: array for key, array in first.items() if key != name})
+        except ValueError:
+            return True
+        return False
+
+    return [name for name in sorted(raw) if needed(name)]
+
+
+def sample_hashes(raw: Arrays, preprocess: Preprocessing) -> list[bytes]:
+    """One hash per sample, over the fields that become model inputs."""
+    fields = preprocess_fields(raw, preprocess)
+    count = len(raw[fields[0]])
+    return [hashlib.blake2b(b"".join(raw[f][i].tobytes() for f in fields), digest_size=16).digest() for i in range(count)]

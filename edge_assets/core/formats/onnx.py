@@ -1,0 +1,245 @@
+"""ONNX: export from PyTorch, the portable optimised graph, and ONNX Runtime sessions.
+
+onnx_model      torch.export based exporter, dynamic axes from the spec, opset read back, checker
+onnx_optimized  the same graph after ONNX Runtime's EXTENDED optimisations, which fuse operators but, unlike
+                ALL, do not bake in the building CPU's memory layout: the file is portable
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.errors import ExportError
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from edge_assets.model import ModelSpec
+    from edge_assets.targets import Target
+
+FILE = "model.onnx"
+EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
+
+
+class OnnxSession:
+    """ONNX Runtime on the CPU execution provider."""
+
+    def __init__(self, session: Any, outputs: Sequence[str]) -> None:
+        self.session, self.outputs = session, outputs
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
+
+
+def open_session(path: Path, *, threads: int, outputs: Sequence[str]) -> Session:
+    """An ONNX Runtime session with all graph optimisations, `threads` intra-op threads and one inter-op."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return OnnxSession(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]), outputs)
+
+
+def save(model: "onnx.ModelProto", path: Path) -> None:
+    """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=not _uses_contrib(model))
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX checker refuses the graph: {error}") from error
+    onnx.save(model, path)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
+    from collections import Counter
+
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return {
+        "opset": opset_of(model),
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "inputs": {
+            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in model.graph.input
+        },
+    }
+
+
+def opset_of(model: "onnx.ModelProto") -> int:
+    """Version of the default operator set that the graph imports."""
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _uses_contrib(model: "onnx.ModelProto") -> bool:
+    return any(entry.domain not in ("", "ai.onnx") for entry in model.opset_import)
+
+
+# --- export --------------------------------------------------------------------------------------------
+
+
+def build_model(request: BuildRequest) -> Mapping[str, Any]:
+    """Export the checkpoint. Raises ExportError naming the operator and module, or the opset limit."""
+    model = load_model(request.spec.architecture, request.source)
+    exported = export(model, request.spec, request.parameters["opset"])
+    save(exported, request.output / FILE)
+    return describe(request.output / FILE)
+
+
+def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torch.Tensor", ...]:
+    """Inputs of the declared dtypes and shapes; dynamic axes other than the batch get 16."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = []
+    for tensor in spec.inputs:
+        shape = [batch if axis == "batch" else 16 if isinstance(axis, str) else axis for axis in tensor.shape]
+        dtype = getattr(torch, tensor.dtype)
+        values = torch.rand(shape, generator=generator)
+        tensors.append(values.to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype))
+    return tuple(tensors)
+
+
+def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
+    """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
+    import torch
+
+    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
+    dims = {axis: torch.export.Dim(axis) for axis in axes}
+    shapes = tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
+    example = example_inputs(spec)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                example,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                opset_version=opset,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many types; each is the user's model's problem
+        raise ExportError(_explain(error, model, example)) from error
+    proto = program.model_proto
+    if (got := opset_of(proto)) != opset:
+        raise ExportError(
+            f"asked for opset {opset}, the exporter gave {got}: this graph cannot be expressed in opset {opset}. "
+            f"Raise the target's opset to {got}."
+        )
+    return proto
+
+
+def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["torch.Tensor", ...]) -> str:
+    """One message from the exporter's chain of errors, with operator and module where they can be found."""
+    import torch
+
+    chain = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    reason = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
+    text = "\n".join(str(link) for link in chain)
+    if "No ONNX function found" not in text and "DispatchError" not in text and "No decompositions" not in text:
+        return f"export to ONNX failed: {reason}"
+    with _quiet():
+        graph = torch.export.export(model, example, strict=False).graph
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "call_function" and name.partition(".default")[0].replace("aten.", "") in text and name in text:
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            module = ".".join(filter(None, [str(stack[-1][0])])) if stack else ""
+            kind = getattr(stack[-1][1], "__name__", str(stack[-1][1])) if stack else type(model).__name__
+            where = f"module '{module}' ({kind})" if module else f"the model ({kind})"
+            return f"operator {name} in {where} has no ONNX form. Replace it, or choose a format that has it (ExecuTorch)."
+    return f"export to ONNX failed: {reason}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress and warnings of its own; the assets have theirs."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
+    from dataclasses import asdict
+
+    return {
+        "opset": target.opset,
+        "inputs": [asdict(tensor) for tensor in spec.inputs],
+        "outputs": [asdict(tensor) for tensor in spec.outputs],
+    }
+
+
+MODEL = Variant(
+    name="onnx_model",
+    description="ONNX with dynamic axes, from the torch.export based exporter: what every ONNX variant starts from.",
+    format="onnx",
+    precision="fp32",
+    source=CHECKPOINT,
+    runtime="onnx",
+    build=build_model,
+    parameters=export_parameters,
+    code_version="1",
+    tools=("torch", "onnx", "onnxscript"),
+    kinds=("onnx", "pytorch"),
+    mlflow_flavor="onnx",
+)
+
+
+# --- portable optimisation -----------------------------------------------------------------------------
+
+
+def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
+    """Fuse operators ahead of time at the highest level that is still portable."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(request.output / FILE)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
+    return describe(request.output / FILE)
+
+
+OPTIMIZED = Variant(
+    name="onnx_optimized",
+    description="Operators fused ahead of time by ONNX Runtime at level EXTENDED, which is portable between CPUs.",
+    format="onnx",
+    precision="fp32",
+    source=MODEL.name,
+    runtime="onnx",
+    build=build_optimized,
+    parameters=lambda _spec, _target: {"level": "extended"},
+    code_version="1",
+    tools=("onnx", "onnxruntime"),
+    kinds=("onnx",),
+    mlflow_flavor="onnx",
+)

@@ -1,0 +1,61 @@
+"""fp16: weights and arithmetic in half precision, inputs and outputs kept as declared."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.formats import onnx as onnx_format
+from edge_assets.core.variant import BuildRequest, Variant
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Convert every float32 tensor and operator that has a half-precision form."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    converted = convert_float_to_float16(onnx.load(request.source), keep_io_types=True)
+    sort_topologically(converted)
+    path = request.output / onnx_format.FILE
+    onnx_format.save(converted, path)
+    return onnx_format.describe(path) | {"recipe": "fp16"}
+
+
+def sort_topologically(model: "onnx.ModelProto") -> None:
+    """Order nodes so that each follows its inputs' producers: the converter appends Casts at the end."""
+    producers = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
+    nodes = list(model.graph.node)
+    order: list[int] = []
+    state = [0] * len(nodes)  # 0 unseen, 1 waiting for its inputs, 2 placed
+    stack = list(range(len(nodes) - 1, -1, -1))
+    while stack:
+        i = stack[-1]
+        if state[i] == 0:
+            state[i] = 1
+            stack += [j for name in nodes[i].input if (j := producers.get(name)) is not None and state[j] == 0]
+        else:
+            stack.pop()
+            if state[i] == 1:
+                state[i] = 2
+                order.append(i)
+    sorted_nodes = [nodes[i] for i in order]
+    del model.graph.node[:]
+    model.graph.node.extend(sorted_nodes)
+
+
+VARIANT = Variant(
+    name="onnx_fp16",
+    description="Half precision: half the size; CPUs without half-precision arithmetic gain no speed from it.",
+    format="onnx",
+    precision="fp16",
+    source=onnx_format.MODEL.name,
+    runtime="onnx",
+    build=build,
+    parameters=lambda _spec, _target: {"keep_io_types": True},
+    code_version="1",
+    tools=("onnx", "onnxruntime"),
+    kinds=("onnx",),
+    mlflow_flavor="onnx",
+)
+

@@ -1,0 +1,31 @@
+"""What a graph is made of, for the rules that decide whether a scheme makes sense for it."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+
+
+def weight_elements(path: Path) -> Counter[str]:
+    """Weight elements by the operator type that consumes them (Conv, MatMul, Gemm, Gather, ...)."""
+    import onnx
+
+    model = onnx.load(path)
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    held: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            held[node.op_type] += max((sizes.get(name, 0) for name in node.input), default=0)
+    return held
+
+
+def quantized_nodes(path: Path) -> int:
+    """How many nodes of the graph quantize, dequantize or compute in integers."""
+    import onnx
+
+    return sum(
+        node.op_type in QUANTIZED or node.op_type.startswith("QLinear")
+        for node in onnx.load(path, load_external_data=False).graph.node
+    )

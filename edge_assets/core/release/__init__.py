@@ -1,0 +1,35 @@
+"""The released folder: what a team ships.
+
+    model.onnx or model.pt   the artifact
+    manifest.json            hashes, recipe, versions, measurements, verdict
+    preprocess.py            the preprocessing, the very code that every measurement used
+    infer.py                 runnable sample: verifies the hash, runs the model
+    sample.npz               one raw input and the outputs the released artifact gave for it
+    MODEL_CARD.md            for people
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from edge_assets.core import preprocess
+from edge_assets.core.data import Arrays, save_arrays
+
+HERE = Path(__file__).parent
+
+
+def write(folder: Path, artifact: Path, manifest: Mapping[str, Any], raw: Arrays, outputs: Mapping[str, np.ndarray]) -> None:
+    """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it."""
+    shutil.copyfile(artifact, folder / artifact.name)
+    shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
+    shutil.copyfile(HERE / "infer.py", folder / "infer.py")
+    sample = {f"raw_{name}": array for name, array in raw.items()}
+    save_arrays(sample | {f"output_{name}": array for name, array in outputs.items()}, folder / "sample.npz")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
+    (folder / "MODEL_CARD.md").write_text(template.render(**manifest) + "\n")

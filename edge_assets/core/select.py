@@ -1,0 +1,243 @@
+"""Gates, and exactly one winner per target, with a verdict and one sentence for every loser.
+
+The objective is the median latency at batch 1 where it was measured on the target's own hardware, else the
+size; which one is part of the verdict. Missing evidence blocks: a variant nobody verified cannot win.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from edge_assets.core.verify import parity
+
+Verdict = Literal[
+    "released",
+    "baseline",
+    "refused",
+    "missing_evidence",
+    "failed_parity",
+    "failed_accuracy",
+    "failed_size",
+    "failed_memory",
+    "slower_than_baseline",
+    "dominated",
+    "not_selected",
+]
+TIE = 0.02  # latencies closer than this are equal; the smaller artifact then wins
+NOT_MEASURED = "not measured: no device attached"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a release must keep: the tighter of the model's gates and the target's budgets. Bytes and points."""
+
+    accuracy_drop_points: float
+    size_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate's outcome. `passed` is None where its evidence is missing."""
+
+    name: Literal["parity", "accuracy", "size", "memory"]
+    passed: bool | None
+    sentence: str
+    measured_on: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One variant and everything known about it. Times are in ms at batch 1, sizes in bytes."""
+
+    name: str
+    format: str
+    precision: str
+    recipe: str
+    sha256: str | None
+    size_bytes: int | None
+    refused: str | None
+    parity: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
+    peak_memory_bytes: int | None
+    latency_ms: Mapping[str, Any] | None  # measured on the target's own hardware, else None
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate's verdict, the sentence that explains it, and its gates."""
+
+    candidate: Candidate
+    verdict: Verdict
+    reason: str
+    gates: tuple[Gate, ...] = ()
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """The gates as JSON."""
+        return [asdict(gate) for gate in self.gates]
+
+
+def judge(candidates: Sequence[Candidate], limits: Limits, memory_measured_on: str) -> list[Judged]:
+    """A verdict for each candidate, in order; at most one is `released`.
+
+    `memory_measured_on` names the machine that peak memory was read on, for the memory gate's evidence.
+    """
+    judged = [_gated(candidate, limits, memory_measured_on) for candidate in candidates]
+    passing = [entry.candidate for entry in judged if entry.verdict == "not_selected"]
+    if not passing:
+        return judged
+    timed = all(candidate.latency_ms for candidate in passing)
+    winner = _fastest(passing) if timed else _smallest(passing)
+    baseline = next((c for c in candidates if c.is_baseline), None)
+    return [
+        _ranked(entry, winner, passing, baseline, timed) if entry.verdict == "not_selected" else entry
+        for entry in judged
+    ]
+
+
+def closest(judged: Sequence[Judged]) -> str:
+    """What came nearest to a release: the candidate that failed latest in the order of the gates."""
+    order = ["missing_evidence", "failed_parity", "failed_accuracy", "failed_size", "failed_memory"]
+    failed = [entry for entry in judged if entry.verdict in order]
+    if not failed:
+        return "every variant was refused for this graph"
+
+    def nearness(entry: Judged) -> tuple[int, float]:
+        drop = entry.candidate.accuracy["drop_points"] if entry.candidate.accuracy else float("inf")
+        return order.index(entry.verdict), -drop
+
+    best = max(failed, key=nearness)
+    return f"{best.candidate.name} came closest: {best.reason}"
+
+
+def gates(candidate: Candidate, limits: Limits, memory_measured_on: str) -> tuple[Gate, ...]:
+    """The four gates of one candidate, in the order in which they decide."""
+    return (
+        _parity_gate(candidate),
+        _accuracy_gate(candidate, limits),
+        _limit_gate("size", candidate.size_bytes, limits.size_bytes, None),
+        _limit_gate("memory", candidate.peak_memory_bytes, limits.memory_bytes, memory_measured_on),
+    )
+
+
+def _gated(candidate: Candidate, limits: Limits, memory_measured_on: str) -> Judged:
+    if candidate.is_baseline:
+        return Judged(candidate, "baseline", "PyTorch eager in fp32: what every variant is compared with")
+    if candidate.refused:
+        return Judged(candidate, "refused", candidate.refused)
+    outcomes = gates(candidate, limits, memory_measured_on)
+    missing = [gate.name for gate in outcomes if gate.passed is None]
+    if missing:
+        reason = f"no evidence for {', '.join(missing)}, and missing evidence blocks a release"
+        return Judged(candidate, "missing_evidence", reason, outcomes)
+    for gate in outcomes:
+        if not gate.passed:
+            return Judged(candidate, f"failed_{gate.name}", gate.sentence, outcomes)  # type: ignore[arg-type]
+    return Judged(candidate, "not_selected", "", outcomes)
+
+
+def _parity_gate(candidate: Candidate) -> Gate:
+    if candidate.parity is None:
+        return Gate("parity", None, "not verified against PyTorch")
+    return Gate("parity", *parity.verdict(candidate.parity, candidate.precision))
+
+
+def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
+    if candidate.accuracy is None:
+        return Gate("accuracy", None, "not evaluated")
+    drop, (low, high) = candidate.accuracy["drop_points"], candidate.accuracy["drop_interval_points"]
+    limit = limits.accuracy_drop_points
+    sentence = (
+        f"drops {drop:.2f} points ({low:.2f} to {high:.2f}) on {candidate.accuracy['samples']} samples, "
+        f"{'within' if drop <= limit else 'over'} the gate of {limit:.2f}"
+    )
+    return Gate("accuracy", drop <= limit, sentence)
+
+
+def _limit_gate(name: Literal["size", "memory"], value: int | None, limit: int, where: str | None) -> Gate:
+    if value is None:
+        return Gate(name, None, f"{name} not measured")
+    what = "size" if name == "size" else "peak resident memory"
+    on = f" measured on {where}" if where else ""
+    sentence = f"{what} {_mib(value)}{on}, {'within' if value <= limit else 'over'} the budget of {_mib(limit)}"
+    return Gate(name, value <= limit, sentence, where)
+
+
+def _p50(candidate: Candidate) -> float:
+    assert candidate.latency_ms is not None
+    return float(candidate.latency_ms["p50"] or candidate.latency_ms["mean"])
+
+
+def _size(candidate: Candidate) -> int:
+    assert candidate.size_bytes is not None
+    return candidate.size_bytes
+
+
+def _drop(candidate: Candidate) -> float:
+    assert candidate.accuracy is not None
+    return float(candidate.accuracy["drop_points"])
+
+
+def _fastest(passing: Sequence[Candidate]) -> Candidate:
+    best = min(map(_p50, passing))
+    return min((c for c in passing if _p50(c) <= best * (1 + TIE)), key=lambda c: (_size(c), _p50(c)))
+
+
+def _smallest(passing: Sequence[Candidate]) -> Candidate:
+    return min(passing, key=lambda c: (_size(c), _drop(c)))
+
+
+def _ranked(
+    entry: Judged, winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool
+) -> Judged:
+    candidate = entry.candidate
+    if candidate is winner:
+        return replace(entry, verdict="released", reason=_why_it_won(winner, passing, baseline, timed))
+    if timed and baseline and baseline.latency_ms and _p50(candidate) > _p50(baseline):
+        reason = f"P50 {_p50(candidate):.2f} ms, PyTorch eager {_p50(baseline):.2f} ms{_smaller(candidate, winner)}"
+        return replace(entry, verdict="slower_than_baseline", reason=reason)
+    rivals = [winner, *(c for c in passing if c is not winner)]
+    better = next((rival for rival in rivals if _dominates(rival, candidate, timed)), None)
+    if better:
+        return replace(entry, verdict="dominated", reason=f"{better.name} is {_versus(better, candidate, timed)}")
+    objective = "slower" if timed else "larger"
+    reason = f"{objective} than {winner.name}: {_numbers(candidate, timed)} against {_numbers(winner, timed)}"
+    return replace(entry, verdict="not_selected", reason=reason + (_smaller(candidate, winner) if timed else ""))
+
+
+def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
+    if rival is candidate:
+        return False
+    mine, theirs = ([_size(c), _drop(c), *([_p50(c)] if timed else [])] for c in (candidate, rival))
+    pairs = list(zip(theirs, mine, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _why_it_won(winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool) -> str:
+    among = f"of {len(passing)} variants that passed every gate"
+    if not timed:
+        return f"smallest {among}: {_mib(_size(winner))}; latency {NOT_MEASURED}"
+    text = f"fastest {among}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
+    if baseline and baseline.latency_ms:
+        ratio = _p50(baseline) / _p50(winner)
+        text += f", {ratio:.1f} times as fast as PyTorch eager" if ratio >= 1 else ", slower than PyTorch eager"
+    return text
+
+
+def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:
+    return f"no worse on any count and better on one: {_numbers(better, timed)} against {_numbers(worse, timed)}"
+
+
+def _numbers(candidate: Candidate, timed: bool) -> str:
+    latency = f"{_p50(candidate):.2f} ms, " if timed else ""
+    return f"{latency}{_mib(_size(candidate))}, drop {_drop(candidate):.2f} points"
+
+
+def _smaller(candidate: Candidate, winner: Candidate) -> str:
+    ratio = _size(candidate) / _size(winner)
+    return f"; it is smaller ({ratio:.2f} of {winner.name}'s size) but slower" if ratio < 1 else ""
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,121 @@
+"""User code as an input of a recipe: import it by name, and hash it without importing it.
+
+A model's architecture, data and metric are named as `package.module:attribute`, so that Dagster can load a
+code location without importing torch, and so that a change in that code changes the recipes it enters.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from edge_assets.core.errors import InvalidSpec
+
+
+def locate(reference: str, field: str) -> Path:
+    """The source file of `package.module:attribute`, found without importing the module itself.
+
+    Raises InvalidSpec, naming `field`, if the reference is malformed, or the module or attribute is missing.
+    """
+    module, separator, attribute = reference.partition(":")
+    if not (separator and module and attribute.isidentifier()):
+        raise InvalidSpec(field, f"'{reference}' is not of the form 'package.module:attribute'")
+    path = _find(module)
+    if path is None:
+        raise InvalidSpec(field, f"no module named '{module}' (from '{reference}')")
+    if attribute not in _top_level_names(_parse(path)):
+        raise InvalidSpec(field, f"module '{module}' defines no '{attribute}'")
+    return path
+
+
+def load(reference: str) -> Any:
+    """The object that `package.module:attribute` names."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@cache
+def source_digest(reference: str) -> str:
+    """sha256 over the code of the named module and of every module of its own package that it imports.
+
+    Comments, docstrings and layout do not count, so tidying code rebuilds nothing. Other packages do not
+    count: their versions are recorded as tools.
+    """
+    module = reference.partition(":")[0]
+    hasher = hashlib.sha256(reference.encode())
+    for name in sorted(_closure(module)):
+        hasher.update(name.encode())
+        hasher.update(_code(_find(name)).encode())
+    return hasher.hexdigest()
+
+
+def _closure(module: str) -> set[str]:
+    root = module.partition(".")[0]
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and _find(name) is not None:
+            seen.add(name)
+            # the product's own code has its own code versions, so only the user's modules are followed
+            waiting += [n for n in _imports(name) if n.partition(".")[0] == root and root != "edge_assets"]
+    return seen
+
+
+@cache
+def _find(module: str) -> Path | None:
+    """A module's source file, without importing its parent packages as `find_spec` would."""
+    root, *parts = module.split(".")
+    spec = importlib.util.find_spec(root)
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def _code(path: Path | None) -> str:
+    if path is None:
+        return ""
+    tree = _parse(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def _imports(module: str) -> Iterator[str]:
+    path = _find(module)
+    if path is None:
+        return
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(name, package) if node.level else name
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _top_level_names(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names

@@ -1,0 +1,165 @@
+"""What passes between steps: recipes, artifacts and the evidence about them.
+
+Everything here is a frozen dataclass that turns into JSON and back, so that it can be stored beside the
+bytes it describes, shown in Dagster and logged to MLflow without translation.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, so it can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON-able value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an output's bytes.
+
+    It MUST record every input digest, parameter, code version and tool version that influences the result:
+    two builds with the same recipe hash are taken to be the same build.
+    """
+
+    step: str
+    code_version: str
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name -> sha256
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)  # distribution -> version
+
+    @cached_property
+    def sha256(self) -> str:
+        return digest(asdict(self))
+
+    def changes_from(self, older: "Recipe") -> list[str]:
+        """What differs from `older`, in words for a person: `calibration changed`, `onnx 1.22 -> 1.23`."""
+        changes = []
+        if self.code_version != older.code_version:
+            changes.append(f"code version {older.code_version} -> {self.code_version}")
+        changes += [f"{name} changed" for name in _differing(self.inputs, older.inputs)]
+        for kind, new, old in (("", self.parameters, older.parameters), ("tool ", self.tools, older.tools)):
+            changes += [f"{kind}{name} {old.get(name)} -> {new.get(name)}" for name in _differing(new, old)]
+        return changes
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**data)
+
+
+def _differing(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*new, *old} if new.get(name) != old.get(name))
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact: its path inside the artifact, its content hash and its size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Content-addressed files. A single file's artifact has that file's hash; a folder's, its listing's."""
+
+    files: tuple[File, ...]
+
+    @property
+    def sha256(self) -> str:
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        return digest([asdict(file) for file in self.files])
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(tuple(File(**file) for file in data["files"]))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The memo of one step: what its recipe made. `artifact` is None where the step refused to build."""
+
+    recipe: Recipe
+    artifact: Artifact | None
+    facts: Mapping[str, Any]
+    refused: str | None = None
+    seconds: float = 0.0
+    reused: bool = False  # true when read from the store instead of built
+
+    @property
+    def sha256(self) -> str:
+        """The content hash; for a refusal, the hash of the refused recipe."""
+        return self.artifact.sha256 if self.artifact else digest(["refused", self.recipe.sha256])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], reused: bool = False) -> Self:
+        artifact = Artifact.from_dict(data["artifact"]) if data["artifact"] else None
+        return cls(
+            recipe=Recipe.from_dict(data["recipe"]),
+            artifact=artifact,
+            facts=data["facts"],
+            refused=data["refused"],
+            seconds=data["seconds"],
+            reused=reused,
+        )
+
+
+@dataclass(frozen=True)
+class Built:
+    """One materialized variant: its build and its verification. What an asset hands to the next."""
+
+    variant: str
+    format: str
+    precision: str
+    runtime: str
+    build: Result
+    evidence: Result | None  # parity and accuracy; None where the build was refused
+
+    @property
+    def artifact(self) -> Artifact | None:
+        return self.build.artifact
+
+    @property
+    def parity(self) -> Mapping[str, Any] | None:
+        return self.evidence.facts["parity"] if self.evidence else None
+
+    @property
+    def accuracy(self) -> Mapping[str, Any] | None:
+        return self.evidence.facts["accuracy"] if self.evidence else None
+
+    @property
+    def reused(self) -> bool:
+        return self.build.reused and (self.evidence is None or self.evidence.reused)
+
+    @property
+    def data_version(self) -> str:
+        """Changes when the bytes change or when they were verified against something else."""
+        return digest([self.build.sha256, self.evidence.recipe.sha256 if self.evidence else None])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        results = {
+            name: Result.from_dict(data[name], reused=data[name]["reused"]) if data[name] else None
+            for name in ("build", "evidence")
+        }
+        return cls(**{**data, **results})

@@ -1,0 +1,62 @@
+"""Task metric on the whole evaluation set, and its drop against fp32 with a confidence interval.
+
+Both models see the same samples, so the drop is estimated from paired per-sample scores: its interval is far
+narrower than that of two separate accuracies. The interval is a percentile bootstrap over samples (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), seeded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edge_assets.core.source import load
+from edge_assets.core.variant import Feeds, Session
+
+BATCH = 64
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
+    """1 where the largest value of the first output is at the label, else 0; float64 [n]."""
+    return (next(iter(outputs.values())).argmax(axis=-1) == labels).astype(np.float64)
+
+
+def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
+    """The built-in metric or the function `package.module:function` names."""
+    return load(name) if ":" in name else {"top1_accuracy": top1_accuracy}[name]
+
+
+def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.ndarray]:
+    """Outputs for the whole set, `batch` samples at a time."""
+    count = len(next(iter(feeds.values())))
+    parts = [
+        session.run({name: array[start : start + batch] for name, array in feeds.items()})
+        for start in range(0, count, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> dict[str, Any]:
+    """Mean score, and the drop against `reference` scores of the same samples in points (hundredths).
+
+    A positive drop is worse, whichever way the metric points. `lost` and `gained` count the samples whose score
+    got worse and better: McNemar's discordant pairs where scores are 0 and 1.
+    """
+    loss = (reference - scores) if higher_is_better else (scores - reference)
+    # resampling n samples is drawing how often each distinct loss occurs, which is far cheaper
+    values, counts = np.unique(loss, return_counts=True)
+    draws = np.random.default_rng(0).multinomial(len(loss), counts / len(loss), size=RESAMPLES)
+    means = draws @ values / len(loss)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {
+        "value": float(scores.mean()),
+        "reference": float(reference.mean()),
+        "samples": len(scores),
+        "drop_points": 100 * float(loss.mean()),
+        "drop_interval_points": [100 * float(low), 100 * float(high)],
+        "confidence": CONFIDENCE,
+        "lost": int((loss > 0).sum()),
+        "gained": int((loss < 0).sum()),
+    }

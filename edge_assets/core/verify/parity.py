@@ -1,0 +1,74 @@
+"""Parity: how far a variant's outputs are from PyTorch's on the same preprocessed inputs.
+
+Per output: largest absolute and relative difference, cosine similarity, signal-to-noise ratio in dB, NaN
+and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked in its example's batch size
+agrees on that batch alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edge_assets.core.variant import Feeds, Session
+
+BATCHES = (1, 2, 5)
+SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold
+# The least SNR that a precision keeps when nothing is wrong, well below what was measured on healthy models
+# (fp32 100 dB and more, fp16 50 to 70, int8 15 to 40) and well above what a broken graph gives (below 5).
+LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 8.0}
+
+
+def compare(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
+    """Differences of one output. SNR is 10 log10(sum(ref^2) / sum((ref - out)^2)), capped at 200 dB."""
+    ref, out = reference.astype(np.float64).ravel(), output.astype(np.float64).ravel()
+    finite = np.isfinite(out)
+    nan, inf = int(np.isnan(out).sum()), int(np.isinf(out).sum())
+    if reference.shape != output.shape or not finite.all():
+        return {"max_abs": None, "max_rel": None, "cosine": None, "snr_db": None, "nan": nan, "inf": inf}
+    error = np.abs(ref - out)
+    noise, signal = float(np.square(error).sum()), float(np.square(ref).sum())
+    norms = float(np.linalg.norm(ref) * np.linalg.norm(out))
+    snr = SNR_CAP_DB if noise == 0 else 10 * np.log10(signal / noise) if signal else -SNR_CAP_DB
+    return {
+        "max_abs": float(error.max(initial=0)),
+        "max_rel": float((error / np.maximum(np.abs(ref), 1e-6)).max(initial=0)),
+        "cosine": float(ref @ out) / norms if norms else float(noise == 0),
+        "snr_db": float(np.clip(snr, -SNR_CAP_DB, SNR_CAP_DB)),
+        "nan": nan,
+        "inf": inf,
+    }
+
+
+def measure(session: Session, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
+    """Parity in batches of 1, 2 and 5 over the first eight samples, the worst of them, by output and overall.
+
+    `feeds` and `reference` hold at least eight samples.
+    """
+    by_output: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in reference}
+    start = 0
+    for size in BATCHES:
+        part = slice(start, start + size)
+        outputs = session.run({name: array[part] for name, array in feeds.items()})
+        for name, expected in reference.items():
+            by_output[name][str(size)] = compare(expected[part], outputs[name])
+        start += size
+    every = [result for batches in by_output.values() for result in batches.values()]
+    return {"by_output": by_output, **_worst(every)}
+
+
+def _worst(results: list[Mapping[str, Any]]) -> dict[str, Any]:
+    worst: dict[str, Any] = {}
+    for name, pick in (("max_abs", max), ("max_rel", max), ("cosine", min), ("snr_db", min)):
+        values = [result[name] for result in results]
+        worst[name] = None if any(value is None for value in values) else pick(values)
+    return worst | {"nan": sum(r["nan"] for r in results), "inf": sum(r["inf"] for r in results)}
+
+
+def verdict(parity: Mapping[str, Any], precision: str) -> tuple[bool, str]:
+    """Whether parity is what this precision should keep, and the sentence that says so."""
+    if parity["snr_db"] is None:
+        return False, f"{parity['nan']} NaN and {parity['inf']} infinite outputs, or outputs of another shape"
+    least = LEAST_SNR_DB[precision]
+    comparison = "at least" if parity["snr_db"] >= least else "below"
+    return parity["snr_db"] >= least, f"SNR {parity['snr_db']:.1f} dB, {comparison} {least:.0f} dB for {precision}"

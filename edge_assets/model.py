@@ -1,0 +1,143 @@
+"""`ModelSpec`: all that a user writes to register a model.
+
+Code is named as `package.module:attribute` strings, not passed as objects: Dagster then loads the
+definitions without importing torch, and a change in that code is seen by the recipes it enters.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from edge_assets.core.errors import InvalidSpec
+from edge_assets.core.preprocess import Passthrough, Preprocessing
+from edge_assets.core.source import locate
+
+DType = Literal["float32", "int64", "int32", "uint8", "bool"]
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # a Dagster asset key, group and job name all at once
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output. A string in `shape` names a dynamic axis; axis 0 must be `"batch"`."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        where = f"tensor '{self.name}'"
+        if not self.name.isidentifier():
+            raise InvalidSpec(where, "the name must be a Python identifier")
+        if self.dtype not in get_args(DType):
+            raise InvalidSpec(f"{where}.dtype", f"'{self.dtype}' is not one of {', '.join(get_args(DType))}")
+        if not self.shape or self.shape[0] != "batch":
+            raise InvalidSpec(f"{where}.shape", f"{self.shape} must begin with the dynamic axis 'batch'")
+        if any(isinstance(axis, int) and axis < 1 for axis in self.shape):
+            raise InvalidSpec(f"{where}.shape", f"{self.shape} has an axis below 1")
+
+    @property
+    def dynamic_axes(self) -> dict[int, str]:
+        return {i: axis for i, axis in enumerate(self.shape) if isinstance(axis, str)}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where samples come from: a function of no arguments that returns arrays by field name.
+
+    Its recipe is the function's source code, the content of `files` and `version`: raise `version` when
+    the data changed in a way that neither shows.
+    """
+
+    load: str
+    files: tuple[str, ...] = ()
+    version: str = "1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What static quantization observes: at least `minimum` samples, none of them in the evaluation set."""
+
+    data: Dataset
+    method: CalibrationMethod = "minmax"
+    minimum: int = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a variant is on its task.
+
+    `metric` is a built-in name or a function `(outputs: dict[str, ndarray], labels: ndarray) -> ndarray`
+    of one score per sample, so that variants can be compared with fp32 sample by sample.
+    """
+
+    data: Dataset
+    metric: str = "top1_accuracy"
+    labels: str = "label"
+    higher_is_better: bool = True
+    minimum: int = 500
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a variant must keep to be released. Sizes are in bytes; a target's own budget also applies."""
+
+    max_accuracy_drop_points: float = 1.0
+    max_size_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One registered model."""
+
+    name: str
+    architecture: str  # a function or class of no arguments that returns the torch.nn.Module
+    checkpoints: str  # a folder or an fsspec URL (s3://bucket/prefix) that training writes into
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    calibration: Calibration
+    evaluation: Evaluation
+    targets: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+    gates: Gates = field(default_factory=Gates)
+    description: str = ""
+    owners: tuple[str, ...] = ()  # e-mail addresses or "team:name"
+    license: str = "unspecified"
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise InvalidSpec("name", f"'{self.name}' must match {NAME.pattern}")
+        names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
+        if not self.inputs or not self.outputs:
+            raise InvalidSpec("inputs" if not self.inputs else "outputs", "must not be empty")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise InvalidSpec("inputs and outputs", f"repeated names {repeated}")
+        locate(self.architecture, "architecture")
+        locate(self.calibration.data.load, "calibration.data.load")
+        locate(self.evaluation.data.load, "evaluation.data.load")
+        if self.evaluation.metric not in METRICS:
+            if ":" not in self.evaluation.metric:
+                known = ", ".join(METRICS)
+                reason = f"'{self.evaluation.metric}' is neither built in ({known}) nor 'package.module:function'"
+                raise InvalidSpec("evaluation.metric", reason)
+            locate(self.evaluation.metric, "evaluation.metric")
+        for where, dataset in (("calibration", self.calibration.data), ("evaluation", self.evaluation.data)):
+            if absent := [path for path in dataset.files if not Path(path).exists()]:
+                raise InvalidSpec(f"{where}.data.files", f"not found: {absent}")
+        if self.calibration.method not in get_args(CalibrationMethod):
+            raise InvalidSpec("calibration.method", f"'{self.calibration.method}' is unknown")
+        if self.calibration.data == self.evaluation.data:
+            raise InvalidSpec("calibration.data", "is the evaluation data itself")
+        if self.gates.max_accuracy_drop_points < 0:
+            raise InvalidSpec("gates.max_accuracy_drop_points", "must not be negative")
+        if not self.targets:
+            raise InvalidSpec("targets", "must name at least one target")
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """The declared preprocessing, or the one that passes the dataset's fields through."""
+        return self.preprocessing or Passthrough(tuple(tensor.name for tensor in self.inputs))

@@ -1,0 +1,94 @@
+"""Finds the registered models. One that cannot be loaded is reported, and breaks no other."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UnknownName
+from edge_assets.core.source import load
+from edge_assets.model import ModelSpec
+from edge_assets.settings import project_file, project_settings
+from edge_assets.targets import Target, load_catalog
+
+log = logging.getLogger(__name__)
+VARIABLE = "EDGE_ASSETS_MODELS"  # comma-separated references, besides those of pyproject.toml
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Models that loaded, by name, and why the others did not, by reference."""
+
+    models: Mapping[str, ModelSpec]
+    broken: Mapping[str, str]
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name. Raises UnknownName with the nearest names and the models that did not load."""
+        if name in self.models:
+            return self.models[name]
+        error = UnknownName("model", name, self.models)
+        if self.broken:
+            reasons = "; ".join(f"{reference}: {reason}" for reference, reason in self.broken.items())
+            raise EdgeAssetsError(f"{error} Did not load: {reasons}")
+        raise error
+
+
+def catalog() -> Mapping[str, Target]:
+    """The built-in targets and those of the project."""
+    extra = project_settings().get("targets", [])
+    folder = project_file()
+    return load_catalog(*(folder.parent / path for path in extra) if folder else ())
+
+
+def target(name: str) -> Target:
+    """The target of that name. Raises UnknownName with the nearest names."""
+    targets = catalog()
+    if name not in targets:
+        raise UnknownName("target", name, targets)
+    return targets[name]
+
+
+@cache
+def registry() -> Registry:
+    """Loads every model that pyproject.toml or the environment names."""
+    references = list(project_settings().get("models", []))
+    references += [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    if (path := project_file()) and str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # console scripts do not have the working directory on the path
+    models: dict[str, ModelSpec] = {}
+    broken: dict[str, str] = {}
+    for reference in dict.fromkeys(references):
+        try:
+            spec = _load(reference)
+            if spec.name in models:
+                raise InvalidSpec("name", f"'{spec.name}' is already registered")
+            models[spec.name] = spec
+        except Exception as error:  # a user's module can raise anything; the others must still load
+            broken[reference] = str(error) if isinstance(error, EdgeAssetsError) else f"{type(error).__name__}: {error}"
+            log.error("model '%s' is not registered: %s", reference, broken[reference])
+    return Registry(models, broken)
+
+
+def _load(reference: str) -> ModelSpec:
+    if ":" not in reference:
+        raise InvalidSpec("models", f"'{reference}' is not of the form 'package.module:spec'")
+    spec = load(reference)
+    if not isinstance(spec, ModelSpec):
+        raise InvalidSpec("models", f"'{reference}' is a {type(spec).__name__}, not a ModelSpec")
+    for name in spec.targets:
+        try:
+            target(name)
+        except UnknownName as error:
+            raise InvalidSpec("targets", str(error)) from None
+    return spec
+
+
+def checkpoint_folder(spec: ModelSpec) -> str:
+    """The spec's checkpoint location; a relative folder is relative to the project file."""
+    if "://" in spec.checkpoints or Path(spec.checkpoints).is_absolute():
+        return spec.checkpoints
+    path = project_file()
+    return str((path.parent if path else Path.cwd()) / spec.checkpoints)

@@ -1,0 +1,73 @@
+"""Where things are: the state folder, the project's settings, and the addresses of the two UIs."""
+
+import os
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """All state lives under one folder, `EDGE_ASSETS_HOME` (default `./.edge-assets`)."""
+
+    root: Path
+
+    @property
+    def dagster(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def store(self) -> str:
+        """A folder, or an fsspec URL such as s3://bucket/prefix (`EDGE_ASSETS_STORE`)."""
+        return os.environ.get("EDGE_ASSETS_STORE") or str(self.root / "store")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's own variable decides; the default is a SQLite file that `edge-assets serve` shows."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+
+def home() -> Home:
+    """The state folder of this process."""
+    return Home(Path(os.environ.get("EDGE_ASSETS_HOME") or ".edge-assets").resolve())
+
+
+@cache
+def project_file() -> Path | None:
+    """The nearest pyproject.toml with a [tool.edge_assets] table, from the working directory upwards."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        path = folder / "pyproject.toml"
+        if path.is_file() and "edge_assets" in tomllib.loads(path.read_text()).get("tool", {}):
+            return path
+    return None
+
+
+def project_settings() -> dict[str, list[str]]:
+    """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none."""
+    path = project_file()
+    return tomllib.loads(path.read_text())["tool"]["edge_assets"] if path else {}
+
+
+def dagster_url() -> str:
+    """Where links in MLflow point."""
+    return os.environ.get("EDGE_ASSETS_DAGSTER_URL", "http://127.0.0.1:3000")
+
+
+def mlflow_url() -> str:
+    """Where links in Dagster point: the tracking server if it has a web address, else `serve`'s."""
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    served = tracking if tracking.startswith("http") else "http://127.0.0.1:5000"
+    return os.environ.get("EDGE_ASSETS_MLFLOW_URL", served).rstrip("/")

@@ -1,0 +1,80 @@
+"""Which target this machine is, and what it is made of.
+
+A latency is only ever shown as a target's when it was measured on a machine that matches that target.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edge_assets.targets.catalog import Target
+
+# ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
+ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a measurement has to say about where it was taken."""
+
+    cpu: str
+    architecture: str
+    cores: int  # usable by this process
+    instruction_sets: tuple[str, ...]
+    memory_bytes: int
+    system: str
+    board: str | None
+    governor: str | None  # None: not readable here
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def matches(self, target: Target) -> bool:
+        """Whether this machine is that target."""
+        have = set(self.instruction_sets)
+        return (
+            self.architecture == target.architecture
+            and all(have & set(either.split("|")) for either in target.match.instruction_sets)
+            and not have & set(target.match.without)
+            and (target.match.board is None or target.match.board in (self.board or ""))
+        )
+
+
+@cache
+def this_machine() -> Machine:
+    """The machine this process runs on. Instruction sets are read on Linux; elsewhere they are unknown."""
+    lines = _read("/proc/cpuinfo") or ""
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", lines, re.MULTILINE)
+    name = re.search(r"^model name\s*:\s*(.*)$", lines, re.MULTILINE)
+    part = re.search(r"^CPU part\s*:\s*(\S+)", lines, re.MULTILINE)
+    architecture = platform.machine().lower()
+    arm = ARM_PARTS.get(part[1], f"ARM part {part[1]}") if part else None
+    return Machine(
+        cpu=name[1].strip() if name else arm or platform.processor() or "unknown",
+        architecture={"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        instruction_sets=tuple(sorted(flags[1].split())) if flags else (),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()}",
+        board=(_read("/proc/device-tree/model") or "").strip("\0\n") or None,
+        governor=(_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "").strip() or None,
+    )
+
+
+def local_target(targets: Iterable[Target], family: str, machine: Machine | None = None) -> Target | None:
+    """The target of `family` that this machine is: the most specific match, or None."""
+    machine = machine or this_machine()
+    matching = [t for t in targets if t.family == family and t.device == "local" and machine.matches(t)]
+    return max(matching, key=lambda t: len(t.match.instruction_sets) + bool(t.match.board), default=None)
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None

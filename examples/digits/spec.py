@@ -1,0 +1,23 @@
+"""The example model, registered: everything edge-assets needs to know about it."""
+
+from edge_assets.core.preprocess import ImagePreprocessing
+from edge_assets.model import Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor
+
+PREPROCESSING = ImagePreprocessing(input="image", height=32, width=32, channels=1, mean=(0.3,), std=(0.3,))
+
+DIGITS = ModelSpec(
+    name="digits",
+    description="Handwritten digits under clutter, affine distortion and noise: a 0.6 M parameter depthwise CNN.",
+    architecture="examples.digits.network:DigitsNet",
+    checkpoints="examples/digits/checkpoints",
+    inputs=(Tensor("image", "float32", ("batch", 1, 32, 32)),),
+    outputs=(Tensor("logits", "float32", ("batch", 10)),),
+    preprocessing=PREPROCESSING,
+    calibration=Calibration(Dataset("examples.digits.data:calibration")),
+    evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=5000),
+    gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
+    targets=("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
+    class_names=tuple("0123456789"),
+    owners=("team:edge-assets",),
+    license="Apache-2.0",
+)

@@ -1,0 +1,1 @@
+"""The outside world as Dagster resources: artifact store, MLflow, checkpoint sources, devices."""
