@@ -135,6 +135,13 @@ class ArtifactStore:
         folder = self.root / "pointers" / prefix
         return sorted(path.stem for path in folder.glob("*.json")) if folder.exists() else []
 
+    def all_pointers(self, prefix: str) -> Iterator[str]:
+        """Keys of every pointer anywhere below `prefix`."""
+        base = self.root / "pointers"
+        folder = base / prefix
+        for path in folder.rglob("*.json") if folder.exists() else ():
+            yield path.relative_to(base).as_posix().removesuffix(".json")
+
     def drop_pointer(self, key: str) -> None:
         """Remove pointer `key` if it is there."""
         self._pointer_path(key).unlink(missing_ok=True)
@@ -147,6 +154,10 @@ class ArtifactStore:
         if not self._intact(file):
             self._commit(path, self._blob_path(file.sha256))
         return file
+
+    def holds(self, file: File) -> bool:
+        """Whether the file's content is in the store and intact."""
+        return self._intact(file)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:

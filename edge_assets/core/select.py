@@ -23,7 +23,9 @@ Verdict = Literal[
     "dominated",
     "not_selected",
 ]
-TIE = 0.02  # latencies closer than this are equal; the smaller artifact then wins
+# Latencies or sizes closer than this are equal; then the smaller artifact wins, or, among equal sizes, the one
+# whose runtime needs less memory.
+TIE = 0.02
 NOT_MEASURED = "not measured: no device attached"
 
 
@@ -185,7 +187,10 @@ def _fastest(passing: Sequence[Candidate]) -> Candidate:
 
 
 def _smallest(passing: Sequence[Candidate]) -> Candidate:
-    return min(passing, key=lambda c: (_size(c), _drop(c)))
+    best = min(map(_size, passing))
+    return min(
+        (c for c in passing if _size(c) <= best * (1 + TIE)), key=lambda c: (c.peak_memory_bytes or 0, _drop(c), _size(c))
+    )
 
 
 def _ranked(

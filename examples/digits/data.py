@@ -56,7 +56,7 @@ def render(split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
             clutter = np.maximum(clutter, _view(stroke, rng, scale=2.2, shift=13.0))
         digit = _view(images[i % len(images)], rng, scale=2.5, shift=4.0)
         ink = rng.uniform(0.5, 1.0) * np.maximum(digit, rng.uniform(0.45, 0.9) * clutter)
-        canvas[i] = ink + rng.uniform(0, 0.25) + rng.normal(0, rng.uniform(0.06, 0.26), (SIDE, SIDE))
+        canvas[i] = ink + rng.uniform(0, 0.25) + rng.normal(0, rng.uniform(0.05, 0.21), (SIDE, SIDE))
     pixels = (np.clip(canvas, 0, 1) * 255).astype(np.uint8)[..., None]
     return pixels, labels[np.arange(count) % len(labels)]
 

@@ -1,0 +1,19 @@
+"""Every hardware family. A new one is a module beside `cpu` and a line here."""
+
+from collections.abc import Iterator
+
+from edge_assets.assets.cpu import CPU
+from edge_assets.assets.family import Family
+from edge_assets.model import ModelSpec
+from edge_assets.registry import target
+from edge_assets.targets import Target
+
+FAMILIES = {family.name: family for family in (CPU,)}
+
+
+def family_targets(spec: ModelSpec) -> Iterator[tuple[Family, list[Target]]]:
+    """The families of a model, each with the model's targets in it."""
+    targets = [target(name) for name in spec.targets]
+    for family in FAMILIES.values():
+        if mine := [entry for entry in targets if entry.family == family.name]:
+            yield family, mine

@@ -1,0 +1,14 @@
+"""A hardware family: the variants that its targets are offered, in build order."""
+
+from dataclasses import dataclass
+
+from edge_assets.core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family graph. Every variant applies to every target of the family."""
+
+    name: str
+    description: str
+    variants: tuple[Variant, ...]

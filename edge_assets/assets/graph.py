@@ -1,0 +1,252 @@
+"""One family's asset graph for one model: checkpoint, variants, benchmark_report, release.
+
+Every asset of a family shares one partitions definition, checkpoint x target, so that one run is one
+checkpoint on one target and no cell shows a result of another.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import dagster as dg
+
+from edge_assets.assets import metadata
+from edge_assets.assets.family import Family
+from edge_assets.assets.releasing import Judgement
+from edge_assets.assets.steps import Cell
+from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.core.types import Built, Result, digest
+from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.model import ModelSpec
+from edge_assets.registry import target
+from edge_assets.settings import home
+from edge_assets.targets import Target
+from resources import checkpoints
+from resources.artifacts import ArtifactStoreResource
+from resources.tracking import MLflowTracking
+
+REPORT, RELEASE = "benchmark_report", "release"
+GRAPH_VERSION = "1"  # of the assets that are not variants
+
+
+class BenchmarkConfig(dg.Config):
+    """How long to measure: MLPerf Mobile's 64 queries and 6 s, 128 and 10 s, or 1024 and 60 s."""
+
+    mode: Literal["rapid", "quick", "release"] = "rapid"
+
+
+def checkpoint_partitions(spec: ModelSpec) -> dg.DynamicPartitionsDefinition:
+    """The model's checkpoints, in order of registration."""
+    return dg.DynamicPartitionsDefinition(name=f"{spec.name}_checkpoints")
+
+
+def family_partitions(spec: ModelSpec, targets: list[Target]) -> dg.MultiPartitionsDefinition:
+    """Checkpoint x target."""
+    names = dg.StaticPartitionsDefinition([entry.name for entry in targets])
+    return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(spec), "target": names})
+
+
+def family_assets(spec: ModelSpec, family: Family, targets: list[Target]) -> list[dg.AssetsDefinition]:
+    """The asset definitions of one model and family."""
+    partitions = family_partitions(spec, targets)
+    return [
+        _checkpoint_asset(spec, family, partitions),
+        *(_variant_asset(spec, family, partitions, variant) for variant in family.variants),
+        _report_asset(spec, family, partitions),
+        _release_asset(spec, family, partitions),
+    ]
+
+
+def asset_key(spec: ModelSpec, family: Family, artifact: str) -> dg.AssetKey:
+    """model/family/artifact."""
+    return dg.AssetKey([spec.name, family.name, artifact])
+
+
+def artifact_names(family: Family) -> list[str]:
+    """Names of the family's assets in the order of the graph."""
+    return [CHECKPOINT, *(variant.name for variant in family.variants), REPORT, RELEASE]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """The user's errors as one message without a traceback; any other keeps its traceback."""
+    try:
+        yield
+    except EdgeAssetsError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def open_cell(
+    context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource
+) -> Cell:
+    """The cell that this run's partition names. A partition added by hand is looked up in the model's folder."""
+    from edge_assets.registry import checkpoint_folder
+
+    assert isinstance(context.partition_key, dg.MultiPartitionKey)
+    keys = context.partition_key.keys_by_dimension
+    opened = store.open()
+    opened.sweep()
+    if opened.pointer(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
+        list(checkpoints.discover(opened, spec.name, checkpoint_folder(spec)))
+    checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
+    return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)
+
+
+def _common(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, name: str) -> dict[str, Any]:
+    return {
+        "key": asset_key(spec, family, name),
+        "partitions_def": partitions,
+        "group_name": f"{spec.name}_{family.name}",
+        "owners": list(spec.owners),
+        "tags": {"edge_assets/model": spec.name, "edge_assets/family": family.name},
+        "io_manager_key": "pointers",
+    }
+
+
+def _checks(
+    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, name: str, checks: Mapping[str, str]
+) -> list[dg.AssetCheckSpec]:
+    key = asset_key(spec, family, name)
+    with warnings.catch_warnings():
+        # partitioned checks are in preview; without them a check shows only its newest partition's result
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(check, asset=key, description=description, partitions_def=partitions)
+            for check, description in checks.items()
+        ]
+
+
+def _ins(spec: ModelSpec, family: Family, names: list[str]) -> dict[str, dg.AssetIn]:
+    return {name: dg.AssetIn(key=asset_key(spec, family, name)) for name in names}
+
+
+def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(
+        **_common(spec, family, partitions, CHECKPOINT),
+        description="The checkpoint, read safely and checked against the architecture, with calibration and "
+        "evaluation data checked and PyTorch eager's outputs recorded as the reference.",
+        kinds={"pytorch", "safetensors"},
+        code_version=GRAPH_VERSION,
+    )
+    def checkpoint(
+        context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
+    ) -> dg.MaterializeResult[Built]:
+        with clear_errors():
+            cell = open_cell(context, spec, family, store)
+            built = cell.build_checkpoint()
+            urls = tracking.log([metadata.variant_entry(cell, built, None, context.run_id)], context.log.warning)
+        return dg.MaterializeResult(
+            value=built,
+            metadata=metadata.variant(cell, built, urls),
+            data_version=dg.DataVersion(built.data_version),
+        )
+
+    return checkpoint
+
+
+def _variant_asset(
+    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, variant: Variant
+) -> dg.AssetsDefinition:
+    checks = {
+        "parity": "Outputs against PyTorch eager, in batches of 1, 2 and 5",
+        "accuracy": f"Drop of at most {spec.gates.max_accuracy_drop_points} points on the whole evaluation set",
+        "size": "Artifact size within the tighter of the model's and the target's budget",
+    }
+
+    @dg.asset(
+        **_common(spec, family, partitions, variant.name),
+        ins={"source": dg.AssetIn(key=asset_key(spec, family, variant.source))},
+        description=variant.description,
+        kinds=set(variant.kinds),
+        code_version=variant.code_version,
+        check_specs=_checks(spec, family, partitions, variant.name, checks),
+    )
+    def build(
+        context: dg.AssetExecutionContext, source: Built, store: ArtifactStoreResource, tracking: MLflowTracking
+    ):  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
+        with clear_errors():
+            cell = open_cell(context, spec, family, store)
+            built = cell.build_variant(variant, source)
+            urls = tracking.log([metadata.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
+        return dg.MaterializeResult(
+            value=built,
+            metadata=metadata.variant(cell, built, urls),
+            data_version=dg.DataVersion(built.data_version),
+            check_results=metadata.variant_checks(cell, built),
+        )
+
+    return build
+
+
+def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    sources = [CHECKPOINT, *(variant.name for variant in family.variants)]
+    checks = {"memory": "Peak resident memory of every variant within the tighter of the two budgets"}
+
+    @dg.asset(
+        **_common(spec, family, partitions, REPORT),
+        ins=_ins(spec, family, sources),
+        description="Latency, throughput, load time and peak memory of every variant, interleaved in child processes; "
+        "timed only where this machine is the target.",
+        kinds={"pandas"},
+        code_version=GRAPH_VERSION,
+        check_specs=_checks(spec, family, partitions, REPORT, checks),
+    )
+    def benchmark_report(
+        context: dg.AssetExecutionContext,
+        config: BenchmarkConfig,
+        store: ArtifactStoreResource,
+        tracking: MLflowTracking,
+        **builts: Built,
+    ):  # type: ignore[no-untyped-def]  # as above
+        with clear_errors():
+            cell = open_cell(context, spec, family, store)
+            judgement = Judgement(cell, builts, cell.measure(builts, config.mode))
+            report = judgement.report()
+            urls = tracking.log(metadata.report_entries(judgement, report, context.run_id), context.log.warning)
+        return dg.MaterializeResult(
+            value=judgement.measurement,
+            metadata=metadata.report(judgement, report, urls),
+            data_version=dg.DataVersion(digest([judgement.measurement.sha256, report.sha256])),
+            check_results=[metadata.memory_check(judgement)],
+        )
+
+    return benchmark_report
+
+
+def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    sources = [CHECKPOINT, *(variant.name for variant in family.variants)]
+
+    @dg.asset(
+        **_common(spec, family, partitions, RELEASE),
+        ins=_ins(spec, family, [*sources, REPORT]),
+        description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was measured "
+        "on the target, else size. Fails if nothing passes.",
+        kinds={"mlflow"},
+        code_version=GRAPH_VERSION,
+    )
+    def release(
+        context: dg.AssetExecutionContext,
+        store: ArtifactStoreResource,
+        tracking: MLflowTracking,
+        **upstream: Any,
+    ) -> dg.MaterializeResult[Result]:
+        measurement: Result = upstream.pop(REPORT)
+        with clear_errors():
+            cell = open_cell(context, spec, family, store)
+            judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
+            cell.store.point(f"scorecards/{cell.path}", {"rows": judgement.rows()})
+            released = judgement.release()
+            assert released.artifact is not None
+            folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
+            cell.store.export(released.artifact, folder)
+            urls = tracking.log(metadata.release_entries(judgement, released, context.run_id), context.log.warning)
+        return dg.MaterializeResult(
+            value=released,
+            metadata=metadata.release(judgement, released, folder, urls),
+            data_version=dg.DataVersion(released.sha256),
+        )
+
+    return release
+
+

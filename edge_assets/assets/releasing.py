@@ -1,0 +1,214 @@
+"""The last steps of a cell: judge the variants, report on them, release the winner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edge_assets.assets.steps import Cell
+from edge_assets.core import data
+from edge_assets.core.errors import NothingReleasable
+from edge_assets.core.select import NOT_MEASURED, Candidate, Judged, closest, judge
+from edge_assets.core.types import Built, Recipe, Result, digest
+from edge_assets.core.variant import CHECKPOINT
+
+SIZE_BASE = "onnx_model"  # whose bytes size ratios are relative to
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A cell's variants, their measurement, and the verdicts that follow from both."""
+
+    cell: Cell
+    builts: Mapping[str, Built]
+    measurement: Result
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """The rows of the measurement by variant: load_ms, peak_bytes, latency_ms by batch size."""
+        import json
+
+        assert self.measurement.artifact is not None
+        return json.loads(self.cell.store.checkout(self.measurement.artifact).read_text())["rows"]
+
+    @property
+    def is_timed(self) -> bool:
+        return self.measurement.facts["mode"] is not None
+
+    @cached_property
+    def verdicts(self) -> list[Judged]:
+        """A verdict for every variant, the baseline first."""
+        return judge([self._candidate(built) for built in self.builts.values()], self.cell.limits, self.measured_on)
+
+    @property
+    def measured_on(self) -> str:
+        """The machine in words; for a target that is not at hand, that it is another one."""
+        machine = self.measurement.facts["machine"]
+        name = f"{machine['cpu']}, {machine['cores']} cores, {self.measurement.facts['threads']} thread(s)"
+        return f"{self.cell.target.name} ({name})" if self.is_timed else f"this machine, not the target ({name})"
+
+    def winner(self) -> Judged:
+        """The one released variant. Raises NothingReleasable saying what came closest."""
+        for entry in self.verdicts:
+            if entry.verdict == "released":
+                return entry
+        raise NothingReleasable(
+            f"no variant of {self.cell.spec.name} {self.cell.checkpoint.key} may be released for "
+            f"{self.cell.target.name}: {closest(self.verdicts)}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON row per variant: the scorecard's and the command line's."""
+        return [self._row(entry) for entry in self.verdicts]
+
+    def _candidate(self, built: Built) -> Candidate:
+        name = built.variant
+        measured = self.measured.get(name, {})
+        return Candidate(
+            name=name,
+            format=built.format,
+            precision=built.precision,
+            recipe=built.build.facts.get("recipe", built.precision),
+            sha256=built.build.sha256 if built.artifact else None,
+            size_bytes=built.artifact.size_bytes if built.artifact else None,
+            refused=built.build.refused,
+            parity=built.parity,
+            accuracy=built.accuracy,
+            peak_memory_bytes=measured.get("peak_bytes"),
+            latency_ms=measured["latency_ms"]["1"] if self.is_timed and measured else None,
+            is_baseline=name == CHECKPOINT,
+        )
+
+    def _row(self, entry: Judged) -> dict[str, Any]:
+        cell, candidate = self.cell, entry.candidate
+        built, measured = self.builts[candidate.name], self.measured.get(candidate.name, {})
+        base = self.builts[SIZE_BASE].artifact if SIZE_BASE in self.builts else None
+        accuracy, parity, latency = candidate.accuracy or {}, candidate.parity or {}, candidate.latency_ms
+        statistics = ("queries", "mean", "std", "p50", "p90", "p95", "p99")
+        return {
+            "model": cell.spec.name,
+            "checkpoint": cell.checkpoint.key,
+            "family": cell.family.name,
+            "target": cell.target.name,
+            "artifact": candidate.name,
+            "format": candidate.format,
+            "precision": candidate.precision,
+            "recipe": candidate.recipe,
+            "verdict": entry.verdict,
+            "reason": entry.reason,
+            "sha256": candidate.sha256,
+            "size_bytes": candidate.size_bytes,
+            "size_ratio": candidate.size_bytes / base.size_bytes if candidate.size_bytes and base else None,
+            "size_base": SIZE_BASE,
+            "accuracy": accuracy.get("value"),
+            "accuracy_drop_points": accuracy.get("drop_points"),
+            "accuracy_drop_interval_points": accuracy.get("drop_interval_points"),
+            "parity_max_abs": parity.get("max_abs"),
+            "parity_max_rel": parity.get("max_rel"),
+            "parity_cosine": parity.get("cosine"),
+            "parity_snr_db": parity.get("snr_db"),
+            "latency_ms": {name: latency[name] for name in statistics} if latency else None,
+            "latency_ms_by_batch": _sweep(measured) if self.is_timed else None,
+            "throughput_per_s": latency["throughput_per_s"] if latency else None,
+            "load_ms": measured.get("load_ms") if self.is_timed else None,
+            "peak_memory_bytes": candidate.peak_memory_bytes if self.is_timed else None,
+            "host_peak_memory_bytes": candidate.peak_memory_bytes,
+            "host_baseline_memory_bytes": measured.get("baseline_bytes"),
+            "measured_on": self.measured_on if self.is_timed and measured else None,
+            "not_measured": None if self.is_timed else NOT_MEASURED,
+            "threads": self.measurement.facts["threads"],
+            "mode": self.measurement.facts["mode"],
+            "evidence": entry.evidence(),
+            "parameters": self.builts[CHECKPOINT].build.facts["parameters"],
+            "flops": self.builts[CHECKPOINT].build.facts["flops"],
+            "reused": built.reused and self.measurement.reused,
+        }
+
+    # --- artifacts ---------------------------------------------------------------------------------------
+
+    def report(self) -> Result:
+        """The benchmark report: a table, the measurement and plots."""
+        inputs = {"measurement": self.measurement.sha256, "verdicts": self._verdicts_digest()}
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            from edge_assets.report import benchmark
+
+            return benchmark.write(folder, self.rows(), self.measured, self.measurement.facts)
+
+        return self.cell.store.remember(Recipe("benchmark_report", "1", inputs), build)
+
+    def release(self) -> Result:
+        """The released folder. Raises NothingReleasable."""
+        winner = self.winner()
+        built = self.builts[winner.candidate.name]
+        inputs = {"artifact": built.build.sha256, "verdicts": self._verdicts_digest()}
+        spec = self.cell.spec
+        about = {"description": spec.description, "license": spec.license, "class_names": list(spec.class_names)}
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            from edge_assets.core import release
+
+            assert built.artifact is not None
+            raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}
+            fields = data.preprocess_fields(raw, spec.preprocess)
+            sample = {name: raw[name] for name in fields}
+            outputs = self.cell.loadable(built.runtime, built.build).open(1).run(spec.preprocess.apply(sample))
+            artifact = self.cell.store.checkout(built.artifact)
+            release.write(folder, artifact, self._manifest(winner, built) | about, sample, outputs)
+            return {"variant": winner.candidate.name, "sha256": built.build.sha256}
+
+        return self.cell.store.remember(Recipe("release", "1", inputs, about), build)
+
+    def _manifest(self, winner: Judged, built: Built) -> dict[str, Any]:
+        cell, candidate = self.cell, winner.candidate
+        assert built.artifact is not None
+        facts = self.measurement.facts
+        return {
+            "model": cell.spec.name,
+            "checkpoint": cell.checkpoint.key,
+            "checkpoint_sha256": cell.checkpoint.file.sha256,
+            "family": cell.family.name,
+            "target": cell.target.name,
+            "artifact": candidate.name,
+            "format": candidate.format,
+            "precision": candidate.precision,
+            "file": built.artifact.files[0].path,
+            "sha256": candidate.sha256,
+            "size_bytes": candidate.size_bytes,
+            "runtime": built.runtime,
+            "session": built.build.facts.get("session", {}),
+            "inputs": [tensor.name for tensor in cell.spec.inputs],
+            "outputs": [tensor.name for tensor in cell.spec.outputs],
+            "preprocessing": cell.spec.preprocess.to_dict(),
+            "recipe": built.build.to_dict()["recipe"],
+            "metric": cell.spec.evaluation.metric,
+            "accuracy": candidate.accuracy,
+            "parity": candidate.parity,
+            "latency_ms": candidate.latency_ms and {k: v for k, v in candidate.latency_ms.items() if k != "histogram"},
+            "mode": facts["mode"],
+            "threads": facts["threads"],
+            "machine": facts["machine"],
+            "versions": facts["versions"],
+            "measured_at": facts["measured_at"],
+            "evidence": winner.evidence(),
+            "reason": winner.reason,
+            "verdicts": {entry.candidate.name: entry.verdict for entry in self.verdicts},
+        }
+
+    def _verdicts_digest(self) -> str:
+        cell = self.cell
+        return digest(
+            [
+                [cell.spec.name, cell.checkpoint.key, cell.target.name],
+                [[entry.candidate.name, entry.candidate.sha256, entry.verdict, entry.reason] for entry in self.verdicts],
+                [entry.evidence() for entry in self.verdicts],
+            ]
+        )
+
+
+def _sweep(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    latencies = measured.get("latency_ms")
+    if latencies is None:
+        return None
+    return {size: {k: v for k, v in row.items() if k != "histogram"} for size, row in latencies.items()}

@@ -1,0 +1,335 @@
+"""One checkpoint's way through one target, as memoized steps.
+
+Each step states its recipe and calls the store, which returns what the same recipe made before or builds it.
+The same functions on a read-only store are the plan: the first step that would have to work raises NotBuilt.
+Nothing here knows Dagster or MLflow.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_assets.assets.family import Family
+from edge_assets.core import data
+from edge_assets.core.benchmark.statistics import MODES
+from edge_assets.core.select import Limits
+from edge_assets.core.source import source_digest
+from edge_assets.core.types import Built, Recipe, Result, digest
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Loadable, Variant, session_options
+from edge_assets.model import Dataset, ModelSpec
+from edge_assets.targets import Target, this_machine
+from resources import checkpoints
+from resources.checkpoints import Checkpoint
+from resources.store import ArtifactStore, sha256_of
+
+MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, family, target, checkpoint): what one run works on."""
+
+    spec: ModelSpec
+    family: Family
+    target: Target
+    checkpoint: Checkpoint
+    store: ArtifactStore
+    log: Callable[[str], None] = print
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine is the target, so that latency can be measured."""
+        return self.target.device == "local" and this_machine().matches(self.target)
+
+    @property
+    def path(self) -> str:
+        return f"{self.spec.name}/{self.family.name}/{self.checkpoint.key}/{self.target.name}"
+
+    @property
+    def limits(self) -> Limits:
+        """The tighter of the model's gates and the target's budgets."""
+        gates, target = self.spec.gates, self.target
+        return Limits(
+            accuracy_drop_points=gates.max_accuracy_drop_points,
+            size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
+            memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
+        )
+
+    def planning(self) -> "Cell":
+        """The same cell on a store that refuses to build."""
+        return replace(self, store=self.store.planning(), log=lambda _message: None)
+
+    # --- data --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def calibration(self) -> Result:
+        """The calibration data as an artifact."""
+        return self._dataset(self.spec.calibration.data, "calibration")
+
+    @cached_property
+    def evaluation(self) -> Result:
+        """The evaluation data as an artifact."""
+        return self._dataset(self.spec.evaluation.data, "evaluation")
+
+    def _dataset(self, dataset: Dataset, what: str) -> Result:
+        files = {path: sha256_of(Path(path)) for path in dataset.files}
+        inputs = {"loader": source_digest(dataset.load), **files}
+        recipe = Recipe(f"{what}_data", "1", inputs, {"load": dataset.load, "version": dataset.version})
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            self.log(f"loading {what} data")
+            arrays = data.load_arrays(dataset.load, what)
+            data.save_arrays(arrays, folder / f"{what}.npz")
+            return {"samples": len(next(iter(arrays.values())))}
+
+        return self.store.remember(recipe, build)
+
+    def arrays(self, result: Result) -> data.Arrays:
+        """The arrays of a data artifact."""
+        assert result.artifact is not None
+        return data.read_arrays(self.store.checkout(result.artifact))
+
+    def feeds(self, result: Result) -> Feeds:
+        """A data artifact, preprocessed: the model's inputs."""
+        return self.spec.preprocess.apply(self.arrays(result))
+
+    def check_data(self) -> Result:
+        """Refuse data that cannot give a trustworthy result, before any slow work. Raises DataError."""
+        spec, calibration, evaluation = self.spec, self.calibration, self.evaluation
+        parameters = {
+            "preprocessing": spec.preprocess.to_dict(),
+            "minimum": [spec.calibration.minimum, spec.evaluation.minimum],
+            "inputs": [[t.name, t.dtype, list(t.shape)] for t in spec.inputs],
+            "labels": [spec.evaluation.labels, spec.evaluation.metric, list(spec.outputs[0].shape)],
+        }
+        inputs = {"calibration": calibration.sha256, "evaluation": evaluation.sha256}
+
+        def build(_folder: Path) -> Mapping[str, Any]:
+            cal, test = self.arrays(calibration), self.arrays(evaluation)
+            data.check_samples(cal, spec.preprocess, spec.inputs, spec.calibration.minimum, "calibration")
+            data.check_samples(test, spec.preprocess, spec.inputs, spec.evaluation.minimum, "evaluation")
+            data.check_labels(test, spec.evaluation.labels, spec.outputs, spec.evaluation.metric)
+            data.check_disjoint(cal, test, spec.preprocess)
+            return {"calibration_samples": calibration.facts["samples"], "evaluation_samples": evaluation.facts["samples"]}
+
+        return self.store.remember(Recipe("data_check", "1", inputs, parameters), build)
+
+    # --- the checkpoint and its reference outputs --------------------------------------------------------
+
+    def build_checkpoint(self) -> Built:
+        """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
+        self.check_data()
+        reference = self._reference()
+        recipe = self._recipe("checkpoint", "1", {"file": self.checkpoint.file.sha256})
+        built = self.store.remember(recipe, self._validate_checkpoint)
+        return Built(CHECKPOINT, "pytorch", "fp32", "pytorch", built, reference)
+
+    def _validate_checkpoint(self, folder: Path) -> Mapping[str, Any]:
+        import shutil
+
+        from edge_assets.core.checkpoint import load_model
+        from edge_assets.core.formats import pytorch
+
+        path = checkpoints.fetch(self.store, self.checkpoint)
+        model = load_model(self.spec.architecture, path)
+        one = {name: array[:1] for name, array in self.feeds(self.evaluation).items()}
+        shutil.copyfile(path, folder / path.name)
+        return pytorch.describe(model, one, [tensor.name for tensor in self.spec.inputs])
+
+    def _reference(self) -> Result:
+        inputs = {"checkpoint": self.checkpoint.file.sha256, "evaluation": self.evaluation.sha256}
+        recipe = self._recipe("reference", "1", inputs | self._metric_inputs(), self._evaluation_parameters())
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            from edge_assets.core.formats import pytorch
+            from edge_assets.core.verify import accuracy, parity
+
+            self.log("evaluating PyTorch eager in fp32, the reference")
+            path = checkpoints.fetch(self.store, self.checkpoint)
+            options = session_options(self.spec, "pytorch")
+            session = Loadable("pytorch", str(path), options).open(this_machine().cores)
+            feeds, raw = self.feeds(self.evaluation), self.arrays(self.evaluation)
+            outputs = accuracy.run_all(session, feeds)
+            pytorch.check_outputs(outputs, self.spec.outputs, len(raw[self.spec.evaluation.labels]))
+            scores = accuracy.metric(self.spec.evaluation.metric)(outputs, raw[self.spec.evaluation.labels])
+            data.save_arrays(outputs | {"scores": scores}, folder / "reference.npz")
+            return {
+                "accuracy": accuracy.compare(scores, scores, self.spec.evaluation.higher_is_better),
+                "parity": parity.measure(session, feeds, {n: outputs[n][: data.PARITY_SAMPLES] for n in outputs}),
+            }
+
+        return self.store.remember(recipe, build)
+
+    # --- variants ----------------------------------------------------------------------------------------
+
+    def build_variant(self, variant: Variant, source: Built) -> Built:
+        """Build one variant from its source and verify it. A refusal is a result, with its reason."""
+        if source.artifact is None:
+            raise_refused = f"{source.variant} was refused, so there is nothing to make it from"
+            recipe = self._recipe(variant.name, variant.code_version, {"source": source.build.sha256})
+            built = self.store.remember(recipe, lambda _folder: _refuse(raise_refused))
+            return Built(variant.name, variant.format, variant.precision, variant.runtime, built, None)
+        built = self.store.remember(self.variant_recipe(variant, source), lambda folder: self._run(variant, source, folder))
+        evidence = self._verify(variant, built) if built.artifact else None
+        return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
+
+    def variant_recipe(self, variant: Variant, source: Built) -> Recipe:
+        """Everything that decides the variant's bytes: shared by every target with the same parameters."""
+        inputs = {"source": source.build.sha256}
+        if variant.calibrated:
+            inputs["calibration"] = self.calibration.sha256
+        parameters = variant.parameters(self.spec, self.target)
+        if variant.calibrated:
+            parameters["preprocessing"] = self.spec.preprocess.to_dict()
+        tools = variant.tool_versions()
+        if source.variant == CHECKPOINT:
+            return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
+        return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
+
+    def _run(self, variant: Variant, source: Built, folder: Path) -> Mapping[str, Any]:
+        assert source.artifact is not None
+        self.log(f"building {variant.name} from {source.variant}")
+        request = BuildRequest(
+            spec=self.spec,
+            parameters=variant.parameters(self.spec, self.target),
+            source=self.store.checkout(source.artifact),
+            calibration=lambda: self.feeds(self.calibration),
+            output=folder,
+            log=self.log,
+        )
+        return variant.build(request)
+
+    def _verify(self, variant: Variant, built: Result) -> Result:
+        reference = self._reference()
+        inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
+        tool = {"onnx": "onnxruntime"}.get(variant.runtime, "torch")
+        parameters = self._evaluation_parameters() | {"session": built.facts.get("session", {})}
+        recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, {tool: version(tool)})
+
+        def build(_folder: Path) -> Mapping[str, Any]:
+            from edge_assets.core.verify import accuracy, parity
+
+            self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
+            session = self.loadable(variant.runtime, built).open(this_machine().cores)
+            feeds, expected = self.feeds(self.evaluation), self.arrays(reference)
+            scores = expected.pop("scores")
+            outputs = accuracy.run_all(session, feeds)
+            labels = self.arrays(self.evaluation)[self.spec.evaluation.labels]
+            measured = accuracy.metric(self.spec.evaluation.metric)(outputs, labels)
+            return {
+                "parity": parity.measure(session, feeds, {n: a[: data.PARITY_SAMPLES] for n, a in expected.items()}),
+                "accuracy": accuracy.compare(measured, scores, self.spec.evaluation.higher_is_better),
+            }
+
+        return self.store.remember(recipe, build)
+
+    def loadable(self, runtime: str, built: Result) -> Loadable:
+        """How to open a built artifact, in this process or another."""
+        assert built.artifact is not None
+        options = session_options(self.spec, runtime) | built.facts.get("session", {})
+        return Loadable(runtime, str(self.store.checkout(built.artifact)), options)
+
+    # --- measurement -------------------------------------------------------------------------------------
+
+    def measure(self, builts: Mapping[str, Built], mode: str) -> Result:
+        """Peak memory of every built variant and, if this machine is the target, its latency.
+
+        A measurement in a longer mode than asked for is reused. All variants are measured together, so a new
+        variant measures all of them again: timings of different sessions are not comparable.
+        """
+        longer = list(MODES)[list(MODES).index(mode) :]
+        recipes = [self._measurement_recipe(builts, name) for name in longer] if self.is_local else []
+        for recipe in recipes[1:]:
+            if (result := self.store.recall(recipe)) is not None:
+                return result
+        recipe = recipes[0] if recipes else self._measurement_recipe(builts, None)
+        return self.store.remember(recipe, lambda folder: self._measure(builts, mode if self.is_local else None, folder))
+
+    def _measurement_recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
+        machine = this_machine()
+        inputs = {name: built.build.sha256 for name, built in builts.items() if built.artifact}
+        parameters = {
+            "mode": mode,
+            "batch_sizes": list(self.target.batch_sizes) if mode else [1],
+            "threads": self._threads(),
+            "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
+        }
+        tools = {tool: version(tool) for tool in ("numpy", "onnxruntime", "torch")}
+        return Recipe("measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, tools)
+
+    def _measure(self, builts: Mapping[str, Built], mode: str | None, folder: Path) -> Mapping[str, Any]:
+        import json
+        import platform
+        import time
+
+        from filelock import FileLock
+
+        from edge_assets.core.benchmark.harness import Contestant, measure
+
+        contestants = [
+            Contestant(name, built.build.sha256, self.loadable(built.runtime, built.build))
+            for name, built in builts.items()
+            if built.artifact
+        ]
+        feeds = {name: array[:MEASUREMENT_SAMPLES] for name, array in self.feeds(self.evaluation).items()}
+        lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other
+        if lock.is_locked:
+            self.log("waiting for another measurement on this machine")
+        with lock:
+            rows = measure(
+                contestants, feeds, MODES[mode] if mode else None, self.target.batch_sizes, self._threads(), self.log
+            )
+        facts = {
+            "mode": mode,
+            "threads": self._threads(),
+            "machine": this_machine().to_dict(),
+            "versions": {tool: version(tool) for tool in ("numpy", "onnxruntime", "torch")}
+            | {"python": platform.python_version()},
+            "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}, indent=1))
+        return facts
+
+    def _threads(self) -> int:
+        return min(self.target.threads, this_machine().cores)
+
+    # --- shared recipe parts -----------------------------------------------------------------------------
+
+    def _recipe(
+        self,
+        step: str,
+        code_version: str,
+        inputs: Mapping[str, str],
+        parameters: Mapping[str, Any] | None = None,
+        tools: Mapping[str, str] | None = None,
+    ) -> Recipe:
+        """A recipe of a step that runs the user's architecture in PyTorch."""
+        architecture = {"architecture": source_digest(self.spec.architecture)}
+        named = {"architecture": self.spec.architecture, "inputs": [t.name for t in self.spec.inputs]}
+        return Recipe(
+            step, code_version, {**inputs, **architecture}, {**named, **(parameters or {})}, {"torch": version("torch"), **(tools or {})}
+        )
+
+    def _metric_inputs(self) -> dict[str, str]:
+        name = self.spec.evaluation.metric
+        return {"metric": source_digest(name)} if ":" in name else {}
+
+    def _evaluation_parameters(self) -> dict[str, Any]:
+        evaluation = self.spec.evaluation
+        return {
+            "preprocessing": self.spec.preprocess.to_dict(),
+            "metric": evaluation.metric,
+            "labels": evaluation.labels,
+            "higher_is_better": evaluation.higher_is_better,
+            "outputs": [tensor.name for tensor in self.spec.outputs],
+        }
+
+
+def _refuse(reason: str) -> Mapping[str, Any]:
+    from edge_assets.core.errors import Refused
+
+    raise Refused(reason)
+

@@ -1,0 +1,38 @@
+"""The nightly schedule: what became stale for the newest checkpoint, and nothing of its history."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from edge_assets.assets.family import Family
+from edge_assets.automation.requests import stale_requests
+from edge_assets.model import ModelSpec
+from edge_assets.targets import Target
+from resources import checkpoints
+from resources.artifacts import ArtifactStoreResource
+
+
+def nightly_schedule(
+    spec: ModelSpec, family: Family, targets: list[Target], job: UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """Rebuilds what is stale (code, data, tools, catalog) of the newest checkpoint at two in the morning."""
+
+    @dg.schedule(
+        name=f"{job.name}_nightly",
+        cron_schedule="0 2 * * *",
+        job=job,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Rebuilds what is stale of {spec.name}'s newest checkpoint for {family.description}.",
+    )
+    def nightly(
+        context: dg.ScheduleEvaluationContext, store: ArtifactStoreResource
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        opened = store.open()
+        known = checkpoints.registered(opened, spec.name)
+        if not known:
+            return dg.SkipReason(f"no checkpoint of {spec.name} is registered yet")
+        newest = known[-1]
+        tick = context.scheduled_execution_time.isoformat()
+        requests = list(stale_requests(spec, family, targets, newest, opened, context.instance, f"nightly:{tick}"))
+        return requests or dg.SkipReason(f"{newest.key} is up to date on every target")
+
+    return nightly

@@ -1,0 +1,229 @@
+"""`edge-assets build`: plan every (checkpoint, target), run what is stale, in this process."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from edge_assets.assets.families import family_targets
+from edge_assets.assets.graph import REPORT, checkpoint_partitions
+from edge_assets.assets.steps import Cell
+from edge_assets.automation.jobs import family_job_name, scorecard_job_name
+from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
+from edge_assets.model import ModelSpec
+from edge_assets.plan import Plan, plan
+from edge_assets.registry import checkpoint_folder
+from edge_assets.settings import Home
+from resources import checkpoints
+from resources.checkpoints import Checkpoint
+from resources.store import ArtifactStore
+
+Say = Callable[[str], None]
+PROCESS_TAG = "edge_assets/process"  # host:pid of the command that executes a run
+WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell: `built`, `fresh` or `failed`, and the failed asset's message."""
+
+    cell: Cell
+    status: str
+    message: str = ""
+
+
+def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Any, Any]]:
+    """(family, target) pairs of a model, all or those named. Raises UnknownName with the nearest names."""
+    every = {target.name: (family, target) for family, targets in family_targets(spec) for target in targets}
+    for name in names:
+        if name not in every:
+            raise UnknownName(f"target of {spec.name}", name, every)
+    return [every[name] for name in (names or every)]
+
+
+def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[str]) -> list[Checkpoint]:
+    """Checkpoints by file path, by partition key, `all`, or by default the newest; new files are registered."""
+    folder = checkpoint_folder(spec)
+    if not names or "all" in names:
+        list(checkpoints.discover(store, spec.name, folder))
+        known = checkpoints.registered(store, spec.name)
+        if not known:
+            raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
+        return known if names else known[-1:]
+    return [_checkpoint(store, spec, folder, name) for name in names]
+
+
+def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
+    if name in store.pointers(f"checkpoints/{spec.name}"):
+        return checkpoints.lookup(store, spec.name, name)
+    if Path(name).suffix:
+        inside = Path(folder) / name
+        return checkpoints.register(store, spec.name, str(inside) if inside.is_file() else name)
+    files = {Path(file.url).stem: file.url for file in checkpoints.list_files(folder)}
+    if name in files:
+        return checkpoints.register(store, spec.name, files[name])
+    raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *store.pointers(f"checkpoints/{spec.name}")})
+
+
+def build(
+    spec: ModelSpec,
+    chosen: Sequence[Checkpoint],
+    targets: Sequence[tuple[Any, Any]],
+    mode: str,
+    home: Home,
+    store: ArtifactStore,
+    instance: dg.DagsterInstance,
+    say: Say,
+) -> list[Outcome]:
+    """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run."""
+    store.sweep()
+    _close_orphans(instance)
+    _check_space(home, chosen)
+    partitions = checkpoint_partitions(spec)
+    instance.add_dynamic_partitions(partitions.name or "", [checkpoint.key for checkpoint in chosen])
+    outcomes = []
+    for checkpoint in chosen:
+        for family, target in targets:
+            planned = plan(Cell(spec, family, target, checkpoint, store, say), instance, mode)
+            outcomes.append(_bring_up_to_date(planned, mode, instance, say))
+        if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
+            _run(scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
+    return outcomes
+
+
+def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, say: Say) -> Outcome:
+    cell = planned.cell
+    title = f"{cell.checkpoint.key} on {cell.target.name}"
+    if planned.is_fresh:
+        say(f"[green]✓[/] {title}: up to date, nothing rebuilt, nothing measured again")
+        return Outcome(cell, "fresh")
+    say(f"[bold]{title}[/]: {planned.reason}")
+    config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
+    job = family_job_name(cell.spec, cell.family)
+    failure = _run(job, planned.partition_key, config, instance, lambda event: _narrate(event, say))
+    return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built")
+
+
+def _op_name(cell: Cell, artifact: str) -> str:
+    return f"{cell.spec.name}__{cell.family.name}__{artifact}"
+
+
+def _run(
+    job: str, partition: str, config: dict[str, Any], instance: dg.DagsterInstance, listen: Callable[[Any], None]
+) -> str | None:
+    """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
+    from edge_assets.definitions import defs
+
+    run_id = str(uuid.uuid4())
+    failures: list[str] = []
+
+    def heard(entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event and event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            failures.append(_message(event))
+        listen(entry)
+
+    instance.add_event_listener(run_id, heard)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with _terminable():
+        result = defs.resolve_job_def(job).execute_in_process(
+            run_config={**config, **quiet},
+            instance=instance,
+            partition_key=partition,
+            run_id=run_id,
+            raise_on_error=False,
+            tags={PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+        )
+    if result.success:
+        return None
+    return failures[0] if failures else f"run {run_id} failed"
+
+
+def _message(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    name = (event.step_key or "").replace("__", "/")
+    if data.user_failure_data and data.user_failure_data.description:
+        return f"{name}: {data.user_failure_data.description}"
+    error = data.error
+    while error and error.cause:
+        error = error.cause
+    return f"{name}: {error.message.strip() if error else 'failed'}"
+
+
+def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
+    """One line per asset and per progress message."""
+    event = entry.dagster_event
+    if event is None:
+        if entry.user_message and not entry.user_message.startswith("Dependencies for step"):
+            style = "dim" if entry.level <= logging.INFO else "yellow"
+            say(f"  [{style}]{entry.user_message}[/]")
+    elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+        say(f"  [green]✓[/] {_summary(event.materialization)}")
+    elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+        say(f"  [red]✗ {_message(event)}[/]")
+
+
+def _summary(materialization: dg.AssetMaterialization) -> str:
+    name = materialization.asset_key.path[-1]
+    values = {key: entry.value for key, entry in materialization.metadata.items()}
+    parts = ["reused" if values.get("reused") else "built"]
+    if values.get("refused"):
+        return f"{name}: refused: {values['refused']}"
+    if isinstance(size := values.get("size_bytes"), int):
+        parts.append(f"{size / 1024:,.0f} KiB")
+    if isinstance(accuracy := values.get("accuracy"), float):
+        parts.append(f"accuracy {100 * accuracy:.2f} %")
+    if isinstance(drop := values.get("accuracy_drop_points"), float):
+        parts.append(f"drop {drop:.2f} points")
+    if values.get("winner"):
+        parts.append(f"released {values['winner']}: {values['reason']}")
+    return f"{name}: {', '.join(parts)}"
+
+
+def _check_space(home: Home, chosen: Sequence[Checkpoint]) -> None:
+    """Refuse to start on a disk that is all but full."""
+    needed = WORK_FACTOR * max(checkpoint.file.size for checkpoint in chosen)
+    free = shutil.disk_usage(home.root).free
+    if free < needed:
+        raise StoreError(
+            f"no space left: {home.root} has {free / 2**20:.0f} MiB free, a build of this model wants "
+            f"{needed / 2**20:.0f} MiB. Free some, or set EDGE_ASSETS_HOME to another disk."
+        )
+
+
+def _close_orphans(instance: dg.DagsterInstance) -> None:
+    """Runs of a killed command would stay 'started' for ever: mark them as failed."""
+    active = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(active):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
+        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+            instance.report_run_failed(run, "The command that executed this run was killed; the next build went on.")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a build as Ctrl-C does, so that Dagster records it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

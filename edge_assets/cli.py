@@ -1,0 +1,132 @@
+"""The command line: thin over the same assets and the same Dagster instance."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from edge_assets.core.errors import EdgeAssetsError
+
+MODES = ("rapid", "quick", "release")
+
+
+def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """The user's errors as one line on stderr and exit code 1; Ctrl-C as exit code 130."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except EdgeAssetsError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.secho("interrupted: what was finished is kept; the same command goes on from there", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edge-assets")
+def main() -> None:
+    """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+
+
+@main.command()
+@click.option("--model", required=True, help="A registered model.")
+@click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
+@click.option("--target", "targets", multiple=True, help="A target of the model. Default: all.")
+@click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
+@click.option("--quiet", is_flag=True, help="No progress, only the result.")
+@clear_errors
+def build(model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool) -> None:
+    """Build, verify, measure and release what is not up to date. Exits with 1 if anything failed."""
+    from rich.console import Console
+
+    from edge_assets import building
+    from edge_assets.instance import open_instance
+    from edge_assets.registry import registry
+    from edge_assets.settings import home
+    from edge_assets.wiring import store_resource, tracking_resource
+
+    console = Console(highlight=False, soft_wrap=True)
+    say = (lambda _line: None) if quiet else console.print
+    spec = registry().model(model)
+    chosen_targets = building.choose_targets(spec, targets)
+    resource = store_resource()
+    store = resource.open()
+    chosen = building.choose_checkpoints(store, spec, checkpoints)
+    with open_instance(home()) as instance:
+        outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, say)
+    tracking = tracking_resource(resource)
+    tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("built", "fresh", "failed")}
+    console.print(f"{counts['built']} built, {counts['fresh']} up to date, {counts['failed']} failed")
+    for outcome in failed:
+        click.secho(f"error: {outcome.cell.target.name}: {outcome.message}", fg="red", err=True)
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--model", required=True, help="A registered model.")
+@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest.")
+@click.option("--json", "as_json", is_flag=True, help="Rows as JSON.")
+@clear_errors
+def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
+    """Every variant on every target: who won, and what was measured where."""
+    from edge_assets import scorecard as table
+    from edge_assets.registry import registry
+    from edge_assets.wiring import store_resource
+    from resources import checkpoints
+
+    spec = registry().model(model)
+    store = store_resource().open()
+    if checkpoint:
+        key = checkpoints.lookup(store, model, checkpoint).key
+    else:
+        known = [c.key for c in checkpoints.registered(store, model) if table.rows(store, spec, c.key)]
+        if not known:
+            raise EdgeAssetsError(f"nothing of {model} was built yet: edge-assets build --model {model}")
+        key = known[-1]
+    rows = table.rows(store, spec, key)
+    if not rows:
+        raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {model} --checkpoint {key}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from edge_assets.report.terminal import print_scorecard
+
+    print_scorecard(key, rows)
+
+
+@main.command()
+@clear_errors
+def doctor() -> None:
+    """Toolchains, versions, devices, models; what is missing, and which extra installs it."""
+    from edge_assets.doctor import examine
+
+    if not examine():
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--dagster-port", default=3000, show_default=True)
+@click.option("--mlflow-port", default=5000, show_default=True)
+@clear_errors
+def serve(dagster_port: int, mlflow_port: int) -> None:
+    """Dagster (web server and daemon) and MLflow on 127.0.0.1, until Ctrl-C."""
+    from edge_assets.serving import serve as run
+
+    run(dagster_port, mlflow_port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What is stale, and why: the same steps as a run, on a store that refuses to build.
+
+The command line, the sensor and the nightly schedule all ask here, so that a build with nothing to do
+launches no run.
+"""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from edge_assets.assets.graph import REPORT, artifact_names, asset_key
+from edge_assets.assets.releasing import Judgement
+from edge_assets.assets.steps import Cell
+from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.core.types import Built, Recipe
+from edge_assets.core.variant import CHECKPOINT
+from resources.artifacts import pointer_key
+from resources.store import NotBuilt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell's plan. `reason` is None when there is nothing to do."""
+
+    cell: Cell
+    reason: str | None
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.reason is None
+
+    @property
+    def partition_key(self) -> dg.MultiPartitionKey:
+        return dg.MultiPartitionKey({"checkpoint": self.cell.checkpoint.key, "target": self.cell.target.name})
+
+
+def plan(cell: Cell, instance: dg.DagsterInstance, mode: str) -> Plan:
+    """Whether anything of `cell` has to be built, measured, or shown to Dagster."""
+    planning = cell.planning()
+    builts: dict[str, Built] = {}
+    try:
+        builts[CHECKPOINT] = planning.build_checkpoint()
+        for variant in cell.family.variants:
+            builts[variant.name] = planning.build_variant(variant, builts[variant.source])
+        judgement = Judgement(planning, builts, planning.measure(builts, mode))
+        judgement.report()
+        released = judgement.release()
+    except NotBuilt as missing:
+        return Plan(cell, _why(cell, missing.recipe))
+    except EdgeAssetsError as error:
+        return Plan(cell, str(error))  # the run says it again, as a failed asset
+    current = {name: built.build.sha256 for name, built in builts.items()}
+    current |= {REPORT: judgement.measurement.sha256, "release": released.sha256}
+    for name in artifact_names(cell.family):
+        if _pointed(cell, name) != current[name]:
+            return Plan(cell, f"{name}: an earlier result applies again")
+    return Plan(cell, _unknown_to_dagster(cell, instance))
+
+
+def _why(cell: Cell, recipe: Recipe) -> str:
+    """The missing step, and what changed since the result that is pointed at now."""
+    data = cell.store.pointer(_key(cell, recipe.step))
+    if data is None:
+        return f"{recipe.step}: not built yet"
+    value = data["value"]
+    older = Recipe.from_dict((value["build"] if data["type"] == "Built" else value)["recipe"])
+    changes = recipe.changes_from(older)
+    return f"{recipe.step}: {', '.join(changes) if changes else 'its bytes are missing or damaged'}"
+
+
+def _pointed(cell: Cell, name: str) -> str | None:
+    from resources.artifacts import TYPES
+
+    data = cell.store.pointer(_key(cell, name))
+    if data is None:
+        return None
+    value = TYPES[data["type"]].from_dict(data["value"])
+    return value.build.sha256 if isinstance(value, Built) else value.sha256
+
+
+def _unknown_to_dagster(cell: Cell, instance: dg.DagsterInstance) -> str | None:
+    partition = str(Plan(cell, None).partition_key)
+    for name in artifact_names(cell.family):
+        key = asset_key(cell.spec, cell.family, name)
+        if partition not in instance.get_materialized_partitions(key):
+            return f"{name}: not materialized in this Dagster instance"
+    return None
+
+
+def _key(cell: Cell, name: str) -> str:
+    partition = f"{cell.checkpoint.key}|{cell.target.name}"
+    return pointer_key(asset_key(cell.spec, cell.family, name), partition)

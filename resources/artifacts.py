@@ -1,0 +1,52 @@
+"""The artifact store as a Dagster resource, and the IO manager that hands results from asset to asset."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from edge_assets.core.types import Built, Result
+from resources.store import ArtifactStore, open_store
+
+TYPES: dict[str, type[Built] | type[Result]] = {"Built": Built, "Result": Result}
+
+
+class ArtifactStoreResource(dg.ConfigurableResource):
+    """The content-addressed store in a folder. `resources.s3` has the one on S3."""
+
+    root: str
+    cache: str
+
+    def storage_options(self) -> dict[str, Any]:
+        """What fsspec needs to reach `root`."""
+        return {}
+
+    def open(self) -> ArtifactStore:
+        """The store itself."""
+        return open_store(self.root, Path(self.cache), **self.storage_options())
+
+
+class PointerIOManager(dg.ConfigurableIOManager):
+    """Stores what an asset returns as a small JSON pointer per partition; the bytes are in the store already."""
+
+    store: dg.ResourceDependency[ArtifactStoreResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Built | Result) -> None:
+        key = pointer_key(context.asset_key, context.asset_partition_key)
+        self.store.open().point(key, {"type": type(obj).__name__, "value": obj.to_dict()})
+
+    def load_input(self, context: dg.InputContext) -> Built | Result:
+        key = pointer_key(context.asset_key, context.asset_partition_key)
+        data = self.store.open().pointer(key)
+        if data is None:
+            raise dg.Failure(
+                f"{context.asset_key.to_user_string()} has no result for partition {context.asset_partition_key}: "
+                f"materialize it first, or the whole group together",
+                allow_retries=False,
+            )
+        return TYPES[data["type"]].from_dict(data["value"])
+
+
+def pointer_key(asset_key: dg.AssetKey, partition_key: str) -> str:
+    """Where an asset partition's pointer is: model/family/artifact/checkpoint/target."""
+    return "/".join(["assets", *asset_key.path, *partition_key.split("|")])
