@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 import psutil
+from rich.markup import escape
 
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import REPORT, checkpoint_partitions
@@ -109,7 +110,7 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     if planned.is_fresh:
         say(f"[green]✓[/] {title}: up to date, nothing rebuilt, nothing measured again")
         return Outcome(cell, "fresh")
-    say(f"[bold]{title}[/]: {planned.reason}")
+    say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
     job = family_job_name(cell.spec, cell.family)
     failure = _run(job, planned.partition_key, config, instance, lambda event: _narrate(event, say))
@@ -168,11 +169,11 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     if event is None:
         if entry.user_message and not entry.user_message.startswith("Dependencies for step"):
             style = "dim" if entry.level <= logging.INFO else "yellow"
-            say(f"  [{style}]{entry.user_message}[/]")
+            say(f"  [{style}]{escape(entry.user_message)}[/]")
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        say(f"  [green]✓[/] {_summary(event.materialization)}")
+        say(f"  [green]✓[/] {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-        say(f"  [red]✗ {_message(event)}[/]")
+        say(f"  [red]✗ {escape(_message(event))}[/]")
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:

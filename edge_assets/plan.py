@@ -59,11 +59,14 @@ def plan(cell: Cell, instance: dg.DagsterInstance, mode: str) -> Plan:
 
 def _why(cell: Cell, recipe: Recipe) -> str:
     """The missing step, and what changed since the result that is pointed at now."""
-    data = cell.store.pointer(_key(cell, recipe.step))
+    holder = {"measurement": REPORT}.get(recipe.step, recipe.step)
+    data = cell.store.pointer(_key(cell, holder))
     if data is None:
-        return f"{recipe.step}: not built yet"
+        return f"{recipe.step}: not done yet"
     value = data["value"]
     older = Recipe.from_dict((value["build"] if data["type"] == "Built" else value)["recipe"])
+    if older.step != recipe.step:
+        return f"{recipe.step}: what it is made from changed"
     changes = recipe.changes_from(older)
     return f"{recipe.step}: {', '.join(changes) if changes else 'its bytes are missing or damaged'}"
 

@@ -24,8 +24,6 @@ from resources.store import ArtifactStore
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
 PARENT = "parent"
 RELEASED = "released"  # the alias of the version in production
 
@@ -126,6 +124,8 @@ class MLflowTracking(dg.ConfigurableResource):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         import mlflow
 
+        for name in ("mlflow", "alembic"):  # set after the import, which configures them
+            logging.getLogger(name).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
         return mlflow.MlflowClient(self.uri)
 

@@ -201,7 +201,8 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
     ):  # type: ignore[no-untyped-def]  # as above
         with clear_errors():
             cell = open_cell(context, spec, family, store)
-            judgement = Judgement(cell, builts, cell.measure(builts, config.mode))
+            ordered = {name: builts[name] for name in sources}
+            judgement = Judgement(cell, ordered, cell.measure(ordered, config.mode))
             report = judgement.report()
             urls = tracking.log(metadata.report_entries(judgement, report, context.run_id), context.log.warning)
         return dg.MaterializeResult(

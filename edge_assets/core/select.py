@@ -206,9 +206,7 @@ def _ranked(
     better = next((rival for rival in rivals if _dominates(rival, candidate, timed)), None)
     if better:
         return replace(entry, verdict="dominated", reason=f"{better.name} is {_versus(better, candidate, timed)}")
-    objective = "slower" if timed else "larger"
-    reason = f"{objective} than {winner.name}: {_numbers(candidate, timed)} against {_numbers(winner, timed)}"
-    return replace(entry, verdict="not_selected", reason=reason + (_smaller(candidate, winner) if timed else ""))
+    return replace(entry, verdict="not_selected", reason=_why_it_lost(candidate, winner, timed))
 
 
 def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
@@ -230,8 +228,19 @@ def _why_it_won(winner: Candidate, passing: Sequence[Candidate], baseline: Candi
     return text
 
 
+def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
+    numbers = f"{_numbers(candidate, timed)} against {_numbers(winner, timed)}"
+    mine, best = (_p50(candidate), _p50(winner)) if timed else (_size(candidate), _size(winner))
+    if mine > best * (1 + TIE):
+        objective = "slower" if timed else "larger"
+        return f"{objective} than {winner.name}: {numbers}{_smaller(candidate, winner) if timed else ''}"
+    if timed:
+        return f"no faster than {winner.name} by more than {100 * TIE:.0f} %, and larger: {numbers}"
+    return f"no smaller than {winner.name} by more than {100 * TIE:.0f} %, and its runtime needs more memory: {numbers}"
+
+
 def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:
-    return f"no worse on any count and better on one: {_numbers(better, timed)} against {_numbers(worse, timed)}"
+    return f"no worse on any count, better on one: {_numbers(better, timed)} against {_numbers(worse, timed)}"
 
 
 def _numbers(candidate: Candidate, timed: bool) -> str:

@@ -8,6 +8,7 @@ onnx_optimized  the same graph after ONNX Runtime's EXTENDED optimisations, whic
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,28 +148,33 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
 
 def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["torch.Tensor", ...]) -> str:
     """One message from the exporter's chain of errors, with operator and module where they can be found."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", "\n".join(map(str, chain)))
+    found = _find_operator(model, example, missing[1]) if missing else None
+    if found is None:
+        reason = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
+        return f"export to ONNX failed: {reason}"
+    operator, module = found
+    return f"operator {operator} in {module} has no ONNX form. Replace it, or choose a format that has it (ExecuTorch)."
+
+
+def _find_operator(
+    model: "torch.nn.Module", example: tuple["torch.Tensor", ...], name: str
+) -> tuple[str, str] | None:
+    """The first operator of the traced model whose name holds `name`, and the module that calls it."""
     import torch
 
-    chain = []
-    cause: BaseException | None = error
-    while cause is not None:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    reason = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
-    text = "\n".join(str(link) for link in chain)
-    if "No ONNX function found" not in text and "DispatchError" not in text and "No decompositions" not in text:
-        return f"export to ONNX failed: {reason}"
     with _quiet():
         graph = torch.export.export(model, example, strict=False).graph
     for node in graph.nodes:
-        name = str(node.target)
-        if node.op == "call_function" and name.partition(".default")[0].replace("aten.", "") in text and name in text:
+        if node.op == "call_function" and name in str(node.target):
             stack = list((node.meta.get("nn_module_stack") or {}).values())
-            module = ".".join(filter(None, [str(stack[-1][0])])) if stack else ""
-            kind = getattr(stack[-1][1], "__name__", str(stack[-1][1])) if stack else type(model).__name__
-            where = f"module '{module}' ({kind})" if module else f"the model ({kind})"
-            return f"operator {name} in {where} has no ONNX form. Replace it, or choose a format that has it (ExecuTorch)."
-    return f"export to ONNX failed: {reason}"
+            path, kind = stack[-1] if stack else ("", type(model))
+            kind_name = str(kind).rpartition(".")[2].removesuffix("'>")
+            return str(node.target), f"module '{path}' ({kind_name})" if path else f"the model itself ({kind_name})"
+    return None
 
 
 @contextlib.contextmanager

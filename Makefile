@@ -1,0 +1,40 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test serve lint lock chromium
+
+demo: $(STAMP)  ## Build the example model for every CPU target and print its scorecard
+	$(BIN)/edge-assets build --model digits --checkpoint all
+	$(BIN)/edge-assets scorecard --model digits
+	@echo
+	@echo "Next: 'make serve', then open http://127.0.0.1:3000 (Dagster) and http://127.0.0.1:5000 (MLflow)."
+	@echo "The scorecards are also pages: $${EDGE_ASSETS_HOME:-.edge-assets}/scorecards/digits/"
+	@echo "Released folders are below $${EDGE_ASSETS_HOME:-.edge-assets}/releases/digits/"
+
+test: $(STAMP) chromium  ## Pass all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
+	@exec $(BIN)/edge-assets serve
+
+lock: $(STAMP)  ## Write the versions of this environment to requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+# torch first and alone: what else needs it then takes the version that is there
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $$(grep '^torch==' requirements.lock)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	else echo "Chromium is missing, and the browser test needs it: sudo apt-get install chromium" >&2; exit 1; fi

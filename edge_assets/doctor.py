@@ -1,0 +1,82 @@
+"""`edge-assets doctor`: what is installed, what this machine is, what is registered, and what is missing."""
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge_assets import registry
+from edge_assets.assets.families import FAMILIES
+from edge_assets.settings import home
+from edge_assets.targets import local_target, this_machine
+
+# distribution -> the extra that installs it; None: part of the base installation
+TOOLCHAINS = {
+    "torch": None,
+    "onnx": None,
+    "onnxscript": None,
+    "onnxruntime": None,
+    "dagster": None,
+    "dagster-aws": None,
+    "mlflow": None,
+    "pandas": None,
+    "coremltools": "apple",
+    "tensorrt": "nvidia",
+    "scikit-learn": "examples",
+}
+
+
+def examine() -> bool:
+    """Print everything. False if something that the base installation needs is missing or a model is broken."""
+    console = Console(highlight=False)
+    complete = [_toolchains(console), _models(console)]
+    _devices(console)
+    return all(complete)
+
+
+def _toolchains(console: Console) -> bool:
+    table = Table("toolchain", "version", "if missing")
+    complete = True
+    for name, found, remedy, required in _versions():
+        complete &= found is not None or not required
+        table.add_row(name, found or "[yellow]missing[/]", "" if found else escape(remedy))
+    console.print(table)
+    return complete
+
+
+def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
+    for name, extra in TOOLCHAINS.items():
+        remedy = f"pip install 'edge-assets[{extra}]'" if extra else "pip install edge-assets"
+        try:
+            yield name, version(name), remedy, extra is None
+        except PackageNotFoundError:
+            yield name, None, remedy, extra is None
+    chromium = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), None)
+    yield "chromium", str(chromium) if chromium else None, "apt-get install chromium (browser tests)", False
+
+
+def _devices(console: Console) -> None:
+    machine = this_machine()
+    console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
+    targets = registry.catalog().values()
+    table = Table("target", "family", "device", "what it is")
+    local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
+    for target in targets:
+        device = "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
+        table.add_row(target.name, target.family, device, target.description)
+    console.print(table)
+    console.print(f"state in {home().root}, store {home().store}, MLflow {home().tracking_uri}")
+
+
+def _models(console: Console) -> bool:
+    found = registry.registry()
+    for spec in found.models.values():
+        console.print(f"[green]✓[/] model {spec.name}: {', '.join(spec.targets)}")
+    for reference, reason in found.broken.items():
+        console.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
+    if not found.models and not found.broken:
+        console.print("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
+    return not found.broken

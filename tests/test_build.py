@@ -1,0 +1,173 @@
+"""One checkpoint's way from file to release, and what a second build does, through the command line."""
+
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Project
+
+VARIANTS = ["onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8"]
+ROW_FIELDS = (
+    "model checkpoint family target artifact format precision verdict reason sha256 size_bytes size_ratio accuracy "
+    "accuracy_drop_points parity_max_abs latency_ms throughput_per_s peak_memory_bytes measured_on reused"
+).split()
+
+
+def rows(project: Project, **changes: str) -> dict[str, dict[str, Any]]:
+    result = project.run("scorecard", "--model", "tiny", "--json", **changes)
+    assert result.returncode == 0, result.stderr
+    return {row["artifact"]: row for row in json.loads(result.stdout)}
+
+
+def test_scorecard_has_every_variant_and_exactly_one_winner(built: Project) -> None:
+    scorecard = rows(built)
+    assert list(scorecard) == ["checkpoint", *VARIANTS]
+    assert [row["verdict"] for row in scorecard.values()].count("released") == 1
+    assert scorecard["checkpoint"]["verdict"] == "baseline"
+    assert all(set(ROW_FIELDS) <= set(row) and row["reason"] for row in scorecard.values())
+
+
+def test_what_was_not_measured_on_the_target_is_null(built: Project) -> None:
+    for row in rows(built).values():
+        assert row["latency_ms"] is row["peak_memory_bytes"] is row["measured_on"] is row["throughput_per_s"] is None
+        assert row["not_measured"] == "not measured: no device attached"
+
+
+def test_dynamic_int8_is_refused_for_a_graph_of_convolutions(built: Project) -> None:
+    row = rows(built)["onnx_int8_dynamic"]
+    assert row["verdict"] == "refused"
+    assert "of the weights are in convolutions" in row["reason"]
+    assert row["sha256"] is row["size_bytes"] is row["accuracy"] is None
+
+
+def test_quantized_variants_are_smaller_and_still_right(built: Project) -> None:
+    scorecard = rows(built)
+    assert scorecard["onnx_int8_static"]["size_ratio"] < 0.6
+    for name in ("onnx_model", "onnx_fp16", "onnx_int8_static", "torch_int8"):
+        assert scorecard[name]["accuracy"] > 0.9
+        assert abs(scorecard[name]["accuracy_drop_points"]) <= 2.0
+
+
+def test_second_build_rebuilds_and_remeasures_nothing(copy_of_built: Project) -> None:
+    before = snapshot(copy_of_built.home / "store")
+    result = copy_of_built.build()
+    assert result.returncode == 0
+    assert "up to date, nothing rebuilt, nothing measured again" in result.stdout
+    assert "0 built, 1 up to date, 0 failed" in result.stdout
+    assert snapshot(copy_of_built.home / "store") == before
+
+
+def test_a_second_target_with_the_same_parameters_builds_no_variant_again(copy_of_built: Project) -> None:
+    result = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5")
+    assert result.returncode == 0, result.stdout
+    assert "building" not in result.stdout
+    assert "onnx_int8_static: reused" in result.stdout
+
+
+def test_changed_calibration_rebuilds_only_what_depends_on_it(copy_of_built: Project) -> None:
+    before = rows(copy_of_built)
+    result = copy_of_built.build(TINY_CALIBRATION="2")
+    assert result.returncode == 0, result.stdout
+    assert "calibration_data: version 1 -> 2" in result.stdout or "calibration_data" in result.stdout
+    assert "building onnx_model" not in result.stdout
+    assert "building onnx_fp16" not in result.stdout
+    assert {name: row["sha256"] for name, row in rows(copy_of_built, TINY_CALIBRATION="2").items()} == {
+        name: row["sha256"] for name, row in before.items()
+    }, "the same samples under a new version give the same bytes"
+
+
+def test_corrupted_blob_is_named_and_rebuilt(copy_of_built: Project) -> None:
+    sha256 = rows(copy_of_built)["onnx_int8_static"]["sha256"]
+    blob = copy_of_built.home / "store" / "blobs" / sha256[:2] / sha256
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    result = copy_of_built.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"corrupted blob {blob}" in result.stdout + result.stderr
+    assert "building onnx_int8_static" in result.stdout
+    assert "building onnx_model" not in result.stdout
+    assert blob.exists()
+
+
+@pytest.mark.parametrize("moment", ["building onnx_model", "verifying onnx_int8_static"])
+def test_killed_build_leaves_nothing_half_visible_and_the_next_goes_on(project: Project, moment: str) -> None:
+    process = start_until(project, moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path.name for path in (project.home / "store" / "recipes").rglob("*.json")}
+    for path in (project.home / "store" / "recipes").rglob("*.json"):
+        data = json.loads(path.read_text())
+        for file in (data["artifact"] or {"files": []})["files"]:
+            blob = project.home / "store" / "blobs" / file["sha256"][:2] / file["sha256"]
+            assert blob.stat().st_size == file["size"]
+    result = project.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert finished <= {path.name for path in (project.home / "store" / "recipes").rglob("*.json")}
+    assert not list((project.home / "cache" / "work").iterdir())
+    assert runs_by_status(project).keys() <= {"SUCCESS", "FAILURE"}
+
+
+def test_interrupted_build_says_so_and_keeps_what_was_finished(project: Project) -> None:
+    process = start_until(project, "✓ checkpoint")
+    process.send_signal(signal.SIGINT)
+    _output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what was finished is kept" in errors
+    assert "Traceback" not in errors
+    assert "checkpoint: reused" in project.build().stdout
+
+
+def test_nothing_releasable_fails_and_says_what_came_closest(copy_of_built: Project) -> None:
+    result = copy_of_built.build(TINY_SIZE="1000")
+    assert result.returncode == 1
+    assert "came closest: size" in result.stderr
+    assert "over the budget of 0.00 MiB" in result.stderr
+
+
+def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None:
+    (folder,) = (built.home / "releases" / "tiny" / "graviton3").iterdir()
+    copied = shutil.copytree(folder, tmp_path / "shipped")
+    python = built.command()[0]
+    result = subprocess.run([python, "infer.py"], cwd=copied, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "largest difference from the outputs recorded at release: 0\n" in result.stdout
+    manifest = json.loads((copied / "manifest.json").read_text())
+    assert manifest["sha256"] == next(r["sha256"] for r in rows(built).values() if r["verdict"] == "released")
+    assert "not measured: no device attached" in (copied / "MODEL_CARD.md").read_text()
+    (copied / manifest["file"]).write_bytes(b"something else")
+    assert "is not the released artifact" in subprocess.run(
+        [python, "infer.py"], cwd=copied, capture_output=True, text=True
+    ).stderr
+
+
+def start_until(project: Project, words: str) -> subprocess.Popen[str]:
+    """A build that has just printed `words`, still running."""
+    process = subprocess.Popen(
+        project.command("build", "--model", "tiny", "--target", "graviton3"),
+        cwd=ROOT,
+        env=project.env(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any(words in line for line in process.stdout), f"the build ended without '{words}'"
+    return process
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def runs_by_status(project: Project) -> dict[str, int]:
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(project.home / "dagster")) as instance:
+        statuses = [run.status.value for run in instance.get_runs()]
+    return {status: statuses.count(status) for status in statuses}

@@ -1,0 +1,175 @@
+"""The template that every variant passes: built from a real checkpoint, run in its real runtime, compared.
+
+A new format or scheme is covered by being listed in a family.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edge_assets.assets.families import FAMILIES
+from edge_assets.assets.steps import Cell
+from edge_assets.core.errors import ExportError
+from edge_assets.core.formats.onnx import export, opset_of
+from edge_assets.core.quantization.float16 import sort_topologically
+from edge_assets.core.types import Built
+from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.core.verify import parity
+from edge_assets.model import ModelSpec
+from edge_assets.registry import catalog, target
+from resources import checkpoints
+from resources.store import ArtifactStore, open_store
+from tests.conftest import ROOT
+from tests.tiny.network import TinyNet
+from tests.tiny.spec import MLP, TINY
+
+VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    folder = tmp_path_factory.mktemp("formats")
+    return open_store(str(folder / "store"), folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def build(store: ArtifactStore, checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
+    """Builds a variant of a spec for a target, its sources first; memoized by the store."""
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.tiny.network import Mlp
+
+    torch.manual_seed(0)
+    mlp = tmp_path_factory.mktemp("mlp") / "mlp.safetensors"
+    save_file(Mlp().state_dict(), mlp)
+    files = {"tiny": checkpoint_file, "mlp": mlp}
+
+    def make(name: str, spec: ModelSpec = TINY, on: str = "graviton3") -> Built:
+        family = FAMILIES[target(on).family]
+        checkpoint = checkpoints.register(store, spec.name, str(files[spec.name]))
+        cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
+        if name == CHECKPOINT:
+            return cell.build_checkpoint()
+        variant = next(v for v in family.variants if v.name == name)
+        return cell.build_variant(variant, make(variant.source, spec, on))
+
+    return make
+
+
+@pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
+def test_template(family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
+    spec = MLP if variant.name == "onnx_int8_dynamic" else TINY
+    built = build(variant.name, spec)
+    assert built.artifact is not None, built.build.refused
+    assert built.parity is not None and built.accuracy is not None
+    passed, sentence = parity.verdict(built.parity, variant.precision)
+    assert passed, sentence
+    assert set(built.parity["by_output"]["logits"]) == {"1", "2", "5"}
+    assert built.accuracy["samples"] == 597
+    assert abs(built.accuracy["drop_points"]) <= 2.0
+    assert built.build.recipe.tools, "a recipe without tool versions would survive an upgrade"
+    stored = json.dumps(built.to_dict())
+    assert json.dumps(Built.from_dict(json.loads(stored)).to_dict()) == stored
+    assert build(variant.name, spec).reused
+
+
+@pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
+def test_a_new_process_runs_the_artifact_without_the_product(
+    family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore
+) -> None:
+    built = build(variant.name, MLP if variant.name == "onnx_int8_dynamic" else TINY)
+    assert built.artifact is not None
+    runtime = {"onnx": "onnxruntime as r; r.InferenceSession", "torchscript": "torch as r; r.jit.load"}[built.runtime]
+    code = f"import sys, {runtime}(sys.argv[1]); print('edge_assets' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(store.checkout(built.artifact))], capture_output=True, text=True, cwd="/"
+    )
+    assert result.stdout.strip() == "False", result.stderr
+
+
+def test_flavour_and_recipe_name_follow_the_target(build: Callable[..., Built]) -> None:
+    names = {name: build("onnx_int8_static", on=name).build.facts["recipe"] for name in catalog()}
+    assert names == {
+        "x86-64-avx2": "int8_static_qdq_u8s8_perchannel_reducedrange_minmax",
+        "x86-64-vnni": "int8_static_qdq_u8s8_perchannel_minmax",
+        "raspberry-pi-5": "int8_static_qdq_s8s8_perchannel_minmax",
+        "graviton3": "int8_static_qdq_s8s8_perchannel_minmax",
+    }
+
+
+def test_quantized_types_and_axes_are_what_the_recipe_says(build: Callable[..., Built], store: ArtifactStore) -> None:
+    for on, activation in (("x86-64-vnni", onnx.TensorProto.UINT8), ("graviton3", onnx.TensorProto.INT8)):
+        artifact = build("onnx_int8_static", on=on).artifact
+        assert artifact is not None
+        graph = onnx.load(store.checkout(artifact)).graph
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
+        kinds = {tensors[node.input[2]].data_type for node in graph.node if node.op_type == "QuantizeLinear"}
+        assert kinds == {activation}
+        weights = [t for t in tensors.values() if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+        scales = [tensors[n.input[1]] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in tensors]
+        assert len(weights) == 3
+        assert {32, 16} <= {scale.dims[0] for scale in scales if scale.dims}, "one scale per output channel"
+
+
+def test_reduced_range_keeps_weights_in_seven_bits(build: Callable[..., Built], store: ArtifactStore) -> None:
+    largest = {}
+    for on in ("x86-64-avx2", "x86-64-vnni"):
+        artifact = build("onnx_int8_static", on=on).artifact
+        assert artifact is not None
+        tensors = onnx.load(store.checkout(artifact)).graph.initializer
+        weights = [onnx.numpy_helper.to_array(t) for t in tensors if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+        largest[on] = max(int(np.abs(weight.astype(int)).max()) for weight in weights)
+    assert largest["x86-64-avx2"] <= 64 < largest["x86-64-vnni"]
+
+
+def test_dynamic_int8_is_refused_where_convolutions_hold_the_weights(build: Callable[..., Built]) -> None:
+    built = build("onnx_int8_dynamic")
+    assert built.artifact is None and built.evidence is None
+    assert "of the weights are in convolutions" in (built.build.refused or "")
+    assert "Use onnx_int8_static" in (built.build.refused or "")
+
+
+def test_opset_is_read_back_and_a_lower_one_is_an_error_with_the_limit() -> None:
+    model = TinyNet().eval()
+    assert opset_of(export(model, TINY, 20)) == 20
+    assert opset_of(export(model, TINY, 18)) == 18
+
+
+def test_batch_is_dynamic(build: Callable[..., Built]) -> None:
+    assert build("onnx_model").build.facts["inputs"] == {"image": ["batch", 1, 8, 8]}
+
+
+def test_unsupported_operator_is_named_with_its_module() -> None:
+    from tests.tiny.network import Unsupported
+
+    spec = replace(TINY, architecture="tests.tiny.network:Unsupported")
+    with pytest.raises(ExportError, match=r"operator aten.special_bessel_j0.default in the model itself \(Unsupported\) has no"):
+        export(Unsupported().eval(), spec, 20)
+
+
+def test_sorting_puts_every_node_after_what_it_reads(build: Callable[..., Built], store: ArtifactStore) -> None:
+    artifact = build("onnx_model").artifact
+    assert artifact is not None
+    model = onnx.load(store.checkout(artifact))
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    sort_topologically(model)
+    onnx.checker.check_model(model)
+
+
+def test_a_worker_imports_only_its_runtime(build: Callable[..., Built]) -> None:
+    code = (
+        "import sys; from edge_assets.core.benchmark import worker; from edge_assets.core.variant import Loadable; "
+        "Loadable('onnx', '', {}).import_runtime(); print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr

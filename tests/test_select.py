@@ -1,0 +1,100 @@
+"""The release rules: gates, one winner, and a verdict with a reason for everyone else."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edge_assets.core.select import Candidate, Limits, closest, judge
+
+LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000, memory_bytes=1000)
+
+
+def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float = 0.1, **changes: Any) -> Candidate:
+    accuracy = {"drop_points": drop, "drop_interval_points": [drop - 0.1, drop + 0.1], "samples": 5000, "value": 0.95}
+    made = Candidate(
+        name=name,
+        format="onnx",
+        precision="int8",
+        recipe="r",
+        sha256="0",
+        size_bytes=size,
+        refused=None,
+        parity={"snr_db": 30.0, "nan": 0, "inf": 0},
+        accuracy=accuracy,
+        peak_memory_bytes=500,
+        latency_ms={"p50": p50, "mean": p50} if p50 else None,
+    )
+    return replace(made, **changes)
+
+
+BASELINE = candidate("eager", p50=5.0, is_baseline=True)
+
+
+def verdicts(*candidates: Candidate) -> dict[str, str]:
+    return {entry.candidate.name: entry.verdict for entry in judge(candidates, LIMITS, "here")}
+
+
+def test_the_fastest_that_passes_wins() -> None:
+    judged = judge([BASELINE, candidate("a", 1.0), candidate("b", 2.0, size=500)], LIMITS, "here")
+    assert [entry.verdict for entry in judged] == ["baseline", "released", "not_selected"]
+    assert "fastest of 2 variants" in judged[1].reason and "5.0 times as fast as PyTorch eager" in judged[1].reason
+    assert "smaller (0.62 of a's size) but slower" in judged[2].reason
+
+
+def test_without_latency_the_smallest_wins_and_says_so() -> None:
+    judged = judge([candidate("a", None), candidate("b", None, size=500)], LIMITS, "here")
+    assert [entry.verdict for entry in judged] == ["dominated", "released"]
+    assert "smallest of 2" in judged[1].reason and "not measured: no device attached" in judged[1].reason
+
+
+def test_latencies_within_two_percent_are_equal_and_the_smaller_wins() -> None:
+    judged = judge([candidate("a", 1.00, size=900), candidate("b", 1.01, size=400)], LIMITS, "here")
+    assert [entry.verdict for entry in judged] == ["not_selected", "released"]
+    assert "no faster than b by more than 2 %, and larger" in judged[0].reason
+
+
+def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> None:
+    small, lean = candidate("small", None, size=790), candidate("lean", None, size=800, peak_memory_bytes=100)
+    assert verdicts(small, lean) == {"small": "not_selected", "lean": "released"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason"),
+    [
+        ({"parity": {"snr_db": 2.0, "nan": 0, "inf": 0}}, "failed_parity", "SNR 2.0 dB, below 8 dB"),
+        ({"parity": {"snr_db": None, "nan": 3, "inf": 0}}, "failed_parity", "3 NaN"),
+        ({"drop": 1.2}, "failed_accuracy", "drops 1.20 points (1.10 to 1.30) on 5000 samples, over the gate of 1.00"),
+        ({"size": 1200}, "failed_size", "over the budget"),
+        ({"peak_memory_bytes": 1200}, "failed_memory", "measured on here, over the budget"),
+        ({"parity": None}, "missing_evidence", "no evidence for parity"),
+        ({"accuracy": None}, "missing_evidence", "no evidence for accuracy"),
+        ({"peak_memory_bytes": None}, "missing_evidence", "no evidence for memory"),
+        ({"refused": "no node changed"}, "refused", "no node changed"),
+    ],
+)
+def test_a_gate_that_fails_or_lacks_evidence_blocks(changes: dict[str, Any], verdict: str, reason: str) -> None:
+    fast_but_bad = candidate("bad", 0.1, **changes)
+    judged = judge([BASELINE, fast_but_bad, candidate("good", 2.0)], LIMITS, "here")
+    assert [entry.verdict for entry in judged] == ["baseline", verdict, "released"]
+    assert reason in judged[1].reason
+
+
+def test_slower_than_baseline_says_that_it_is_smaller() -> None:
+    judged = judge([BASELINE, candidate("fast", 1.0), candidate("slow", 9.0, size=200)], LIMITS, "here")
+    assert judged[2].verdict == "slower_than_baseline"
+    assert "P50 9.00 ms, PyTorch eager 5.00 ms; it is smaller (0.25 of fast's size) but slower" in judged[2].reason
+
+
+def test_dominated_names_what_is_better() -> None:
+    judged = judge([candidate("best", 1.0), candidate("worse", 2.0, size=900, drop=0.2)], LIMITS, "here")
+    assert (judged[1].verdict, judged[1].reason.split()[0]) == ("dominated", "best")
+
+
+def test_at_most_one_winner_and_what_came_closest() -> None:
+    judged = judge([BASELINE, candidate("a", drop=3), candidate("b", drop=1.5), candidate("c", refused="x")], LIMITS, "")
+    assert "released" not in {entry.verdict for entry in judged}
+    assert closest(judged).startswith("b came closest: drops 1.50 points")
+    later = judge([candidate("a", drop=1.1), candidate("b", size=2000)], LIMITS, "")
+    assert closest(later).startswith("b came closest: size"), "it failed at a later gate"
+    assert "refused" in closest(judge([candidate("c", refused="x")], LIMITS, ""))

@@ -1,0 +1,248 @@
+"""The artifact store: on a folder and on a real S3 API over HTTP, through one code path."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from edge_assets.core.errors import Refused, StoreError
+from edge_assets.core.types import Recipe
+from resources.store import ArtifactStore, NotBuilt, open_store
+from tests.conftest import ROOT, Project
+
+RECIPE = Recipe("example", "1", {"source": "abc"}, {"bits": 8}, {"numpy": "2.4"})
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="models")
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"), tmp_path / "cache")
+    endpoint = request.getfixturevalue("s3_endpoint")
+    # a listing that was cached before another process wrote would hide its results
+    return open_store(
+        f"s3://models/{tmp_path.name}", tmp_path / "cache", endpoint_url=endpoint, key="k", secret="s", use_listings_cache=False
+    )
+
+
+def two_files(folder: Path) -> Mapping[str, Any]:
+    (folder / "weights").mkdir()
+    (folder / "weights" / "w.bin").write_bytes(b"w" * 5000)
+    (folder / "model.json").write_text("{}")
+    return {"layers": 3}
+
+
+def must_not_run(_folder: Path) -> Mapping[str, Any]:
+    raise AssertionError("the store should have had this")
+
+
+def test_the_same_recipe_is_built_once(store: ArtifactStore) -> None:
+    first = store.remember(RECIPE, two_files)
+    second = store.remember(RECIPE, must_not_run)
+    assert (first.reused, second.reused) == (False, True)
+    assert second.artifact == first.artifact
+    assert second.facts == {"layers": 3}
+    assert second.artifact is not None
+    folder = store.checkout(second.artifact)
+    assert (folder / "weights" / "w.bin").read_bytes() == b"w" * 5000
+
+
+def test_any_change_of_the_recipe_is_another_build(store: ArtifactStore) -> None:
+    store.remember(RECIPE, two_files)
+    for change in (
+        {"code_version": "2"},
+        {"inputs": {"source": "abd"}},
+        {"parameters": {"bits": 4}},
+        {"tools": {"numpy": "2.5"}},
+        {"step": "other"},
+    ):
+        changed = replace(RECIPE, **change)
+        assert store.recall(changed) is None
+    assert Recipe("example", "2", {"source": "x"}, {"bits": 4}, {}).changes_from(RECIPE) == [
+        "code version 1 -> 2",
+        "source changed",
+        "bits 8 -> 4",
+        "tool numpy 2.4 -> None",
+    ]
+
+
+def test_a_refusal_is_remembered_with_its_reason(store: ArtifactStore) -> None:
+    def refuse(_folder: Path) -> Mapping[str, Any]:
+        raise Refused("nothing to quantize")
+
+    assert store.remember(RECIPE, refuse).refused == "nothing to quantize"
+    again = store.remember(RECIPE, must_not_run)
+    assert (again.refused, again.artifact, again.reused) == ("nothing to quantize", None, True)
+
+
+def test_a_failed_build_leaves_nothing(store: ArtifactStore) -> None:
+    def fail(folder: Path) -> Mapping[str, Any]:
+        (folder / "half.bin").write_bytes(b"half")
+        raise RuntimeError("converter died")
+
+    with pytest.raises(RuntimeError, match="converter died"):
+        store.remember(RECIPE, fail)
+    assert store.recall(RECIPE) is None
+    assert not (store.root / "blobs").exists()
+    assert not list((store.cache / "work").iterdir())
+
+
+def test_planning_raises_instead_of_building(store: ArtifactStore) -> None:
+    with pytest.raises(NotBuilt) as missing:
+        store.planning().remember(RECIPE, must_not_run)
+    assert missing.value.recipe == RECIPE
+
+
+def test_a_truncated_blob_is_dropped_and_rebuilt(store: ArtifactStore, caplog: pytest.LogCaptureFixture) -> None:
+    result = store.remember(RECIPE, two_files)
+    assert result.artifact is not None
+    blob = store._blob_path(result.artifact.files[0].sha256)
+    blob.write_bytes(b"")
+    assert not store.remember(RECIPE, two_files).reused
+    assert f"corrupted blob {blob}" in caplog.text
+
+
+def test_a_blob_with_a_flipped_bit_is_detected_on_read(store: ArtifactStore) -> None:
+    result = store.remember(RECIPE, two_files)
+    assert result.artifact is not None
+    file = next(file for file in result.artifact.files if file.size == 5000)
+    blob = store._blob_path(file.sha256)
+    blob.write_bytes(b"v" + b"w" * 4999)
+    if store.is_local:
+        assert store.recall(RECIPE) is None
+    else:  # a remote store hashes what it fetches
+        with pytest.raises(StoreError, match=f"corrupted blob .*{file.sha256}"):
+            store.checkout(result.artifact)
+        assert store.recall(RECIPE) is None
+    store.remember(RECIPE, two_files)
+    store.checkout(result.artifact)
+
+
+def test_a_damaged_checkout_is_fetched_again(store: ArtifactStore) -> None:
+    result = store.remember(RECIPE, two_files)
+    assert result.artifact is not None
+    local = store.checkout(result.artifact) / "model.json"
+    local.write_text("tampered")
+    assert (store.checkout(result.artifact) / "model.json").read_text() == "{}"
+
+
+def test_an_unreadable_memo_is_taken_as_absent(store: ArtifactStore) -> None:
+    store.remember(RECIPE, two_files)
+    store._recipe_path(RECIPE.sha256).write_bytes(b'{"recipe": {"st')
+    assert store.recall(RECIPE) is None
+    assert not store.remember(RECIPE, two_files).reused
+
+
+def test_pointers(store: ArtifactStore) -> None:
+    assert store.pointer("a/b/c") is None
+    store.point("a/b/c", {"value": 1})
+    store.point("a/b/d", {"value": 2})
+    assert store.pointer("a/b/c") == {"value": 1}
+    assert store.pointers("a/b") == ["c", "d"]
+    assert sorted(store.all_pointers("a")) == ["a/b/c", "a/b/d"]
+    store.drop_pointer("a/b/c")
+    assert store.pointer("a/b/c") is None
+
+
+def test_export_replaces_the_folder(store: ArtifactStore, tmp_path: Path) -> None:
+    result = store.remember(RECIPE, two_files)
+    assert result.artifact is not None
+    target = tmp_path / "releases" / "x"
+    target.mkdir(parents=True)
+    (target / "old.txt").write_text("old")
+    store.export(result.artifact, target)
+    assert sorted(path.name for path in target.iterdir()) == ["model.json", "weights"]
+
+
+def test_work_of_killed_processes_is_swept(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    code = f"""
+        import os
+        from pathlib import Path
+        from resources.store import open_store
+        with open_store({str(tmp_path / "store")!r}, Path({str(tmp_path / "cache")!r})).workspace():
+            os._exit(1)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert len(list((tmp_path / "cache" / "work").iterdir())) == 1
+    with store.workspace() as mine:
+        store.sweep()
+        assert [mine] == list((tmp_path / "cache" / "work").iterdir())
+
+
+FULL_DISK = """
+    from pathlib import Path
+    from edge_assets.core.errors import StoreError
+    from edge_assets.core.types import Recipe
+    from resources.store import open_store
+
+    store = open_store("{disk}/store", Path("{disk}/cache"))
+    try:
+        store.remember(Recipe("big", "1"), lambda folder: (folder / "a").write_bytes(b"x" * 700_000) and {{}})
+    except StoreError as error:
+        print(error)
+    print([path.name for path in Path("{disk}/store").rglob("*") if path.is_file()])
+"""
+
+
+def test_a_full_disk_is_one_clear_message_and_nothing_half_written(tmp_path: Path) -> None:
+    """On a real file system of one megabyte: the build fits, its copy in the store does not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = textwrap.dedent(FULL_DISK).format(disk=disk)
+    mount = f"mount -t tmpfs -o size=1m tmpfs {disk} && exec {sys.executable} -c '{script}'"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", mount], capture_output=True, text=True, env=environment
+    )
+    if "unshare" in result.stderr or "mount" in result.stderr:
+        pytest.skip(f"this machine allows no private mount: {result.stderr.strip()}")
+    assert "no space left on the disk while writing" in result.stdout, result.stderr
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_a_build_on_s3_is_found_by_another_machine(
+    s3_endpoint: str, built: Project, tmp_path: Path, checkpoint_file: Path
+) -> None:
+    """Two state folders that share a bucket: the second downloads instead of building."""
+    shared = {
+        "EDGE_ASSETS_STORE": "s3://models/shared",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_REGION": "us-east-1",
+    }
+    first = Project(tmp_path / "one", built.checkpoints, shared)
+    second = Project(tmp_path / "two", built.checkpoints, shared)
+    result = first.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "building onnx_model" in result.stdout
+    result = second.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "building" not in result.stdout
+    rows = json.loads(second.run("scorecard", "--model", "tiny", "--json").stdout)
+    assert all(row["reused"] for row in rows)
+    assert not (tmp_path / "two" / "store").exists()
