@@ -1,6 +1,6 @@
 """The script that one would write instead: the digits checkpoint converted, verified and measured, nothing else.
 
-    python -m benchmarks.handwritten CHECKPOINT OUTPUT
+    python -m benchmarks.handwritten CHECKPOINT OUTPUT [MODE]
 
 It makes the nine distinct files that the four CPU targets need, compares each with PyTorch eager on the whole
 test set, times what this machine runs and takes the peak memory of what the others run. No orchestrator, no
@@ -32,8 +32,9 @@ CALIBRATION_BATCH, TEST_BATCH = 32, 64
 ONNX_INT8 = {"u8s8": ("uint8", False), "u8s8_reduced": ("uint8", True), "s8s8": ("int8", False)}
 # engine, reduced range
 TORCH_INT8 = {"x86": ("x86", False), "x86_reduced": ("x86", True), "qnnpack": ("qnnpack", False)}
-WARM_UP, ROUNDS, LEAST_QUERIES = 32, 12, 64
-SECONDS = {1: 6.0, 8: 0.5, 32: 0.5}  # of timing for each model, by batch size
+WARM_UP, ROUNDS = 32, 12
+MODES = {"rapid": (64, 6.0), "quick": (128, 10.0), "release": (1024, 60.0)}  # least queries and seconds at batch 1
+BATCHES = {1: 1.0, 8: 1 / 12, 32: 1 / 12}  # share of the mode's seconds, by batch size
 SAMPLES = 256  # test images that queries cycle through
 
 Run = Callable[[np.ndarray], np.ndarray]  # float32 [n, 1, 32, 32] to logits [n, 10]
@@ -282,30 +283,31 @@ def start_child(path: Path, inputs: Path) -> Child:
     )
 
 
-def measure(files: dict[str, Path], inputs: Path, threads: int, timed: bool) -> dict[str, Any]:
-    """Load time and peak memory of each file and, if `timed`, latencies by batch size, interleaved."""
+def measure(files: dict[str, Path], inputs: Path, threads: int, mode: str | None) -> dict[str, Any]:
+    """Load time and peak memory of each file and, with a `mode`, latencies by batch size, interleaved."""
     children = {name: start_child(path, inputs) for name, path in files.items()}
     results = {name: child.ask("load", threads) for name, child in children.items()}
-    for batch, seconds in SECONDS.items() if timed else ():
-        for name, milliseconds in interleave(children, batch, seconds).items():
+    for batch in BATCHES if mode else ():
+        for name, milliseconds in interleave(children, batch, *MODES[mode or ""]).items():
             results[name][f"batch_{batch}"] = summarize(milliseconds)
     for child in children.values():
         child.close()
     return results
 
 
-def interleave(children: dict[str, Child], batch: int, seconds: float) -> dict[str, list[float]]:
+def interleave(children: dict[str, Child], batch: int, least: int, seconds: float) -> dict[str, list[float]]:
     """Latencies in ms: twelve turns in rotation, then more of those that have too few."""
     if batch > 1:
         for child in children.values():
             child.ask("warm_up", batch)
+    turn = seconds * BATCHES[batch] / ROUNDS
     times: dict[str, list[float]] = {name: [] for name in children}
     rounds, waiting = 0, list(children)
     while waiting:
         for name in waiting:
-            times[name] += children[name].ask("time", batch, seconds / ROUNDS)
+            times[name] += children[name].ask("time", batch, turn)
         rounds += 1
-        waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < LEAST_QUERIES]
+        waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < least]
     return times
 
 
@@ -362,7 +364,7 @@ def peak_bytes() -> int:
 # --- all of it -----------------------------------------------------------------------------------------
 
 
-def measure_targets(files: dict[str, Path], checkpoint: Path, inputs: Path) -> dict[str, Any]:
+def measure_targets(files: dict[str, Path], checkpoint: Path, inputs: Path, mode: str) -> dict[str, Any]:
     """Timings on this machine's target, and memory for the three targets that are not at hand."""
     local, other = ("u8s8", "u8s8_reduced") if has_vnni() else ("u8s8_reduced", "u8s8")
     portable = {"eager": checkpoint} | {name: files[name] for name in ("onnx_model", "onnx_optimized", "onnx_fp16")}
@@ -374,10 +376,10 @@ def measure_targets(files: dict[str, Path], checkpoint: Path, inputs: Path) -> d
     arm = contestants("s8s8", "qnnpack")
     two = min(4, len(os.sched_getaffinity(0)))
     return {
-        "local": measure(contestants(local, local.replace("u8s8", "x86")), inputs, threads=1, timed=True),
-        "other_x86": measure(contestants(other, other.replace("u8s8", "x86")), inputs, threads=1, timed=False),
-        "raspberry_pi": measure(arm, inputs, threads=two, timed=False),
-        "graviton": measure(arm, inputs, threads=1, timed=False),
+        "local": measure(contestants(local, local.replace("u8s8", "x86")), inputs, threads=1, mode=mode),
+        "other_x86": measure(contestants(other, other.replace("u8s8", "x86")), inputs, threads=1, mode=None),
+        "raspberry_pi": measure(arm, inputs, threads=two, mode=None),
+        "graviton": measure(arm, inputs, threads=1, mode=None),
     }
 
 
@@ -387,23 +389,35 @@ def has_vnni() -> bool:
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
-def main(checkpoint: Path, output: Path) -> None:
-    """Convert, verify, measure, and write report.json."""
+def main(checkpoint: Path, output: Path, mode: str = "rapid") -> None:
+    """Convert, verify, measure, and write report.json with the results and the CPU seconds of each phase."""
     from examples.digits.data import calibration, evaluation
 
+    marks = {"start": cpu_seconds()}
     calibration_images = preprocess(calibration()["image"])
     test = evaluation()
     test_images, labels = preprocess(test["image"]), test["label"]
     inputs = output / "inputs.npy"
     np.save(inputs, test_images[:SAMPLES])
+    marks["data"] = cpu_seconds()
     files = convert(checkpoint, output, calibration_images)
+    marks["conversion"] = cpu_seconds()
     verified = verify(files, checkpoint, test_images, labels)
-    measured = measure_targets(files, checkpoint, inputs)
-    (output / "report.json").write_text(json.dumps({"verified": verified, "measured": measured}, indent=1))
+    marks["verification"] = cpu_seconds()
+    measured = measure_targets(files, checkpoint, inputs, mode)
+    marks["measurement"] = cpu_seconds()
+    phases = {name: marks[name] - before for name, before in zip(list(marks)[1:], marks.values(), strict=False)}
+    report = {"verified": verified, "measured": measured, "cpu_seconds": phases}
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of the children that ended."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--child":
         child_main(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

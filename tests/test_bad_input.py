@@ -1,0 +1,181 @@
+"""Bad input: one clear message, a failed asset or command, a non-zero exit, and nothing lost."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edge_assets.assets.families import FAMILIES
+from edge_assets.assets.steps import Cell
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.errors import CheckpointError, DataError
+from edge_assets.registry import target
+from resources import checkpoints
+from resources.store import open_store
+from tests.conftest import Project
+from tests.tiny.spec import TINY
+
+ARCHITECTURE = "tests.tiny.network:TinyNet"
+
+
+class Malicious:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------
+
+
+def test_missing_checkpoint(project: Project) -> None:
+    result = project.build("--checkpoint", "nowhere/model.safetensors")
+    assert_clear(result, "checkpoint nowhere/model.safetensors does not exist")
+
+
+def test_unknown_checkpoint_offers_the_nearest(copy_of_built: Project) -> None:
+    assert_clear(copy_of_built.build("--checkpoint", "tinny"), "unknown checkpoint of tiny 'tinny'. Did you mean tiny")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_truncated_checkpoint(project: Project, checkpoint_file: Path, suffix: str) -> None:
+    path = project.checkpoints / f"cut{suffix}"
+    if suffix == ".pt":
+        torch.save(load_file(checkpoint_file), path)
+    else:
+        shutil.copy(checkpoint_file, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    result = project.build("--checkpoint", str(path))
+    assert_clear(result, f"{path} is ")
+    assert "truncated" in result.stderr
+    assert not (project.home / "store" / "pointers" / "checkpoints").exists(), "it became no partition"
+
+
+def test_corrupt_header(project: Project) -> None:
+    path = project.checkpoints / "noise.safetensors"
+    path.write_bytes(b"\x13" * 4096)
+    assert_clear(project.build("--checkpoint", str(path)), "is truncated or corrupt")
+
+
+def test_pickle_with_code_is_refused_and_never_run(tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    old, new = tmp_path / "old.pth", tmp_path / "new.pt"
+    old.write_bytes(pickle.dumps(Malicious(trap)))
+    torch.save({"weight": Malicious(trap)}, new)
+    with pytest.raises(CheckpointError, match="old-style pickle, which is refused because reading it can run code"):
+        load_model(ARCHITECTURE, old)
+    with pytest.raises(CheckpointError, match="was refused: it holds pickled objects that could run code"):
+        load_model(ARCHITECTURE, new)
+    assert not trap.exists()
+
+
+def test_wrong_architecture_lists_keys_and_shapes(tmp_path: Path, checkpoint_file: Path) -> None:
+    state = load_file(checkpoint_file)
+    state["head.weight"] = state.pop("classifier.weight")
+    state["features.0.weight"] = torch.zeros(8, 1, 3, 3)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        load_model(ARCHITECTURE, tmp_path / "other.safetensors")
+    assert "missing keys: classifier.weight." in str(error.value)
+    assert "unexpected keys: head.weight." in str(error.value)
+    assert "features.0.weight is (8, 1, 3, 3), expected (16, 1, 3, 3)" in str(error.value)
+
+
+def test_nan_weights_fail_the_checkpoint_asset(project: Project, checkpoint_file: Path) -> None:
+    state = load_file(checkpoint_file)
+    state["features.3.weight"][0, 0, 0, 0] = float("nan")
+    path = project.checkpoints / "nan.safetensors"
+    save_file(state, path)
+    result = project.build("--checkpoint", str(path))
+    assert_clear(result, "NaN or infinite weights in features.3.weight")
+    assert "tiny/cpu/checkpoint" in result.stderr
+    assert "building onnx_model" not in result.stdout
+    assert project.build("--checkpoint", "tiny").returncode == 0, "the good checkpoint is not affected"
+
+
+def test_old_style_checkpoints_with_tensors_only_are_read(tmp_path: Path, checkpoint_file: Path) -> None:
+    state = load_file(checkpoint_file)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "lightning.pt")
+    loaded = load_model(ARCHITECTURE, tmp_path / "lightning.pt").state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+# --- names and models ----------------------------------------------------------------------------------
+
+
+def test_unknown_model_and_target(built: Project) -> None:
+    assert_clear(built.run("build", "--model", "tinny"), "unknown model 'tinny'. Did you mean tiny")
+    assert_clear(built.run("build", "--model", "tiny", "--target", "graviton"), "Did you mean graviton3")
+
+
+def test_a_broken_model_does_not_stop_another(built: Project) -> None:
+    models = "tests.tiny.spec:TINY,tests.tiny.spec:NOTHING"
+    result = built.build(EDGE_ASSETS_MODELS=models)
+    assert result.returncode == 0
+    assert "'tests.tiny.spec:NOTHING' is not registered" in result.stderr
+    assert built.run("doctor", EDGE_ASSETS_MODELS=models).returncode == 1
+
+
+def test_unsupported_operator_names_operator_and_module(project: Project) -> None:
+    result = project.run(
+        "build", "--model", "unsupported", "--target", "graviton3", EDGE_ASSETS_MODELS="tests.tiny.spec:UNSUPPORTED"
+    )
+    assert_clear(result, "unsupported/cpu/onnx_model: operator aten.special_bessel_j0.default in the model itself")
+
+
+# --- data ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("which", "loader", "message"),
+    [
+        ("calibration", "few", "calibration data: 10 samples, at least 100 are needed"),
+        ("calibration", "constant", "calibration data: all 200 samples are alike"),
+        ("calibration", "wrong_shape", "calibration data does not fit the preprocessing: 'image' must be uint8"),
+        ("calibration", "leaking", "calibration and evaluation data overlap: 200 samples are in both"),
+        ("evaluation", "few", "evaluation data: 10 samples, at least 500 are needed"),
+        ("evaluation", "wrong_labels", "labels are outside 0..9"),
+    ],
+)
+def test_untrustworthy_data_is_refused_before_slow_work(
+    tmp_path: Path, checkpoint_file: Path, which: str, loader: str, message: str
+) -> None:
+    from dataclasses import replace
+
+    part = getattr(TINY, which)
+    changed = replace(part, data=replace(part.data, load=f"tests.tiny.data:{loader}"))
+    spec = replace(TINY, **{which: changed})
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+    lines: list[str] = []
+    cell = Cell(spec, FAMILIES["cpu"], target("graviton3"), checkpoint, store, lines.append)
+    with pytest.raises(DataError, match=message):
+        cell.build_checkpoint()
+    assert all(line.startswith("loading") for line in lines), "nothing but the data was touched"
+
+
+# --- the terminal --------------------------------------------------------------------------------------
+
+
+def test_scorecard_before_any_build_says_what_to_do(project: Project) -> None:
+    result = project.run("scorecard", "--model", "tiny")
+    assert_clear(result, "nothing of tiny was built yet: edge-assets build --model tiny")
+
+
+def test_json_is_clean_on_stdout(built: Project) -> None:
+    json.loads(built.run("scorecard", "--model", "tiny", "--json").stdout)
+
+
+def assert_clear(result: object, message: str) -> None:
+    """A non-zero exit, the message on stderr, and no traceback."""
+    returncode, errors = getattr(result, "returncode"), getattr(result, "stderr")  # noqa: B009
+    assert returncode == 1, result
+    assert message in errors, errors
+    assert "Traceback" not in errors

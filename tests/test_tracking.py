@@ -1,0 +1,151 @@
+"""MLflow: what is logged, that MLflow can predict with it, and what happens while it is down."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import Project
+from tests.tiny.data import evaluation
+from tests.tiny.spec import TINY
+
+
+@pytest.fixture(scope="module")
+def client(built: Project) -> MlflowClient:
+    uri = f"sqlite:///{built.home / 'mlflow' / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def runs(client: MlflowClient) -> dict[str, mlflow.entities.Run]:
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_parent_per_checkpoint_and_target_and_a_child_per_variant(runs: dict[str, mlflow.entities.Run]) -> None:
+    (parent,) = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    children = {name for name, run in runs.items() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert children == {
+        "checkpoint",
+        "onnx_model",
+        "onnx_optimized",
+        "onnx_fp16",
+        "onnx_int8_dynamic",
+        "onnx_int8_static",
+        "torch_int8",
+    }
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+
+
+def test_every_variant_has_the_same_metric_names(runs: dict[str, mlflow.entities.Run]) -> None:
+    expected = {"accuracy", "accuracy_drop_points", "parity_max_abs", "parity_snr_db", "size_bytes", "size_ratio"}
+    for name in ("checkpoint", "onnx_model", "onnx_fp16", "onnx_int8_static", "torch_int8"):
+        assert expected <= set(runs[name].data.metrics), name
+        assert "latency_p50_ms" not in runs[name].data.metrics, "no latency was measured on the target"
+
+
+def test_tags_and_the_way_back_to_dagster(built: Project, runs: dict[str, mlflow.entities.Run]) -> None:
+    import dagster as dg
+
+    tags = runs["onnx_int8_static"].data.tags
+    assert {"model": "tiny", "family": "cpu", "target": "graviton3", "format": "onnx", "precision": "int8"}.items() <= tags.items()
+    assert len(tags["sha256"]) == 64
+    assert tags["verdict"] in ("released", "not_selected", "dominated")
+    with dg.DagsterInstance.from_config(str(built.home / "dagster")) as instance:
+        assert instance.get_run_by_id(tags["dagster.run_id"]) is not None
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "cpu", "onnx_int8_static"]))
+    assert event is not None and event.asset_materialization is not None
+    link = event.asset_materialization.metadata["mlflow_run"].value
+    assert str(link).endswith(f"/runs/{runs['onnx_int8_static'].info.run_id}")
+
+
+def test_mlflow_loads_and_predicts_with_every_flavor(client: MlflowClient, runs: dict[str, mlflow.entities.Run]) -> None:
+    data = evaluation()
+    images = TINY.preprocess.apply({"image": data["image"][:64]})["image"]
+    for name in ("onnx_model", "onnx_fp16", "onnx_int8_static"):
+        model = mlflow.pyfunc.load_model(f"runs:/{runs[name].info.run_id}/model")
+        logits = model.predict({"image": images})["logits"]
+        assert (np.asarray(logits).argmax(1) == data["label"][:64]).mean() > 0.9, name
+    import torch
+
+    torch.backends.quantized.engine = "qnnpack"
+    scripted = mlflow.pytorch.load_model(f"runs:/{runs['torch_int8'].info.run_id}/model")
+    assert (scripted(torch.from_numpy(images)).argmax(1).numpy() == data["label"][:64]).mean() > 0.9
+
+
+def test_the_release_is_a_registered_version_with_an_alias(built: Project, client: MlflowClient) -> None:
+    version = client.get_model_version_by_alias("tiny.graviton3", "released")
+    assert version.tags["checkpoint"].startswith("tiny-")
+    model = mlflow.pyfunc.load_model("models:/tiny.graviton3@released") if "onnx" in version.tags["artifact"] else None
+    if model:
+        images = TINY.preprocess.apply({"image": evaluation()["image"][:2]})["image"]
+        assert np.asarray(model.predict({"image": images})["logits"]).shape == (2, 10)
+
+
+def test_plots_and_tables_are_artifacts_of_the_parent(client: MlflowClient, runs: dict[str, mlflow.entities.Run]) -> None:
+    (parent,) = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    names = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert {"benchmark.csv", "benchmark.json", "accuracy.png"} <= names
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Not started yet: call with the command that the fixture holds."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> str:
+        command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(free_port)]
+        store = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"]
+        artifacts = ["--artifacts-destination", (tmp_path / "server-artifacts").as_uri()]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (tmp_path / "server.log").open("wb") as log:
+            processes.append(subprocess.Popen([*command, *store, *artifacts], stdout=log, stderr=log, env=environment))
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", free_port)) == 0:
+                    return f"http://127.0.0.1:{free_port}"
+            time.sleep(0.2)
+        raise AssertionError((tmp_path / "server.log").read_text())
+
+    yield start  # type: ignore[misc]
+    for process in processes:
+        process.terminate()
+        process.wait()
+
+
+def test_while_mlflow_is_down_the_build_goes_on_and_the_next_run_logs_it(
+    copy_of_built: Project, free_port: int, server: object
+) -> None:
+    address = f"http://127.0.0.1:{free_port}"
+    down = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5", MLFLOW_TRACKING_URI=address)
+    assert down.returncode == 0, down.stdout + down.stderr
+    assert f"MLflow is not reachable at {address}" in down.stdout
+    assert "wait and are logged by the next run" in down.stdout
+    assert server() == address  # type: ignore[operator]
+    up = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5", MLFLOW_TRACKING_URI=address)
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "0 built, 1 up to date" in up.stdout
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert {"onnx_model", "onnx_int8_static", "torch_int8", "checkpoint"} <= names
+    assert client.get_model_version_by_alias("tiny.raspberry-pi-5", "released").version == "1"
+    assert not list((copy_of_built.home / "store" / "pointers" / "outbox").rglob("*.json"))
