@@ -303,7 +303,7 @@ def main() -> None:
     print_imports(times, heavy)
     print_memory(rounds)
     if arguments.json:
-        raw = {"machine": this_machine().to_dict(), "versions": {tool: version(tool) for tool in TOOLS}}
+        raw: dict[str, Any] = {"machine": this_machine().to_dict(), "versions": {tool: version(tool) for tool in TOOLS}}
         raw |= {"mode": arguments.mode, "checkpoint": checkpoint.name, "imports_cpu_seconds": times, "heavy": heavy}
         arguments.json.write_text(json.dumps(raw | {"rounds": [asdict(r) for r in rounds]}, indent=1))
 

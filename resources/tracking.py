@@ -273,7 +273,8 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
     versions = client.search_model_versions(f"name = '{name}'")
     same = [v for v in versions if v.tags.get("release_sha256") == tags["release_sha256"]]
     source = model_uri or f"runs:/{run_id}/release"
-    version = same[0] if same else client.create_model_version(name, source, run_id, tags=tags)
+    model_id = model_uri.removeprefix("models:/") if model_uri else None
+    version = same[0] if same else client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
     try:
         current = client.get_model_version_by_alias(name, RELEASED)
     except MlflowException:

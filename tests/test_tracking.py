@@ -142,6 +142,7 @@ def test_while_mlflow_is_down_the_build_goes_on_and_the_next_run_logs_it(
     up = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5", MLFLOW_TRACKING_URI=address)
     assert up.returncode == 0, up.stdout + up.stderr
     assert "0 built, 1 up to date" in up.stdout
+    assert "did not take" not in up.stdout, up.stdout
     client = MlflowClient(address)
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None

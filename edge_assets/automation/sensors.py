@@ -6,6 +6,7 @@ but only the newest is built: registering a model with years of checkpoints does
 """
 
 import json
+import os
 
 import dagster as dg
 from dagster import AssetSelection
@@ -20,7 +21,8 @@ from edge_assets.registry import checkpoint_folder
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 
-INTERVAL = 15  # seconds between ticks; also how long a file must lie unchanged
+# Seconds between ticks; also how long a file must lie unchanged.
+INTERVAL = int(os.environ.get("EDGE_ASSETS_SENSOR_SECONDS", "15"))
 
 
 def checkpoint_sensor(spec: ModelSpec, jobs: list[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:

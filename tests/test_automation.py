@@ -1,0 +1,141 @@
+"""The sensor and the schedule: with a real daemon, and by asking them directly."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.conftest import ROOT, Project
+
+INTERVAL = 4
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, checkpoint_file: Path) -> Iterator[Project]:
+    """A running dagster-daemon over an empty checkpoint folder."""
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    environment = {"EDGE_ASSETS_SENSOR_SECONDS": str(INTERVAL), "DAGSTER_HOME": str(tmp_path / "home" / "dagster")}
+    project = Project(tmp_path / "home", checkpoints, environment)
+    project.run("doctor")
+    from edge_assets.instance import DAGSTER_YAML
+
+    (project.home / "dagster").mkdir(parents=True)
+    (project.home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
+    command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "edge_assets.definitions"]
+    with (tmp_path / "daemon.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=project.env(), stdout=log, stderr=log)
+    yield project
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_a_dropped_file_becomes_a_partition_and_its_runs_once(daemon: Project, checkpoint_file: Path) -> None:
+    content = checkpoint_file.read_bytes()
+    dropped = daemon.checkpoints / "step-100.safetensors"
+    with dg.DagsterInstance.from_config(str(daemon.home / "dagster")) as instance:
+        wait_for(lambda: ticks(instance) >= 2, 90)
+        dropped.write_bytes(content[: len(content) // 2])  # training is still writing
+        seen = ticks(instance)
+        wait_for(lambda: ticks(instance) >= seen + 3, 60)
+        assert runs(instance) == {}
+        assert instance.get_dynamic_partitions("tiny_checkpoints") == []
+
+        dropped.write_bytes(content)
+        wait_for(lambda: sorted(runs(instance).values()) == ["SUCCESS", "SUCCESS"], 200)
+        (key,) = instance.get_dynamic_partitions("tiny_checkpoints")
+        assert set(runs(instance)) == {f"{key}|graviton3", f"{key}|raspberry-pi-5"}
+        scorecard = dg.AssetKey(["tiny", "scorecard"])
+        wait_for(lambda: key in instance.get_materialized_partitions(scorecard), 90)
+
+        shutil.copy(dropped, daemon.checkpoints / "the-same-again.safetensors")
+        dropped.touch()
+        seen = ticks(instance)
+        wait_for(lambda: ticks(instance) >= seen + 4, 60)
+        assert len(runs(instance)) == 2
+        assert instance.get_dynamic_partitions("tiny_checkpoints") == [key]
+
+
+def runs(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Status of the family job's runs by partition."""
+    found = instance.get_runs(dg.RunsFilter(job_name="tiny_cpu"))
+    return {run.tags["dagster/partition"]: run.status.value for run in found}
+
+
+def ticks(instance: dg.DagsterInstance) -> int:
+    """How often the checkpoint sensor has been evaluated."""
+    states = [s for s in instance.all_instigator_state() if s.instigator_name == "tiny_checkpoint_sensor"]
+    return sum(len(instance.get_ticks(state.instigator_origin_id, state.selector_id)) for state in states)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(1)
+
+
+# --- asked directly ------------------------------------------------------------------------------------
+
+ASK = """
+import json, sys
+import dagster as dg
+from edge_assets.definitions import defs
+from edge_assets.instance import open_instance
+from edge_assets.settings import home
+
+repository = defs.get_repository_def()
+with open_instance(home()) as instance:
+    if sys.argv[1] == "schedule":
+        context = dg.build_schedule_context(instance, repository_def=repository,
+            scheduled_execution_time=__import__("datetime").datetime(2026, 1, 1, 2))
+        data = repository.get_schedule_def("tiny_cpu_nightly").evaluate_tick(context)
+        print(json.dumps({"runs": [r.partition_key for r in data.run_requests], "skip": data.skip_message}))
+    else:
+        answers, cursor = [], None
+        for _ in range(int(sys.argv[2])):
+            context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository)
+            data = repository.get_sensor_def("tiny_checkpoint_sensor").evaluate_tick(context)
+            cursor = data.cursor
+            added = [key for r in data.dynamic_partitions_requests or [] for key in r.partition_keys]
+            instance.add_dynamic_partitions("tiny_checkpoints", added)
+            answers.append({"runs": [r.partition_key for r in data.run_requests or []], "added": added})
+        print(json.dumps(answers))
+"""
+
+
+def ask(project: Project, *arguments: str, **changes: str) -> object:
+    command = [sys.executable, "-c", ASK, *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=project.env(**changes), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_first_tick_registers_history_and_builds_only_the_newest(project: Project) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(project.checkpoints / "tiny.safetensors")
+    (project.checkpoints / "tiny.safetensors").unlink()
+    for epoch in (9, 10, 2):
+        save_file({**state, "classifier.bias": torch.full((10,), float(epoch))}, project.checkpoints / f"e{epoch}.safetensors")
+    (project.checkpoints / "notes.txt").write_text("not a checkpoint")
+    first, second, third = ask(project, "sensor", "3")  # type: ignore[misc]
+    assert first == {"runs": [], "added": []}, "nothing is known to be settled yet"
+    assert [key.rpartition("-")[0] for key in second["added"]] == ["e2", "e9", "e10"]
+    assert {run.partition("|")[0].rpartition("-")[0] for run in second["runs"]} == {"e10"}
+    assert third == {"runs": [], "added": []}
+
+
+def test_nightly_rebuilds_only_what_is_stale_of_the_newest(copy_of_built: Project) -> None:
+    copy_of_built.run("build", "--model", "tiny")  # the other target too
+    fresh = ask(copy_of_built, "schedule")
+    assert fresh["runs"] == [] and "is up to date on every target" in fresh["skip"]  # type: ignore[index]
+    stale = ask(copy_of_built, "schedule", TINY_CALIBRATION="2")
+    assert [key.partition("|")[2] for key in stale["runs"]] == ["graviton3", "raspberry-pi-5"]  # type: ignore[index]
