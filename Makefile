@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test serve lint lock chromium
+.PHONY: demo test serve lock chromium
 
 demo: $(STAMP)  ## Build the example model for every CPU target and print its scorecard
 	$(BIN)/edge-assets build --model digits --checkpoint all

@@ -5,11 +5,12 @@
 The script (benchmarks/handwritten.py) makes the same distinct files from the newest digits checkpoint for the
 four CPU targets, verifies them on the same images and measures them for as long. Both run in fresh processes and
 fresh folders, in turns, so that what else the machine does meanwhile hits both. CPU seconds are those of the
-whole process tree; wall seconds and absolute figures are only as good as the machine was idle, ratios hold up
-better. The first build's ratio includes the seconds that both spend on timing queries, which are fixed by the mode.
+whole process tree. Other work on the machine inflates them, since threads that wait for each other spin, so its
+share is printed. The ratio includes the seconds that both spend on timing queries, which the mode fixes.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -30,7 +31,8 @@ from edge_assets.targets import this_machine
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "examples" / "digits" / "checkpoints"
-INTERVAL = 0.1  # seconds between two samples of memory
+INTERVAL = 0.1  # seconds between two looks at memory
+MOVED = 2**20  # bytes of resident memory from which a new look counts as a sample
 IMPORT_REPEATS = 7
 FIRST_BUILD_RATIO, SECOND_BUILD_SECONDS, IMPORT_RATIO, MEMORY_RATIO = 1.3, 5.0, 2.0, 1.2  # targets
 IMPORTS = {"ours": "import edge_assets.definitions", "dagster": "import dagster"}
@@ -56,7 +58,7 @@ class Usage:
     peak_bytes: int | None  # of the tree's summed memory; None where it was not sampled
     samples: int
     sampling_cpu_seconds: float  # of the sampler, which is not in cpu_seconds
-    load_average: float  # of the machine over the last minute, at the start
+    other_cpu_seconds: float  # of everything else on the machine meanwhile
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Round:
 
 def run(command: Sequence[str], home: Path, log: Path, sample: bool = False) -> Usage:
     """Run a command to its end. Exits with the end of its log if it failed."""
-    load, sampler, started = os.getloadavg()[0], time.process_time(), time.perf_counter()
+    busy, sampler, started = busy_seconds(), time.process_time(), time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -86,47 +88,63 @@ def run(command: Sequence[str], home: Path, log: Path, sample: bool = False) -> 
     except BaseException:
         process.kill()
         raise
-    wall = time.perf_counter() - started
+    wall, sampling = time.perf_counter() - started, time.process_time() - sampler
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Usage(cpu, wall, max(peaks, default=None), len(peaks), time.process_time() - sampler, load)
+    other = max(0.0, busy_seconds() - busy - cpu - sampling)
+    return Usage(cpu, wall, max(peaks, default=None), len(peaks), sampling, other)
+
+
+def busy_seconds() -> float:
+    """CPU seconds that all processes of this machine have taken since it started."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
 
 
 def watch(pid: int, sample: bool) -> tuple[list[int], int, Any]:
     """Memory samples in bytes, exit status, and resource usage including that of all waited-for descendants."""
-    peaks: list[int] = []
+    samples: list[int] = []
+    seen: dict[int, int] = {}
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG if sample else 0)
         if ended:
-            return peaks, status, usage
-        peaks.append(tree_bytes(pid))
+            return samples, status, usage
+        resident = resident_bytes(pid)
+        if has_moved(resident, seen):  # a proportional size takes milliseconds of the kernel's time to read
+            samples.append(sum(proportional_bytes(one, size) for one, size in resident.items()))
+            seen = resident
         time.sleep(INTERVAL)
 
 
-def tree_bytes(pid: int) -> int:
-    """Memory of a process and its descendants, pages that they share counted once where Linux tells."""
+def has_moved(now: Mapping[int, int], before: Mapping[int, int]) -> bool:
+    """Whether processes came or went, or the size of one changed by more than MOVED."""
+    return now.keys() != before.keys() or any(abs(size - before[pid]) > MOVED for pid, size in now.items())
+
+
+def resident_bytes(pid: int) -> dict[int, int]:
+    """Resident set sizes of a process and its descendants."""
+    sizes = {}
     try:
         root = psutil.Process(pid)
-        return sum(process_bytes(process) for process in (root, *root.children(recursive=True)))
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sizes[process.pid] = int(process.memory_info().rss)
     except psutil.NoSuchProcess:
-        return 0
-
-
-def process_bytes(process: psutil.Process) -> int:
-    """Proportional set size, or resident set size where that cannot be read; 0 if the process is gone."""
-    try:
-        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-        return 1024 * int(rollup.partition("\nPss:")[2].split()[0])
-    except (FileNotFoundError, PermissionError):
         pass
-    except (ProcessLookupError, IndexError):  # it ended meanwhile, or is a zombie
-        return 0
+    return sizes
+
+
+def proportional_bytes(pid: int, resident: int) -> int:
+    """Proportional set size, which counts shared pages once; `resident` where it cannot be read."""
     try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except ProcessLookupError:  # it ended meanwhile
         return 0
+    except OSError:
+        return resident
+    return 1024 * int(rollup.partition("\nPss:")[2].split()[0])
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -248,6 +266,10 @@ def print_first_build(rounds: Sequence[Round]) -> None:
     for name, side in (("edge-assets", [r.first for r in rounds]), ("script", [r.script for r in rounds])):
         cpu, wall = (spread([getattr(u, f"{kind}_seconds") for u in side], 1) for kind in ("cpu", "wall"))
         print(f"   {name:<12} {cpu} CPU s, {wall} wall s")
+    others = [
+        u.other_cpu_seconds / (u.wall_seconds * this_machine().cores) for r in rounds for u in (r.first, r.script)
+    ]
+    print(f"   other processes took {100 * min(others):.0f}..{100 * max(others):.0f} % of the machine meanwhile")
     for phase in rounds[0].script_phases:
         print(f"     of the script, {phase}: {spread([r.script_phases[phase] for r in rounds], 1)} CPU s")
     print(f"   ratio of CPU seconds {spread(ratios, 2)}, target <= {FIRST_BUILD_RATIO}: {verdict}")

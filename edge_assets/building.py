@@ -18,10 +18,12 @@ import dagster as dg
 import psutil
 from rich.markup import escape
 
+from edge_assets import scorecard
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import REPORT, checkpoint_partitions
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name, scorecard_job_name
+from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.model import ModelSpec
 from edge_assets.plan import Plan, plan
@@ -69,12 +71,10 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
     if name in store.pointers(f"checkpoints/{spec.name}"):
         return checkpoints.lookup(store, spec.name, name)
-    if Path(name).suffix:
-        inside = Path(folder) / name
-        return checkpoints.register(store, spec.name, str(inside) if inside.is_file() else name)
-    files = {Path(file.url).stem: file.url for file in checkpoints.list_files(folder)}
-    if name in files:
-        return checkpoints.register(store, spec.name, files[name])
+    urls = [file.url for file in checkpoints.list_files(folder)]
+    files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
+    if name in files or Path(name).suffix in SUFFIXES:
+        return checkpoints.register(store, spec.name, files.get(name, name))
     raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *store.pointers(f"checkpoints/{spec.name}")})
 
 
@@ -109,6 +109,7 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     title = f"{cell.checkpoint.key} on {cell.target.name}"
     if planned.is_fresh:
         say(f"[green]✓[/] {title}: up to date, nothing rebuilt, nothing measured again")
+        scorecard.mark_reused(cell.store, cell.path)
         return Outcome(cell, "fresh")
     say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
@@ -168,7 +169,7 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     event = entry.dagster_event
     if event is None:
         if entry.user_message and not entry.user_message.startswith("Dependencies for step"):
-            style = "dim" if entry.level <= logging.INFO else "yellow"
+            style = "dim" if entry.level in (logging.DEBUG, logging.INFO) else "yellow"
             say(f"  [{style}]{escape(entry.user_message)}[/]")
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
         say(f"  [green]✓[/] {escape(_summary(event.materialization))}")

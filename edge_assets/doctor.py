@@ -54,7 +54,9 @@ def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
             yield name, version(name), remedy, extra is None
         except PackageNotFoundError:
             yield name, None, remedy, extra is None
-    chromium = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), None)
+    chromium = next(
+        (path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), None
+    )
     yield "chromium", str(chromium) if chromium else None, "apt-get install chromium (browser tests)", False
 
 
@@ -65,7 +67,9 @@ def _devices(console: Console) -> None:
     table = Table("target", "family", "device", "what it is")
     local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
     for target in targets:
-        device = "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
+        device = (
+            "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
+        )
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
     console.print(f"state in {home().root}, store {home().store}, MLflow {home().tracking_uri}")

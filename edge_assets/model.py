@@ -6,16 +6,17 @@ definitions without importing torch, and a change in that code is seen by the re
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 from edge_assets.core.errors import InvalidSpec
-from edge_assets.core.preprocess import Passthrough, Preprocessing
+from edge_assets.core.preprocess import KINDS, Passthrough, Preprocessing
 from edge_assets.core.source import locate
+from edge_assets.settings import project_path
 
 DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
+PARITY_SAMPLES = 8  # batches of 1, 2 and 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # a Dagster asset key, group and job name all at once
 
 
@@ -126,12 +127,17 @@ class ModelSpec:
                 raise InvalidSpec("evaluation.metric", reason)
             locate(self.evaluation.metric, "evaluation.metric")
         for where, dataset in (("calibration", self.calibration.data), ("evaluation", self.evaluation.data)):
-            if absent := [path for path in dataset.files if not Path(path).exists()]:
+            if absent := [path for path in dataset.files if not project_path(path).exists()]:
                 raise InvalidSpec(f"{where}.data.files", f"not found: {absent}")
         if self.calibration.method not in get_args(CalibrationMethod):
             raise InvalidSpec("calibration.method", f"'{self.calibration.method}' is unknown")
         if self.calibration.data == self.evaluation.data:
             raise InvalidSpec("calibration.data", "is the evaluation data itself")
+        if self.preprocessing is not None and not isinstance(self.preprocessing, tuple(KINDS.values())):
+            known = ", ".join(kind.__name__ for kind in KINDS.values())
+            raise InvalidSpec("preprocessing", f"{type(self.preprocessing).__name__} is not one of {known}")
+        if self.evaluation.minimum < PARITY_SAMPLES:
+            raise InvalidSpec("evaluation.minimum", f"must be at least {PARITY_SAMPLES}, which parity compares")
         if self.gates.max_accuracy_drop_points < 0:
             raise InvalidSpec("gates.max_accuracy_drop_points", "must not be negative")
         if not self.targets:

@@ -11,7 +11,7 @@ from pathlib import Path
 from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.core.source import load
 from edge_assets.model import ModelSpec
-from edge_assets.settings import project_file, project_settings
+from edge_assets.settings import project_file, project_path, project_settings
 from edge_assets.targets import Target, load_catalog
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ class Registry:
 
 def catalog() -> Mapping[str, Target]:
     """The built-in targets and those of the project."""
-    extra = project_settings().get("targets", [])
-    folder = project_file()
-    return load_catalog(*(folder.parent / path for path in extra) if folder else ())
+    return load_catalog(*map(project_path, project_settings().get("targets", [])))
 
 
 def target(name: str) -> Target:
@@ -78,11 +76,15 @@ def _load(reference: str) -> ModelSpec:
     spec = load(reference)
     if not isinstance(spec, ModelSpec):
         raise InvalidSpec("models", f"'{reference}' is a {type(spec).__name__}, not a ModelSpec")
+    from edge_assets.assets.families import FAMILIES  # which itself reads the catalog above
+
     for name in spec.targets:
         try:
             target(name)
         except UnknownName as error:
             raise InvalidSpec("targets", str(error)) from None
+        if (family := target(name).family) not in FAMILIES:
+            raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")
     return spec
 
 
@@ -90,5 +92,4 @@ def checkpoint_folder(spec: ModelSpec) -> str:
     """The spec's checkpoint location; a relative folder is relative to the project file."""
     if "://" in spec.checkpoints or Path(spec.checkpoints).is_absolute():
         return spec.checkpoints
-    path = project_file()
-    return str((path.parent if path else Path.cwd()) / spec.checkpoints)
+    return str(project_path(spec.checkpoints))

@@ -7,6 +7,18 @@ from edge_assets.model import ModelSpec
 from resources.store import ArtifactStore
 
 
+def write(store: ArtifactStore, path: str, judged: list[dict[str, Any]]) -> None:
+    """Keep the rows of one cell, `path` being model/family/checkpoint/target."""
+    store.point(f"scorecards/{path}", {"rows": judged})
+
+
+def mark_reused(store: ArtifactStore, path: str) -> None:
+    """Say of every row of a cell that the last build reused it."""
+    data = store.pointer(f"scorecards/{path}")
+    if data and not all(row["reused"] for row in data["rows"]):
+        write(store, path, [{**row, "reused": True} for row in data["rows"]])
+
+
 def rows(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[dict[str, Any]]:
     """Rows of all targets that were judged for this checkpoint, in the order of families and targets."""
     found: list[dict[str, Any]] = []

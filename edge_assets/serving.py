@@ -31,7 +31,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     logs = settings.root / "logs"
     logs.mkdir(exist_ok=True)
     os.environ.setdefault("EDGE_ASSETS_DAGSTER_URL", f"http://{HOST}:{dagster_port}")
-    os.environ.setdefault("EDGE_ASSETS_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
+    if not settings.tracking_uri.startswith("http"):  # a tracking server has an address of its own
+        os.environ.setdefault("EDGE_ASSETS_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
     processes: list[subprocess.Popen[bytes]] = []
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

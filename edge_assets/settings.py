@@ -61,6 +61,12 @@ def project_settings() -> dict[str, list[str]]:
     return tomllib.loads(path.read_text())["tool"]["edge_assets"] if path else {}
 
 
+def project_path(path: str) -> Path:
+    """A path of the project's: relative ones are relative to its pyproject.toml."""
+    file = project_file()
+    return (file.parent if file else Path.cwd()) / path
+
+
 def dagster_url() -> str:
     """Where links in MLflow point."""
     return os.environ.get("EDGE_ASSETS_DAGSTER_URL", "http://127.0.0.1:3000")

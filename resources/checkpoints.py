@@ -55,7 +55,7 @@ class Checkpoint:
 
 def list_files(source: str) -> list[CheckpointFile]:
     """Checkpoint files in a folder or an fsspec URL, in natural order of their names. Empty if absent."""
-    folder = UPath(source)
+    folder = UPath(source, use_listings_cache=False) if "://" in source else UPath(source)
     if not folder.is_dir():
         return []
     paths = [path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
@@ -96,12 +96,24 @@ def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
 
 
 def discover(store: ArtifactStore, model: str, source: str) -> Iterator[Checkpoint]:
-    """Register every complete file of a source; those still incomplete are left for later."""
+    """Register every complete file of a source; those still incomplete are left for later.
+
+    Files that did not change since they were registered are not read again.
+    """
+    known = store.pointer(f"sources/{model}") or {}
+    stamps = {}
     for file in list_files(source):
-        try:
-            yield register(store, model, file.url)
-        except CheckpointError:
-            continue  # named explicitly, it fails loudly; found by listing, it may still be being written
+        if (entry := known.get(file.url)) and entry["stamp"] == file.stamp:
+            checkpoint = lookup(store, model, entry["key"])
+        else:
+            try:
+                checkpoint = register(store, model, file.url)
+            except CheckpointError:
+                continue  # named explicitly, it fails loudly; found by listing, it may still be being written
+        stamps[file.url] = {"stamp": file.stamp, "key": checkpoint.key}
+        yield checkpoint
+    if stamps != known:
+        store.point(f"sources/{model}", stamps)
 
 
 def fetch(store: ArtifactStore, checkpoint: Checkpoint) -> Path:

@@ -22,4 +22,5 @@ class S3ArtifactStoreResource(ArtifactStoreResource):
             "profile": self.s3.profile_name,
         }
         region = {"client_kwargs": {"region_name": self.s3.region_name}} if self.s3.region_name else {}
-        return {name: value for name, value in named.items() if value} | region
+        # fsspec would otherwise answer from a listing made before another process wrote
+        return {name: value for name, value in named.items() if value} | region | {"use_listings_cache": False}

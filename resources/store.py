@@ -77,7 +77,8 @@ class ArtifactStore:
         with self.workspace() as folder:
             artifact, facts, refused = None, {}, None
             try:
-                facts = dict(build(folder))
+                with _disk_errors(str(folder)):
+                    facts = dict(build(folder))
                 artifact = self._keep(folder)
             except Refused as reason:
                 refused = str(reason)
@@ -91,7 +92,7 @@ class ArtifactStore:
         if data is None:
             return None
         result = Result.from_dict(data, reused=True)
-        intact = all([self._intact(file) for file in result.artifact.files]) if result.artifact else True
+        intact = all(self._intact(file) for file in result.artifact.files) if result.artifact else True
         return result if intact else None
 
     def checkout(self, artifact: Artifact) -> Path:

@@ -65,7 +65,9 @@ class MLflowTracking(dg.ConfigurableResource):
         """Put entries in the outbox and send all that wait. Returns the run's web address by run name."""
         store = self.store.open()
         for entry in entries:
-            if _state(store, entry.cell).get("logged", {}).get(entry.name) != entry.digest:
+            state = _state(store, entry.cell)
+            known = state.get("uri") == self.uri and state["logged"].get(entry.name)
+            if known != entry.digest:
                 store.point(f"outbox/{entry.cell}/{entry.name}", asdict(entry))
         self.flush(say)
         return {run: self.run_url(store, entry.cell, run) for entry in entries if (run := entry.run)}
@@ -138,9 +140,13 @@ class MLflowTracking(dg.ConfigurableResource):
         if entry.kind != "variant" and entry.run not in runs:
             raise MlflowException(f"{entry.run} has no run yet")
         if entry.kind == "variant":
-            if old := runs.get(entry.run):
-                client.set_tag(old, "superseded", "true")
-            runs[entry.run] = self._create_run(client, state["experiment"], entry, runs[PARENT])
+            if entry.name in logged:  # other bytes or other evidence: a new run, with its own measurements
+                client.set_tag(runs.pop(entry.run), "superseded", "true")
+                for kind in ("variant", "report", "release"):
+                    logged.pop(f"{kind}-{entry.run}", None)
+            if entry.run not in runs:
+                runs[entry.run] = self._create_run(client, state["experiment"], entry, runs[PARENT])
+                store.point(f"mlflow/{entry.cell}", state)  # now, so that a failure below does not leave a second run
         run_id = runs[entry.run]
         self._add(client, store, run_id, entry)
         if entry.model:
@@ -160,13 +166,17 @@ class MLflowTracking(dg.ConfigurableResource):
             try:
                 client.get_run(state["runs"][PARENT])
                 return state
-            except MlflowException:
-                pass  # a tracking database that was replaced: begin anew
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                # a tracking database that was replaced: begin anew
         model, family, checkpoint, target = cell.split("/")
         experiment = self._experiment(client, model)
         tags = {"model": model, "family": family, "checkpoint": checkpoint, "target": target}
         parent = client.create_run(experiment, tags=tags, run_name=f"{checkpoint} {target}").info.run_id
-        return {"uri": self.uri, "experiment": experiment, "runs": {PARENT: parent}, "models": {}, "logged": {}}
+        state = {"uri": self.uri, "experiment": experiment, "runs": {PARENT: parent}, "models": {}, "logged": {}}
+        store.point(f"mlflow/{cell}", state)
+        return state
 
     def _experiment(self, client: "MlflowClient", model: str) -> str:
         found = client.get_experiment_by_name(model)
@@ -262,7 +272,7 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
     from mlflow.exceptions import MlflowException
 
     assert entry.version is not None
-    model, _family, checkpoint, target = entry.cell.split("/")
+    model, _family, _checkpoint, target = entry.cell.split("/")
     name = f"{model}.{target}"
     try:
         client.create_registered_model(name, description=f"Releases of {model} for {target}")
@@ -289,4 +299,3 @@ def _state(store: ArtifactStore, cell: str) -> dict[str, Any]:
 
 def _outbox(store: ArtifactStore) -> Iterator[str]:
     return store.all_pointers("outbox")
-

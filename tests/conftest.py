@@ -22,6 +22,15 @@ class Project:
     checkpoints: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # a project of its own, so that the repository's example is not registered beside the tiny model
+        (self.folder / "pyproject.toml").write_text("[tool.edge_assets]\nmodels = []\n")
+
+    @property
+    def folder(self) -> Path:
+        """The user's project: where commands are run."""
+        return self.home.parent
+
     def env(self, **changes: str) -> dict[str, str]:
         own = {
             "EDGE_ASSETS_HOME": str(self.home),
@@ -38,7 +47,12 @@ class Project:
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run `edge-assets ...` to its end and return what it printed."""
         return subprocess.run(
-            self.command(*arguments), cwd=ROOT, env=self.env(**changes), text=True, capture_output=True, timeout=300
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.env(**changes),
+            text=True,
+            capture_output=True,
+            timeout=300,
         )
 
     def build(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.conftest import ROOT, Project
+from tests.conftest import Project
 
 INTERVAL = 4
 
@@ -23,14 +23,13 @@ def daemon(tmp_path: Path, checkpoint_file: Path) -> Iterator[Project]:
     checkpoints.mkdir()
     environment = {"EDGE_ASSETS_SENSOR_SECONDS": str(INTERVAL), "DAGSTER_HOME": str(tmp_path / "home" / "dagster")}
     project = Project(tmp_path / "home", checkpoints, environment)
-    project.run("doctor")
     from edge_assets.instance import DAGSTER_YAML
 
     (project.home / "dagster").mkdir(parents=True)
     (project.home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
     command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "edge_assets.definitions"]
     with (tmp_path / "daemon.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=project.env(), stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=project.folder, env=project.env(), stdout=log, stderr=log)
     yield project
     process.terminate()
     process.wait(timeout=30)
@@ -86,22 +85,26 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 ASK = """
 import json, sys
 import dagster as dg
+from dagster._core.definitions.partitions.context import partition_loading_context
 from edge_assets.definitions import defs
 from edge_assets.instance import open_instance
 from edge_assets.settings import home
+from edge_assets.wiring import store_resource
 
 repository = defs.get_repository_def()
 with open_instance(home()) as instance:
     if sys.argv[1] == "schedule":
-        context = dg.build_schedule_context(instance, repository_def=repository,
+        context = dg.build_schedule_context(instance, repository_def=repository, resources={"store": store_resource()},
             scheduled_execution_time=__import__("datetime").datetime(2026, 1, 1, 2))
         data = repository.get_schedule_def("tiny_cpu_nightly").evaluate_tick(context)
         print(json.dumps({"runs": [r.partition_key for r in data.run_requests], "skip": data.skip_message}))
     else:
         answers, cursor = [], None
         for _ in range(int(sys.argv[2])):
-            context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository)
-            data = repository.get_sensor_def("tiny_checkpoint_sensor").evaluate_tick(context)
+            resources = {"store": store_resource()}
+            context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository, resources=resources)
+            with partition_loading_context(dynamic_partitions_store=instance):
+                data = repository.get_sensor_def("tiny_checkpoint_sensor").evaluate_tick(context)
             cursor = data.cursor
             added = [key for r in data.dynamic_partitions_requests or [] for key in r.partition_keys]
             instance.add_dynamic_partitions("tiny_checkpoints", added)
@@ -112,7 +115,7 @@ with open_instance(home()) as instance:
 
 def ask(project: Project, *arguments: str, **changes: str) -> object:
     command = [sys.executable, "-c", ASK, *arguments]
-    result = subprocess.run(command, cwd=ROOT, env=project.env(**changes), capture_output=True, text=True)
+    result = subprocess.run(command, cwd=project.folder, env=project.env(**changes), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -124,7 +127,9 @@ def test_the_first_tick_registers_history_and_builds_only_the_newest(project: Pr
     state = load_file(project.checkpoints / "tiny.safetensors")
     (project.checkpoints / "tiny.safetensors").unlink()
     for epoch in (9, 10, 2):
-        save_file({**state, "classifier.bias": torch.full((10,), float(epoch))}, project.checkpoints / f"e{epoch}.safetensors")
+        save_file(
+            {**state, "classifier.bias": torch.full((10,), float(epoch))}, project.checkpoints / f"e{epoch}.safetensors"
+        )
     (project.checkpoints / "notes.txt").write_text("not a checkpoint")
     first, second, third = ask(project, "sensor", "3")  # type: ignore[misc]
     assert first == {"runs": [], "added": []}, "nothing is known to be settled yet"

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Project
+from tests.conftest import Project
 
 VARIANTS = ["onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8"]
-ROW_FIELDS = (
-    "model checkpoint family target artifact format precision verdict reason sha256 size_bytes size_ratio accuracy "
-    "accuracy_drop_points parity_max_abs latency_ms throughput_per_s peak_memory_bytes measured_on reused"
-).split()
+ROW_FIELDS = {
+    *("model", "checkpoint", "family", "target", "artifact", "format", "precision", "verdict", "reason", "sha256"),
+    *("size_bytes", "size_ratio", "accuracy", "accuracy_drop_points", "parity_max_abs", "latency_ms"),
+    *("throughput_per_s", "peak_memory_bytes", "measured_on", "reused"),
+}
 
 
 def rows(project: Project, **changes: str) -> dict[str, dict[str, Any]]:
@@ -29,7 +30,7 @@ def test_scorecard_has_every_variant_and_exactly_one_winner(built: Project) -> N
     assert list(scorecard) == ["checkpoint", *VARIANTS]
     assert [row["verdict"] for row in scorecard.values()].count("released") == 1
     assert scorecard["checkpoint"]["verdict"] == "baseline"
-    assert all(set(ROW_FIELDS) <= set(row) and row["reason"] for row in scorecard.values())
+    assert all(set(row) >= ROW_FIELDS and row["reason"] for row in scorecard.values())
 
 
 def test_what_was_not_measured_on_the_target_is_null(built: Project) -> None:
@@ -54,12 +55,15 @@ def test_quantized_variants_are_smaller_and_still_right(built: Project) -> None:
 
 
 def test_second_build_rebuilds_and_remeasures_nothing(copy_of_built: Project) -> None:
-    before = snapshot(copy_of_built.home / "store")
+    assert not any(row["reused"] for row in rows(copy_of_built).values() if row["sha256"])
+    before = snapshot(copy_of_built.home / "store", "blobs", "recipes")
     result = copy_of_built.build()
     assert result.returncode == 0
     assert "up to date, nothing rebuilt, nothing measured again" in result.stdout
     assert "0 built, 1 up to date, 0 failed" in result.stdout
-    assert snapshot(copy_of_built.home / "store") == before
+    assert snapshot(copy_of_built.home / "store", "blobs", "recipes") == before
+    assert all(row["reused"] for row in rows(copy_of_built).values())
+    assert runs_by_status(copy_of_built) == {"SUCCESS": 2}, "no run was launched: the first build's and its scorecard's"
 
 
 def test_a_second_target_with_the_same_parameters_builds_no_variant_again(copy_of_built: Project) -> None:
@@ -141,16 +145,17 @@ def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None
     assert manifest["sha256"] == next(r["sha256"] for r in rows(built).values() if r["verdict"] == "released")
     assert "not measured: no device attached" in (copied / "MODEL_CARD.md").read_text()
     (copied / manifest["file"]).write_bytes(b"something else")
-    assert "is not the released artifact" in subprocess.run(
-        [python, "infer.py"], cwd=copied, capture_output=True, text=True
-    ).stderr
+    assert (
+        "is not the released artifact"
+        in subprocess.run([python, "infer.py"], cwd=copied, capture_output=True, text=True).stderr
+    )
 
 
 def start_until(project: Project, words: str) -> subprocess.Popen[str]:
     """A build that has just printed `words`, still running."""
     process = subprocess.Popen(
         project.command("build", "--model", "tiny", "--target", "graviton3"),
-        cwd=ROOT,
+        cwd=project.folder,
         env=project.env(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -161,8 +166,9 @@ def start_until(project: Project, words: str) -> subprocess.Popen[str]:
     return process
 
 
-def snapshot(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+def snapshot(store: Path, *folders: str) -> dict[str, int]:
+    files = [path for folder in folders for path in (store / folder).rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 def runs_by_status(project: Project) -> dict[str, int]:

@@ -40,7 +40,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 
 
 @pytest.fixture(scope="module")
-def build(store: ArtifactStore, checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
+def build(
+    store: ArtifactStore, checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Built]:
     """Builds a variant of a spec for a target, its sources first; memoized by the store."""
     import torch
     from safetensors.torch import save_file
@@ -125,7 +127,9 @@ def test_reduced_range_keeps_weights_in_seven_bits(build: Callable[..., Built], 
         artifact = build("onnx_int8_static", on=on).artifact
         assert artifact is not None
         tensors = onnx.load(store.checkout(artifact)).graph.initializer
-        weights = [onnx.numpy_helper.to_array(t) for t in tensors if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+        weights = [
+            onnx.numpy_helper.to_array(t) for t in tensors if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+        ]
         largest[on] = max(int(np.abs(weight.astype(int)).max()) for weight in weights)
     assert largest["x86-64-avx2"] <= 64 < largest["x86-64-vnni"]
 
@@ -151,7 +155,9 @@ def test_unsupported_operator_is_named_with_its_module() -> None:
     from tests.tiny.network import Unsupported
 
     spec = replace(TINY, architecture="tests.tiny.network:Unsupported")
-    with pytest.raises(ExportError, match=r"operator aten.special_bessel_j0.default in the model itself \(Unsupported\) has no"):
+    with pytest.raises(
+        ExportError, match=r"operator aten.special_bessel_j0.default in the model itself \(Unsupported\) has no"
+    ):
         export(Unsupported().eval(), spec, 20)
 
 
@@ -169,7 +175,8 @@ def test_sorting_puts_every_node_after_what_it_reads(build: Callable[..., Built]
 def test_a_worker_imports_only_its_runtime(build: Callable[..., Built]) -> None:
     code = (
         "import sys; from edge_assets.core.benchmark import worker; from edge_assets.core.variant import Loadable; "
-        "Loadable('onnx', '', {}).import_runtime(); print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
+        "Loadable('onnx', '', {}).import_runtime(); "
+        "print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr

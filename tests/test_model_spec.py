@@ -23,7 +23,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"evaluation": replace(DIGITS.evaluation, metric="f1")}, "evaluation.metric", "neither built in"),
     ({"calibration": Calibration(Dataset("examples.digits.data:nothing"))}, "calibration.data.load", "defines no"),
     ({"calibration": Calibration(DIGITS.evaluation.data)}, "calibration.data", "is the evaluation data itself"),
-    ({"evaluation": Evaluation(Dataset("examples.digits.data:evaluation", files=("no.csv",)))}, "evaluation.data", "no"),
+    (
+        {"evaluation": Evaluation(Dataset("examples.digits.data:evaluation", files=("no.csv",)))},
+        "evaluation.data",
+        "no",
+    ),
     ({"gates": Gates(max_accuracy_drop_points=-1)}, "gates.max_accuracy_drop_points", "negative"),
     ({"targets": ()}, "targets", "at least one"),
 ]
@@ -96,5 +100,8 @@ def test_source_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: p
         return source_digest("some_model.main:f")
 
     plain = digest_of("x = 1", "from .helper import x\ndef f():\n    return x")
-    assert digest_of("x = 1  # one", '"""Docs."""\nfrom .helper import x\n\ndef f():\n    """Docs."""\n    return x') == plain
+    assert (
+        digest_of("x = 1  # one", '"""Docs."""\nfrom .helper import x\n\ndef f():\n    """Docs."""\n    return x')
+        == plain
+    )
     assert digest_of("x = 2", "from .helper import x\ndef f():\n    return x") != plain, "a helper it imports changed"

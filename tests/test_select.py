@@ -92,7 +92,9 @@ def test_dominated_names_what_is_better() -> None:
 
 
 def test_at_most_one_winner_and_what_came_closest() -> None:
-    judged = judge([BASELINE, candidate("a", drop=3), candidate("b", drop=1.5), candidate("c", refused="x")], LIMITS, "")
+    judged = judge(
+        [BASELINE, candidate("a", drop=3), candidate("b", drop=1.5), candidate("c", refused="x")], LIMITS, ""
+    )
     assert "released" not in {entry.verdict for entry in judged}
     assert closest(judged).startswith("b came closest: drops 1.50 points")
     later = judge([candidate("a", drop=1.1), candidate("b", size=2000)], LIMITS, "")

@@ -44,7 +44,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     endpoint = request.getfixturevalue("s3_endpoint")
     # a listing that was cached before another process wrote would hide its results
     return open_store(
-        f"s3://models/{tmp_path.name}", tmp_path / "cache", endpoint_url=endpoint, key="k", secret="s", use_listings_cache=False
+        f"s3://models/{tmp_path.name}",
+        tmp_path / "cache",
+        endpoint_url=endpoint,
+        key="k",
+        secret="s",
+        use_listings_cache=False,
     )
 
 

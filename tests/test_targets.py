@@ -16,9 +16,7 @@ SKYLAKE = replace(EPYC, cpu="Core i7-6700", instruction_sets=("avx2", "fma"))
 ALDER_LAKE = replace(EPYC, cpu="Core i7-12700", instruction_sets=("avx2", "avx_vnni", "fma"))
 PI = Machine("Cortex-A76", "aarch64", 4, ("asimd", "asimddp"), 2**33, "Linux", "Raspberry Pi 5 Model B Rev 1.0", None)
 OTHER_A76 = replace(PI, board="Orange Pi 5")
-GRAVITON3 = replace(
-    PI, cpu="Neoverse V1", board=None, instruction_sets=("asimd", "asimddp", "bf16", "i8mm", "sve")
-)
+GRAVITON3 = replace(PI, cpu="Neoverse V1", board=None, instruction_sets=("asimd", "asimddp", "bf16", "i8mm", "sve"))
 GRAVITON4 = replace(GRAVITON3, cpu="Neoverse V2", instruction_sets=(*GRAVITON3.instruction_sets, "sve2"))
 
 
@@ -62,7 +60,7 @@ def test_flavours_follow_the_hardware() -> None:
     ("change", "reason"),
     [
         ({"opset": 13}, "13 is below 17"),
-        ({"batch_sizes": [2, 4]}, "include 1"),
+        ({"batch_sizes": [2, 4]}, "begin with 1"),
         ({"device": "ssh"}, "neither 'local' nor null"),
         ({"quantization": {"activations": "int4"}}, "'int4' is not uint8 or int8"),
         ({"budgets": {"size": "many", "memory": "1 GiB"}}, "'many' is not a size"),

@@ -58,7 +58,13 @@ def test_tags_and_the_way_back_to_dagster(built: Project, runs: dict[str, mlflow
     import dagster as dg
 
     tags = runs["onnx_int8_static"].data.tags
-    assert {"model": "tiny", "family": "cpu", "target": "graviton3", "format": "onnx", "precision": "int8"}.items() <= tags.items()
+    assert {
+        "model": "tiny",
+        "family": "cpu",
+        "target": "graviton3",
+        "format": "onnx",
+        "precision": "int8",
+    }.items() <= tags.items()
     assert len(tags["sha256"]) == 64
     assert tags["verdict"] in ("released", "not_selected", "dominated")
     with dg.DagsterInstance.from_config(str(built.home / "dagster")) as instance:
@@ -69,7 +75,9 @@ def test_tags_and_the_way_back_to_dagster(built: Project, runs: dict[str, mlflow
     assert str(link).endswith(f"/runs/{runs['onnx_int8_static'].info.run_id}")
 
 
-def test_mlflow_loads_and_predicts_with_every_flavor(client: MlflowClient, runs: dict[str, mlflow.entities.Run]) -> None:
+def test_mlflow_loads_and_predicts_with_every_flavor(
+    client: MlflowClient, runs: dict[str, mlflow.entities.Run]
+) -> None:
     data = evaluation()
     images = TINY.preprocess.apply({"image": data["image"][:64]})["image"]
     for name in ("onnx_model", "onnx_fp16", "onnx_int8_static"):
@@ -92,7 +100,9 @@ def test_the_release_is_a_registered_version_with_an_alias(built: Project, clien
         assert np.asarray(model.predict({"image": images})["logits"]).shape == (2, 10)
 
 
-def test_plots_and_tables_are_artifacts_of_the_parent(client: MlflowClient, runs: dict[str, mlflow.entities.Run]) -> None:
+def test_plots_and_tables_are_artifacts_of_the_parent(
+    client: MlflowClient, runs: dict[str, mlflow.entities.Run]
+) -> None:
     (parent,) = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
     names = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
     assert {"benchmark.csv", "benchmark.json", "accuracy.png"} <= names
@@ -111,7 +121,14 @@ def server(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[bytes]]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start() -> str:
-        command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(free_port)]
+        command = [
+            str(Path(sys.executable).parent / "mlflow"),
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(free_port),
+        ]
         store = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"]
         artifacts = ["--artifacts-destination", (tmp_path / "server-artifacts").as_uri()]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

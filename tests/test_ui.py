@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
@@ -14,10 +13,10 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.conftest import ROOT, Project
 
 SHOTS = ROOT / "test-screenshots"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 
 
 def free_port() -> int:
@@ -35,7 +34,7 @@ def served(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ports = [str(free_port()), str(free_port())]
     process = subprocess.Popen(
         project.command("serve", "--dagster-port", ports[0], "--mlflow-port", ports[1]),
-        cwd=ROOT,
+        cwd=project.folder,
         env=project.env(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -73,7 +72,7 @@ def page() -> Iterator[Page]:
 def test_dagster_shows_the_materialized_partition(served: tuple[str, str], page: Page) -> None:
     page.goto(f"{served[0]}/assets/tiny/cpu/onnx_int8_static?view=partitions")
     expect(page.get_by_text("Materialized (1)")).to_be_visible(timeout=60_000)
-    page.get_by_text("graviton3", exact=True).click()
+    page.get_by_text("graviton3", exact=True).first.click()
     expect(page.get_by_text("accuracy_drop_points")).to_be_visible(timeout=60_000)
     expect(page.get_by_text("int8_static_qdq_s8s8_perchannel_minmax").first).to_be_visible()
     page.screenshot(path=SHOTS / "dagster-partition.png")

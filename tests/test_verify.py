@@ -67,7 +67,7 @@ def test_drop_is_paired_and_positive_when_worse() -> None:
     assert result["drop_points"] == pytest.approx(1.5)
     low, high = result["drop_interval_points"]
     # the normal approximation of a paired proportion difference
-    half = 1.96 * 100 * math.sqrt((25 - 15**2 / 1000)) / 1000
+    half = 1.96 * 100 * math.sqrt(25 - 15**2 / 1000) / 1000
     assert low == pytest.approx(1.5 - half, abs=0.15)
     assert high == pytest.approx(1.5 + half, abs=0.15)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from edge_assets import scorecard
 from edge_assets.assets import metadata
 from edge_assets.assets.family import Family
 from edge_assets.assets.releasing import Judgement
@@ -77,9 +78,7 @@ def clear_errors() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def open_cell(
-    context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource
-) -> Cell:
+def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource) -> Cell:
     """The cell that this run's partition names. A partition added by hand is looked up in the model's folder."""
     from edge_assets.registry import checkpoint_folder
 
@@ -162,9 +161,7 @@ def _variant_asset(
         code_version=variant.code_version,
         check_specs=_checks(spec, family, partitions, variant.name, checks),
     )
-    def build(
-        context: dg.AssetExecutionContext, source: Built, store: ArtifactStoreResource, tracking: MLflowTracking
-    ):  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
+    def build(context: dg.AssetExecutionContext, source: Built, store: ArtifactStoreResource, tracking: MLflowTracking):  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         with clear_errors():
             cell = open_cell(context, spec, family, store)
             built = cell.build_variant(variant, source)
@@ -192,13 +189,13 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
         code_version=GRAPH_VERSION,
         check_specs=_checks(spec, family, partitions, REPORT, checks),
     )
-    def benchmark_report(
+    def benchmark_report(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
         config: BenchmarkConfig,
         store: ArtifactStoreResource,
         tracking: MLflowTracking,
         **builts: Built,
-    ):  # type: ignore[no-untyped-def]  # as above
+    ):
         with clear_errors():
             cell = open_cell(context, spec, family, store)
             ordered = {name: builts[name] for name in sources}
@@ -221,8 +218,8 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),
         ins=_ins(spec, family, [*sources, REPORT]),
-        description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was measured "
-        "on the target, else size. Fails if nothing passes.",
+        description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was "
+        "measured on the target, else size. Fails if nothing passes.",
         kinds={"mlflow"},
         code_version=GRAPH_VERSION,
     )
@@ -236,7 +233,7 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         with clear_errors():
             cell = open_cell(context, spec, family, store)
             judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
-            cell.store.point(f"scorecards/{cell.path}", {"rows": judgement.rows()})
+            scorecard.write(cell.store, cell.path, judgement.rows())
             released = judgement.release()
             assert released.artifact is not None
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
@@ -249,5 +246,3 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         )
 
     return release
-
-

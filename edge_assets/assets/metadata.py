@@ -147,7 +147,13 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
     """Measurements added to each variant's run, and plots and tables to the parent's."""
     cell = judgement.cell
     entries = [
-        Entry(cell.path, row["artifact"], "report", metrics=_measured(row), tags={"verdict": row["verdict"], "reason": row["reason"]})
+        Entry(
+            cell.path,
+            row["artifact"],
+            "report",
+            metrics=_measured(row),
+            tags={"verdict": row["verdict"], "reason": row["reason"]},
+        )
         for row in judgement.rows()
     ]
     facts = judgement.measurement.facts
@@ -156,8 +162,15 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
         cell.path,
         PARENT,
         "report",
-        parameters={"mode": facts["mode"], "threads": facts["threads"], "cpu": machine["cpu"], "cores": machine["cores"]},
-        tags={"measured_on": judgement.measured_on if judgement.is_timed else NOT_MEASURED} | dagster_tags(run_id),
+        # tags, because a later measurement changes them, and MLflow's parameters never change
+        tags={
+            "mode": facts["mode"] or "memory only",
+            "threads": str(facts["threads"]),
+            "cpu": machine["cpu"],
+            "cores": str(machine["cores"]),
+            "measured_on": judgement.measured_on if judgement.is_timed else NOT_MEASURED,
+        }
+        | dagster_tags(run_id),
         artifact=asdict(built.artifact) if built.artifact else None,
     )
     return [*entries, parent]
@@ -176,10 +189,7 @@ def _measured(row: Mapping[str, Any]) -> dict[str, float]:
 def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
     """One check over all variants: those over budget are named."""
     outcomes = {
-        entry.candidate.name: gate
-        for entry in judgement.verdicts
-        for gate in entry.gates
-        if gate.name == "memory"
+        entry.candidate.name: gate for entry in judgement.verdicts for gate in entry.gates if gate.name == "memory"
     }
     over = [f"{name}: {gate.sentence}" for name, gate in outcomes.items() if not gate.passed]
     return dg.AssetCheckResult(
@@ -247,9 +257,7 @@ def _check(gate: Gate) -> dg.AssetCheckResult:
 
 
 def _warning(name: str, sentence: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence
-    )
+    return dg.AssetCheckResult(check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence)
 
 
 def _link(url: str) -> dg.MetadataValue:
@@ -267,5 +275,3 @@ def _folder(cell: Cell, built: Result) -> Path:
 
 def _image(path: Path) -> str:
     return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
-
-

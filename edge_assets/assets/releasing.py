@@ -142,9 +142,14 @@ class Judgement:
         """The released folder. Raises NothingReleasable."""
         winner = self.winner()
         built = self.builts[winner.candidate.name]
-        inputs = {"artifact": built.build.sha256, "verdicts": self._verdicts_digest()}
+        inputs = {
+            "artifact": built.build.sha256,
+            "measurement": self.measurement.sha256,
+            "verdicts": self._verdicts_digest(),
+        }
         spec = self.cell.spec
         about = {"description": spec.description, "license": spec.license, "class_names": list(spec.class_names)}
+        parameters = about | {"preprocessing": spec.preprocess.to_dict(), "metric": spec.evaluation.metric}
 
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.core import release
@@ -158,7 +163,7 @@ class Judgement:
             release.write(folder, artifact, self._manifest(winner, built) | about, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "1", inputs, about), build)
+        return self.cell.store.remember(Recipe("release", "1", inputs, parameters), build)
 
     def _manifest(self, winner: Judged, built: Built) -> dict[str, Any]:
         cell, candidate = self.cell, winner.candidate
@@ -201,7 +206,10 @@ class Judgement:
         return digest(
             [
                 [cell.spec.name, cell.checkpoint.key, cell.target.name],
-                [[entry.candidate.name, entry.candidate.sha256, entry.verdict, entry.reason] for entry in self.verdicts],
+                [
+                    [entry.candidate.name, entry.candidate.sha256, entry.verdict, entry.reason]
+                    for entry in self.verdicts
+                ],
                 [entry.evidence() for entry in self.verdicts],
             ]
         )

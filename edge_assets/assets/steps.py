@@ -12,15 +12,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_assets.assets.family import Family
 from edge_assets.core import data
 from edge_assets.core.benchmark.statistics import MODES
+from edge_assets.core.errors import CheckpointError, Refused
 from edge_assets.core.select import Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Loadable, Variant, session_options
-from edge_assets.model import Dataset, ModelSpec
-from edge_assets.targets import Target, this_machine
+from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
+from edge_assets.registry import catalog
+from edge_assets.settings import project_path
+from edge_assets.targets import Target, local_target, this_machine
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, sha256_of
@@ -42,7 +47,7 @@ class Cell:
     @property
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
-        return self.target.device == "local" and this_machine().matches(self.target)
+        return local_target(catalog().values(), self.family.name) == self.target
 
     @property
     def path(self) -> str:
@@ -75,7 +80,7 @@ class Cell:
         return self._dataset(self.spec.evaluation.data, "evaluation")
 
     def _dataset(self, dataset: Dataset, what: str) -> Result:
-        files = {path: sha256_of(Path(path)) for path in dataset.files}
+        files = {path: sha256_of(project_path(path)) for path in dataset.files}
         inputs = {"loader": source_digest(dataset.load), **files}
         recipe = Recipe(f"{what}_data", "1", inputs, {"load": dataset.load, "version": dataset.version})
 
@@ -113,7 +118,10 @@ class Cell:
             data.check_samples(test, spec.preprocess, spec.inputs, spec.evaluation.minimum, "evaluation")
             data.check_labels(test, spec.evaluation.labels, spec.outputs, spec.evaluation.metric)
             data.check_disjoint(cal, test, spec.preprocess)
-            return {"calibration_samples": calibration.facts["samples"], "evaluation_samples": evaluation.facts["samples"]}
+            return {
+                "calibration_samples": calibration.facts["samples"],
+                "evaluation_samples": evaluation.facts["samples"],
+            }
 
         return self.store.remember(Recipe("data_check", "1", inputs, parameters), build)
 
@@ -154,11 +162,13 @@ class Cell:
             feeds, raw = self.feeds(self.evaluation), self.arrays(self.evaluation)
             outputs = accuracy.run_all(session, feeds)
             pytorch.check_outputs(outputs, self.spec.outputs, len(raw[self.spec.evaluation.labels]))
-            scores = accuracy.metric(self.spec.evaluation.metric)(outputs, raw[self.spec.evaluation.labels])
+            if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
+                raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
+            scores = accuracy.score(self.spec.evaluation.metric, outputs, raw[self.spec.evaluation.labels])
             data.save_arrays(outputs | {"scores": scores}, folder / "reference.npz")
             return {
                 "accuracy": accuracy.compare(scores, scores, self.spec.evaluation.higher_is_better),
-                "parity": parity.measure(session, feeds, {n: outputs[n][: data.PARITY_SAMPLES] for n in outputs}),
+                "parity": parity.measure(session, feeds, {n: outputs[n][:PARITY_SAMPLES] for n in outputs}),
             }
 
         return self.store.remember(recipe, build)
@@ -168,11 +178,13 @@ class Cell:
     def build_variant(self, variant: Variant, source: Built) -> Built:
         """Build one variant from its source and verify it. A refusal is a result, with its reason."""
         if source.artifact is None:
-            raise_refused = f"{source.variant} was refused, so there is nothing to make it from"
+            reason = f"{source.variant} was refused, so there is nothing to make it from"
             recipe = self._recipe(variant.name, variant.code_version, {"source": source.build.sha256})
-            built = self.store.remember(recipe, lambda _folder: _refuse(raise_refused))
+            built = self.store.remember(recipe, lambda _folder: _refuse(reason))
             return Built(variant.name, variant.format, variant.precision, variant.runtime, built, None)
-        built = self.store.remember(self.variant_recipe(variant, source), lambda folder: self._run(variant, source, folder))
+        built = self.store.remember(
+            self.variant_recipe(variant, source), lambda folder: self._run(variant, source, folder)
+        )
         evidence = self._verify(variant, built) if built.artifact else None
         return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
 
@@ -218,9 +230,9 @@ class Cell:
             scores = expected.pop("scores")
             outputs = accuracy.run_all(session, feeds)
             labels = self.arrays(self.evaluation)[self.spec.evaluation.labels]
-            measured = accuracy.metric(self.spec.evaluation.metric)(outputs, labels)
+            measured = accuracy.score(self.spec.evaluation.metric, outputs, labels)
             return {
-                "parity": parity.measure(session, feeds, {n: a[: data.PARITY_SAMPLES] for n, a in expected.items()}),
+                "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
                 "accuracy": accuracy.compare(measured, scores, self.spec.evaluation.higher_is_better),
             }
 
@@ -246,7 +258,9 @@ class Cell:
             if (result := self.store.recall(recipe)) is not None:
                 return result
         recipe = recipes[0] if recipes else self._measurement_recipe(builts, None)
-        return self.store.remember(recipe, lambda folder: self._measure(builts, mode if self.is_local else None, folder))
+        return self.store.remember(
+            recipe, lambda folder: self._measure(builts, mode if self.is_local else None, folder)
+        )
 
     def _measurement_recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
         machine = this_machine()
@@ -265,7 +279,7 @@ class Cell:
         import platform
         import time
 
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         from edge_assets.core.benchmark.harness import Contestant, measure
 
@@ -274,9 +288,12 @@ class Cell:
             for name, built in builts.items()
             if built.artifact
         ]
-        feeds = {name: array[:MEASUREMENT_SAMPLES] for name, array in self.feeds(self.evaluation).items()}
+        samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
+        feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
         lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other
-        if lock.is_locked:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
             self.log("waiting for another measurement on this machine")
         with lock:
             rows = measure(
@@ -310,7 +327,11 @@ class Cell:
         architecture = {"architecture": source_digest(self.spec.architecture)}
         named = {"architecture": self.spec.architecture, "inputs": [t.name for t in self.spec.inputs]}
         return Recipe(
-            step, code_version, {**inputs, **architecture}, {**named, **(parameters or {})}, {"torch": version("torch"), **(tools or {})}
+            step,
+            code_version,
+            {**inputs, **architecture},
+            {**named, **(parameters or {})},
+            {"torch": version("torch"), **(tools or {})},
         )
 
     def _metric_inputs(self) -> dict[str, str]:
@@ -329,7 +350,4 @@ class Cell:
 
 
 def _refuse(reason: str) -> Mapping[str, Any]:
-    from edge_assets.core.errors import Refused
-
     raise Refused(reason)
-

@@ -7,6 +7,7 @@ but only the newest is built: registering a model with years of checkpoints does
 
 import json
 import os
+from typing import Any
 
 import dagster as dg
 from dagster import AssetSelection
@@ -37,7 +38,7 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list[UnresolvedAssetJobDefinition])
     )
     def sensor(context: dg.SensorEvaluationContext, store: ArtifactStoreResource) -> dg.SensorResult:
         opened = store.open()
-        cursor = json.loads(context.cursor) if context.cursor else {"seen": {}, "done": {}, "first": True}
+        cursor: dict[str, Any] = json.loads(context.cursor or '{"seen": {}, "done": {}, "first": true}')
         seen = {file.url: file.stamp for file in checkpoints.list_files(checkpoint_folder(spec))}
         settled = {url: stamp for url, stamp in seen.items() if cursor["seen"].get(url) == stamp}
         waiting = {url: stamp for url, stamp in settled.items() if cursor["done"].get(url) != stamp}
@@ -48,7 +49,11 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list[UnresolvedAssetJobDefinition])
             except CheckpointError as error:
                 context.log.warning(f"not a whole checkpoint, left alone until it changes: {error}")
         is_first = cursor["first"] and not found
-        after = {"seen": seen, "done": {u: s for u, s in {**cursor["done"], **waiting}.items() if u in seen}, "first": is_first}
+        after = {
+            "seen": seen,
+            "done": {u: s for u, s in {**cursor["done"], **waiting}.items() if u in seen},
+            "first": is_first,
+        }
         partitions = checkpoint_partitions(spec)
         known = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         new = [c for c in dict.fromkeys(found) if c.key not in known]

@@ -7,19 +7,15 @@ of these is refused by name.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_assets.core.errors import DataError
 from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.source import load
-
-if TYPE_CHECKING:
-    from edge_assets.model import Tensor
+from edge_assets.model import PARITY_SAMPLES, Tensor
 
 Arrays = dict[str, np.ndarray]
-PARITY_SAMPLES = 8  # batches of 1, 2 and 5
 
 
 def load_arrays(reference: str, what: str) -> Arrays:
@@ -45,7 +41,7 @@ def read_arrays(path: Path) -> Arrays:
         return {name: data[name] for name in data.files}
 
 
-def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: "tuple[Tensor, ...]", minimum: int, what: str) -> None:
+def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, ...], minimum: int, what: str) -> None:
     """Raises DataError if there are too few samples, if they are all alike, or do not fit the model's inputs."""
     count = len(next(iter(raw.values())))
     if count < minimum:
@@ -73,7 +69,7 @@ def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: "tuple[Tensor,
         raise DataError(f"{what} data: all {count} samples are alike")
 
 
-def check_labels(raw: Arrays, labels: str, outputs: "tuple[Tensor, ...]", metric: str) -> None:
+def check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], metric: str) -> None:
     """Raises DataError if there are no labels or, for a classification metric, if they are out of range."""
     if labels not in raw:
         raise DataError(f"evaluation data: no field '{labels}' with the labels, only {sorted(raw)}")
@@ -112,4 +108,6 @@ def sample_hashes(raw: Arrays, preprocess: Preprocessing) -> list[bytes]:
     """One hash per sample, over the fields that become model inputs."""
     fields = preprocess_fields(raw, preprocess)
     count = len(raw[fields[0]])
-    return [hashlib.blake2b(b"".join(raw[f][i].tobytes() for f in fields), digest_size=16).digest() for i in range(count)]
+    return [
+        hashlib.blake2b(b"".join(raw[f][i].tobytes() for f in fields), digest_size=16).digest() for i in range(count)
+    ]

@@ -49,8 +49,9 @@ class StoreError(EdgeAssetsError):
 class MissingTool(EdgeAssetsError):
     """A toolchain that is not installed. The message names the extra that installs it."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'edge-assets[{extra}]'")
+    def __init__(self, package: str, extra: str | None) -> None:
+        what = f"edge-assets[{extra}]" if extra else "edge-assets"
+        super().__init__(f"{package} is not installed: pip install '{what}'")
 
 
 class NothingReleasable(EdgeAssetsError):

@@ -80,10 +80,13 @@ def _field(raw: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return raw[name]
 
 
-KINDS = {"image": ImagePreprocessing, "passthrough": Passthrough}
+KINDS: dict[str, type[ImagePreprocessing] | type[Passthrough]] = {
+    "image": ImagePreprocessing,
+    "passthrough": Passthrough,
+}
 
 
 def from_dict(data: Mapping[str, Any]) -> Preprocessing:
     """The preprocessing that `to_dict` described. Raises KeyError for an unknown kind."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return KINDS[fields.pop("kind")](**fields)
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "kind"}
+    return KINDS[data["kind"]](**fields)

@@ -189,7 +189,8 @@ def _fastest(passing: Sequence[Candidate]) -> Candidate:
 def _smallest(passing: Sequence[Candidate]) -> Candidate:
     best = min(map(_size, passing))
     return min(
-        (c for c in passing if _size(c) <= best * (1 + TIE)), key=lambda c: (c.peak_memory_bytes or 0, _drop(c), _size(c))
+        (c for c in passing if _size(c) <= best * (1 + TIE)),
+        key=lambda c: (c.peak_memory_bytes or 0, _drop(c), _size(c)),
     )
 
 

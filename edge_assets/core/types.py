@@ -41,7 +41,7 @@ class Recipe:
         return digest(asdict(self))
 
     def changes_from(self, older: "Recipe") -> list[str]:
-        """What differs from `older`, in words for a person: `calibration changed`, `onnx 1.22 -> 1.23`."""
+        """What differs from `older`, in words for a person: `calibration changed`, `tool onnx 1.22 -> 1.23`."""
         changes = []
         if self.code_version != older.code_version:
             changes.append(f"code version {older.code_version} -> {self.code_version}")

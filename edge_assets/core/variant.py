@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edge_assets.core.errors import MissingTool
-
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 
@@ -70,7 +69,7 @@ class Variant:
             try:
                 versions[tool] = version(tool)
             except PackageNotFoundError:
-                raise MissingTool(tool, self.extra or "examples") from None
+                raise MissingTool(tool, self.extra) from None
         return versions
 
 

@@ -20,7 +20,9 @@ def accuracy(rows: Rows) -> bytes:
     ]
     shown = [row for row in rows if row["size_bytes"] and row["accuracy"] is not None]
     if any(row["latency_ms"] for row in shown):
-        panels.append(("P50 latency at batch 1 (ms)", lambda row: row["latency_ms"]["p50"] or row["latency_ms"]["mean"]))
+        panels.append(
+            ("P50 latency at batch 1 (ms)", lambda row: row["latency_ms"]["p50"] or row["latency_ms"]["mean"])
+        )
     figure, axes = _figure(len(panels))
     for axis, (label, value) in zip(axes, panels, strict=True):
         for row in shown:

@@ -12,6 +12,9 @@ import yaml
 from edge_assets.core.errors import InvalidSpec
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
+REQUIRED = (
+    "family", "description", "architecture", "match", "opset", "batch_sizes", "threads", "quantization", "budgets"
+)  # fmt: skip
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 IntegerType = Literal["uint8", "int8"]
 
@@ -71,17 +74,16 @@ def parse_size(text: str, where: str) -> int:
 def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
     """One catalog entry. Raises InvalidSpec with the field and the reason."""
     where = f"target {name}"
-    required = "family description architecture match opset batch_sizes threads quantization budgets".split()
-    missing = [key for key in required if key not in entry]
-    unknown = sorted(set(entry) - {*required, "device", "options"})
+    missing = [key for key in REQUIRED if key not in entry]
+    unknown = sorted(set(entry) - {*REQUIRED, "device", "options"})
     if missing or unknown:
         raise InvalidSpec(where, f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     if not isinstance(entry["opset"], int) or entry["opset"] < 17:
         raise InvalidSpec(f"{where}.opset", f"{entry['opset']} is below 17")
     if entry.get("device") not in (None, "local"):
         raise InvalidSpec(f"{where}.device", f"'{entry['device']}' is neither 'local' nor null")
-    if any(not isinstance(size, int) or size < 1 for size in entry["batch_sizes"]) or 1 not in entry["batch_sizes"]:
-        raise InvalidSpec(f"{where}.batch_sizes", f"{entry['batch_sizes']} must be positive and include 1")
+    if entry["batch_sizes"][:1] != [1] or any(not isinstance(size, int) or size < 1 for size in entry["batch_sizes"]):
+        raise InvalidSpec(f"{where}.batch_sizes", f"{entry['batch_sizes']} must be positive and begin with 1")
     flavour = entry["quantization"]
     for kind in ("activations", "weights"):
         if flavour.get(kind) not in get_args(IntegerType):
@@ -119,6 +121,8 @@ def load_catalog(*extra: Path) -> Mapping[str, Target]:
             entries = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
             raise InvalidSpec(f"catalog {path}", str(error)) from None
+        if not isinstance(entries, dict):
+            raise InvalidSpec(f"catalog {path}", "must map target names to entries")
         for name, entry in entries.items():
             if name in targets:
                 raise InvalidSpec(f"catalog {path}", f"target '{name}' is already defined")

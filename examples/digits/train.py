@@ -34,7 +34,8 @@ def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
 def train(output: Path, epochs: int = EPOCHS, seed: int = 0) -> None:
     """Train from scratch, seeded, and write `digits-epochNN.safetensors` files into `output`."""
     torch.manual_seed(seed)
-    model = DigitsNet().to(memory_format=torch.channels_last)
+    model = DigitsNet()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs omit this overload
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02)
     steps = epochs * (IMAGES // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)

@@ -9,7 +9,7 @@ from edge_assets.model import Calibration, Dataset, Evaluation, Gates, ModelSpec
 TINY = ModelSpec(
     name="tiny",
     architecture="tests.tiny.network:TinyNet",
-    checkpoints=os.environ.get("TINY_CHECKPOINTS", "tests/tiny/checkpoints"),
+    checkpoints=os.environ.get("TINY_CHECKPOINTS", "checkpoints"),
     inputs=(Tensor("image", "float32", ("batch", 1, 8, 8)),),
     outputs=(Tensor("logits", "float32", ("batch", 10)),),
     preprocessing=ImagePreprocessing(input="image", height=8, width=8, channels=1, mean=(0.3,), std=(0.35,)),

@@ -74,7 +74,8 @@ class WorkerProcess:
         if not line:
             tail = self.errors.read_text(errors="replace")[-2000:]
             raise EdgeAssetsError(
-                f"{self.contestant.name}: its process ended (exit {self.process.wait()}) during '{command}'. Its log:\n{tail}"
+                f"{self.contestant.name}: its process ended (exit {self.process.wait()}) during '{command}'. "
+                f"Its log:\n{tail}"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -115,9 +116,7 @@ def measure(
         return results
 
 
-def _interleave(
-    workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool
-) -> dict[str, dict[str, Any]]:
+def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, dict[str, Any]]:
     """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
     The first batch size gets the mode's whole duration, the others a twelfth and the same least count.

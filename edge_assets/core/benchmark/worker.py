@@ -46,8 +46,8 @@ class Worker:
             times += self._queries(request["batch"], WINDOW, 60.0)
             if len(times) >= 2 * WINDOW:
                 before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
-                steady = abs(last - before) <= TOLERANCE * before
-        return {"queries": len(times), "steady": bool(steady)}
+                steady = bool(abs(last - before) <= TOLERANCE * before)
+        return {"queries": len(times), "steady": steady}
 
     def time(self, request: Request) -> Request:
         """Latencies in ms of at most `queries` queries or `seconds` seconds, whichever comes first."""
@@ -112,4 +112,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -137,6 +137,7 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
             )
     except Exception as error:  # the exporter raises many types; each is the user's model's problem
         raise ExportError(_explain(error, model, example)) from error
+    assert program is not None, "only an export to a file returns nothing"
     proto = program.model_proto
     if (got := opset_of(proto)) != opset:
         raise ExportError(
@@ -157,12 +158,10 @@ def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["tor
         reason = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
         return f"export to ONNX failed: {reason}"
     operator, module = found
-    return f"operator {operator} in {module} has no ONNX form. Replace it, or choose a format that has it (ExecuTorch)."
+    return f"operator {operator} in {module} has no ONNX form. Replace it in the model."
 
 
-def _find_operator(
-    model: "torch.nn.Module", example: tuple["torch.Tensor", ...], name: str
-) -> tuple[str, str] | None:
+def _find_operator(model: "torch.nn.Module", example: tuple["torch.Tensor", ...], name: str) -> tuple[str, str] | None:
     """The first operator of the traced model whose name holds `name`, and the module that calls it."""
     import torch
 

@@ -71,5 +71,6 @@ def check_outputs(outputs: Feeds, expected: Sequence[Any], batch: int) -> None:
         )
         if not fits or array.dtype != tensor.dtype:
             raise EdgeAssetsError(
-                f"output '{tensor.name}' is {array.dtype} {array.shape}, the spec declares {tensor.dtype} {tensor.shape}"
+                f"output '{tensor.name}' is {array.dtype} {array.shape}, "
+                f"the spec declares {tensor.dtype} {tensor.shape}"
             )

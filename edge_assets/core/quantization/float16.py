@@ -58,4 +58,3 @@ VARIANT = Variant(
     kinds=("onnx",),
     mlflow_flavor="onnx",
 )
-

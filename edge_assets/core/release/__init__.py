@@ -1,11 +1,11 @@
 """The released folder: what a team ships.
 
-    model.onnx or model.pt   the artifact
-    manifest.json            hashes, recipe, versions, measurements, verdict
-    preprocess.py            the preprocessing, the very code that every measurement used
-    infer.py                 runnable sample: verifies the hash, runs the model
-    sample.npz               one raw input and the outputs the released artifact gave for it
-    MODEL_CARD.md            for people
+model.onnx or model.pt   the artifact
+manifest.json            hashes, recipe, versions, measurements, verdict
+preprocess.py            the preprocessing, the very code that every measurement used
+infer.py                 runnable sample: verifies the hash, runs the model
+sample.npz               one raw input and the outputs the released artifact gave for it
+MODEL_CARD.md            for people
 """
 
 import json
@@ -23,9 +23,14 @@ from edge_assets.core.data import Arrays, save_arrays
 HERE = Path(__file__).parent
 
 
-def write(folder: Path, artifact: Path, manifest: Mapping[str, Any], raw: Arrays, outputs: Mapping[str, np.ndarray]) -> None:
+def write(
+    folder: Path, artifact: Path, manifest: Mapping[str, Any], raw: Arrays, outputs: Mapping[str, np.ndarray]
+) -> None:
     """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it."""
-    shutil.copyfile(artifact, folder / artifact.name)
+    if artifact.is_dir():
+        shutil.copytree(artifact, folder / manifest["file"])
+    else:
+        shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
     shutil.copyfile(HERE / "infer.py", folder / "infer.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_assets.core.errors import DataError
 from edge_assets.core.source import load
 from edge_assets.core.variant import Feeds, Session
 
@@ -26,6 +27,16 @@ def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
 def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
     """The built-in metric or the function `package.module:function` names."""
     return load(name) if ":" in name else {"top1_accuracy": top1_accuracy}[name]
+
+
+def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:
+    """Scores of the metric, one per sample. Raises DataError if a custom metric gives another shape or NaN."""
+    scores = np.asarray(metric(name)(outputs, labels), np.float64)
+    if scores.shape != (len(labels),) or not np.isfinite(scores).all():
+        raise DataError(
+            f"metric {name} must give {len(labels)} finite scores, one per sample; got shape {scores.shape}"
+        )
+    return scores
 
 
 def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked
 agrees on that batch alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def measure(session: Session, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
     return {"by_output": by_output, **_worst(every)}
 
 
-def _worst(results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _worst(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     worst: dict[str, Any] = {}
     for name, pick in (("max_abs", max), ("max_rel", max), ("cosine", min), ("snr_db", min)):
         values = [result[name] for result in results]
