@@ -37,6 +37,7 @@ IMPORT_REPEATS = 7
 FIRST_BUILD_RATIO, SECOND_BUILD_SECONDS, IMPORT_RATIO, MEMORY_RATIO = 1.3, 5.0, 2.0, 1.2  # targets
 IMPORTS = {"ours": "import edge_assets.definitions", "dagster": "import dagster"}
 HEAVY = ("torch", "onnxruntime", "mlflow")  # must not be imported with the definitions
+QUIET = 0.1  # share of the machine that others may take before CPU seconds mean little
 TOOLS = ("torch", "onnx", "onnxruntime", "numpy", "dagster", "mlflow")
 SETTINGS = ("EDGE_ASSETS_", "DAGSTER_", "MLFLOW_")  # variables that would lead a build out of its fresh folder
 SCRIPT_NAMES = {  # our recipes by the script's names, where they differ from ours
@@ -112,7 +113,8 @@ def watch(pid: int, sample: bool) -> tuple[list[int], int, Any]:
         if ended:
             return samples, status, usage
         resident = resident_bytes(pid)
-        if has_moved(resident, seen):  # a proportional size takes milliseconds of the kernel's time to read
+        # a proportional size takes milliseconds of the kernel's time to read, and is never above the resident one
+        if has_moved(resident, seen) and sum(resident.values()) > max(samples, default=0):
             samples.append(sum(proportional_bytes(one, size) for one, size in resident.items()))
             seen = resident
         time.sleep(INTERVAL)
@@ -269,7 +271,8 @@ def print_first_build(rounds: Sequence[Round]) -> None:
     others = [
         u.other_cpu_seconds / (u.wall_seconds * this_machine().cores) for r in rounds for u in (r.first, r.script)
     ]
-    print(f"   other processes took {100 * min(others):.0f}..{100 * max(others):.0f} % of the machine meanwhile")
+    advice = f", above {QUIET:.0%}: repeat this on an idle machine" if max(others) > QUIET else ""
+    print(f"   other processes took {min(others):.0%} to {max(others):.0%} of the machine meanwhile{advice}")
     for phase in rounds[0].script_phases:
         print(f"     of the script, {phase}: {spread([r.script_phases[phase] for r in rounds], 1)} CPU s")
     print(f"   ratio of CPU seconds {spread(ratios, 2)}, target <= {FIRST_BUILD_RATIO}: {verdict}")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import dagster as dg
@@ -34,6 +33,7 @@ from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
 
 Say = Callable[[str], None]
+INTERRUPTED = "DagsterExecutionInterruptedError"
 PROCESS_TAG = "edge_assets/process"  # host:pid of the command that executes a run
 WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
@@ -148,6 +148,8 @@ def _run(
             raise_on_error=False,
             tags={PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         )
+    if any(INTERRUPTED in failure for failure in failures):  # Dagster made a failed step of it
+        raise KeyboardInterrupt
     if result.success:
         return None
     return failures[0] if failures else f"run {run_id} failed"
@@ -220,11 +222,7 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:

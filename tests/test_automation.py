@@ -85,7 +85,6 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 ASK = """
 import json, sys
 import dagster as dg
-from dagster._core.definitions.partitions.context import partition_loading_context
 from edge_assets.definitions import defs
 from edge_assets.instance import open_instance
 from edge_assets.settings import home
@@ -103,8 +102,7 @@ with open_instance(home()) as instance:
         for _ in range(int(sys.argv[2])):
             resources = {"store": store_resource()}
             context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository, resources=resources)
-            with partition_loading_context(dynamic_partitions_store=instance):
-                data = repository.get_sensor_def("tiny_checkpoint_sensor").evaluate_tick(context)
+            data = repository.get_sensor_def("tiny_checkpoint_sensor")(context)
             cursor = data.cursor
             added = [key for r in data.dynamic_partitions_requests or [] for key in r.partition_keys]
             instance.add_dynamic_partitions("tiny_checkpoints", added)

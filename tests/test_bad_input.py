@@ -115,12 +115,12 @@ def test_unknown_model_and_target(built: Project) -> None:
     assert_clear(built.run("build", "--model", "tiny", "--target", "graviton"), "Did you mean graviton3")
 
 
-def test_a_broken_model_does_not_stop_another(built: Project) -> None:
+def test_a_broken_model_does_not_stop_another(copy_of_built: Project) -> None:
     models = "tests.tiny.spec:TINY,tests.tiny.spec:NOTHING"
-    result = built.build(EDGE_ASSETS_MODELS=models)
+    result = copy_of_built.build(EDGE_ASSETS_MODELS=models)
     assert result.returncode == 0
     assert "'tests.tiny.spec:NOTHING' is not registered" in result.stderr
-    assert built.run("doctor", EDGE_ASSETS_MODELS=models).returncode == 1
+    assert copy_of_built.run("doctor", EDGE_ASSETS_MODELS=models).returncode == 1
 
 
 def test_unsupported_operator_names_operator_and_module(project: Project) -> None:

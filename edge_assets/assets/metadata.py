@@ -221,8 +221,10 @@ def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Me
 
 
 def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
-    """The released folder on the winner's run, and its registered model version."""
+    """The released folder on the winner's run, its registered version, and the winner's numbers on the parent."""
     winner, cell = judgement.winner(), judgement.cell
+    row = next(row for row in judgement.rows() if row["verdict"] == "released")
+    numbers = _numbers(judgement.builts[row["artifact"]]) | {"size_bytes": row["size_bytes"]} | _measured(row)
     version = {
         "release_sha256": built.sha256,
         "checkpoint": cell.checkpoint.key,
@@ -238,7 +240,10 @@ def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[En
             tags={"verdict": "released", "release_sha256": built.sha256} | dagster_tags(run_id),
             artifact=asdict(built.artifact) if built.artifact else None,
             version=version,
-        )
+        ),
+        Entry(
+            cell.path, PARENT, "release", metrics=numbers, tags={"released": row["artifact"], "reason": row["reason"]}
+        ),
     ]
 
 

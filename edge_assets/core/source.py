@@ -44,7 +44,7 @@ def source_digest(reference: str) -> str:
     """sha256 over the code of the named module and of every module of its own package that it imports.
 
     Comments, docstrings and layout do not count, so tidying code rebuilds nothing. Other packages do not
-    count: their versions are recorded as tools.
+    count, apart from the tools that a recipe names.
     """
     module = reference.partition(":")[0]
     hasher = hashlib.sha256(reference.encode())

@@ -109,7 +109,8 @@ class Result:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], reused: bool = False) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], reused: bool | None = None) -> Self:
+        """The result that `to_dict` gave; `reused` overrides what was stored."""
         artifact = Artifact.from_dict(data["artifact"]) if data["artifact"] else None
         return cls(
             recipe=Recipe.from_dict(data["recipe"]),
@@ -117,7 +118,7 @@ class Result:
             facts=data["facts"],
             refused=data["refused"],
             seconds=data["seconds"],
-            reused=reused,
+            reused=data["reused"] if reused is None else reused,
         )
 
 
@@ -158,8 +159,5 @@ class Built:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        results = {
-            name: Result.from_dict(data[name], reused=data[name]["reused"]) if data[name] else None
-            for name in ("build", "evidence")
-        }
+        results = {name: Result.from_dict(data[name]) if data[name] else None for name in ("build", "evidence")}
         return cls(**{**data, **results})
