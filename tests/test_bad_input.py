@@ -97,7 +97,6 @@ def test_nan_weights_fail_the_checkpoint_asset(project: Project, checkpoint_file
     assert_clear(result, "NaN or infinite weights in features.3.weight")
     assert "tiny/cpu/checkpoint" in result.stderr
     assert "building onnx_model" not in result.stdout
-    assert project.build("--checkpoint", "tiny").returncode == 0, "the good checkpoint is not affected"
 
 
 def test_old_style_checkpoints_with_tensors_only_are_read(tmp_path: Path, checkpoint_file: Path) -> None:
