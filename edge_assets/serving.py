@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from edge_assets.core.errors import EdgeAssetsError
-from edge_assets.instance import prepare
+from edge_assets.instance import open_instance
 from edge_assets.settings import Home, home
 
 HOST = "127.0.0.1"
@@ -27,7 +27,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         if _answers(port):
             raise EdgeAssetsError(f"port {port} is taken: stop what listens there, or choose --{name.lower()}-port")
     settings = home()
-    prepare(settings)
+    with open_instance(settings):
+        pass  # creates Dagster's databases, which daemon and web server would otherwise both try to create at once
     logs = settings.root / "logs"
     logs.mkdir(exist_ok=True)
     os.environ.setdefault("EDGE_ASSETS_DAGSTER_URL", f"http://{HOST}:{dagster_port}")

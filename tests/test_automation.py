@@ -27,6 +27,8 @@ def daemon(tmp_path: Path, checkpoint_file: Path) -> Iterator[Project]:
 
     (project.home / "dagster").mkdir(parents=True)
     (project.home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
+    with dg.DagsterInstance.from_config(str(project.home / "dagster")):
+        pass  # the daemon and this test must not create its databases at the same time
     command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "edge_assets.definitions"]
     with (tmp_path / "daemon.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=project.folder, env=project.env(), stdout=log, stderr=log)
