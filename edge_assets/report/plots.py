@@ -25,13 +25,17 @@ def accuracy(rows: Rows) -> bytes:
         )
     figure, axes = _figure(len(panels))
     for axis, (label, value) in zip(axes, panels, strict=True):
-        for row in shown:
+        for i, row in enumerate(shown):
             x, y = value(row), 100 * row["accuracy"]
             low, high = row["accuracy_drop_interval_points"]
             drop = row["accuracy_drop_points"]
             color = COLORS.get(row["verdict"], OTHER)
             axis.errorbar(x, y, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
-            axis.annotate(row["artifact"], (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8, color=color)
+            offset = (
+                6,
+                7 * (1 if i % 2 else -2) * (1 + i // 2 % 2),
+            )  # variants of one size would write over each other
+            axis.annotate(row["artifact"], (x, y), textcoords="offset points", xytext=offset, fontsize=8, color=color)
         axis.set_xlabel(label)
         axis.margins(x=0.25, y=0.25)
         axis.set_xlim(left=0)
