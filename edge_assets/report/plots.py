@@ -31,10 +31,8 @@ def accuracy(rows: Rows) -> bytes:
             drop = row["accuracy_drop_points"]
             color = COLORS.get(row["verdict"], OTHER)
             axis.errorbar(x, y, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
-            offset = (
-                6,
-                7 * (1 if i % 2 else -2) * (1 + i // 2 % 2),
-            )  # variants of one size would write over each other
+            # alternating, because variants of nearly one size would write over each other
+            offset = (6, 7 * (1 if i % 2 else -2) * (1 + i // 2 % 2))
             axis.annotate(row["artifact"], (x, y), textcoords="offset points", xytext=offset, fontsize=8, color=color)
         axis.set_xlabel(label)
         axis.margins(x=0.25, y=0.25)
