@@ -173,7 +173,7 @@ class MLflowTracking(dg.ConfigurableResource):
         model, family, checkpoint, target = cell.split("/")
         experiment = self._experiment(client, model)
         tags = {"model": model, "family": family, "checkpoint": checkpoint, "target": target}
-        parent = client.create_run(experiment, tags=tags, run_name=f"{checkpoint} {target}").info.run_id
+        parent = client.create_run(experiment, tags=tags, run_name=f"{target} {checkpoint}").info.run_id
         state = {"uri": self.uri, "experiment": experiment, "runs": {PARENT: parent}, "models": {}, "logged": {}}
         store.point(f"mlflow/{cell}", state)
         return state

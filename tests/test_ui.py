@@ -94,7 +94,7 @@ def test_dagster_shows_the_graph(served: tuple[str, str], page: Page) -> None:
 def test_mlflow_shows_the_runs(served: tuple[str, str], page: Page) -> None:
     page.goto(served[1])
     page.goto(f"{served[1]}/#/experiments/1/runs")
-    expect(page.get_by_text(re.compile(r"tiny-[0-9a-f]{8} graviton3")).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"graviton3 tiny-[0-9a-f]{8}")).first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "mlflow-runs.png")
 
 
