@@ -41,7 +41,8 @@ def plan(cell: Cell, instance: dg.DagsterInstance, mode: str) -> Plan:
     try:
         builts[CHECKPOINT] = planning.build_checkpoint()
         for variant in cell.family.variants:
-            builts[variant.name] = planning.build_variant(variant, builts[variant.source])
+            others = {name: builts[name] for name in variant.others}
+            builts[variant.name] = planning.build_variant(variant, builts[variant.source], others)
         judgement = Judgement(planning, builts, planning.measure(builts, mode))
         judgement.report()
         released = judgement.release()

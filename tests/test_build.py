@@ -146,7 +146,7 @@ def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None
     assert "not measured: no device attached" in (copied / "MODEL_CARD.md").read_text()
     (copied / manifest["file"]).write_bytes(b"something else")
     assert (
-        "is not the released artifact"
+        "is not the released file"
         in subprocess.run([python, "infer.py"], cwd=copied, capture_output=True, text=True).stderr
     )
 

@@ -19,7 +19,7 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         recipe="r",
         sha256="0",
         size_bytes=size,
-        refused=None,
+        blocked=None,
         parity={"snr_db": 30.0, "nan": 0, "inf": 0},
         accuracy=accuracy,
         peak_memory_bytes=500,
@@ -32,24 +32,24 @@ BASELINE = candidate("eager", p50=5.0, is_baseline=True)
 
 
 def verdicts(*candidates: Candidate) -> dict[str, str]:
-    return {entry.candidate.name: entry.verdict for entry in judge(candidates, LIMITS, "here")}
+    return {entry.candidate.name: entry.verdict for entry in judge(candidates, LIMITS)}
 
 
 def test_the_fastest_that_passes_wins() -> None:
-    judged = judge([BASELINE, candidate("a", 1.0), candidate("b", 2.0, size=500)], LIMITS, "here")
+    judged = judge([BASELINE, candidate("a", 1.0), candidate("b", 2.0, size=500)], LIMITS)
     assert [entry.verdict for entry in judged] == ["baseline", "released", "not_selected"]
     assert "fastest of 2 variants" in judged[1].reason and "5.0 times as fast as PyTorch eager" in judged[1].reason
     assert "smaller (0.62 of a's size) but slower" in judged[2].reason
 
 
 def test_without_latency_the_smallest_wins_and_says_so() -> None:
-    judged = judge([candidate("a", None), candidate("b", None, size=500)], LIMITS, "here")
+    judged = judge([candidate("a", None), candidate("b", None, size=500)], LIMITS)
     assert [entry.verdict for entry in judged] == ["dominated", "released"]
     assert "smallest of 2" in judged[1].reason and "not measured: no device attached" in judged[1].reason
 
 
 def test_latencies_within_two_percent_are_equal_and_the_smaller_wins() -> None:
-    judged = judge([candidate("a", 1.00, size=900), candidate("b", 1.01, size=400)], LIMITS, "here")
+    judged = judge([candidate("a", 1.00, size=900), candidate("b", 1.01, size=400)], LIMITS)
     assert [entry.verdict for entry in judged] == ["not_selected", "released"]
     assert "no faster than b by more than 2 %, and larger" in judged[0].reason
 
@@ -75,19 +75,19 @@ def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> Non
 )
 def test_a_gate_that_fails_or_lacks_evidence_blocks(changes: dict[str, Any], verdict: str, reason: str) -> None:
     fast_but_bad = candidate("bad", 0.1, **changes)
-    judged = judge([BASELINE, fast_but_bad, candidate("good", 2.0)], LIMITS, "here")
+    judged = judge([BASELINE, fast_but_bad, candidate("good", 2.0)], LIMITS)
     assert [entry.verdict for entry in judged] == ["baseline", verdict, "released"]
     assert reason in judged[1].reason
 
 
 def test_slower_than_baseline_says_that_it_is_smaller() -> None:
-    judged = judge([BASELINE, candidate("fast", 1.0), candidate("slow", 9.0, size=200)], LIMITS, "here")
+    judged = judge([BASELINE, candidate("fast", 1.0), candidate("slow", 9.0, size=200)], LIMITS)
     assert judged[2].verdict == "slower_than_baseline"
     assert "P50 9.00 ms, PyTorch eager 5.00 ms; it is smaller (0.25 of fast's size) but slower" in judged[2].reason
 
 
 def test_dominated_names_what_is_better() -> None:
-    judged = judge([candidate("best", 1.0), candidate("worse", 2.0, size=900, drop=0.2)], LIMITS, "here")
+    judged = judge([candidate("best", 1.0), candidate("worse", 2.0, size=900, drop=0.2)], LIMITS)
     assert (judged[1].verdict, judged[1].reason.split()[0]) == ("dominated", "best")
 
 

@@ -37,7 +37,8 @@ def test_a_machine_is_recognised_as_its_own_target_and_no_other(machine: Machine
     catalog = load_catalog()
     found = local_target(catalog.values(), "cpu", machine)
     assert (found.name if found else None) == name
-    assert [t.name for t in catalog.values() if machine.matches(t)] == ([name] if name else [])
+    matching = [t.name for t in catalog.values() if t.family == "cpu" and machine.matches(t)]
+    assert matching == ([name] if name else [])
 
 
 def test_this_machine_says_what_it_is() -> None:
@@ -65,7 +66,7 @@ def test_flavours_follow_the_hardware() -> None:
         ({"quantization": {"activations": "int4"}}, "'int4' is not uint8 or int8"),
         ({"budgets": {"size": "many", "memory": "1 GiB"}}, "'many' is not a size"),
         ({"colour": "red"}, "unknown .'colour'."),
-        ({"match": {}}, "missing or unknown key 'instruction_sets'"),
+        ({"match": {"boards": "Pi"}}, "missing or unknown key: .*'boards'"),
     ],
 )
 def test_a_wrong_entry_is_named(change: dict[str, Any], reason: str) -> None:

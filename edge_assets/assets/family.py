@@ -12,3 +12,4 @@ class Family:
     name: str
     description: str
     variants: tuple[Variant, ...]
+    package: str | None = None  # the variant whose folder is released, around the winner; None: the winner itself

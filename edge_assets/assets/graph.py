@@ -5,7 +5,7 @@ checkpoint on one target and no cell shows a result of another.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ def _checks(
         ]
 
 
-def _ins(spec: ModelSpec, family: Family, names: list[str]) -> dict[str, dg.AssetIn]:
+def _ins(spec: ModelSpec, family: Family, names: Sequence[str]) -> dict[str, dg.AssetIn]:
     return {name: dg.AssetIn(key=asset_key(spec, family, name)) for name in names}
 
 
@@ -155,16 +155,22 @@ def _variant_asset(
 
     @dg.asset(
         **_common(spec, family, partitions, variant.name),
-        ins={"source": dg.AssetIn(key=asset_key(spec, family, variant.source))},
+        ins={"source": dg.AssetIn(key=asset_key(spec, family, variant.source)), **_ins(spec, family, variant.others)},
         description=variant.description,
         kinds=set(variant.kinds),
         code_version=variant.code_version,
         check_specs=_checks(spec, family, partitions, variant.name, checks),
     )
-    def build(context: dg.AssetExecutionContext, source: Built, store: ArtifactStoreResource, tracking: MLflowTracking):  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
+    def build(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
+        context: dg.AssetExecutionContext,
+        source: Built,
+        store: ArtifactStoreResource,
+        tracking: MLflowTracking,
+        **others: Built,
+    ):
         with clear_errors():
             cell = open_cell(context, spec, family, store)
-            built = cell.build_variant(variant, source)
+            built = cell.build_variant(variant, source, others)
             urls = tracking.log([metadata.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,

@@ -65,6 +65,8 @@ def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
     """Parity, accuracy and size of one variant. A refused one warns: there is nothing to check."""
     if built.build.refused:
         return [_warning(name, f"not built: {built.build.refused}") for name in ("parity", "accuracy", "size")]
+    if built.unverified:
+        return [_warning(name, f"not verified: {built.unverified}") for name in ("parity", "accuracy", "size")]
     candidate = Candidate(
         name=built.variant,
         format=built.format,
@@ -72,13 +74,13 @@ def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
         recipe=built.precision,
         sha256=built.build.sha256,
         size_bytes=built.artifact.size_bytes if built.artifact else None,
-        refused=None,
+        blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
         peak_memory_bytes=None,
         latency_ms=None,
     )
-    outcomes = gates(candidate, cell.limits, "")
+    outcomes = gates(candidate, cell.limits)
     return [_check(gate) for gate in outcomes if gate.name != "memory"]
 
 

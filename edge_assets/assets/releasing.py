@@ -1,7 +1,7 @@
 """The last steps of a cell: judge the variants, report on them, release the winner."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.errors import NothingReleasable
-from edge_assets.core.select import NOT_MEASURED, Candidate, Judged, closest, judge
+from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.select import NOT_MEASURED, Candidate, Judged, Verdict, closest, judge
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify import parity
 
-SIZE_BASE = "onnx_model"  # whose bytes size ratios are relative to
+SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Judgement:
     @cached_property
     def verdicts(self) -> list[Judged]:
         """A verdict for every variant, the baseline first."""
-        return judge([self._candidate(built) for built in self.builts.values()], self.cell.limits, self.measured_on)
+        packages = {variant.name for variant in self.cell.family.variants if not variant.is_candidate}
+        candidates = [self._candidate(built) for name, built in self.builts.items() if name not in packages]
+        return judge(candidates, self.cell.limits)
 
     @property
     def measured_on(self) -> str:
@@ -65,6 +69,7 @@ class Judgement:
     def _candidate(self, built: Built) -> Candidate:
         name = built.variant
         measured = self.measured.get(name, {})
+        memory, how = self._memory(built)
         return Candidate(
             name=name,
             format=built.format,
@@ -72,19 +77,28 @@ class Judgement:
             recipe=built.build.facts.get("recipe", built.precision),
             sha256=built.build.sha256 if built.artifact else None,
             size_bytes=built.artifact.size_bytes if built.artifact else None,
-            refused=built.build.refused,
+            blocked=_blocked(built),
             parity=built.parity,
             accuracy=built.accuracy,
-            peak_memory_bytes=measured.get("peak_bytes"),
+            peak_memory_bytes=memory,
+            memory_how=how,
             latency_ms=measured["latency_ms"]["1"] if self.is_timed and measured else None,
             is_baseline=name == CHECKPOINT,
         )
 
+    def _memory(self, built: Built) -> tuple[int | None, str]:
+        """Bytes for the memory gate and how they are known: measured here, else estimated from the program."""
+        if peak := self.measured.get(built.variant, {}).get("peak_bytes"):
+            return peak, f"measured on {self.measured_on}"
+        estimate = built.build.facts.get("memory_estimate")
+        return (estimate["bytes"], f"estimated: {estimate['how']}") if estimate else (None, "")
+
     def _row(self, entry: Judged) -> dict[str, Any]:
         cell, candidate = self.cell, entry.candidate
         built, measured = self.builts[candidate.name], self.measured.get(candidate.name, {})
-        base = self.builts[SIZE_BASE].artifact if SIZE_BASE in self.builts else None
-        accuracy, parity, latency = candidate.accuracy or {}, candidate.parity or {}, candidate.latency_ms
+        base = self.builts[CHECKPOINT].build.facts["weights_bytes"]
+        peak = measured.get("peak_bytes")
+        accuracy, differences, latency = candidate.accuracy or {}, candidate.parity or {}, candidate.latency_ms
         statistics = ("queries", "mean", "std", "p50", "p90", "p95", "p99")
         return {
             "model": cell.spec.name,
@@ -99,24 +113,26 @@ class Judgement:
             "reason": entry.reason,
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
-            "size_ratio": candidate.size_bytes / base.size_bytes if candidate.size_bytes and base else None,
+            "size_ratio": candidate.size_bytes / base if candidate.size_bytes else None,
             "size_base": SIZE_BASE,
             "accuracy": accuracy.get("value"),
             "accuracy_drop_points": accuracy.get("drop_points"),
             "accuracy_drop_interval_points": accuracy.get("drop_interval_points"),
-            "parity_max_abs": parity.get("max_abs"),
-            "parity_max_rel": parity.get("max_rel"),
-            "parity_cosine": parity.get("cosine"),
-            "parity_snr_db": parity.get("snr_db"),
+            "parity_max_abs": differences.get("max_abs"),
+            "parity_max_rel": differences.get("max_rel"),
+            "parity_cosine": differences.get("cosine"),
+            "parity_snr_db": differences.get("snr_db"),
             "latency_ms": {name: latency[name] for name in statistics} if latency else None,
             "latency_ms_by_batch": _sweep(measured) if self.is_timed else None,
             "throughput_per_s": latency["throughput_per_s"] if latency else None,
             "load_ms": measured.get("load_ms") if self.is_timed else None,
-            "peak_memory_bytes": candidate.peak_memory_bytes if self.is_timed else None,
-            "host_peak_memory_bytes": candidate.peak_memory_bytes,
+            "peak_memory_bytes": peak if self.is_timed else None,
+            "host_peak_memory_bytes": peak,
+            "memory_estimate": built.build.facts.get("memory_estimate"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,
-            "not_measured": None if self.is_timed else NOT_MEASURED,
+            "not_measured": None if latency else built.build.facts.get("not_measured", NOT_MEASURED),
+            "verified_with": RUNTIMES[built.runtime].verified_with if built.parity else None,
             "threads": self.measurement.facts["threads"],
             "mode": self.measurement.facts["mode"],
             "evidence": entry.evidence(),
@@ -142,8 +158,10 @@ class Judgement:
         """The released folder. Raises NothingReleasable."""
         winner = self.winner()
         built = self.builts[winner.candidate.name]
+        shipped = self._shipped(winner)
         inputs = {
             "artifact": built.build.sha256,
+            "shipped": shipped.build.sha256,
             "measurement": self.measurement.sha256,
             "verdicts": self._verdicts_digest(),
         }
@@ -154,20 +172,32 @@ class Judgement:
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.core import release
 
-            assert built.artifact is not None
+            assert built.artifact is not None and shipped.artifact is not None
             raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}
             fields = data.preprocess_fields(raw, spec.preprocess)
             sample = {name: raw[name] for name in fields}
             outputs = self.cell.loadable(built.runtime, built.build).open(1).run(spec.preprocess.apply(sample))
-            artifact = self.cell.store.checkout(built.artifact)
-            release.write(folder, artifact, self._manifest(winner, built) | about, sample, outputs)
+            artifact = self.cell.store.checkout(shipped.artifact)
+            release.write(folder, artifact, self._manifest(winner, built, shipped) | about, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
 
         return self.cell.store.remember(Recipe("release", "1", inputs, parameters), build)
 
-    def _manifest(self, winner: Judged, built: Built) -> dict[str, Any]:
+    def _shipped(self, winner: Judged) -> Built:
+        """What the released folder holds: the winner, or the family's package of it. Raises NothingReleasable."""
+        package = self.cell.family.package
+        if package is None:
+            return self.builts[winner.candidate.name]
+        built = self.builts[package]
+        passed, sentence = parity.verdict(built.parity, built.precision) if built.parity else (False, "not verified")
+        if not passed:
+            reason = built.build.refused or built.unverified or sentence
+            raise NothingReleasable(f"{winner.candidate.name} won, but {package} cannot be released: {reason}")
+        return built
+
+    def _manifest(self, winner: Judged, built: Built, shipped: Built) -> dict[str, Any]:
         cell, candidate = self.cell, winner.candidate
-        assert built.artifact is not None
+        assert built.artifact is not None and shipped.artifact is not None
         facts = self.measurement.facts
         return {
             "model": cell.spec.name,
@@ -178,7 +208,8 @@ class Judgement:
             "artifact": candidate.name,
             "format": candidate.format,
             "precision": candidate.precision,
-            "file": built.artifact.files[0].path,
+            "file": shipped.artifact.files[0].path if len(shipped.artifact.files) == 1 else shipped.variant,
+            "files": [asdict(file) for file in shipped.artifact.files],
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
             "runtime": built.runtime,
@@ -213,6 +244,12 @@ class Judgement:
                 [entry.evidence() for entry in self.verdicts],
             ]
         )
+
+
+def _blocked(built: Built) -> tuple[Verdict, str] | None:
+    if built.build.refused:
+        return ("unavailable" if built.unavailable else "refused"), built.build.refused
+    return ("unverified", built.unverified) if built.unverified else None
 
 
 def _sweep(measured: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -15,13 +15,23 @@ from typing import Any
 import numpy as np
 
 from edge_assets.assets.family import Family
-from edge_assets.core import data
+from edge_assets.core import data, isolation
 from edge_assets.core.benchmark.statistics import MODES
-from edge_assets.core.errors import CheckpointError, Refused
+from edge_assets.core.errors import CheckpointError, MissingTool
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.types import Built, Recipe, Result, digest
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Loadable, Variant, session_options
+from edge_assets.core.variant import (
+    CHECKPOINT,
+    BuildRequest,
+    Feeds,
+    Loadable,
+    SavedFeeds,
+    Variant,
+    installed,
+    session_options,
+)
 from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
 from edge_assets.registry import catalog
 from edge_assets.settings import project_path
@@ -97,9 +107,14 @@ class Cell:
         assert result.artifact is not None
         return data.read_arrays(self.store.checkout(result.artifact))
 
+    def saved_feeds(self, result: Result) -> SavedFeeds:
+        """A data artifact as the model's inputs, read when called."""
+        assert result.artifact is not None
+        return SavedFeeds(self.store.checkout(result.artifact), self.spec.preprocess)
+
     def feeds(self, result: Result) -> Feeds:
         """A data artifact, preprocessed: the model's inputs."""
-        return self.spec.preprocess.apply(self.arrays(result))
+        return self.saved_feeds(result)()
 
     def check_data(self) -> Result:
         """Refuse data that cannot give a trustworthy result, before any slow work. Raises DataError."""
@@ -157,7 +172,7 @@ class Cell:
 
             self.log("evaluating PyTorch eager in fp32, the reference")
             path = checkpoints.fetch(self.store, self.checkpoint)
-            options = session_options(self.spec, "pytorch")
+            options = session_options(self.spec, "pytorch", self.target)
             session = Loadable("pytorch", str(path), options).open(this_machine().cores)
             feeds, raw = self.feeds(self.evaluation), self.arrays(self.evaluation)
             outputs = accuracy.run_all(session, feeds)
@@ -175,22 +190,32 @@ class Cell:
 
     # --- variants ----------------------------------------------------------------------------------------
 
-    def build_variant(self, variant: Variant, source: Built) -> Built:
-        """Build one variant from its source and verify it. A refusal is a result, with its reason."""
+    def build_variant(self, variant: Variant, source: Built, others: Mapping[str, Built] | None = None) -> Built:
+        """Build one variant from its source and verify it.
+
+        A refusal is a result, with its reason, and so is a missing toolchain, which is asked for anew each time.
+        Raises ConverterError and ExportError.
+        """
         if source.artifact is None:
-            reason = f"{source.variant} was refused, so there is nothing to make it from"
-            recipe = self._recipe(variant.name, variant.code_version, {"source": source.build.sha256})
-            built = self.store.remember(recipe, lambda _folder: _refuse(reason))
-            return Built(variant.name, variant.format, variant.precision, variant.runtime, built, None)
-        built = self.store.remember(
-            self.variant_recipe(variant, source), lambda folder: self._run(variant, source, folder)
-        )
+            return self._not_built(variant, source, f"there is no {source.variant} to make it from", source.unavailable)
+        try:
+            recipe = self.variant_recipe(variant, source, others or {})
+            runtime = RUNTIMES[variant.runtime]
+            installed(runtime.distributions, runtime.extra)
+        except MissingTool as missing:
+            return self._not_built(variant, source, str(missing), unavailable=True)
+        built = self.store.remember(recipe, lambda folder: self._run(variant, source, others or {}, folder))
         evidence = self._verify(variant, built) if built.artifact else None
         return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
 
-    def variant_recipe(self, variant: Variant, source: Built) -> Recipe:
+    def _not_built(self, variant: Variant, source: Built, reason: str, unavailable: bool) -> Built:
+        recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
+        result = Result(recipe, None, {"unavailable": unavailable}, refused=reason)
+        return Built(variant.name, variant.format, variant.precision, variant.runtime, result, None)
+
+    def variant_recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
-        inputs = {"source": source.build.sha256}
+        inputs = {"source": source.build.sha256} | {name: other.build.sha256 for name, other in others.items()}
         if variant.calibrated:
             inputs["calibration"] = self.calibration.sha256
         parameters = variant.parameters(self.spec, self.target)
@@ -201,47 +226,59 @@ class Cell:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
 
-    def _run(self, variant: Variant, source: Built, folder: Path) -> Mapping[str, Any]:
+    def _run(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> Mapping[str, Any]:
         assert source.artifact is not None
         self.log(f"building {variant.name} from {source.variant}")
         request = BuildRequest(
             spec=self.spec,
             parameters=variant.parameters(self.spec, self.target),
             source=self.store.checkout(source.artifact),
-            calibration=lambda: self.feeds(self.calibration),
+            calibration=self.saved_feeds(self.calibration) if variant.calibrated else _no_calibration,
             output=folder,
-            log=self.log,
+            log=print if variant.process else self.log,
+            others={name: self.store.checkout(other.artifact) for name, other in others.items() if other.artifact},
         )
+        if variant.process:
+            return isolation.call(variant.process, variant.build, request, seconds=variant.seconds)
         return variant.build(request)
 
     def _verify(self, variant: Variant, built: Result) -> Result:
         reference = self._reference()
         inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
-        tool = {"onnx": "onnxruntime"}.get(variant.runtime, "torch")
-        parameters = self._evaluation_parameters() | {"session": built.facts.get("session", {})}
-        recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, {tool: version(tool)})
+        runtime = RUNTIMES[variant.runtime]
+        session = self._session(variant.runtime) | built.facts.get("session", {})
+        parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
+        tools = installed(runtime.distributions, runtime.extra)
+        recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
-            from edge_assets.core.verify import accuracy, parity
+            from edge_assets.core.verify.evaluate import Question, evaluate
 
             self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
-            session = self.loadable(variant.runtime, built).open(this_machine().cores)
-            feeds, expected = self.feeds(self.evaluation), self.arrays(reference)
-            scores = expected.pop("scores")
-            outputs = accuracy.run_all(session, feeds)
-            labels = self.arrays(self.evaluation)[self.spec.evaluation.labels]
-            measured = accuracy.score(self.spec.evaluation.metric, outputs, labels)
-            return {
-                "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
-                "accuracy": accuracy.compare(measured, scores, self.spec.evaluation.higher_is_better),
-            }
+            assert self.evaluation.artifact is not None and reference.artifact is not None
+            question = Question(
+                loadable=self.loadable(variant.runtime, built),
+                threads=this_machine().cores,
+                evaluation=self.store.checkout(self.evaluation.artifact),
+                feeds=self.saved_feeds(self.evaluation),
+                reference=self.store.checkout(reference.artifact),
+                metric=self.spec.evaluation.metric,
+                labels=self.spec.evaluation.labels,
+                higher_is_better=self.spec.evaluation.higher_is_better,
+            )
+            if variant.process:
+                return isolation.call(variant.process, evaluate, question, seconds=variant.seconds)
+            return evaluate(question)
 
         return self.store.remember(recipe, build)
+
+    def _session(self, runtime: str) -> dict[str, Any]:
+        return {name: self.target.options[name] for name in RUNTIMES[runtime].target_options}
 
     def loadable(self, runtime: str, built: Result) -> Loadable:
         """How to open a built artifact, in this process or another."""
         assert built.artifact is not None
-        options = session_options(self.spec, runtime) | built.facts.get("session", {})
+        options = session_options(self.spec, runtime, self.target) | built.facts.get("session", {})
         return Loadable(runtime, str(self.store.checkout(built.artifact)), options)
 
     # --- measurement -------------------------------------------------------------------------------------
@@ -264,15 +301,18 @@ class Cell:
 
     def _measurement_recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
         machine = this_machine()
-        inputs = {name: built.build.sha256 for name, built in builts.items() if built.artifact}
+        contestants = self._contestants(builts)
+        inputs = {name: built.build.sha256 for name, built in contestants.items()}
         parameters = {
             "mode": mode,
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
+            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
             "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
         }
-        tools = {tool: version(tool) for tool in ("numpy", "onnxruntime", "torch")}
-        return Recipe("measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, tools)
+        return Recipe(
+            "measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, _versions(contestants)
+        )
 
     def _measure(self, builts: Mapping[str, Built], mode: str | None, folder: Path) -> Mapping[str, Any]:
         import json
@@ -285,8 +325,7 @@ class Cell:
 
         contestants = [
             Contestant(name, built.build.sha256, self.loadable(built.runtime, built.build))
-            for name, built in builts.items()
-            if built.artifact
+            for name, built in self._contestants(builts).items()
         ]
         samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
         feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
@@ -302,13 +341,22 @@ class Cell:
         facts = {
             "mode": mode,
             "threads": self._threads(),
+            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
             "machine": this_machine().to_dict(),
-            "versions": {tool: version(tool) for tool in ("numpy", "onnxruntime", "torch")}
-            | {"python": platform.python_version()},
+            "versions": _versions(self._contestants(builts)) | {"python": platform.python_version()},
             "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}, indent=1))
         return facts
+
+    def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
+        """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""
+        packages = {variant.name for variant in self.family.variants if not variant.is_candidate}
+        return {
+            name: built
+            for name, built in builts.items()
+            if built.artifact and name not in packages and RUNTIMES[built.runtime].is_the_targets
+        }
 
     def _threads(self) -> int:
         return min(self.target.threads, this_machine().cores)
@@ -349,5 +397,11 @@ class Cell:
         }
 
 
-def _refuse(reason: str) -> Mapping[str, Any]:
-    raise Refused(reason)
+def _no_calibration() -> Feeds:
+    raise AssertionError("only variants with calibrated=True get calibration data")
+
+
+def _versions(builts: Mapping[str, Built]) -> dict[str, str]:
+    runtimes = (RUNTIMES[built.runtime] for built in builts.values())
+    names = {"numpy", *(name for runtime in runtimes for name in runtime.distributions)}
+    return {name: version(name) for name in sorted(names)}

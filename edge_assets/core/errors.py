@@ -38,8 +38,12 @@ class ExportError(EdgeAssetsError):
     """A conversion that failed. The message names the operator and module where it can."""
 
 
+class ConverterError(EdgeAssetsError):
+    """A toolchain that crashed, hung or raised. The message carries the end of its log."""
+
+
 class Refused(EdgeAssetsError):
-    """A variant that makes no sense for this graph. Its message is the reason, and the artifact is not built."""
+    """A step that makes no sense for this graph. Its message is the reason, and nothing is built or verified."""
 
 
 class StoreError(EdgeAssetsError):
@@ -52,6 +56,10 @@ class MissingTool(EdgeAssetsError):
     def __init__(self, package: str, extra: str | None) -> None:
         what = f"edge-assets[{extra}]" if extra else "edge-assets"
         super().__init__(f"{package} is not installed: pip install '{what}'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None]]:
+        return MissingTool, (self.package, self.extra)
 
 
 class NothingReleasable(EdgeAssetsError):

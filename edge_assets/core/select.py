@@ -14,6 +14,8 @@ Verdict = Literal[
     "released",
     "baseline",
     "refused",
+    "unavailable",
+    "unverified",
     "missing_evidence",
     "failed_parity",
     "failed_accuracy",
@@ -45,7 +47,7 @@ class Gate:
     name: Literal["parity", "accuracy", "size", "memory"]
     passed: bool | None
     sentence: str
-    measured_on: str | None = None
+    how: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Candidate:
     recipe: str
     sha256: str | None
     size_bytes: int | None
-    refused: str | None
+    blocked: tuple[Verdict, str] | None  # why it is no candidate for the gates: refused, unavailable or unverified
     parity: Mapping[str, Any] | None
     accuracy: Mapping[str, Any] | None
     peak_memory_bytes: int | None
     latency_ms: Mapping[str, Any] | None  # measured on the target's own hardware, else None
+    memory_how: str = ""  # "measured on ..." or "estimated: ...", for the memory gate's evidence
     is_baseline: bool = False
 
 
@@ -80,12 +83,9 @@ class Judged:
         return [asdict(gate) for gate in self.gates]
 
 
-def judge(candidates: Sequence[Candidate], limits: Limits, memory_measured_on: str) -> list[Judged]:
-    """A verdict for each candidate, in order; at most one is `released`.
-
-    `memory_measured_on` names the machine that peak memory was read on, for the memory gate's evidence.
-    """
-    judged = [_gated(candidate, limits, memory_measured_on) for candidate in candidates]
+def judge(candidates: Sequence[Candidate], limits: Limits) -> list[Judged]:
+    """A verdict for each candidate, in order; at most one is `released`."""
+    judged = [_gated(candidate, limits) for candidate in candidates]
     passing = [entry.candidate for entry in judged if entry.verdict == "not_selected"]
     if not passing:
         return judged
@@ -103,7 +103,8 @@ def closest(judged: Sequence[Judged]) -> str:
     order = ["missing_evidence", "failed_parity", "failed_accuracy", "failed_size", "failed_memory"]
     failed = [entry for entry in judged if entry.verdict in order]
     if not failed:
-        return "every variant was refused for this graph"
+        blocked = [f"{e.candidate.name} is {e.verdict}: {e.reason}" for e in judged if e.candidate.blocked]
+        return "none could be judged. " + "; ".join(blocked)
 
     def nearness(entry: Judged) -> tuple[int, float]:
         drop = entry.candidate.accuracy["drop_points"] if entry.candidate.accuracy else float("inf")
@@ -113,22 +114,22 @@ def closest(judged: Sequence[Judged]) -> str:
     return f"{best.candidate.name} came closest: {best.reason}"
 
 
-def gates(candidate: Candidate, limits: Limits, memory_measured_on: str) -> tuple[Gate, ...]:
+def gates(candidate: Candidate, limits: Limits) -> tuple[Gate, ...]:
     """The four gates of one candidate, in the order in which they decide."""
     return (
         _parity_gate(candidate),
         _accuracy_gate(candidate, limits),
-        _limit_gate("size", candidate.size_bytes, limits.size_bytes, None),
-        _limit_gate("memory", candidate.peak_memory_bytes, limits.memory_bytes, memory_measured_on),
+        _limit_gate("size", candidate.size_bytes, limits.size_bytes, ""),
+        _limit_gate("memory", candidate.peak_memory_bytes, limits.memory_bytes, candidate.memory_how),
     )
 
 
-def _gated(candidate: Candidate, limits: Limits, memory_measured_on: str) -> Judged:
+def _gated(candidate: Candidate, limits: Limits) -> Judged:
     if candidate.is_baseline:
         return Judged(candidate, "baseline", "PyTorch eager in fp32: what every variant is compared with")
-    if candidate.refused:
-        return Judged(candidate, "refused", candidate.refused)
-    outcomes = gates(candidate, limits, memory_measured_on)
+    if candidate.blocked:
+        return Judged(candidate, *candidate.blocked)
+    outcomes = gates(candidate, limits)
     missing = [gate.name for gate in outcomes if gate.passed is None]
     if missing:
         reason = f"no evidence for {', '.join(missing)}, and missing evidence blocks a release"
@@ -157,13 +158,12 @@ def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
     return Gate("accuracy", drop <= limit, sentence)
 
 
-def _limit_gate(name: Literal["size", "memory"], value: int | None, limit: int, where: str | None) -> Gate:
+def _limit_gate(name: Literal["size", "memory"], value: int | None, limit: int, how: str) -> Gate:
     if value is None:
         return Gate(name, None, f"{name} not measured")
-    what = "size" if name == "size" else "peak resident memory"
-    on = f" measured on {where}" if where else ""
-    sentence = f"{what} {_mib(value)}{on}, {'within' if value <= limit else 'over'} the budget of {_mib(limit)}"
-    return Gate(name, value <= limit, sentence, where)
+    what = f"{'size' if name == 'size' else 'peak memory'} {_mib(value)}{f' {how}' if how else ''}"
+    sentence = f"{what}, {'within' if value <= limit else 'over'} the budget of {_mib(limit)}"
+    return Gate(name, value <= limit, sentence, how or None)
 
 
 def _p50(candidate: Candidate) -> float:

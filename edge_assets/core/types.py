@@ -139,11 +139,21 @@ class Built:
 
     @property
     def parity(self) -> Mapping[str, Any] | None:
-        return self.evidence.facts["parity"] if self.evidence else None
+        return self.evidence.facts.get("parity") if self.evidence else None
 
     @property
     def accuracy(self) -> Mapping[str, Any] | None:
-        return self.evidence.facts["accuracy"] if self.evidence else None
+        return self.evidence.facts.get("accuracy") if self.evidence else None
+
+    @property
+    def unavailable(self) -> bool:
+        """Not built because a toolchain is missing here, which says nothing of the model."""
+        return bool(self.build.facts.get("unavailable"))
+
+    @property
+    def unverified(self) -> str | None:
+        """Why no parity or accuracy could be computed for what was built, if so."""
+        return self.evidence.refused if self.evidence else None
 
     @property
     def reused(self) -> bool:

@@ -13,18 +13,24 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from edge_assets.core.data import read_arrays
 from edge_assets.core.errors import MissingTool
+from edge_assets.core.preprocess import Preprocessing
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 
 Feeds = Mapping[str, np.ndarray]
-Precision = Literal["fp32", "fp16", "int8"]
-LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch", "torchscript": "torch"}  # by runtime
+Precision = Literal["fp32", "fp16", "int8", "int4", "lut6", "lut4"]  # lut: a palette of 2^6 or 2^4 values per weight
 CHECKPOINT = "checkpoint"  # the source of the variants that start from PyTorch
 
 
 class Session(Protocol):
-    """A loaded model of any runtime."""
+    """A loaded model of any runtime.
+
+    A session whose model runs outside this process also has `time(feeds) -> float`, one query's milliseconds by the
+    clock beside the model, `peak_memory_bytes() -> int`, and `close()`.
+    """
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, one batch."""
@@ -32,8 +38,19 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class SavedFeeds:
+    """A data artifact's model inputs, read when called: picklable, so that a converter process can be told."""
+
+    path: Path
+    preprocess: Preprocessing
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        return self.preprocess.apply(read_arrays(self.path))
+
+
+@dataclass(frozen=True)
 class BuildRequest:
-    """What a `build` function gets to work with."""
+    """What a `build` function gets to work with. Picklable, where `log` is."""
 
     spec: ModelSpec
     parameters: Mapping[str, Any]
@@ -41,6 +58,7 @@ class BuildRequest:
     calibration: Callable[[], Feeds]  # preprocessed inputs, whole set; only for variants with `calibrated`
     output: Path  # the folder to write into
     log: Callable[[str], None]
+    others: Mapping[str, Path] = field(default_factory=dict)  # artifacts of those `others` that were built, by name
 
 
 @dataclass(frozen=True)
@@ -58,19 +76,17 @@ class Variant:
     code_version: str
     tools: tuple[str, ...]  # distributions whose version enters the recipe
     kinds: tuple[str, ...] = field(default=())
+    others: tuple[str, ...] = ()  # further variants it is made from, as far as they were built
+    is_candidate: bool = True  # False: a package of others, never a winner itself
     calibrated: bool = False
     extra: str | None = None  # the optional extra that installs its tools
+    process: str | None = None  # child process for build and verification, shared by what names the same; None: none
+    seconds: float = 900  # longest a build or a verification in that process may take
     mlflow_flavor: Literal["onnx", "pytorch"] | None = None
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""
-        versions = {}
-        for tool in self.tools:
-            try:
-                versions[tool] = version(tool)
-            except PackageNotFoundError:
-                raise MissingTool(tool, self.extra) from None
-        return versions
+        return installed(self.tools, self.extra)
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class Loadable:
 
     def import_runtime(self) -> None:
         """Import the runtime's library, so that its cost can be told from the model's."""
-        import_module(LIBRARIES[self.runtime])
+        import_module(RUNTIMES[self.runtime].library)
 
     def open(self, threads: int) -> Session:
         """Load the model with `threads` intra-op threads."""
@@ -91,11 +107,24 @@ class Loadable:
         return module.open_session(Path(self.path), threads=threads, **self.options)
 
 
-def session_options(spec: ModelSpec, runtime: str) -> dict[str, Any]:
-    """What a runtime needs besides the file: names in order and, for PyTorch eager, the architecture."""
-    options: dict[str, Any] = {"outputs": [tensor.name for tensor in spec.outputs]}
-    if runtime in ("pytorch", "torchscript"):
-        options["inputs"] = [tensor.name for tensor in spec.inputs]
-    if runtime == "pytorch":
+def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:
+    """Versions of distributions by name. Raises MissingTool naming the extra that installs them."""
+    versions = {}
+    for name in distributions:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            raise MissingTool(name, extra) from None
+    return versions
+
+
+def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, Any]:
+    """What a runtime needs besides the file: names in order, what of the target it reads, and the architecture."""
+    options: dict[str, Any] = {
+        "inputs": [tensor.name for tensor in spec.inputs],
+        "outputs": [tensor.name for tensor in spec.outputs],
+    }
+    options |= {name: target.options[name] for name in RUNTIMES[runtime].target_options}
+    if RUNTIMES[runtime].takes_architecture:
         options["architecture"] = spec.architecture
     return options

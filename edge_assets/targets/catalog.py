@@ -12,10 +12,10 @@ import yaml
 from edge_assets.core.errors import InvalidSpec
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
-REQUIRED = (
-    "family", "description", "architecture", "match", "opset", "batch_sizes", "threads", "quantization", "budgets"
-)  # fmt: skip
+REQUIRED = ("family", "description", "architecture", "batch_sizes", "threads", "budgets")
+OPTIONAL = ("match", "device", "opset", "quantization", "options")
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+OPSET = 20  # unless a target says otherwise
 IntegerType = Literal["uint8", "int8"]
 
 
@@ -23,11 +23,11 @@ IntegerType = Literal["uint8", "int8"]
 class Quantization:
     """The static int8 flavour that a target's kernels are fast with."""
 
-    activations: IntegerType
-    weights: IntegerType
-    per_channel: bool
-    reduce_range: bool  # 7-bit weights, where 8-bit products saturate
-    torch_engine: Literal["x86", "qnnpack"]
+    activations: IntegerType = "int8"
+    weights: IntegerType = "int8"
+    per_channel: bool = True
+    reduce_range: bool = False  # 7-bit weights, where 8-bit products saturate
+    torch_engine: Literal["x86", "qnnpack"] = "qnnpack"
 
     @property
     def flavour(self) -> str:
@@ -37,11 +37,14 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Match:
-    """What makes a machine this target."""
+    """What makes a machine this target: all that is given. Where nothing is given, no machine is."""
 
-    instruction_sets: tuple[str, ...]  # "a|b": either
+    instruction_sets: tuple[str, ...] = ()  # "a|b": either
     without: tuple[str, ...] = ()
-    board: str | None = None
+    board: str | None = None  # part of the board's model name
+    system: str | None = None  # Linux, Darwin
+    gpu: str | None = None  # part of the NVIDIA GPU's name
+    browser: str | None = None  # an installed browser: chromium
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,19 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
     """One catalog entry. Raises InvalidSpec with the field and the reason."""
     where = f"target {name}"
     missing = [key for key in REQUIRED if key not in entry]
-    unknown = sorted(set(entry) - {*REQUIRED, "device", "options"})
+    unknown = sorted(set(entry) - {*REQUIRED, *OPTIONAL})
     if missing or unknown:
         raise InvalidSpec(where, f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    if not isinstance(entry["opset"], int) or entry["opset"] < 17:
-        raise InvalidSpec(f"{where}.opset", f"{entry['opset']} is below 17")
+    opset, match = entry.get("opset", OPSET), dict(entry.get("match", {}))
+    if not isinstance(opset, int) or opset < 17:
+        raise InvalidSpec(f"{where}.opset", f"{opset} is below 17")
     if entry.get("device") not in (None, "local"):
         raise InvalidSpec(f"{where}.device", f"'{entry['device']}' is neither 'local' nor null")
     if entry["batch_sizes"][:1] != [1] or any(not isinstance(size, int) or size < 1 for size in entry["batch_sizes"]):
         raise InvalidSpec(f"{where}.batch_sizes", f"{entry['batch_sizes']} must be positive and begin with 1")
-    flavour = entry["quantization"]
+    flavour = entry.get("quantization", {})
     for kind in ("activations", "weights"):
-        if flavour.get(kind) not in get_args(IntegerType):
+        if flavour.get(kind, "int8") not in get_args(IntegerType):
             raise InvalidSpec(f"{where}.quantization.{kind}", f"'{flavour.get(kind)}' is not uint8 or int8")
     try:
         return Target(
@@ -94,13 +98,9 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
             family=entry["family"],
             description=entry["description"],
             architecture=entry["architecture"],
-            match=Match(
-                instruction_sets=tuple(entry["match"]["instruction_sets"]),
-                without=tuple(entry["match"].get("without", ())),
-                board=entry["match"].get("board"),
-            ),
+            match=Match(**{key: tuple(value) if isinstance(value, list) else value for key, value in match.items()}),
             device=entry.get("device"),
-            opset=entry["opset"],
+            opset=opset,
             batch_sizes=tuple(entry["batch_sizes"]),
             threads=entry["threads"],
             quantization=Quantization(**flavour),
@@ -109,7 +109,7 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
             options=entry.get("options", {}),
         )
     except (KeyError, TypeError) as error:
-        raise InvalidSpec(where, f"missing or unknown key {error}") from None
+        raise InvalidSpec(where, f"missing or unknown key: {error}") from None
 
 
 @cache

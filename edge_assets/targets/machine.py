@@ -6,16 +6,20 @@ A latency is only ever shown as a target's when it was measured on a machine tha
 import os
 import platform
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edge_assets.targets.catalog import Target
+from edge_assets.targets.catalog import Match, Target
 
 # ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
 ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
+BROWSERS = {"chromium": ("chromium", "google-chrome", "chrome")}  # commands, by the name that a target asks for
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,17 @@ class Machine:
 
     def matches(self, target: Target) -> bool:
         """Whether this machine is that target."""
-        have = set(self.instruction_sets)
-        return (
-            self.architecture == target.architecture
-            and all(have & set(either.split("|")) for either in target.match.instruction_sets)
-            and not have & set(target.match.without)
-            and (target.match.board is None or target.match.board in (self.board or ""))
+        wanted, have = target.match, set(self.instruction_sets)
+        return wanted != Match() and all(
+            (
+                target.architecture in (self.architecture, ANY),
+                all(have & set(either.split("|")) for either in wanted.instruction_sets),
+                not have & set(wanted.without),
+                wanted.board is None or wanted.board in (self.board or ""),
+                wanted.system is None or self.system.startswith(wanted.system),
+                wanted.gpu is None or any(re.search(rf"\b{wanted.gpu}\b", name) for name in gpus()),  # not L4 in L40S
+                wanted.browser is None or browser(wanted.browser) is not None,
+            )
         )
 
 
@@ -71,6 +80,22 @@ def local_target(targets: Iterable[Target], family: str, machine: Machine | None
     machine = machine or this_machine()
     matching = [t for t in targets if t.family == family and t.device == "local" and machine.matches(t)]
     return max(matching, key=lambda t: len(t.match.instruction_sets) + bool(t.match.board), default=None)
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs that the driver lists, such as "NVIDIA H100 80GB HBM3"."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ()
+    listing = [command, "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(listing, capture_output=True, text=True, check=False, timeout=30)
+    return tuple(line.strip() for line in found.stdout.splitlines() if line.strip()) if found.returncode == 0 else ()
+
+
+def browser(name: str) -> str | None:
+    """Path of an installed browser, or None."""
+    return next((path for command in BROWSERS[name] if (path := shutil.which(command))), None)
 
 
 def _read(path: str) -> str | None:

@@ -34,14 +34,15 @@ EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
 class OnnxSession:
     """ONNX Runtime on the CPU execution provider."""
 
-    def __init__(self, session: Any, outputs: Sequence[str]) -> None:
-        self.session, self.outputs = session, outputs
+    def __init__(self, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self.session, self.inputs, self.outputs = session, inputs, outputs
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
+        values = self.session.run(self.outputs, {name: feeds[name] for name in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))
 
 
-def open_session(path: Path, *, threads: int, outputs: Sequence[str]) -> Session:
+def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
     """An ONNX Runtime session with all graph optimisations, `threads` intra-op threads and one inter-op."""
     import onnxruntime
 
@@ -49,7 +50,8 @@ def open_session(path: Path, *, threads: int, outputs: Sequence[str]) -> Session
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return OnnxSession(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]), outputs)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return OnnxSession(session, inputs, outputs)
 
 
 def save(model: "onnx.ModelProto", path: Path) -> None:

@@ -1,9 +1,10 @@
 """The released folder: what a team ships.
 
-model.onnx or model.pt   the artifact
+model.onnx, model.pt ...  the artifact: a file, or a folder named as its asset
 manifest.json            hashes, recipe, versions, measurements, verdict
 preprocess.py            the preprocessing, the very code that every measurement used
-infer.py                 runnable sample: verifies the hash, runs the model
+infer.py                 runnable sample: verifies the hashes, runs the model
+runtime.py               how this format is loaded and run
 sample.npz               one raw input and the outputs the released artifact gave for it
 MODEL_CARD.md            for people
 """
@@ -32,7 +33,11 @@ def write(
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
-    shutil.copyfile(HERE / "infer.py", folder / "infer.py")
+    if (
+        loader := HERE / "loaders" / f"{manifest['runtime']}.py"
+    ).exists():  # else no runtime on this side of the device
+        shutil.copyfile(HERE / "infer.py", folder / "infer.py")
+        shutil.copyfile(loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}
     save_arrays(sample | {f"output_{name}": array for name, array in outputs.items()}, folder / "sample.npz")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")

@@ -1,6 +1,6 @@
 """Run the released model: `python infer.py` on the bundled sample, `python infer.py --image FILE` on a picture.
 
-Needs NumPy and the runtime that manifest.json names; `--image` also needs Pillow.
+Needs NumPy and what runtime.py imports; `--image` also needs Pillow.
 """
 
 import argparse
@@ -14,31 +14,15 @@ import preprocess
 HERE = Path(__file__).resolve().parent
 
 
-def load(manifest: dict):
-    """A function from inputs by name to outputs by name, after the artifact's hash was checked."""
+def verified(manifest: dict) -> Path:
+    """The artifact's path, after every file's hash was checked."""
     path = HERE / manifest["file"]
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != manifest["sha256"]:
-        raise SystemExit(f"{path.name} is not the released artifact: sha256 {found}, expected {manifest['sha256']}")
-    names = manifest["outputs"]
-    if manifest["runtime"] == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
-    import torch
-
-    if "engine" in manifest["session"]:
-        torch.backends.quantized.engine = manifest["session"]["engine"]
-    model = torch.jit.load(path)
-
-    def run(feeds):
-        with torch.inference_mode():
-            result = model(*(torch.from_numpy(feeds[name]) for name in manifest["inputs"]))
-        results = result if isinstance(result, tuple | list) else (result,)
-        return {name: tensor.numpy() for name, tensor in zip(names, results, strict=True)}
-
-    return run
+    for file in manifest["files"]:
+        part = path if len(manifest["files"]) == 1 else path / file["path"]
+        found = hashlib.sha256(part.read_bytes()).hexdigest()
+        if found != file["sha256"]:
+            raise SystemExit(f"{part.name} is not the released file: sha256 {found}, expected {file['sha256']}")
+    return path
 
 
 def image_fields(path: Path, declared: dict) -> dict[str, np.ndarray]:
@@ -61,7 +45,10 @@ def main() -> None:
     raw = {name.removeprefix("raw_"): array for name, array in sample.items() if name.startswith("raw_")}
     if arguments.image:
         raw = image_fields(arguments.image, manifest["preprocessing"])
-    outputs = load(manifest)(preprocess.from_dict(manifest["preprocessing"]).apply(raw))
+    path = verified(manifest)
+    import runtime  # after the check, because it loads a library
+
+    outputs = runtime.load(path, manifest)(preprocess.from_dict(manifest["preprocessing"]).apply(raw))
     for name, array in outputs.items():
         print(f"{name} {array.dtype} {array.shape}: {np.array2string(array[0], precision=4, threshold=16)}")
         if manifest["class_names"] and array.ndim == 2:

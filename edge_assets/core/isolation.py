@@ -1,0 +1,83 @@
+"""Work of heavy native toolchains in child processes: one that aborts or hangs takes nothing else with it.
+
+A process stays for the next call of the same name, because importing a converter costs seconds; after a crash
+or a timeout the next call gets a new one. Everything that it prints goes to a log, which the error carries.
+"""
+
+import atexit
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as Expired
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.errors import ConverterError, EdgeAssetsError
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
+TAIL = 3000  # characters of the log that an error carries
+
+
+def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+    """`function(*arguments)` in the child process of that name; arguments and result are pickled.
+
+    Raises ConverterError, with the end of the process's log, if it died, took longer than `seconds`, or raised
+    something else than an EdgeAssetsError, which is raised as it is.
+    """
+    from pebble import ProcessExpired
+
+    pool, log = _pool(process)
+    start = log.stat().st_size
+    what = f"{process}: {function.__module__}.{function.__name__}"
+    try:
+        return pool.schedule(function, args=arguments, timeout=seconds).result()
+    except EdgeAssetsError:
+        raise
+    except Expired:
+        raise ConverterError(f"{what} took longer than {seconds:.0f} s and was stopped.{_tail(log, start)}") from None
+    except ProcessExpired as error:
+        raise ConverterError(f"{what} died with exit code {error.exitcode}.{_tail(log, start)}") from None
+    except Exception as error:  # a converter can raise anything
+        first = str(error).strip().partition("\n")[0]
+        raise ConverterError(f"{what} failed: {type(error).__name__}: {first}.{_tail(log, start)}") from error
+
+
+@cache
+def _pool(process: str) -> "tuple[ProcessPool, Path]":
+    from pebble import ProcessPool
+
+    descriptor, name = tempfile.mkstemp(prefix=f"edge-assets-{process}-", suffix=".log")
+    os.close(descriptor)
+    log = Path(name)
+    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can deadlock
+    pool = ProcessPool(max_workers=1, initializer=_redirect, initargs=(name,), context=context)
+    atexit.register(_close, pool, log)
+    return pool, log
+
+
+def _redirect(log: str) -> None:
+    """Standard output and error of this process, native code included, into the log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    os.close(descriptor)
+
+
+def _close(pool: "ProcessPool", log: Path) -> None:
+    pool.stop()
+    pool.join()
+    log.unlink(missing_ok=True)
+
+
+def _tail(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace").strip()
+    return f" Its log:\n{text[-TAIL:]}" if text else " It logged nothing."

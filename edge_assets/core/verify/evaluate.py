@@ -1,0 +1,42 @@
+"""Parity and accuracy of one artifact, in this process or in a converter's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_assets.core.data import read_arrays
+from edge_assets.core.variant import Loadable, SavedFeeds
+from edge_assets.core.verify import accuracy, parity
+from edge_assets.model import PARITY_SAMPLES
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is verified, on what, against what. Picklable."""
+
+    loadable: Loadable
+    threads: int
+    evaluation: Path  # .npz of the raw evaluation data
+    feeds: SavedFeeds  # the same, preprocessed
+    reference: Path  # .npz of PyTorch eager's outputs and scores for it
+    metric: str
+    labels: str
+    higher_is_better: bool
+
+
+def evaluate(question: Question) -> Mapping[str, Any]:
+    """Facts `parity` and `accuracy`. Raises Refused if the runtime cannot run this artifact, naming what it lacks."""
+    session = question.loadable.open(question.threads)
+    try:
+        feeds, expected = question.feeds(), read_arrays(question.reference)
+        scores = expected.pop("scores")
+        outputs = accuracy.run_all(session, feeds)
+        measured = accuracy.score(question.metric, outputs, read_arrays(question.evaluation)[question.labels])
+        return {
+            "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
+            "accuracy": accuracy.compare(measured, scores, question.higher_is_better),
+        }
+    finally:
+        if close := getattr(session, "close", None):
+            close()
