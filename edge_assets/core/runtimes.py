@@ -1,4 +1,4 @@
-"""Every runtime that opens artifacts: one line each. A runtime's sessions are in the module of its name in `formats`."""
+"""Every runtime that opens artifacts, one line each; its sessions are in the module of its name in `formats`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

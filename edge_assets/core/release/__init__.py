@@ -35,7 +35,7 @@ def write(
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
     if (
         loader := HERE / "loaders" / f"{manifest['runtime']}.py"
-    ).exists():  # else no runtime on this side of the device
+    ).exists():  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
         shutil.copyfile(loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}
