@@ -176,7 +176,9 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
         say(f"  [green]✓[/] {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-        say(f"  [red]✗ {escape(_message(event))}[/]")
+        message = _message(event)
+        if INTERRUPTED not in message:  # which the command says itself
+            say(f"  [red]✗ {escape(message)}[/]")
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:
