@@ -191,9 +191,10 @@ class ArtifactStore:
             stat = blob.stat()
         except FileNotFoundError:
             return False
-        if stat.st_size == file.size:
-            if not self.is_local or _hash_at(blob.path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == file.sha256:
-                return True
+        if stat.st_size == file.size and (
+            not self.is_local or _hash_at(blob.path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == file.sha256
+        ):
+            return True
         log.warning("corrupted blob %s (%s): its content does not match its name; it will be rebuilt", blob, file.path)
         if not self.read_only:
             blob.unlink()
