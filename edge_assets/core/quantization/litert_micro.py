@@ -1,0 +1,106 @@
+"""Full int8 for microcontrollers: int8 inputs and outputs, integer arithmetic alone, only operators that TFLite Micro has."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_assets.core.errors import Refused
+from edge_assets.core.formats import c_array, litert, tflite_micro
+from edge_assets.core.quantization import litert_static
+from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.model import ModelSpec
+from edge_assets.targets import Target
+
+FLOATS = ("FLOAT32", "FLOAT16")
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Quantize all of the graph, check that TFLite Micro runs it, and record its arena.
+
+    Raises Refused naming operators that TFLite Micro does not have or that stayed in floating point.
+    """
+    facts = litert_static.build(request)
+    path = request.output / litert.FILE
+    check_operators(path)
+    check_integer(path)
+    arena = tflite_micro.record_arena(path)
+    return {
+        **{name: fact for name, fact in facts.items() if name != "delegation"},  # there is no delegate on the device
+        "flash_bytes": path.stat().st_size,
+        "arena": arena | {"peak_live_tensor_bytes": litert.live_tensor_bytes(path)},
+        "memory_estimate": {
+            "bytes": arena["total"],
+            "how": "tensor arena that TFLite Micro's greedy planner and allocator take for it, recorded on this machine: "
+            "64-bit structures, larger than a Cortex-M's; without scratch buffers of CMSIS-NN and the firmware's own RAM",
+        },
+        "session": session(path, request.spec),
+    }
+
+
+def check_operators(path: Path) -> None:
+    """Raises Refused naming the graph's operators that TFLite Micro does not have."""
+    used = {name for name, _ in litert.operators(path)}
+    if missing := sorted(used - tflite_micro.OPERATORS):
+        raise Refused(
+            f"TFLite Micro has no kernel for {', '.join(missing)}. The nearest alternative format is LiteRT on a processor "
+            f"that runs Linux or Android (litert_int8_static); else replace the operator in the model."
+        )
+
+
+def check_integer(path: Path) -> None:
+    """Raises Refused naming the operators that still work on floating-point tensors."""
+    if floating := sorted(litert.operators_on(path, FLOATS)):
+        raise Refused(
+            f"ai-edge-quantizer has no int8 form of {', '.join(floating)}, so the graph would not be integer alone. The "
+            f"nearest alternative format is LiteRT with float edges (litert_int8_static); else replace the operator."
+        )
+
+
+def session(path: Path, spec: ModelSpec) -> dict[str, Any]:
+    """What opens the file in TFLite Micro, which knows inputs and outputs by position: names in the file's order."""
+    inputs, outputs = litert.interface_order(path)
+    return {"channels_last": litert.channels_last(spec), "inputs": inputs, "outputs": outputs}
+
+
+def build_array(request: BuildRequest) -> Mapping[str, Any]:
+    """The model as C source, named after the registered model."""
+    facts = c_array.write(request.source, request.output, symbol=f"{request.spec.name}_model")
+    return facts | {"recipe": f"{litert_static.RECIPE}_integerio", "session": session(request.source, request.spec)}
+
+
+def _parameters(spec: ModelSpec, target: Target) -> dict[str, Any]:
+    return litert_static.parameters(spec, target, integer_interface=True)
+
+
+FULL = Variant(
+    name="litert_int8_full",
+    description="Int8 weights, activations, inputs and outputs: what TFLite Micro runs on microcontrollers.",
+    format="litert",
+    precision="int8",
+    source=litert.FP32.name,
+    runtime="tflite_micro",
+    build=build,
+    parameters=_parameters,
+    code_version="1",
+    tools=("ai-edge-quantizer", "ai-edge-litert", "tflite-micro"),
+    kinds=("tensorflow",),
+    calibrated=True,
+    extra="microcontroller",
+    process="litert",
+)
+C_ARRAY = Variant(
+    name="c_array",
+    description="The full int8 model as C source, beside the file: what firmware compiles in.",
+    format="c_array",
+    precision="int8",
+    source=FULL.name,
+    runtime="tflite_micro",
+    build=build_array,
+    parameters=lambda spec, _target: {"symbol": f"{spec.name}_model"},
+    code_version="1",
+    tools=("ai-edge-litert",),
+    kinds=("c",),
+    is_candidate=False,
+    extra="microcontroller",
+    process="litert",
+)
