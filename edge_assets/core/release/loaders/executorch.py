@@ -17,14 +17,15 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
     program = runtime.load_program(path)
     method = program.load_method("forward")
 
-    def one(feeds: dict) -> list:
+    def one(feeds: dict) -> dict:
         inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in manifest["inputs"]]
-        return [tensor.numpy().copy() for tensor in method.execute(inputs)]
+        results = [tensor.numpy().copy() for tensor in method.execute(inputs)]
+        return dict(zip(manifest["outputs"], results, strict=True))
 
     def run(feeds: dict) -> dict:
         count = len(next(iter(feeds.values())))
         results = [one({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(count)]
-        return {name: np.concatenate(arrays) for name, arrays in zip(manifest["outputs"], zip(*results), strict=True)}
+        return {name: np.concatenate([result[name] for result in results]) for name in manifest["outputs"]}
 
     run.program = program  # the method does not keep it alive
     return run
