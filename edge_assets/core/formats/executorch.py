@@ -64,8 +64,8 @@ def open_session(
     runtime = Runtime.get()
     if missing := [name for name in backends if not runtime.backend_registry.is_available(name)]:
         raise Refused(
-            f"the program is lowered to {', '.join(missing)}, which ExecuTorch's runtime on this machine does not have: "
-            f"it can be built here, and run only on a device that has it"
+            f"the program is lowered to {', '.join(missing)}, which ExecuTorch's runtime on this machine does not "
+            f"have: it can be built here, and run only on a device that has it"
         )
     _unsafe_reset_threadpool(threads)
     return ExecuTorchSession(runtime.load_program(path), inputs, outputs)
@@ -87,7 +87,10 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
 
 
 def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRequest) -> dict[str, Any]:
-    """Write the program lowered with `partitioners`, in their order; its facts. Raises Refused naming operators nothing here runs."""
+    """Write the program lowered with `partitioners`, in their order; its facts.
+
+    Raises Refused naming operators that no kernel computes, or if the backend took nothing, and ExportError.
+    """
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 

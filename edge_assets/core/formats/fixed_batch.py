@@ -21,8 +21,8 @@ def check_static(spec: ModelSpec, format_name: str) -> None:
         for axis in tensor.shape[1:]:
             if isinstance(axis, str):
                 raise Refused(
-                    f"axis '{axis}' of input '{tensor.name}' is dynamic, and {format_name} programs are built here with "
-                    f"static shapes: declare its length in the model's spec. The nearest format with dynamic axes is ONNX."
+                    f"axis '{axis}' of input '{tensor.name}' is dynamic, and {format_name} programs are built here "
+                    f"with static shapes: declare its length. The nearest format with dynamic axes is ONNX."
                 )
 
 

@@ -55,7 +55,7 @@ class Port:
         """The model's input as the file takes it: q = round(x / scale) + zero point, saturated."""
         value = np.moveaxis(array, 1, -1) if self.channels_last else array
         if self.scale is not None:
-            limits = np.iinfo(self.dtype)
+            limits = np.iinfo(np.dtype(self.dtype))
             value = np.clip(np.rint(value / self.scale) + self.zero_point, limits.min, limits.max)
         return np.ascontiguousarray(value, self.dtype)
 
@@ -91,7 +91,7 @@ class LiteRTSession:
 def open_session(
     path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], channels_last: Sequence[str] = ()
 ) -> Session:
-    """The interpreter with `threads` threads; `channels_last` names the inputs and outputs that the file has in NHWC."""
+    """The interpreter with `threads` threads; `channels_last` names what the file has in NHWC."""
     return LiteRTSession(interpreter(path, threads), inputs, outputs, channels_last)
 
 
@@ -142,8 +142,8 @@ def _explained(error: BaseException) -> Refused | ExportError:
         chain.append(cause)
     if missing := re.search(r"Lowering not found: (\S+)", "\n".join(map(str, chain))):
         return Refused(
-            f"operator {missing[1]} has no LiteRT form. The nearest alternative format is ExecuTorch (executorch_fp32); "
-            f"else replace the operator in the model."
+            f"operator {missing[1]} has no LiteRT form. The nearest alternative format is ExecuTorch "
+            f"(executorch_fp32); else replace the operator in the model."
         )
     reason = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
     return ExportError(f"conversion to LiteRT failed: {reason}")
@@ -169,7 +169,7 @@ def _name_interface(path: Path, spec: "ModelSpec") -> None:
 
 
 def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
-    """What can be read back: signature with layouts, operators, weights by type, and what XNNPACK takes of the graph."""
+    """What can be read back: signature with layouts, operators, weights by type, and what XNNPACK takes."""
     return {
         "batch": BATCH,
         "signature": signature(path, spec),

@@ -1,4 +1,4 @@
-"""TensorFlow Lite for Microcontrollers (TFLite Micro): its own interpreter, with its reference kernels, on this machine.
+"""TensorFlow Lite for Microcontrollers (TFLite Micro): its own interpreter and reference kernels on this machine.
 
 The same C++ interpreter, memory planner and integer arithmetic as on the device; only the kernels there are faster
 (CMSIS-NN) and the pointers smaller. Int8 inputs and outputs are quantized and dequantized here by the tensors' scale
@@ -20,11 +20,12 @@ from edge_assets.core.formats.litert import Port
 from edge_assets.core.variant import Feeds, Session
 
 HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
-# Builtin operators that TFLite Micro can register: the Add... functions of micro_mutable_op_resolver.h in
-# github.com/tensorflow/tflite-micro at 90b983c (August 2026).
-OPERATORS = frozenset(
-    ["ABS", "ADD", "ADD_N", "ARG_MAX", "ARG_MIN", "ASSIGN_VARIABLE", "AVERAGE_POOL_2D", "BATCH_MATMUL", "BATCH_TO_SPACE_ND", "BROADCAST_ARGS", "BROADCAST_TO", "CALL_ONCE", "CAST", "CEIL", "CONCATENATION", "CONV_2D", "COS", "CUMSUM", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DEQUANTIZE", "DIV", "DYNAMIC_UPDATE_SLICE", "ELU", "EMBEDDING_LOOKUP", "EQUAL", "EXP", "EXPAND_DIMS", "FILL", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "FULLY_CONNECTED", "GATHER", "GATHER_ND", "GREATER", "GREATER_EQUAL", "HARD_SWISH", "IF", "L2_NORMALIZATION", "L2_POOL_2D", "LEAKY_RELU", "LESS", "LESS_EQUAL", "LOG", "LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR", "LOGISTIC", "LOG_SOFTMAX", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "NOT_EQUAL", "PACK", "PAD", "PADV2", "PRELU", "QUANTIZE", "READ_VARIABLE", "REDUCE_ALL", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "ROUND", "RSQRT", "SELECT_V2", "SHAPE", "SIN", "SLICE", "SOFTMAX", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "SVDF", "TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNPACK", "VAR_HANDLE", "WHILE", "ZEROS_LIKE"]
-)
+
+
+def operators() -> frozenset[str]:
+    """The builtin operators that TFLite Micro has kernels for."""
+    lines = Path(__file__).with_name("tflite_micro_operators.txt").read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 class MicroSession:

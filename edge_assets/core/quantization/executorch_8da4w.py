@@ -37,7 +37,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     model = load_model(request.spec.architecture, request.source)
     share = executorch.linear_share(executorch.export(model, request.spec), usable)
     check_linear(share, f"8da4w in groups of {group}", "litert_int4 or executorch_int8_static")
-    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(group))
+    int4 = getattr(torch, "int4")  # noqa: B009  # PyTorch's stubs do not have it
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=int4, weight_granularity=PerGroup(group))
     quantize_(model, config, filter_fn=takes)
     unwrap_tensor_subclass(model)
     facts = executorch.lower(executorch.export(model, request.spec), [XnnpackPartitioner()], request)

@@ -1,4 +1,8 @@
-"""Full int8 for microcontrollers: int8 inputs and outputs, integer arithmetic alone, only operators that TFLite Micro has."""
+"""Full int8 for microcontrollers: int8 inputs and outputs, integer arithmetic alone, operators that TFLite Micro has.
+
+litert_int8_full  the model, with what it takes of flash and RAM
+c_array           the model as C source beside it: what is released
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +31,11 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return {
         **{name: fact for name, fact in facts.items() if name != "delegation"},  # there is no delegate on the device
         "flash_bytes": path.stat().st_size,
-        "arena": arena | {"peak_live_tensor_bytes": litert.live_tensor_bytes(path)},
+        "arena": {**arena, "peak_live_tensor_bytes": litert.live_tensor_bytes(path)},
         "memory_estimate": {
             "bytes": arena["total"],
-            "how": "tensor arena that TFLite Micro's greedy planner and allocator take for it, recorded on this machine: "
-            "64-bit structures, larger than a Cortex-M's; without scratch buffers of CMSIS-NN and the firmware's own RAM",
+            "how": "tensor arena that TFLite Micro's greedy planner and allocator take for it, recorded on this "
+            "machine with 64-bit structures, larger than a Cortex-M's; without scratch buffers of CMSIS-NN",
         },
         "session": session(path, request.spec),
     }
@@ -40,10 +44,10 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 def check_operators(path: Path) -> None:
     """Raises Refused naming the graph's operators that TFLite Micro does not have."""
     used = {name for name, _ in litert.operators(path)}
-    if missing := sorted(used - tflite_micro.OPERATORS):
+    if missing := sorted(used - tflite_micro.operators()):
         raise Refused(
-            f"TFLite Micro has no kernel for {', '.join(missing)}. The nearest alternative format is LiteRT on a processor "
-            f"that runs Linux or Android (litert_int8_static); else replace the operator in the model."
+            f"TFLite Micro has no kernel for {', '.join(missing)}. The nearest alternative format is LiteRT, on a "
+            f"processor that runs Linux or Android (litert_int8_static); else replace the operator in the model."
         )
 
 
@@ -51,8 +55,8 @@ def check_integer(path: Path) -> None:
     """Raises Refused naming the operators that still work on floating-point tensors."""
     if floating := sorted(litert.operators_on(path, FLOATS)):
         raise Refused(
-            f"ai-edge-quantizer has no int8 form of {', '.join(floating)}, so the graph would not be integer alone. The "
-            f"nearest alternative format is LiteRT with float edges (litert_int8_static); else replace the operator."
+            f"ai-edge-quantizer has no int8 form of {', '.join(floating)}, so the graph would not be integer alone. "
+            f"The nearest alternative format is LiteRT with float parts (litert_int8_static); else replace it."
         )
 
 
