@@ -12,7 +12,5 @@ MICROCONTROLLER = Family(
     variants=(
         replace(litert.FP32, is_candidate=False),  # the same conversion as Android's, and only where int8 starts from
         litert_micro.FULL,
-        litert_micro.C_ARRAY,
     ),
-    package=litert_micro.C_ARRAY.name,
 )

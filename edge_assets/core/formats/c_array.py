@@ -4,7 +4,6 @@ Sessions read the model back from it, so that what was verified is the array tha
 """
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ ALIGNMENT = 16  # bytes; flatbuffers are read in place
 PER_LINE = 16
 
 
-def write(model: Path, folder: Path, symbol: str) -> dict[str, Any]:
-    """Write model.cc and model.h, and copy the model beside them. Facts of the array."""
-    content = model.read_bytes()
-    shutil.copyfile(model, folder / model.name)
-    (folder / FILE).write_text("\n".join(_source(content, symbol)) + "\n")
-    (folder / HEADER).write_text("\n".join(_header(symbol)) + "\n")
-    return {"flash_bytes": len(content), "symbol": symbol, "alignment": ALIGNMENT}
+def write(model: Path, symbol: str) -> dict[str, Any]:
+    """Write model.cc and model.h beside the model. Facts of the array."""
+    (model.parent / FILE).write_text("\n".join(_source(model.read_bytes(), symbol)) + "\n")
+    (model.parent / HEADER).write_text("\n".join(_header(symbol)) + "\n")
+    return {"symbol": symbol, "alignment": ALIGNMENT}
 
 
 def read_array(path: Path) -> bytes:

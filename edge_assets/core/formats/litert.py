@@ -165,6 +165,20 @@ def _name_interface(path: Path, spec: "ModelSpec") -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
+def inline_buffers(path: Path) -> None:
+    """Move weights from behind the flatbuffer into it.
+
+    ai-edge-quantizer appends them, as models over 2 GB need; TFLite Micro does not know that form, and takes such
+    weights for empty tensors without an error.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    for buffer in model.buffers:
+        buffer.offset = buffer.size = 0
+    flatbuffer_utils.write_model(model, str(path))
+
+
 # --- what a file holds ---------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     path = request.output / litert.FILE
     ranges = _observe(request, recipe, feeds)
     quantizer.Quantizer(str(request.source), recipe).quantize(ranges).export_model(str(path))
+    litert.inline_buffers(path)
     if not changed_share(path, "INT8"):
         raise Refused("no weight of this graph was changed, so the result would be fp32 under an int8 name")
     samples = len(next(iter(feeds.values())))

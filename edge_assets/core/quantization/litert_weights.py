@@ -36,6 +36,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     scheme = request.parameters["recipe"]
     path = request.output / litert.FILE
     quantizer.Quantizer(str(request.source), _recipe(scheme)).quantize().export_model(str(path))
+    litert.inline_buffers(path)
     share = changed_share(path, WEIGHT_TYPE[scheme])
     if share < LEAST_SHARE:
         raise Refused(
