@@ -123,8 +123,10 @@ def test_samples_of_a_batch_are_run_one_after_another() -> None:
 def test_weights_are_of_the_type_that_the_name_says(path: Callable[..., Path]) -> None:
     kinds = {"litert_fp32": "FLOAT32", "litert_fp16": "FLOAT16", "litert_int8_dynamic": "INT8", "litert_int4": "INT4"}
     total = sum(litert.weights_by_type(path("litert_fp32")).values())
+    # with one input channel the first convolution is depthwise, which has no int4 form: 16 x 3 x 3 weights
+    expected = {"litert_int4": total - 144}
     for name, kind in kinds.items():
-        assert litert.weights_by_type(path(name))[kind] == total, name
+        assert litert.weights_by_type(path(name))[kind] == expected.get(name, total), name
     sizes = [path(name).stat().st_size for name in kinds]
     assert sizes == sorted(sizes, reverse=True), "each is smaller than the one before"
 
