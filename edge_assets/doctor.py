@@ -25,6 +25,12 @@ TOOLCHAINS = {
     "pandas": None,
     "coremltools": "apple",
     "tensorrt": "nvidia",
+    "ai-edge-litert": "litert",
+    "ai-edge-quantizer": "litert",
+    "litert-torch": "litert",
+    "executorch": "executorch",
+    "torchao": "executorch",
+    "tflite-micro": "microcontroller",
     "scikit-learn": "examples",
 }
 

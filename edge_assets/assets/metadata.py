@@ -37,7 +37,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         return shown | {"refused": built.build.refused}
     return shown | {
         "sha256": built.build.sha256,
-        "size_bytes": built.artifact.size_bytes if built.artifact else None,
+        "size_bytes": built.size_bytes,
         **_numbers(built),
         "parity_by_output": dg.MetadataValue.json(built.parity["by_output"] if built.parity else {}),
         **{name: _shown(value) for name, value in facts.items() if name not in ("recipe", "session")},
@@ -73,7 +73,7 @@ def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
         precision=built.precision,
         recipe=built.precision,
         sha256=built.build.sha256,
-        size_bytes=built.artifact.size_bytes if built.artifact else None,
+        size_bytes=built.size_bytes,
         blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
@@ -89,7 +89,7 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
     facts = built.build.facts
     numbers = _numbers(built)
     if built.artifact:
-        numbers["size_bytes"] = built.artifact.size_bytes
+        numbers["size_bytes"] = built.size_bytes
     model = None
     if built.artifact and made_by and made_by.mlflow_flavor:
         model = {

@@ -76,7 +76,7 @@ class Judgement:
             precision=built.precision,
             recipe=built.build.facts.get("recipe", built.precision),
             sha256=built.build.sha256 if built.artifact else None,
-            size_bytes=built.artifact.size_bytes if built.artifact else None,
+            size_bytes=built.size_bytes,
             blocked=_blocked(built),
             parity=built.parity,
             accuracy=built.accuracy,

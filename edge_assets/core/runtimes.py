@@ -21,4 +21,24 @@ RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime("torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True),
     "torchscript": Runtime("torch", ("torch",), "PyTorch on this machine's CPU"),
     "onnx": Runtime("onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
+    "litert": Runtime(
+        "ai_edge_litert.interpreter",
+        ("ai-edge-litert",),
+        "LiteRT's interpreter with XNNPACK on this machine's CPU",
+        extra="litert",
+    ),
+    "executorch": Runtime(
+        "executorch.runtime",
+        ("executorch", "torch"),
+        "ExecuTorch's runtime with XNNPACK on this machine's CPU",
+        extra="executorch",
+        is_the_targets=False,  # its Python binding loads PyTorch
+    ),
+    "tflite_micro": Runtime(
+        "tflite_micro.python.tflite_micro.runtime",
+        ("tflite-micro",),
+        "TFLite Micro's interpreter with reference kernels on this machine's CPU",
+        extra="microcontroller",
+        is_the_targets=False,
+    ),
 }
