@@ -24,7 +24,9 @@ TOOLCHAINS = {
     "mlflow": None,
     "pandas": None,
     "coremltools": "apple",
-    "tensorrt": "nvidia",
+    "tensorrt-rtx": "nvidia",
+    "tensorrt": "tensorrt",
+    "torch-tensorrt": "torch-tensorrt",
     "scikit-learn": "examples",
 }
 

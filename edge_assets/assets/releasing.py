@@ -212,7 +212,7 @@ class Judgement:
             "files": [asdict(file) for file in shipped.artifact.files],
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
-            "runtime": built.runtime,
+            "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
             "session": built.build.facts.get("session", {}),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],

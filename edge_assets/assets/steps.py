@@ -200,13 +200,19 @@ class Cell:
             return self._not_built(variant, source, f"there is no {source.variant} to make it from", source.unavailable)
         try:
             recipe = self.variant_recipe(variant, source, others or {})
-            runtime = RUNTIMES[variant.runtime]
+            runtime = RUNTIMES[self._runtime(variant, {})]
             installed(runtime.distributions, runtime.extra)
         except MissingTool as missing:
             return self._not_built(variant, source, str(missing), unavailable=True)
         built = self.store.remember(recipe, lambda folder: self._run(variant, source, others or {}, folder))
-        evidence = self._verify(variant, built) if built.artifact else None
-        return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
+        name = self._runtime(variant, built.facts)
+        evidence = self._verify(variant, name, built) if built.artifact else None
+        return Built(variant.name, variant.format, variant.precision, name, built, evidence)
+
+    def _runtime(self, variant: Variant, facts: Mapping[str, Any]) -> str:
+        """The variant's runtime, or what stands in for it where it cannot run."""
+        runs_here = self.is_local and not facts.get("needs_device")
+        return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
 
     def _not_built(self, variant: Variant, source: Built, reason: str, unavailable: bool) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
@@ -242,12 +248,12 @@ class Cell:
             return isolation.call(variant.process, variant.build, request, seconds=variant.seconds)
         return variant.build(request)
 
-    def _verify(self, variant: Variant, built: Result) -> Result:
+    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         reference = self._reference()
         inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
-        runtime = RUNTIMES[variant.runtime]
-        session = self._session(variant.runtime) | built.facts.get("session", {})
-        parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
+        runtime = RUNTIMES[name]
+        session = self._session(name) | built.facts.get("session", {})
+        parameters = self._evaluation_parameters() | {"runtime": name, "session": session}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
@@ -257,7 +263,7 @@ class Cell:
             self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
             assert self.evaluation.artifact is not None and reference.artifact is not None
             question = Question(
-                loadable=self.loadable(variant.runtime, built),
+                loadable=self.loadable(name, built),
                 threads=this_machine().cores,
                 evaluation=self.store.checkout(self.evaluation.artifact),
                 feeds=self.saved_feeds(self.evaluation),

@@ -21,4 +21,15 @@ RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime("torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True),
     "torchscript": Runtime("torch", ("torch",), "PyTorch on this machine's CPU"),
     "onnx": Runtime("onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
+    # without distributions: the kit names the one TensorRT release that may run its engine
+    "tensorrt": Runtime("edge_assets.core.formats.tensorrt_kit", (), "the engine in TensorRT on this machine's GPU"),
+    "kit_onnx": Runtime(
+        "onnxruntime",
+        ("onnxruntime",),
+        "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
+        is_the_targets=False,
+    ),
+    "torch_tensorrt": Runtime(
+        "torch_tensorrt", ("torch", "torch-tensorrt"), "Torch-TensorRT on this machine's GPU", "torch-tensorrt"
+    ),
 }
