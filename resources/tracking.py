@@ -34,7 +34,7 @@ class Entry:
 
     cell: str  # model/family/checkpoint/target
     run: str  # the variant's name, or PARENT
-    kind: str  # "variant" opens a run; "report" and "release" add to it
+    kind: str  # "variant" opens a run; "report", "release" and "scorecard" add to it
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class MLflowTracking(dg.ConfigurableResource):
             return
         from mlflow.exceptions import MlflowException
 
-        order = {"variant": 0, "report": 1, "release": 2}
+        order = {"variant": 0, "report": 1, "release": 2, "scorecard": 3}
         for key in sorted(waiting, key=lambda k: order[k.rpartition("/")[2].partition("-")[0]]):
             try:
                 self._send(store, Entry(**store.pointer(key) or {}))

@@ -23,6 +23,7 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         parity={"snr_db": 30.0, "nan": 0, "inf": 0},
         accuracy=accuracy,
         peak_memory_bytes=500,
+        memory_how="measured on here",
         latency_ms={"p50": p50, "mean": p50} if p50 else None,
     )
     return replace(made, **changes)
@@ -70,7 +71,7 @@ def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> Non
         ({"parity": None}, "missing_evidence", "no evidence for parity"),
         ({"accuracy": None}, "missing_evidence", "no evidence for accuracy"),
         ({"peak_memory_bytes": None}, "missing_evidence", "no evidence for memory"),
-        ({"refused": "no node changed"}, "refused", "no node changed"),
+        ({"blocked": ("refused", "no node changed")}, "refused", "no node changed"),
     ],
 )
 def test_a_gate_that_fails_or_lacks_evidence_blocks(changes: dict[str, Any], verdict: str, reason: str) -> None:
@@ -93,10 +94,10 @@ def test_dominated_names_what_is_better() -> None:
 
 def test_at_most_one_winner_and_what_came_closest() -> None:
     judged = judge(
-        [BASELINE, candidate("a", drop=3), candidate("b", drop=1.5), candidate("c", refused="x")], LIMITS, ""
+        [BASELINE, candidate("a", drop=3), candidate("b", drop=1.5), candidate("c", blocked=("refused", "x"))], LIMITS
     )
     assert "released" not in {entry.verdict for entry in judged}
     assert closest(judged).startswith("b came closest: drops 1.50 points")
-    later = judge([candidate("a", drop=1.1), candidate("b", size=2000)], LIMITS, "")
+    later = judge([candidate("a", drop=1.1), candidate("b", size=2000)], LIMITS)
     assert closest(later).startswith("b came closest: size"), "it failed at a later gate"
-    assert "refused" in closest(judge([candidate("c", refused="x")], LIMITS, ""))
+    assert "refused" in closest(judge([candidate("c", blocked=("refused", "x"))], LIMITS))

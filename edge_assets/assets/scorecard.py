@@ -1,5 +1,7 @@
 """The scorecard asset: one page per checkpoint across all families and targets."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -7,12 +9,15 @@ import dagster as dg
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import RELEASE, asset_key, checkpoint_partitions, clear_errors
 from edge_assets.core.errors import EdgeAssetsError
-from edge_assets.core.types import digest
+from edge_assets.core.types import Recipe, Result, digest
 from edge_assets.model import ModelSpec
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource
+from resources.store import ArtifactStore
+from resources.tracking import PARENT, Entry, MLflowTracking, dagster_tags
 
 SCORECARD = "scorecard"
+PAGE = "scorecard.html"
 
 
 def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
@@ -34,24 +39,66 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress(),
     )
-    def scorecard(context: dg.AssetExecutionContext, store: ArtifactStoreResource) -> dg.MaterializeResult:
+    def scorecard(
+        context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
+    ) -> dg.MaterializeResult:
         from edge_assets import scorecard as table
-        from edge_assets.report import page, tables
+        from edge_assets.report import tables
 
+        checkpoint = context.partition_key
         with clear_errors():
-            rows = table.rows(store.open(), spec, context.partition_key)
+            opened = store.open()
+            rows = table.rows(opened, spec, checkpoint)
             if not rows:
-                raise EdgeAssetsError(f"no target of {spec.name} was judged for {context.partition_key} yet")
-            path = home().root / "scorecards" / spec.name / f"{context.partition_key}.html"
-            page.write(path, spec, context.partition_key, rows)
-        released: dict[str, Any] = {r["target"]: r["artifact"] for r in rows if r["verdict"] == "released"}
+                raise EdgeAssetsError(f"no target of {spec.name} was judged for {checkpoint} yet")
+            built = _page(opened, spec, checkpoint, rows)
+            assert built.artifact is not None
+            folder = home().root / "scorecards" / spec.name / checkpoint
+            opened.export(built.artifact, folder)
+            entry = _entry(spec, checkpoint, rows, built, context.run_id)
+            url = tracking.log([entry], context.log.warning)[PARENT]
+        in_mlflow = f"{url}/artifacts/{entry.kind}/{PAGE}" if url.startswith("http") else url
         return dg.MaterializeResult(
             metadata={
-                "released": dg.MetadataValue.json(released),
+                "released": dg.MetadataValue.json(_released(rows)),
                 "table": dg.MetadataValue.md(tables.markdown(rows)),
-                "page": dg.MetadataValue.path(path),
+                "page": dg.MetadataValue.path(folder / PAGE),
+                "page_in_mlflow": dg.MetadataValue.url(in_mlflow) if url.startswith("http") else in_mlflow,
             },
-            data_version=dg.DataVersion(digest([{**row, "reused": None} for row in rows])),
+            data_version=dg.DataVersion(_digest(rows)),
         )
 
     return scorecard
+
+
+def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: list[dict[str, Any]]) -> Result:
+    def build(folder: Path) -> dict[str, Any]:
+        from edge_assets.report import page
+
+        page.write(folder / PAGE, spec, checkpoint, rows)
+        return {"targets": len({row["target"] for row in rows})}
+
+    about = {"model": spec.name, "checkpoint": checkpoint, "description": spec.description}
+    return store.remember(Recipe("scorecard", "1", {"rows": _digest(rows)}, about), build)
+
+
+def _entry(spec: ModelSpec, checkpoint: str, rows: list[dict[str, Any]], page: Result, run_id: str) -> Entry:
+    """The checkpoint's own MLflow run, with the page and how many targets have a release."""
+    released = _released(rows)
+    targets = len({row["target"] for row in rows})
+    return Entry(
+        cell=f"{spec.name}/all/{checkpoint}/{SCORECARD}",
+        run=PARENT,
+        kind=SCORECARD,
+        metrics={"targets": targets, "targets_released": len(released)},
+        tags={f"released.{target}": artifact for target, artifact in released.items()} | dagster_tags(run_id),
+        artifact=asdict(page.artifact) if page.artifact else None,
+    )
+
+
+def _released(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["target"]: row["artifact"] for row in rows if row["verdict"] == "released"}
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    return digest([{**row, "reused": None} for row in rows])

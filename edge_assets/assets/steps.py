@@ -347,7 +347,6 @@ class Cell:
         facts = {
             "mode": mode,
             "threads": self._threads(),
-            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
             "machine": this_machine().to_dict(),
             "versions": _versions(self._contestants(builts)) | {"python": platform.python_version()},
             "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

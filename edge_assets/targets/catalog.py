@@ -81,7 +81,7 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
     unknown = sorted(set(entry) - {*REQUIRED, *OPTIONAL})
     if missing or unknown:
         raise InvalidSpec(where, f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    opset, match = entry.get("opset", OPSET), dict(entry.get("match", {}))
+    opset, match = entry.get("opset", OPSET), _tuples(entry.get("match", {}))
     if not isinstance(opset, int) or opset < 17:
         raise InvalidSpec(f"{where}.opset", f"{opset} is below 17")
     if entry.get("device") not in (None, "local"):
@@ -98,7 +98,7 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
             family=entry["family"],
             description=entry["description"],
             architecture=entry["architecture"],
-            match=Match(**{key: tuple(value) if isinstance(value, list) else value for key, value in match.items()}),
+            match=Match(**match),
             device=entry.get("device"),
             opset=opset,
             batch_sizes=tuple(entry["batch_sizes"]),
@@ -110,6 +110,10 @@ def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
         )
     except (KeyError, TypeError) as error:
         raise InvalidSpec(where, f"missing or unknown key: {error}") from None
+
+
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 @cache
