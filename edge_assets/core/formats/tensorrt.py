@@ -211,6 +211,7 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
     parameters = request.parameters
     facts: dict[str, Any] = {"recipe": parameters["recipe"], "profile": parameters["inputs"]}
     facts["workspace_bytes"] = parameters["workspace_bytes"]
+    facts["stand_in_sha256"] = kit["onnx"]["sha256"]
     by = f"{parameters['builder']} {parameters['builder_version']}"
     if kit["engine"] is None:
         facts["needs_device"] = kit["needs_device"]
