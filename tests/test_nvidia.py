@@ -282,6 +282,8 @@ def test_off_the_target_the_kits_graph_is_verified_and_said_to_be(build: Build) 
     assert built.build.sha256 != other.build.sha256
     assert built.evidence is not None and other.evidence is not None
     assert built.evidence.recipe.sha256 == other.evidence.recipe.sha256, "the same graph is verified once"
+    assert built.parity == build("onnx_fp16", "l4").parity
+    assert other.evidence.reused
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has an NVIDIA GPU")

@@ -259,7 +259,7 @@ class Cell:
         }
         runtime = RUNTIMES[name]
         session = self._session(name) | built.facts.get("session", {})
-        parameters = self._evaluation_parameters() | {"runtime": name, "session": session}
+        parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
