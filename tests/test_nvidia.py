@@ -19,6 +19,7 @@ import pytest
 
 from edge_assets.assets import steps
 from edge_assets.assets.nvidia import NVIDIA
+from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import InvalidSpec, Refused
 from edge_assets.core.formats import graph_memory, tensorrt, tensorrt_kit
@@ -34,6 +35,7 @@ from resources.store import ArtifactStore, open_store
 from tests.tiny.spec import TINY
 
 FP32, FP16, INT8 = (f"tensorrt_engine_{precision}" for precision in ("fp32", "fp16", "int8"))
+SPEC = replace(TINY, gates=replace(TINY.gates, max_size_bytes=None))
 Build = Callable[..., Built]
 
 
@@ -43,13 +45,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
     return open_store(str(folder / "store"), folder / "cache")
 
 
+def cell_of(on: str, store: ArtifactStore, checkpoint_file: Path) -> Cell:
+    checkpoint = checkpoints.register(store, SPEC.name, str(checkpoint_file))
+    return Cell(SPEC, NVIDIA, target(on), checkpoint, store, log=lambda _line: None)
+
+
 @pytest.fixture(scope="module")
 def build(store: ArtifactStore, checkpoint_file: Path) -> Build:
     """Builds a variant of the tiny model for a target, its sources first; memoized by the store."""
-    checkpoint = checkpoints.register(store, TINY.name, str(checkpoint_file))
 
     def make(name: str, on: str) -> Built:
-        cell = Cell(TINY, NVIDIA, target(on), checkpoint, store, log=lambda _line: None)
+        cell = cell_of(on, store, checkpoint_file)
         if name == CHECKPOINT:
             return cell.build_checkpoint()
         variant = next(v for v in NVIDIA.variants if v.name == name)
@@ -295,6 +301,32 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
     assert after.evidence is not None and before.evidence is not None
     assert after.evidence.recipe.sha256 != before.evidence.recipe.sha256
     assert after.unverified == "there is no NVIDIA driver here, so no GPU to build for or to run on"
+
+
+def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
+    build: Build, store: ArtifactStore, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    builts = {name: build(name, "t4") for name in (CHECKPOINT, *(variant.name for variant in NVIDIA.variants))}
+    cell = cell_of("t4", store, checkpoint_file)
+    judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
+    rows = {row["artifact"]: row for row in judgement.rows()}
+    assert set(rows) == {CHECKPOINT, FP32, FP16, INT8, "torch_tensorrt"}, "ONNX graphs are no candidates"
+    assert rows[FP32]["verdict"] == "refused"
+    assert rows["torch_tensorrt"]["verdict"] in ("unavailable", "refused")
+    (winner,) = (row for row in rows.values() if row["verdict"] == "released")
+    assert winner["latency_ms"] is winner["peak_memory_bytes"] is winner["measured_on"] is None
+    assert winner["not_measured"].startswith("not measured: no device attached; engine built ahead of time")
+    assert winner["verified_with"] == RUNTIMES["kit_onnx"].verified_with
+    memory = next(gate["sentence"] for gate in winner["evidence"] if gate["name"] == "memory")
+    assert "estimated: weights plus peak live activations of the unfused ONNX graph at batch 32" in memory
+    released = judgement.release().artifact
+    assert released is not None
+    folder = Path(shutil.copytree(store.checkout(released), tmp_path / "shipped"))
+    result = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    if not gpus():
+        assert "running model.onnx in ONNX Runtime on the CPU, not the engine" in result.stderr
+        assert "largest difference from the outputs recorded at release: 0\n" in result.stdout
 
 
 # --- missing toolchains --------------------------------------------------------------------------------
