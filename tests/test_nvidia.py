@@ -303,6 +303,19 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
     assert after.unverified == "there is no NVIDIA driver here, so no GPU to build for or to run on"
 
 
+@pytest.mark.skipif(bool(gpus()), reason="this machine has an NVIDIA GPU")
+def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
+    build: Build, store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "local_target", lambda _targets, _family: target("l4"))
+    builts = {name: build(name, "l4") for name in (CHECKPOINT, FP16)}
+    cell = cell_of("l4", store, checkpoint_file)
+    judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
+    rows = {row["artifact"]: row for row in judgement.rows()}
+    assert rows[FP16]["verdict"] == "unverified"
+    assert rows[CHECKPOINT]["latency_ms"] is rows[CHECKPOINT]["peak_memory_bytes"] is None
+
+
 def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
     build: Build, store: ArtifactStore, checkpoint_file: Path, tmp_path: Path
 ) -> None:

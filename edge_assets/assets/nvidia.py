@@ -9,6 +9,7 @@ from edge_assets.core.quantization import float16, int8_tensorrt
 NVIDIA = Family(
     name="nvidia",
     description="NVIDIA GPUs that run TensorRT engines",
+    baseline_device="cuda",
     variants=(
         replace(onnx.MODEL, is_candidate=False),
         replace(float16.VARIANT, is_candidate=False),

@@ -336,7 +336,7 @@ class Cell:
         from edge_assets.core.benchmark.harness import Contestant, measure
 
         contestants = [
-            Contestant(name, built.build.sha256, self.loadable(built.runtime, built.build))
+            Contestant(name, built.build.sha256, self._timed(name, built))
             for name, built in self._contestants(builts).items()
         ]
         samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
@@ -366,8 +366,27 @@ class Cell:
         return {
             name: built
             for name, built in builts.items()
-            if built.artifact and name not in packages and RUNTIMES[built.runtime].is_the_targets
+            if built.artifact
+            and not built.unverified  # what cannot be opened cannot be measured
+            and name not in packages
+            and RUNTIMES[built.runtime].is_the_targets
+            and (name != CHECKPOINT or self._has_baseline())
         }
+
+    def _has_baseline(self) -> bool:
+        """Whether PyTorch eager can run on the target's own device here; off the target its memory is the host's."""
+        if not self.is_local or self.family.baseline_device == "cpu":
+            return True
+        import torch
+
+        return torch.cuda.is_available()
+
+    def _timed(self, name: str, built: Built) -> Loadable:
+        """How a contestant is opened for measurement: the baseline on the target's own device."""
+        loadable = self.loadable(built.runtime, built.build)
+        if name != CHECKPOINT or not self.is_local:
+            return loadable
+        return replace(loadable, options={**loadable.options, "device": self.family.baseline_device})
 
     def _threads(self) -> int:
         return min(self.target.threads, this_machine().cores)

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import Refused
-from edge_assets.core.formats.pytorch import as_tuple
+from edge_assets.core.formats.pytorch import CudaSession, as_tuple
 from edge_assets.core.formats.tensorrt import profile
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Session, Variant
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import gpus, this_machine
 
@@ -26,30 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "model.ep"
 EXTRA = "torch-tensorrt"
-
-
-class CudaSession:
-    """An exported program on the GPU, fed from and read back to the host in batches the engines were built for."""
-
-    def __init__(self, program: Any, inputs: Sequence[str], outputs: Sequence[str], largest_batch: int) -> None:
-        self.program, self.inputs, self.outputs, self.largest = program, inputs, outputs, largest_batch
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        import torch
-
-        parts = []
-        count = len(feeds[self.inputs[0]])
-        with torch.inference_mode():
-            for start in range(0, count, self.largest):
-                batch = (torch.from_numpy(feeds[name][start : start + self.largest]).cuda() for name in self.inputs)
-                parts.append([tensor.cpu().numpy() for tensor in as_tuple(self.program(*batch))])
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)}
-
-    def peak_memory_bytes(self) -> int:
-        """Largest GPU memory in use so far, engines' own included where they allocate through PyTorch."""
-        import torch
-
-        return torch.cuda.max_memory_reserved()
 
 
 def open_session(
