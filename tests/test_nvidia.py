@@ -313,6 +313,7 @@ def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
     rows = {row["artifact"]: row for row in judgement.rows()}
     assert rows[FP16]["verdict"] == "unverified"
+    assert judgement.report().artifact is not None
     assert rows[CHECKPOINT]["latency_ms"] is rows[CHECKPOINT]["peak_memory_bytes"] is None
 
 

@@ -50,6 +50,8 @@ class Judgement:
         """The machine in words; for a target that is not at hand, that it is another one."""
         machine = self.measurement.facts["machine"]
         name = f"{machine['cpu']}, {machine['cores']} cores, {self.measurement.facts['threads']} thread(s)"
+        if self.cell.family.baseline_device == "cuda":
+            name = ", ".join([*machine.get("gpus", ()), name])
         return f"{self.cell.target.name} ({name})" if self.is_timed else f"this machine, not the target ({name})"
 
     def winner(self) -> Judged:

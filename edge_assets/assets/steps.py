@@ -320,7 +320,9 @@ class Cell:
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
             "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
-            "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
+            "machine": digest(
+                [machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus]
+            ),
         }
         return Recipe(
             "measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, _versions(contestants)

@@ -26,7 +26,7 @@ from edge_assets.core.quantization import float16, int8_tensorrt
 from edge_assets.core.variant import BuildRequest, Feeds, Precision, Session, Variant, installed
 from edge_assets.core.verify.parity import LEAST_SNR_DB
 from edge_assets.targets.catalog import parse_size
-from edge_assets.targets.machine import gpus, this_machine
+from edge_assets.targets.machine import this_machine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,7 @@ def builder_for(target: "Target") -> dict[str, Any]:
     """
     is_here = this_machine().matches(target)
     if is_here and "tensorrt" in tensorrt_kit.installed_builders():
-        return {"builder": "tensorrt", "gpu": gpus()[0]} | _version("tensorrt", "tensorrt")
+        return {"builder": "tensorrt", "gpu": this_machine().gpus[0]} | _version("tensorrt", "tensorrt")
     return {"builder": "tensorrt-rtx", "gpu": None} | _version("tensorrt-rtx", EXTRA)
 
 

@@ -14,7 +14,7 @@ from edge_assets.core.formats.pytorch import CudaSession, as_tuple
 from edge_assets.core.formats.tensorrt import profile
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Session, Variant
 from edge_assets.targets.catalog import parse_size
-from edge_assets.targets.machine import gpus, this_machine
+from edge_assets.targets.machine import this_machine
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         "inputs": profile(spec, target),
         "workspace_bytes": parse_size(target.options["workspace"], f"target {target.name}.options.workspace"),
         "compute_capability": target.options["compute_capability"],
-        "gpu": gpus()[0] if this_machine().matches(target) else None,
+        "gpu": this_machine().gpus[0] if this_machine().matches(target) else None,
     }
 
 
