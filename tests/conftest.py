@@ -14,6 +14,14 @@ ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
 
 
+def pytest_configure() -> None:
+    """Each parallel worker keeps to one core: threads of two would spin against each other for the same cores."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @dataclass
 class Project:
     """One state folder and its environment; runs the command line in a new process, as a user would."""
