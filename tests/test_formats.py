@@ -34,7 +34,7 @@ from tests.tiny.spec import MLP, TINY
 
 VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
 # which target a family's variants pass the template on
-TARGETS = {"cpu": "graviton3", "android": "pixel-8", "microcontroller": "cortex-m4"}
+TARGETS = {"cpu": "graviton3", "nvidia": "l4", "android": "pixel-8", "microcontroller": "cortex-m4"}
 LINEAR_ONLY = ("onnx_int8_dynamic", "executorch_int8_dynamic", "executorch_8da4w")  # refused for convolutions
 ELSEWHERE = ("executorch_vulkan",)  # built here, run on devices only
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"

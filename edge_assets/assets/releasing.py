@@ -50,6 +50,8 @@ class Judgement:
         """The machine in words; for a target that is not at hand, that it is another one."""
         machine = self.measurement.facts["machine"]
         name = f"{machine['cpu']}, {machine['cores']} cores, {self.measurement.facts['threads']} thread(s)"
+        if self.cell.family.baseline_device == "cuda":
+            name = ", ".join([*machine.get("gpus", ()), name])
         return f"{self.cell.target.name} ({name})" if self.is_timed else f"this machine, not the target ({name})"
 
     def winner(self) -> Judged:
@@ -212,7 +214,7 @@ class Judgement:
             "files": [asdict(file) for file in shipped.artifact.files],
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
-            "runtime": built.runtime,
+            "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
             "session": built.build.facts.get("session", {}),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],

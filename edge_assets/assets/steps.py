@@ -200,13 +200,19 @@ class Cell:
             return self._not_built(variant, source, f"there is no {source.variant} to make it from", source.unavailable)
         try:
             recipe = self.variant_recipe(variant, source, others or {})
-            runtime = RUNTIMES[variant.runtime]
+            runtime = RUNTIMES[self._runtime(variant, {})]
             installed(runtime.distributions, runtime.extra)
         except MissingTool as missing:
             return self._not_built(variant, source, str(missing), unavailable=True)
         built = self.store.remember(recipe, lambda folder: self._run(variant, source, others or {}, folder))
-        evidence = self._verify(variant, built) if built.artifact else None
-        return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
+        name = self._runtime(variant, built.facts)
+        evidence = self._verify(variant, name, built) if built.artifact else None
+        return Built(variant.name, variant.format, variant.precision, name, built, evidence)
+
+    def _runtime(self, variant: Variant, facts: Mapping[str, Any]) -> str:
+        """The variant's runtime, or what stands in for it where it cannot run."""
+        runs_here = self.is_local and not facts.get("needs_device")
+        return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
 
     def _not_built(self, variant: Variant, source: Built, reason: str, unavailable: bool) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
@@ -242,12 +248,18 @@ class Cell:
             return isolation.call(variant.process, variant.build, request, seconds=variant.seconds)
         return variant.build(request)
 
-    def _verify(self, variant: Variant, built: Result) -> Result:
+    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         reference = self._reference()
-        inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
-        runtime = RUNTIMES[variant.runtime]
-        session = self._session(variant.runtime) | built.facts.get("session", {})
-        parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
+        # what a stand-in opens may be the same in several artifacts: it is verified once
+        opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
+        inputs = {
+            "artifact": opened or built.sha256,
+            "reference": reference.sha256,
+            "evaluation": self.evaluation.sha256,
+        }
+        runtime = RUNTIMES[name]
+        session = self._session(name) | built.facts.get("session", {})
+        parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
@@ -257,7 +269,7 @@ class Cell:
             self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
             assert self.evaluation.artifact is not None and reference.artifact is not None
             question = Question(
-                loadable=self.loadable(variant.runtime, built),
+                loadable=self.loadable(name, built),
                 threads=this_machine().cores,
                 evaluation=self.store.checkout(self.evaluation.artifact),
                 feeds=self.saved_feeds(self.evaluation),
@@ -308,7 +320,9 @@ class Cell:
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
             "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
-            "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
+            "machine": digest(
+                [machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus]
+            ),
         }
         return Recipe(
             "measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, _versions(contestants)
@@ -324,7 +338,7 @@ class Cell:
         from edge_assets.core.benchmark.harness import Contestant, measure
 
         contestants = [
-            Contestant(name, built.build.sha256, self.loadable(built.runtime, built.build))
+            Contestant(name, built.build.sha256, self._timed(name, built))
             for name, built in self._contestants(builts).items()
         ]
         samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
@@ -354,8 +368,27 @@ class Cell:
         return {
             name: built
             for name, built in builts.items()
-            if built.artifact and name not in packages and RUNTIMES[built.runtime].is_the_targets
+            if built.artifact
+            and not built.unverified  # what cannot be opened cannot be measured
+            and name not in packages
+            and RUNTIMES[built.runtime].is_the_targets
+            and (name != CHECKPOINT or self._has_baseline())
         }
+
+    def _has_baseline(self) -> bool:
+        """Whether PyTorch eager can run on the target's own device here; off the target its memory is the host's."""
+        if not self.is_local or self.family.baseline_device == "cpu":
+            return True
+        import torch
+
+        return torch.cuda.is_available()
+
+    def _timed(self, name: str, built: Built) -> Loadable:
+        """How a contestant is opened for measurement: the baseline on the target's own device."""
+        loadable = self.loadable(built.runtime, built.build)
+        if name != CHECKPOINT or not self.is_local:
+            return loadable
+        return replace(loadable, options={**loadable.options, "device": self.family.baseline_device})
 
     def _threads(self) -> int:
         return min(self.target.threads, this_machine().cores)

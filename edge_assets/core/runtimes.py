@@ -13,6 +13,7 @@ class Runtime:
     verified_with: str  # in words: what parity and accuracy are computed with
     extra: str | None = None  # the optional extra that installs it
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it
+    evidence_of: str | None = None  # the runtime that computes the very same, on the file that this one opens
     takes_architecture: bool = False
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
 
@@ -40,5 +41,17 @@ RUNTIMES: Mapping[str, Runtime] = {
         "TFLite Micro's interpreter with reference kernels on this machine's CPU",
         extra="microcontroller",
         is_the_targets=False,
+    ),
+    # without distributions: the kit names the one TensorRT release that may run its engine
+    "tensorrt": Runtime("edge_assets.core.formats.tensorrt_kit", (), "the engine in TensorRT on this machine's GPU"),
+    "kit_onnx": Runtime(
+        "onnxruntime",
+        ("onnxruntime",),
+        "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
+        is_the_targets=False,
+        evidence_of="onnx",
+    ),
+    "torch_tensorrt": Runtime(
+        "torch_tensorrt", ("torch", "torch-tensorrt"), "Torch-TensorRT on this machine's GPU", "torch-tensorrt"
     ),
 }

@@ -83,6 +83,9 @@ class Variant:
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none
     seconds: float = 900  # longest a build or a verification in that process may take
     mlflow_flavor: Literal["onnx", "pytorch"] | None = None
+    # the runtime that verifies it where `runtime` cannot: off the target, or with the fact `needs_device`; with the
+    # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
+    stand_in: str | None = None
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""
