@@ -404,4 +404,4 @@ def _no_calibration() -> Feeds:
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:
     runtimes = (RUNTIMES[built.runtime] for built in builts.values())
     names = {"numpy", *(name for runtime in runtimes for name in runtime.distributions)}
-    return {name: version(name) for name in sorted(names)}
+    return installed(tuple(sorted(names)), None)

@@ -4,6 +4,7 @@ model.onnx, model.pt ...  the artifact: a file, or a folder named as its asset
 manifest.json            hashes, recipe, versions, measurements, verdict
 preprocess.py            the preprocessing, the very code that every measurement used
 infer.py                 runnable sample: verifies the hashes, runs the model
+<package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
 sample.npz               one raw input and the outputs the released artifact gave for it
 MODEL_CARD.md            for people
@@ -30,6 +31,9 @@ def write(
     """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it."""
     if artifact.is_dir():
         shutil.copytree(artifact, folder / manifest["file"])
+        if manifest["package"]:
+            chosen = json.dumps({"variant": manifest["artifact"]}) + "\n"
+            (folder / manifest["file"] / "default.json").write_text(chosen)
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
