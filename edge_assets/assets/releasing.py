@@ -12,7 +12,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.errors import NothingReleasable
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.select import NOT_MEASURED, Candidate, Judged, Verdict, closest, judge
+from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
 from edge_assets.core.verify import parity
@@ -45,7 +45,7 @@ class Judgement:
         """A verdict for every variant, the baseline first."""
         packages = {variant.name for variant in self.cell.family.variants if not variant.is_candidate}
         candidates = [self._candidate(built) for name, built in self.builts.items() if name not in packages]
-        return judge(candidates, self.cell.limits)
+        return judge(candidates, self.cell.limits, self.cell.not_measured)
 
     @property
     def measured_on(self) -> str:
@@ -133,7 +133,7 @@ class Judgement:
             "memory_estimate": built.build.facts.get("memory_estimate"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,
-            "not_measured": None if latency else built.build.facts.get("not_measured", NOT_MEASURED),
+            "not_measured": None if latency else built.build.facts.get("not_measured", cell.not_measured),
             "verified_with": RUNTIMES[built.runtime].verified_with if built.parity else None,
             "threads": self.measurement.facts["threads"],
             "mode": self.measurement.facts["mode"],
@@ -231,6 +231,7 @@ class Judgement:
             "versions": facts["versions"],
             "measured_at": facts["measured_at"],
             "evidence": winner.evidence(),
+            "not_measured": cell.not_measured,
             "reason": winner.reason,
             "verdicts": {entry.candidate.name: entry.verdict for entry in self.verdicts},
         }

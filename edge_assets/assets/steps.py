@@ -19,7 +19,7 @@ from edge_assets.core import data, isolation
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.errors import CheckpointError, MissingTool
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.select import Limits
+from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import (
@@ -58,6 +58,11 @@ class Cell:
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
         return local_target(catalog().values(), self.family.name) == self.target
+
+    @property
+    def not_measured(self) -> str:
+        """Why there is no latency where there is none."""
+        return str(self.target.options.get("not_measured", NOT_MEASURED))
 
     @property
     def path(self) -> str:

@@ -32,8 +32,7 @@ def write(
     if artifact.is_dir():
         shutil.copytree(artifact, folder / manifest["file"])
         if manifest["package"]:
-            chosen = json.dumps({"variant": manifest["artifact"]}) + "\n"
-            (folder / manifest["file"] / "default.json").write_text(chosen)
+            choose(folder / manifest["file"], manifest["artifact"])
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
@@ -47,3 +46,8 @@ def write(
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
     (folder / "MODEL_CARD.md").write_text(template.render(**manifest) + "\n")
+
+
+def choose(package: Path, variant: str) -> None:
+    """Say in a package of several variants which of them was released."""
+    (package / "default.json").write_text(json.dumps({"variant": variant}) + "\n")
