@@ -47,8 +47,6 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
     def __init__(self, routes: Mapping[str, Path], sent: list[tuple[str, int]], *arguments: Any) -> None:
         self.routes, self.sent = routes, sent
         super().__init__(*arguments)
@@ -83,24 +81,45 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
 
-class Chromium:
-    """One browser with one page. Playwright's synchronous interface: not for threads that run an event loop."""
+class _Driver:
+    """Playwright's driver: a process can have one at a time, so its browsers share it. The last one ends it."""
 
-    def __init__(self, webgpu: bool = False) -> None:
+    def __init__(self) -> None:
+        self.users = 0
+        self.playwright: Any = None
+
+    def start(self) -> Any:
         from playwright.sync_api import sync_playwright
 
+        if not self.users:
+            self.playwright = sync_playwright().start()
+        self.users += 1
+        return self.playwright
+
+    def stop(self) -> None:
+        self.users -= 1
+        if not self.users:
+            self.playwright.stop()
+
+
+_driver = _Driver()
+
+
+class Chromium:
+    """One browser. Playwright's synchronous interface: not for threads that run an event loop."""
+
+    def __init__(self, webgpu: bool = False) -> None:
         executable = browser("chromium")
         if executable is None:
             raise MissingTool("chromium", None, "apt-get install chromium")
         self.includes_gpu_process = webgpu
-        self.playwright = sync_playwright().start()
+        playwright = _driver.start()
         try:
             flags = [*FLAGS, *(SOFTWARE_WEBGPU if webgpu else NO_GPU)]
             # a new profile each time, so nothing of an earlier visit is cached
-            self.browser = self.playwright.chromium.launch(executable_path=executable, args=flags)
-            self.page = self.browser.new_page()
+            self.browser = playwright.chromium.launch(executable_path=executable, args=flags)
         except BaseException:
-            self.playwright.stop()
+            _driver.stop()
             raise
 
     def __enter__(self) -> Self:
@@ -114,14 +133,14 @@ class Chromium:
     def close(self) -> None:
         """End the browser and its driver."""
         self.browser.close()
-        self.playwright.stop()
+        _driver.stop()
 
     @property
     def version(self) -> str:
         return f"Chromium {self.browser.version}"
 
     def peak_memory_bytes(self) -> int:
-        """Peak resident memory of the page's process; with WebGPU, also of the process that holds its buffers.
+        """Peak resident memory of the one open page's process; with WebGPU, also of the process that holds its buffers.
 
         Chromium keeps a spare renderer ready; the page's is the one with the larger peak. Raises EdgeAssetsError
         where the system keeps no such peak.
@@ -137,4 +156,3 @@ def _peak(pid: int) -> int:
     except OSError:
         raise EdgeAssetsError("a browser's peak memory can only be read on Linux, from /proc") from None
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-

@@ -9,7 +9,9 @@ class Runtime:
     """What opens a format's files on this machine."""
 
     library: str  # the module that a measuring process imports before it loads a model
-    distributions: tuple[str, ...]  # as in `Variant.tools`, whose versions enter the recipes of what was computed with it
+    distributions: tuple[
+        str, ...
+    ]  # as in `Variant.tools`, whose versions enter the recipes of what was computed with it
     verified_with: str  # in words: what parity and accuracy are computed with
     extra: str | None = None  # the optional extra that installs it
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it

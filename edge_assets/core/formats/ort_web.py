@@ -7,7 +7,7 @@ call alone, so the crossing is in no number.
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,39 +15,31 @@ from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.core.errors import EdgeAssetsError, Refused
 from edge_assets.core.variant import Feeds, Session
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 
 class OrtWebSession:
     """A page with one model loaded. `load_ms` is the runtime's own loading; `baseline_bytes` the page's before it."""
 
-    def __init__(
-        self,
-        path: Path,
-        threads: int,
-        outputs: Sequence[str],
-        execution_provider: str,
-        variant: str | None = None,
-    ) -> None:
-        routes = {"/": WEB, "/runtime/": RUNTIME, "/bundle/" if path.is_dir() else "/model": path}
-        self.server = Server(routes)
+    def __init__(self, path: Path, threads: int, outputs: Sequence[str], execution_provider: str) -> None:
+        self.server = Server(routes(path))
         try:
             self.chromium = Chromium(webgpu=execution_provider == "webgpu")
         except BaseException:
             self.server.close()
             raise
         try:
-            self.page = self.chromium.page
-            self.page.goto(f"{self.server.url}/harness.html")
-            self.page.wait_for_function("window.edge")
+            self.page = self.chromium.browser.new_page()
+            open_harness(self.page, self.server)
             self.baseline_bytes = self.chromium.peak_memory_bytes()
-            self.arguments = [execution_provider, threads, list(outputs)]
-            if path.is_dir():
-                self.opened = self._call("openBundle", *self.arguments, variant)
-            else:
-                self.opened = self._call("openFile", *self.arguments)
+            opened = self._call(
+                "openBundle" if path.is_dir() else "openFile", execution_provider, threads, list(outputs)
+            )
         except BaseException:
             self.close()
             raise
-        self.load_ms: float = self.opened["session_ms"]
+        self.load_ms: float = opened["session_ms"]
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
@@ -56,13 +48,6 @@ class OrtWebSession:
     def time(self, feeds: Feeds) -> float:
         """One query's milliseconds, by the page's clock."""
         return float(self._call("time", encode(feeds)))
-
-    def reopen(self, variant: str | None = None) -> dict[str, Any]:
-        """Visit the bundle again in the same browser, in a new page: what the loader says of its load."""
-        self.page.reload()
-        self.page.wait_for_function("window.edge")
-        provider, threads, outputs = self.arguments
-        return self._call("openBundle", provider, threads, outputs, variant)
 
     def peak_memory_bytes(self) -> int:
         """Peak resident memory of the page's process."""
@@ -91,10 +76,20 @@ def open_session(
     inputs: Sequence[str],  # noqa: ARG001  # the page's runtime takes them by name
     outputs: Sequence[str],
     execution_provider: str,
-    variant: str | None = None,
 ) -> Session:
     """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks."""
-    return OrtWebSession(path, threads, outputs, execution_provider, variant)
+    return OrtWebSession(path, threads, outputs, execution_provider)
+
+
+def routes(path: Path) -> dict[str, Path]:
+    """What a server shows the page: its own files, the runtime, and the ONNX file or the bundle."""
+    return {"/": WEB, "/runtime/": RUNTIME, "/bundle/" if path.is_dir() else "/model": path}
+
+
+def open_harness(page: "Page", server: Server) -> None:
+    """The page, ready for calls of its `edge` object."""
+    page.goto(f"{server.url}/harness.html")
+    page.wait_for_function("window.edge")
 
 
 def encode(feeds: Feeds) -> dict[str, dict[str, Any]]:

@@ -66,9 +66,7 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
         product = f"{node.output[0]}_product" if len(node.input) > 2 else node.output[0]
         nodes.append(helper.make_node("MatMul", [node.input[0], name], [product], name=f"{node.name}_matmul"))
         if len(node.input) > 2:
-            nodes.append(
-                helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias")
-            )
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias"))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}

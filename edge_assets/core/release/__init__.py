@@ -36,9 +36,7 @@ def write(
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
-    if (
-        loader := HERE / "loaders" / f"{manifest['runtime']}.py"
-    ).exists():  # else it runs on devices only
+    if (loader := HERE / "loaders" / f"{manifest['runtime']}.py").exists():  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
         shutil.copyfile(loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}

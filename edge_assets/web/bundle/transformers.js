@@ -29,6 +29,7 @@ export async function open(url) {
   env.useWasmCache = false;
   const manifest = await (await fetch(new URL("manifest.json", base))).json();
   const wasm = await answer(new URL(manifest.runtimes.wasm.wasm, base).href);
+  env.backends.onnx.wasm.wasmPaths = undefined; // Transformers.js points it at a CDN
   env.backends.onnx.wasm.wasmBinary = await wasm.arrayBuffer();
   env.backends.onnx.wasm.numThreads = 1;
   return transformers;
