@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from edge_assets.assets.families import FAMILIES
+from edge_assets.assets.family import Family
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import ExportError
 from edge_assets.core.formats.onnx import export, opset_of
@@ -31,6 +32,9 @@ from tests.tiny.network import TinyNet
 from tests.tiny.spec import MLP, TINY
 
 VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
+LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
+IN_PYTHON = [(family, variant) for family, variant in VARIANTS if (LOADERS / f"{variant.runtime}.py").exists()]
+OF_PRODUCTS = ("onnx_int8_dynamic", "onnx_int4")  # schemes for graphs made of matrix products
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +65,21 @@ def build(
         if name == CHECKPOINT:
             return cell.build_checkpoint()
         variant = next(v for v in family.variants if v.name == name)
-        return cell.build_variant(variant, make(variant.source, spec, on))
+        others = {other: make(other, spec, on) for other in variant.others}
+        return cell.build_variant(variant, make(variant.source, spec, on), others)
 
     return make
 
 
+def a_target(family: Family) -> str:
+    """One that every variant of the family is built on."""
+    return next(entry.name for entry in catalog().values() if entry.family == family.name)
+
+
 @pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
-def test_template(family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
-    spec = MLP if variant.name == "onnx_int8_dynamic" else TINY
-    built = build(variant.name, spec)
+def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
+    spec, on = MLP if variant.name in OF_PRODUCTS else TINY, a_target(family)
+    built = build(variant.name, spec, on)
     assert built.artifact is not None, built.build.refused
     assert built.parity is not None and built.accuracy is not None
     passed, sentence = parity.verdict(built.parity, variant.precision)
@@ -80,14 +90,14 @@ def test_template(family: object, variant: Variant, build: Callable[..., Built],
     assert built.build.recipe.tools, "a recipe without tool versions would survive an upgrade"
     stored = json.dumps(built.to_dict())
     assert json.dumps(Built.from_dict(json.loads(stored)).to_dict()) == stored
-    assert build(variant.name, spec).reused
+    assert build(variant.name, spec, on).reused
 
 
-@pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
+@pytest.mark.parametrize(("family", "variant"), IN_PYTHON, ids=lambda value: value.name)
 def test_a_new_process_runs_the_artifact_without_the_product(
-    family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore
+    family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore
 ) -> None:
-    built = build(variant.name, MLP if variant.name == "onnx_int8_dynamic" else TINY)
+    built = build(variant.name, MLP if variant.name in OF_PRODUCTS else TINY, a_target(family))
     assert built.artifact is not None
     runtime = {"onnx": "onnxruntime as r; r.InferenceSession", "torchscript": "torch as r; r.jit.load"}[built.runtime]
     code = f"import sys, {runtime}(sys.argv[1]); print('edge_assets' in sys.modules)"
@@ -98,7 +108,8 @@ def test_a_new_process_runs_the_artifact_without_the_product(
 
 
 def test_flavour_and_recipe_name_follow_the_target(build: Callable[..., Built]) -> None:
-    names = {name: build("onnx_int8_static", on=name).build.facts["recipe"] for name in catalog()}
+    targets = [name for name, entry in catalog().items() if entry.family == "cpu"]
+    names = {name: build("onnx_int8_static", on=name).build.facts["recipe"] for name in targets}
     assert names == {
         "x86-64-avx2": "int8_static_qdq_u8s8_perchannel_reducedrange_minmax",
         "x86-64-vnni": "int8_static_qdq_u8s8_perchannel_minmax",

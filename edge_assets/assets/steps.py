@@ -253,13 +253,17 @@ class Cell:
         runtime = RUNTIMES[variant.runtime]
         session = self._session(variant.runtime) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
+        samples = self.target.options.get("evaluation_samples")
+        if samples:
+            parameters |= {"samples": samples}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.verify.evaluate import Question, evaluate
 
-            self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
+            count = min(self.evaluation.facts["samples"], samples or self.evaluation.facts["samples"])
+            self.log(f"verifying {variant.name} on {count} samples")
             assert self.evaluation.artifact is not None and reference.artifact is not None
             question = Question(
                 loadable=self.loadable(variant.runtime, built),
@@ -270,6 +274,7 @@ class Cell:
                 metric=self.spec.evaluation.metric,
                 labels=self.spec.evaluation.labels,
                 higher_is_better=self.spec.evaluation.higher_is_better,
+                samples=samples,
             )
             if variant.process:
                 return isolation.call(variant.process, evaluate, question, seconds=variant.seconds)
@@ -346,7 +351,9 @@ class Cell:
         facts = {
             "mode": mode,
             "threads": self._threads(),
-            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
+            "runtimes": {
+                name: [built.runtime, self._session(built.runtime)] for name, built in self._contestants(builts).items()
+            },
             "machine": this_machine().to_dict(),
             "versions": _versions(self._contestants(builts)) | {"python": platform.python_version()},
             "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -55,9 +55,9 @@ class MissingTool(EdgeAssetsError):
 
     def __init__(self, package: str, extra: str | None, command: str | None = None) -> None:
         what = f"edge-assets[{extra}]" if extra else "edge-assets"
-        remedy = command or f"pip install '{what}'"
-        super().__init__(f"{package} is not installed: {remedy}")
         self.package, self.extra, self.command = package, extra, command
+        self.remedy = command or f"pip install '{what}'"
+        super().__init__(f"{package} is not installed: {self.remedy}")
 
     def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None, str | None]]:
         return MissingTool, (self.package, self.extra, self.command)

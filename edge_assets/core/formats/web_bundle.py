@@ -78,9 +78,9 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "versions": VARIANT.tool_versions(),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    wasm = {provider: sizes(files[entry["wasm"]]) for provider, entry in runtimes.items()}
+    shipped = {provider: sizes(files[entry["wasm"]]) for provider, entry in runtimes.items()}
     request.log(f"visiting the bundle: {len(variants)} variants")
-    return {"variants": variants, "runtime": wasm, "chunk_bytes": CHUNK} | visit(request, list(variants))
+    return {"variants": variants, "runtime": shipped, "chunk_bytes": CHUNK} | visit(request, list(variants))
 
 
 ABOUT = ("id", "description", "inputs", "outputs", "preprocessing", "class_names")
