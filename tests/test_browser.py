@@ -335,6 +335,7 @@ def test_what_the_runtime_cannot_run_is_refused_in_its_words(tmp_path: Path) -> 
         [helper.make_node("Unheard", ["x"], ["y"], domain="example")], "g", values[:1], values[1:]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("example", 1)])
+    model.ir_version = 10
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(Refused, match="Unheard"):
         ort_web.open_session(tmp_path / "model.onnx", threads=1, inputs=["x"], outputs=["y"], execution_provider="wasm")

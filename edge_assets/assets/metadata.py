@@ -114,7 +114,8 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         parameters={
             "recipe": facts.get("recipe", built.precision),
             **{name: value for name, value in built.build.recipe.parameters.items() if name != "recipe"},
-            **{f"tool.{name}": value for name, value in built.build.recipe.tools.items()},
+            # MLflow takes no @ in names, which scoped npm packages begin with
+            **{f"tool.{name.replace('@', '')}": value for name, value in built.build.recipe.tools.items()},
         },
         metrics=numbers,
         tags={name: value for name, value in tags.items() if value} | dagster_tags(run_id),
