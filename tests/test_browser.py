@@ -293,7 +293,7 @@ def test_transformers_js_runs_the_layout(
 # --- runtimes ----------------------------------------------------------------------------------------
 
 
-def test_webgpu_is_right_and_falls_back_to_wasm(cell: Cell, builts: dict[str, Built], store: ArtifactStore) -> None:
+def test_webgpu_gives_what_wasm_gives(cell: Cell, builts: dict[str, Built], store: ArtifactStore) -> None:
     artifact = builts["onnx_model"].artifact
     assert artifact is not None
     feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:5]}
@@ -305,6 +305,16 @@ def test_webgpu_is_right_and_falls_back_to_wasm(cell: Cell, builts: dict[str, Bu
         outputs[provider] = session.run(feeds)["logits"]
         session.close()  # type: ignore[attr-defined]
     np.testing.assert_allclose(outputs["webgpu"], outputs["wasm"], atol=1e-4)
+
+
+def test_without_an_adapter_a_webgpu_bundle_runs_on_wasm_and_says_why(changeable: Path, page: Page, serve: Any) -> None:
+    path = changeable / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["runtimes"]["webgpu"] = {"module": "runtime/absent.mjs", "wasm": "runtime/absent.wasm"}
+    path.write_text(json.dumps(manifest))
+    visit(page, serve(changeable))
+    assert shown(page)["Device"] == "wasm"
+    assert "webgpu: this browser has no adapter" in page.locator("#notes").inner_text()
 
 
 def test_webgpu_is_never_timed() -> None:
