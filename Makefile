@@ -2,11 +2,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WEB := edge_assets/web/node_modules/.installed
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test serve lock chromium
 
-demo: $(STAMP)  ## Build the example model for every CPU target and print its scorecard
+demo: $(STAMP) $(WEB) chromium  ## Build the example model for every CPU target and print its scorecard
 	$(BIN)/edge-assets build --model digits --checkpoint all
 	$(BIN)/edge-assets scorecard --model digits
 	@echo
@@ -14,7 +15,7 @@ demo: $(STAMP)  ## Build the example model for every CPU target and print its sc
 	@echo "The scorecards are also pages: $${EDGE_ASSETS_HOME:-.edge-assets}/scorecards/digits/"
 	@echo "Released folders are below $${EDGE_ASSETS_HOME:-.edge-assets}/releases/digits/"
 
-test: $(STAMP) chromium  ## Pass all tests
+test: $(STAMP) $(WEB) chromium  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,7 +35,13 @@ $(STAMP): pyproject.toml requirements.lock
 	$(PIP) install --no-deps --editable .
 	@touch $@
 
+# the browser family's runtimes, pinned by hash; no package of theirs runs a script
+$(WEB): edge_assets/web/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing, and the browser family needs it: apt-get install npm" >&2; exit 1; }
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix edge_assets/web
+	@touch $@
+
 chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
-	else echo "Chromium is missing, and the browser test needs it: sudo apt-get install chromium" >&2; exit 1; fi
+	else echo "Chromium is missing, and the browser family needs it: sudo apt-get install chromium" >&2; exit 1; fi

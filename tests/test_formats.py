@@ -34,8 +34,20 @@ from tests.tiny.spec import MLP, TINY
 
 VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
 # which target a family's variants pass the template on
-TARGETS = {"cpu": "graviton3", "nvidia": "l4", "android": "pixel-8", "microcontroller": "cortex-m4"}
-LINEAR_ONLY = ("onnx_int8_dynamic", "executorch_int8_dynamic", "executorch_8da4w")  # refused for convolutions
+TARGETS = {
+    "cpu": "graviton3",
+    "nvidia": "l4",
+    "apple": "iphone-15-pro",
+    "android": "pixel-8",
+    "microcontroller": "cortex-m4",
+    "browser": "browser-wasm",
+}
+LINEAR_ONLY = (
+    "onnx_int8_dynamic",
+    "onnx_int4",
+    "executorch_int8_dynamic",
+    "executorch_8da4w",
+)  # refused for convolutions
 ELSEWHERE = ("executorch_vulkan",)  # built here, run on devices only
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
@@ -73,7 +85,8 @@ def build(
         if name == CHECKPOINT:
             return cell.build_checkpoint()
         variant = next(v for v in family.variants if v.name == name)
-        return cell.build_variant(variant, make(variant.source, spec, on))
+        others = {other: make(other, spec, on) for other in variant.others}
+        return cell.build_variant(variant, make(variant.source, spec, on), others)
 
     return make
 

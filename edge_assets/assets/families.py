@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from edge_assets.assets.android import ANDROID
+from edge_assets.assets.browser import BROWSER
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.family import Family
 from edge_assets.assets.microcontroller import MICROCONTROLLER
@@ -11,7 +12,7 @@ from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.targets import Target
 
-FAMILIES = {family.name: family for family in (CPU, NVIDIA, ANDROID, MICROCONTROLLER)}
+FAMILIES = {family.name: family for family in (CPU, NVIDIA, ANDROID, MICROCONTROLLER, BROWSER)}
 
 
 def family_targets(spec: ModelSpec) -> Iterator[tuple[Family, list[Target]]]:

@@ -19,7 +19,7 @@ from edge_assets.core import data, isolation
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.errors import CheckpointError, MissingTool
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.select import Limits
+from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import (
@@ -58,6 +58,11 @@ class Cell:
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
         return local_target(catalog().values(), self.family.name) == self.target
+
+    @property
+    def not_measured(self) -> str:
+        """Why there is no latency where there is none."""
+        return str(self.target.options.get("not_measured", NOT_MEASURED))
 
     @property
     def path(self) -> str:
@@ -260,13 +265,17 @@ class Cell:
         runtime = RUNTIMES[name]
         session = self._session(name) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
+        samples = self.target.options.get("evaluation_samples")
+        if samples:
+            parameters |= {"samples": samples}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.verify.evaluate import Question, evaluate
 
-            self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
+            count = min(self.evaluation.facts["samples"], samples or self.evaluation.facts["samples"])
+            self.log(f"verifying {variant.name} on {count} samples")
             assert self.evaluation.artifact is not None and reference.artifact is not None
             question = Question(
                 loadable=self.loadable(name, built),
@@ -277,6 +286,7 @@ class Cell:
                 metric=self.spec.evaluation.metric,
                 labels=self.spec.evaluation.labels,
                 higher_is_better=self.spec.evaluation.higher_is_better,
+                samples=samples,
             )
             if variant.process:
                 return isolation.call(variant.process, evaluate, question, seconds=variant.seconds)
@@ -436,4 +446,4 @@ def _no_calibration() -> Feeds:
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:
     runtimes = (RUNTIMES[built.runtime] for built in builts.values())
     names = {"numpy", *(name for runtime in runtimes for name in runtime.distributions)}
-    return {name: version(name) for name in sorted(names)}
+    return installed(tuple(sorted(names)), None)

@@ -9,7 +9,9 @@ class Runtime:
     """What opens a format's files on this machine."""
 
     library: str  # the module that a measuring process imports before it loads a model
-    distributions: tuple[str, ...]  # whose versions enter the recipes of what was computed with it
+    distributions: tuple[
+        str, ...
+    ]  # as in `Variant.tools`, whose versions enter the recipes of what was computed with it
     verified_with: str  # in words: what parity and accuracy are computed with
     extra: str | None = None  # the optional extra that installs it
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it
@@ -53,5 +55,12 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "torch_tensorrt": Runtime(
         "torch_tensorrt", ("torch", "torch-tensorrt"), "Torch-TensorRT on this machine's GPU", "torch-tensorrt"
+    ),
+    "ort_web": Runtime(
+        "playwright.sync_api",
+        ("playwright", "npm:onnxruntime-web", "browser:chromium"),
+        "ONNX Runtime Web in headless Chromium on this machine",
+        extra="browser",
+        target_options=("execution_provider",),
     ),
 }

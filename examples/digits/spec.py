@@ -21,6 +21,7 @@ DIGITS = ModelSpec(
         *("t4", "a100", "l4", "rtx-4090", "rtx-5090", "h100", "jetson-orin"),
         *("pixel-8", "snapdragon-8", "android-midrange"),
         *("cortex-m4", "cortex-m7"),
+        *("browser-wasm", "browser-webgpu"),
     ),
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),

@@ -221,6 +221,8 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
         where = f"on a {parameters['gpu']}" if parameters["gpu"] else "ahead of time"
         facts["engine"] = f"engine built {where} for compute capability {parameters['compute_capability']} by {by}"
     facts["not_measured"] = f"not measured: no device attached; {facts['engine']}"
+    # the target holds the engine alone; until it is built, the graph is what is known of it
+    facts["size_bytes"] = facts.get("engine_bytes", request.source.stat().st_size)
     largest = {tensor["name"]: tensor["max"] for tensor in parameters["inputs"]}
     if estimate := graph_memory.weights_and_peak(request.source, largest):
         batch = parameters["inputs"][0]["max"][0]

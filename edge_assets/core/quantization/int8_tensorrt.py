@@ -2,7 +2,7 @@
 
 TensorRT wants zero points of 0 and derives bias scales itself. Q/DQ pairs stand at the inputs and weights of
 convolutions and matrix products only: their outputs stay in fp16, where TensorRT fuses what follows, which costs no
-speed and keeps 7 dB more of the signal than quantizing every operator (measured on the digits CNN). What is not
+speed and keeps 5 dB more of the signal than quantizing every operator (measured on the digits CNN). What is not
 quantized is fp16 because a strongly typed network runs it in the graph's type, and Turing has no fp32 matrix products.
 """
 
