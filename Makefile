@@ -3,12 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WEB := edge_assets/web/node_modules/.installed
+CPU := x86-64-avx2 x86-64-vnni raspberry-pi-5 graviton3
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test serve lock chromium
 
-demo: $(STAMP) $(WEB) chromium  ## Build the example model for every CPU target and print its scorecard
-	$(BIN)/edge-assets build --model digits --checkpoint all
+demo: $(STAMP) $(WEB) chromium  ## Build the example model for every target and print its scorecard
+	$(BIN)/edge-assets build --model digits --checkpoint digits-epoch08 $(addprefix --target ,$(CPU))
+	$(BIN)/edge-assets build --model digits
 	$(BIN)/edge-assets scorecard --model digits
 	@echo
 	@echo "Next: 'make serve', then open http://127.0.0.1:3000 (Dagster) and http://127.0.0.1:5000 (MLflow)."
@@ -37,7 +39,8 @@ $(STAMP): pyproject.toml requirements.lock
 
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script
 $(WEB): edge_assets/web/package-lock.json
-	@command -v npm >/dev/null || { echo "npm is missing, and the browser family needs it: apt-get install npm" >&2; exit 1; }
+	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq npm >/dev/null; \
+	else echo "npm is missing, and the browser family needs it: sudo apt-get install npm" >&2; exit 1; fi
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix edge_assets/web
 	@touch $@
 
