@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+from edge_assets.assets.apple import APPLE
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.family import Family
 from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.targets import Target
 
-FAMILIES = {family.name: family for family in (CPU,)}
+FAMILIES = {family.name: family for family in (CPU, APPLE)}
 
 
 def family_targets(spec: ModelSpec) -> Iterator[tuple[Family, list[Target]]]:

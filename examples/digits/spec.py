@@ -16,7 +16,10 @@ DIGITS = ModelSpec(
     calibration=Calibration(Dataset("examples.digits.data:calibration")),
     evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=5000),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
-    targets=("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
+    targets=(
+        *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
+        *("iphone-12", "iphone-15-pro", "ipad", "mac-m-series"),
+    ),
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),
     license="Apache-2.0",
