@@ -16,10 +16,12 @@ import onnx
 import pytest
 
 from edge_assets.assets.families import FAMILIES
+from edge_assets.assets.family import Family
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import ExportError
 from edge_assets.core.formats.onnx import export, opset_of
 from edge_assets.core.quantization.float16 import sort_topologically
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
@@ -31,6 +33,7 @@ from tests.conftest import ROOT
 from tests.tiny.network import TinyNet
 from tests.tiny.spec import MLP, TINY
 
+ON = {"cpu": "graviton3", "apple": "iphone-15-pro"}  # a target of each family that refuses none of its variants
 VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
@@ -79,9 +82,9 @@ def build(
 
 
 @pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
-def test_template(family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
+def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
     spec = MLP if variant.name == "onnx_int8_dynamic" else TINY
-    built = build(variant.name, spec)
+    built = build(variant.name, spec, ON[family.name])
     assert built.artifact is not None, built.build.refused
     assert built.parity is not None and built.accuracy is not None
     passed, sentence = parity.verdict(built.parity, variant.precision)
@@ -92,21 +95,27 @@ def test_template(family: object, variant: Variant, build: Callable[..., Built],
     assert built.build.recipe.tools, "a recipe without tool versions would survive an upgrade"
     stored = json.dumps(built.to_dict())
     assert json.dumps(Built.from_dict(json.loads(stored)).to_dict()) == stored
-    assert build(variant.name, spec).reused
+    assert build(variant.name, spec, ON[family.name]).reused
 
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [(family, variant) for family, variant in VARIANTS if (LOADERS / f"{variant.runtime}.py").exists()],
+    [
+        (family, variant)
+        for family, variant in VARIANTS
+        if (LOADERS / f"{variant.runtime}.py").exists() and RUNTIMES[variant.runtime].is_the_targets
+    ],
     ids=lambda value: value.name,
 )
 def test_a_new_process_runs_the_artifact_without_the_product(
-    family: object, variant: Variant, build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
+    family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
 ) -> None:
-    built = build(variant.name, MLP if variant.name == "onnx_int8_dynamic" else TINY)
+    built = build(variant.name, MLP if variant.name == "onnx_int8_dynamic" else TINY, ON[family.name])
     assert built.artifact is not None
     shutil.copyfile(LOADERS / f"{built.runtime}.py", tmp_path / "runtime.py")
-    session = built.build.facts.get("session", {})
+    options = target(ON[family.name]).options
+    session = {name: options[name] for name in RUNTIMES[variant.runtime].target_options}
+    session |= built.build.facts.get("session", {})
     manifest = json.dumps({"inputs": ["image"], "outputs": ["logits"], "session": session})
     command = [sys.executable, "-c", RUN, str(store.checkout(built.artifact)), manifest]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -246,7 +246,7 @@ class Cell:
         reference = self._reference()
         inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
         runtime = RUNTIMES[variant.runtime]
-        session = self._session(variant.runtime) | built.facts.get("session", {})
+        session = self.session(variant.runtime) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
@@ -272,7 +272,8 @@ class Cell:
 
         return self.store.remember(recipe, build)
 
-    def _session(self, runtime: str) -> dict[str, Any]:
+    def session(self, runtime: str) -> dict[str, Any]:
+        """What of the target's options a runtime's sessions are opened with."""
         return {name: self.target.options[name] for name in RUNTIMES[runtime].target_options}
 
     def loadable(self, runtime: str, built: Result) -> Loadable:
@@ -307,7 +308,7 @@ class Cell:
             "mode": mode,
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
-            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
+            "runtimes": {name: [built.runtime, self.session(built.runtime)] for name, built in contestants.items()},
             "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
         }
         return Recipe(

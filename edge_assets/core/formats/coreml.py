@@ -231,7 +231,7 @@ def _write(package: Path, specification: Any, weights: Path) -> None:
 
 
 def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
-    """Facts of a saved package, read back: operators, what goes in and out, and the memory that it is estimated to take.
+    """Facts of a saved package, read back: operators, what goes in and out, and an estimate of the memory it takes.
 
     There is no estimate where the evaluator lacks an operator, and then nothing passes the memory gate.
     """
@@ -277,7 +277,9 @@ def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     import torch
 
     shapes = {
-        tensor.name: [1 if axis == "batch" else LARGEST_AXIS if isinstance(axis, str) else axis for axis in tensor.shape]
+        tensor.name: [
+            1 if axis == "batch" else LARGEST_AXIS if isinstance(axis, str) else axis for axis in tensor.shape
+        ]
         for tensor in spec.inputs
     }
     kinds = {tensor.name: torch.float32 if tensor.dtype == "float32" else torch.int64 for tensor in spec.inputs}
@@ -330,12 +332,13 @@ def _with_factors(model: "torch.nn.Module", image: Mapping[str, Any] | None) -> 
 
     if image is None or all(factor == 1 for factor in image["factors"]):
         return model
+    factors = torch.tensor(image["factors"]).reshape(1, -1, 1, 1)
 
     class Scaled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
-            self.register_buffer("factors", torch.tensor(image["factors"]).reshape(1, -1, 1, 1))
+            self.factors = torch.nn.Parameter(factors, requires_grad=False)
 
         def forward(self, pictures: torch.Tensor) -> Any:
             return self.model(pictures * self.factors)
@@ -375,9 +378,7 @@ def _inputs(spec: "ModelSpec", image: Mapping[str, Any] | None) -> list[Any]:
         # one channel's bias is a number of its own in CoreML
         bias = image["bias"] if len(image["bias"]) > 1 else image["bias"][0]
         name = spec.inputs[0].name
-        return [
-            coremltools.ImageType(name, shape=image["shape"], scale=image["scale"], bias=bias, color_layout=layout)
-        ]
+        return [coremltools.ImageType(name, shape=image["shape"], scale=image["scale"], bias=bias, color_layout=layout)]
     axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
     ranges = {axis: coremltools.RangeDim(1, _bound(axis), default=1, symbol=axis) for axis in axes}
     return [

@@ -77,11 +77,11 @@ def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
 
 
 def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    return torch.where(x >= alpha, x, torch.zeros_like(x))
+    return torch.where(x >= alpha, x, 0.0)
 
 
 def sigmoid_hard(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    return (alpha * x + beta).clamp(0, 1)
+    return (alpha * x + beta).clamp_(0, 1)
 
 
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
@@ -146,9 +146,11 @@ def conv(
     ones = [1] * len(kernel)
     stride = ones if strides is None else integers(strides)
     dilation = ones if dilations is None else integers(dilations)
-    padded = _padded(x, _padding(x, kernel, stride, dilation, pad_type, pad))
-    function = (functional.conv1d, functional.conv2d, functional.conv3d)[len(kernel) - 1]
-    return function(padded, weight, bias, stride, 0, dilation, groups)
+    pairs = _padding(x, kernel, stride, dilation, pad_type, pad)
+    function: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[len(kernel) - 1]
+    if all(before == after for before, after in pairs):
+        return function(x, weight, bias, stride, [before for before, _ in pairs], dilation, groups)
+    return function(_padded(x, pairs), weight, bias, stride, 0, dilation, groups)
 
 
 def conv_transpose(
@@ -175,7 +177,7 @@ def conv_transpose(
         length = integers(output_shape)[axis] if output_shape is not None else full.shape[axis] - before - after
         missing = max(before + length - full.shape[axis], 0)  # output padding: beyond what the kernel reaches
         full = functional.pad(full, [0, 0] * (full.dim() - 1 - axis) + [0, missing]).narrow(axis, before, length)
-    return full if bias is None else full + bias.reshape([1, -1] + ones)
+    return full if bias is None else full + bias.reshape([1, -1, *ones])
 
 
 # --- pooling -------------------------------------------------------------------------------------------
@@ -211,9 +213,9 @@ def avg_pool(
         return function(x, kernel, stride, padding, ceil_mode, not exclude_padding_from_average)
     _only("avg_pool's ceil_mode with uneven padding", ceil_mode, False)
     average = function(_padded(x, pairs), kernel, stride)
-    return average / function(_padded(torch.ones_like(x), pairs), kernel, stride) if exclude_padding_from_average else (
-        average
-    )
+    if not exclude_padding_from_average:
+        return average
+    return average / function(_padded(torch.ones_like(x), pairs), kernel, stride)
 
 
 # --- normalisation -------------------------------------------------------------------------------------
@@ -238,9 +240,7 @@ def layer_norm(
     return _normalized(x, over, gamma, beta, over, epsilon)
 
 
-def instance_norm(
-    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
-) -> Tensor:
+def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
     return _normalized(x, range(2, x.dim()), gamma, beta, [1], epsilon)
 
 
@@ -360,9 +360,7 @@ def slice_by_index(
     return x[tuple(index)]
 
 
-def gather(
-    x: Tensor, indices: Number, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
-) -> Tensor:
+def gather(x: Tensor, indices: Number, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     _only("gather's batch_dims", batch_dims, 0)
     wanted = _tensor(indices).long()
     axis %= x.dim()
@@ -467,7 +465,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "logical_xor": _binary(torch.logical_xor),
     "leaky_relu": lambda x, alpha=0.01: functional.leaky_relu(x, alpha),
     "elu": lambda x, alpha=1.0: functional.elu(x, alpha),
-    "prelu": lambda x, alpha: functional.prelu(x, alpha),
+    "prelu": lambda x, alpha: functional.prelu(x, weight=alpha),
     "reduce_mean": _reduction(torch.mean),
     "reduce_sum": _reduction(torch.sum),
     "reduce_max": _reduction(torch.amax),
