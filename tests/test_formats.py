@@ -21,6 +21,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import ExportError
 from edge_assets.core.formats.onnx import export, opset_of
 from edge_assets.core.quantization.float16 import sort_topologically
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
@@ -42,12 +43,8 @@ TARGETS = {
     "microcontroller": "cortex-m4",
     "browser": "browser-wasm",
 }
-LINEAR_ONLY = (
-    "onnx_int8_dynamic",
-    "onnx_int4",
-    "executorch_int8_dynamic",
-    "executorch_8da4w",
-)  # refused for convolutions
+# refused for convolutions
+LINEAR_ONLY = ("onnx_int8_dynamic", "onnx_int4", "executorch_int8_dynamic", "executorch_8da4w")
 ELSEWHERE = ("executorch_vulkan",)  # built here, run on devices only
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
@@ -118,7 +115,9 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
     [
         (family, variant)
         for family, variant in VARIANTS
-        if (LOADERS / f"{variant.runtime}.py").exists() and variant.name not in ELSEWHERE
+        if (LOADERS / f"{variant.runtime}.py").exists()
+        and variant.name not in ELSEWHERE
+        and (variant.runtime != "coreml" or sys.platform == "darwin")
     ],
     ids=lambda value: value.name,
 )
@@ -130,7 +129,9 @@ def test_a_new_process_runs_the_artifact_without_the_product(
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None
     shutil.copyfile(LOADERS / f"{variant.runtime}.py", tmp_path / "runtime.py")
-    session = built.build.facts.get("session", {})
+    options = target(TARGETS[family.name]).options
+    session = {name: options[name] for name in RUNTIMES[variant.runtime].target_options}
+    session |= built.build.facts.get("session", {})
     manifest = json.dumps({"inputs": ["image"], "outputs": ["logits"], "session": session})
     command = [sys.executable, "-c", RUN, str(store.checkout(built.artifact)), manifest]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -218,7 +218,7 @@ class Judgement:
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
             "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
-            "session": built.build.facts.get("session", {}),
+            "session": cell.session(built.runtime) | built.build.facts.get("session", {}),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],
             "preprocessing": cell.spec.preprocess.to_dict(),

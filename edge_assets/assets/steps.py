@@ -263,7 +263,7 @@ class Cell:
             "evaluation": self.evaluation.sha256,
         }
         runtime = RUNTIMES[name]
-        session = self._session(name) | built.facts.get("session", {})
+        session = self.session(name) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         samples = self.target.options.get("evaluation_samples")
         if samples:
@@ -294,7 +294,8 @@ class Cell:
 
         return self.store.remember(recipe, build)
 
-    def _session(self, runtime: str) -> dict[str, Any]:
+    def session(self, runtime: str) -> dict[str, Any]:
+        """What of the target's options a runtime's sessions are opened with."""
         return {name: self.target.options[name] for name in RUNTIMES[runtime].target_options}
 
     def loadable(self, runtime: str, built: Result) -> Loadable:
@@ -329,7 +330,7 @@ class Cell:
             "mode": mode,
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
-            "runtimes": {name: [built.runtime, self._session(built.runtime)] for name, built in contestants.items()},
+            "runtimes": {name: [built.runtime, self.session(built.runtime)] for name, built in contestants.items()},
             "machine": digest(
                 [machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus]
             ),

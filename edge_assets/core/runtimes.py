@@ -1,5 +1,6 @@
 """Every runtime that opens artifacts, one line each; its sessions are in the module of its name in `formats`."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ class Runtime:
     takes_architecture: bool = False
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
 
+
+ON_MAC = sys.platform == "darwin"
 
 RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime("torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True),
@@ -62,5 +65,17 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Chromium on this machine",
         extra="browser",
         target_options=("execution_provider",),
+    ),
+    "coreml": Runtime(
+        "coremltools",
+        # torch evaluates where CoreML is missing: the two kinds of evidence are never taken for each other
+        ("coremltools",) if ON_MAC else ("coremltools", "torch"),
+        "CoreML on this Mac"
+        if ON_MAC
+        else "the package's MIL program, evaluated op by op in fp32 by PyTorch on this machine; does not model the "
+        "Neural Engine's fp16",
+        extra="apple",
+        is_the_targets=ON_MAC,
+        target_options=("compute_units",),
     ),
 }

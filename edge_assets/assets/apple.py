@@ -1,0 +1,17 @@
+"""The Apple family: iPhone, iPad and Mac, through CoreML."""
+
+from edge_assets.assets.family import Family
+from edge_assets.core.formats import coreml
+from edge_assets.core.quantization import coreml_weights
+
+APPLE = Family(
+    name="apple",
+    description="iPhone, iPad and Mac, which run CoreML",
+    variants=(
+        coreml.PACKAGE,
+        coreml_weights.INT8,
+        coreml_weights.LUT6,
+        coreml_weights.LUT4,
+        coreml_weights.INT4,
+    ),
+)
