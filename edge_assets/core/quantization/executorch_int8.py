@@ -113,6 +113,7 @@ STATIC = Variant(
     calibrated=True,
     extra="executorch",
     process="executorch",
+    seconds=1800,  # PT2E prepares and observes node by node in Python
 )
 DYNAMIC = Variant(
     name="executorch_int8_dynamic",
