@@ -45,7 +45,7 @@ TARGETS = {
 }
 # refused for convolutions
 LINEAR_ONLY = ("onnx_int8_dynamic", "onnx_int4", "executorch_int8_dynamic", "executorch_8da4w")
-ELSEWHERE = ("executorch_vulkan",)  # built here, run on devices only
+ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
 import json, sys

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from edge_assets.assets.android import ANDROID
-from edge_assets.assets.browser import BROWSER
 from edge_assets.assets.apple import APPLE
+from edge_assets.assets.browser import BROWSER
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.family import Family
 from edge_assets.assets.microcontroller import MICROCONTROLLER
