@@ -5,6 +5,7 @@ The same functions on a read-only store are the plan: the first step that would 
 Nothing here knows Dagster or MLflow.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -265,6 +266,7 @@ class Cell:
         runtime = RUNTIMES[name]
         session = self.session(name) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
+        parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
         samples = self.target.options.get("evaluation_samples")
         if samples:
             parameters |= {"samples": samples}
