@@ -191,7 +191,7 @@ def test_a_transformer_with_flexible_batch_and_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Encoder().eval()
     facts = convert(ENCODER, model, tmp_path, on="iphone-12")
-    assert facts["inputs"] == {name: "int32 [1..64, 1..512]" for name in ("ids", "mask")}
+    assert facts["inputs"] == dict.fromkeys(("ids", "mask"), "int32 [1..64, 1..512]")
     assert facts["outputs"]["embedding"].startswith("float32")
     ids = np.random.default_rng(0).integers(0, 50, (8, 11))
     feeds = {"ids": ids, "mask": (np.arange(11) < np.arange(4, 12)[:, None]).astype(np.int64)}
