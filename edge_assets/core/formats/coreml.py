@@ -9,6 +9,7 @@ On macOS a session is CoreML's own; elsewhere the package's program is evaluated
 import contextlib
 import json
 import logging
+import re
 import shutil
 import sys
 import uuid
@@ -399,11 +400,8 @@ def _dtype(tensor: "Tensor") -> type[np.generic]:
 def _explained(error: Exception) -> Exception:
     """Refused for an operator that CoreML has no form for, ExportError otherwise."""
     text = str(error).strip()
-    marker = "is not implemented" if "is not implemented" in text else "not supported"
-    first = next((line for line in text.splitlines() if marker in line), "")
-    if "PyTorch convert function for op" in first:
-        operator = first.split("'")[1]
-        return Refused(f"operator {operator} has no CoreML form; use an ONNX variant or replace it in the model")
+    if missing := re.search(r"Unsupported fx node \S+, kind (\S+)", text):
+        return Refused(f"operator {missing[1]} has no CoreML form; use an ONNX variant, or replace it in the model")
     return ExportError(f"conversion to CoreML failed: {text.partition(chr(10))[0] or type(error).__name__}")
 
 

@@ -81,7 +81,7 @@ def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def sigmoid_hard(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    return (alpha * x + beta).clamp_(0, 1)
+    return (alpha * x + beta).clamp(0, 1)
 
 
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
@@ -389,6 +389,12 @@ def pad(x: Tensor, pad: Any, mode: str = "constant", constant_val: float = 0.0) 
     return functional.pad(x, amounts, mode=mode)
 
 
+def crop(x: Tensor, crop_height: Any, crop_width: Any) -> Tensor:
+    """Cuts off rows above and below, and columns left and right."""
+    (top, bottom), (left, right) = integers(crop_height), integers(crop_width)
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
 def fill(shape: Any, value: float = 0.0) -> Tensor:
     return torch.full(integers(shape), value)
 
@@ -479,7 +485,7 @@ OPERATIONS: Mapping[str, Operation] = {
             *(linear, matmul, einsum, scaled_dot_product_attention, conv, conv_transpose, max_pool, avg_pool),
             *(layer_norm, instance_norm, batch_norm, reduce_prod, reduce_argmax, reduce_argmin, topk, cumsum),
             *(reshape, transpose, expand_dims, squeeze, concat, stack, split, slice_by_index, gather),
-            *(gather_along_axis, tile, pad, fill, range_1d, pixel_shuffle),
+            *(gather_along_axis, tile, pad, crop, fill, range_1d, pixel_shuffle),
             *(upsample_nearest_neighbor, upsample_bilinear),
         )
     },
