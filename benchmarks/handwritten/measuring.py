@@ -44,7 +44,6 @@ class Child:
             [sys.executable, "-m", module, *arguments, *contestant.options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 
