@@ -25,7 +25,7 @@ from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.model import ModelSpec
-from edge_assets.plan import Plan, plan
+from edge_assets.plan import Plan, known_to, plan
 from edge_assets.registry import checkpoint_folder
 from edge_assets.settings import Home
 from resources import checkpoints
@@ -95,9 +95,10 @@ def build(
     partitions = checkpoint_partitions(spec)
     instance.add_dynamic_partitions(partitions.name or "", [checkpoint.key for checkpoint in chosen])
     outcomes = []
+    materialized = known_to(instance)  # a run adds partitions of its own cell alone
     for checkpoint in chosen:
         for family, target in targets:
-            planned = plan(Cell(spec, family, target, checkpoint, store, say), instance, mode)
+            planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
             outcomes.append(_bring_up_to_date(planned, mode, instance, say))
         if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
             _run(scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
@@ -176,15 +177,18 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
         say(f"  [green]✓[/] {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-        say(f"  [red]✗ {escape(_message(event))}[/]")
+        message = _message(event)
+        if INTERRUPTED not in message:  # which the command says itself
+            say(f"  [red]✗ {escape(message)}[/]")
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:
     name = materialization.asset_key.path[-1]
     values = {key: entry.value for key, entry in materialization.metadata.items()}
     parts = ["reused" if values.get("reused") else "built"]
-    if values.get("refused"):
-        return f"{name}: refused: {values['refused']}"
+    for outcome in ("refused", "unavailable"):
+        if values.get(outcome):
+            return f"{name}: {outcome}: {values[outcome]}"
     if isinstance(size := values.get("size_bytes"), int):
         parts.append(f"{size / 1024:,.0f} KiB")
     if isinstance(accuracy := values.get("accuracy"), float):

@@ -1,8 +1,6 @@
 """`edge-assets doctor`: what is installed, what this machine is, what is registered, and what is missing."""
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +8,8 @@ from rich.table import Table
 
 from edge_assets import registry
 from edge_assets.assets.families import FAMILIES
+from edge_assets.core.errors import MissingTool
+from edge_assets.core.tools import version
 from edge_assets.settings import home
 from edge_assets.targets import local_target, this_machine
 
@@ -24,7 +24,19 @@ TOOLCHAINS = {
     "mlflow": None,
     "pandas": None,
     "coremltools": "apple",
-    "tensorrt": "nvidia",
+    "tensorrt-rtx": "nvidia",
+    "tensorrt": "tensorrt",
+    "torch-tensorrt": "torch-tensorrt",
+    "ai-edge-litert": "litert",
+    "ai-edge-quantizer": "litert",
+    "litert-torch": "litert",
+    "executorch": "executorch",
+    "torchao": "executorch",
+    "tflite-micro": "microcontroller",
+    "playwright": "browser",
+    "npm:onnxruntime-web": "browser",
+    "npm:@huggingface/transformers": "browser",
+    "browser:chromium": "browser",
     "scikit-learn": "examples",
 }
 
@@ -49,15 +61,10 @@ def _toolchains(console: Console) -> bool:
 
 def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
     for name, extra in TOOLCHAINS.items():
-        remedy = f"pip install 'edge-assets[{extra}]'" if extra else "pip install edge-assets"
         try:
-            yield name, version(name), remedy, extra is None
-        except PackageNotFoundError:
-            yield name, None, remedy, extra is None
-    chromium = next(
-        (path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), None
-    )
-    yield "chromium", str(chromium) if chromium else None, "apt-get install chromium (browser tests)", False
+            yield name, version(name, extra), "", extra is None
+        except MissingTool as missing:
+            yield name, None, missing.remedy, extra is None
 
 
 def _devices(console: Console) -> None:

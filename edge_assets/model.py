@@ -5,6 +5,7 @@ definitions without importing torch, and a change in that code is seen by the re
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from edge_assets.settings import project_path
 DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
+AXIS_RANGE = (1, 128, 512)  # of a dynamic axis that `axis_ranges` does not mention
 PARITY_SAMPLES = 8  # batches of 1, 2 and 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # a Dagster asset key, group and job name all at once
 
@@ -108,6 +110,8 @@ class ModelSpec:
     owners: tuple[str, ...] = ()  # e-mail addresses or "team:name"
     license: str = "unspecified"
     class_names: tuple[str, ...] = ()
+    # least, best and largest size of dynamic axes besides the batch, for engines that are tuned to shapes
+    axis_ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -140,8 +144,18 @@ class ModelSpec:
             raise InvalidSpec("evaluation.minimum", f"must be at least {PARITY_SAMPLES}, which parity compares")
         if self.gates.max_accuracy_drop_points < 0:
             raise InvalidSpec("gates.max_accuracy_drop_points", "must not be negative")
+        axes = {axis for tensor in self.inputs for axis in tensor.dynamic_axes.values()} - {"batch"}
+        for axis, (least, best, largest) in self.axis_ranges.items():
+            if axis not in axes or not 1 <= least <= best <= largest:
+                known = ", ".join(sorted(axes)) or "none"
+                reason = f"{axis}: {(least, best, largest)} must be ascending sizes of a dynamic axis ({known})"
+                raise InvalidSpec("axis_ranges", reason)
         if not self.targets:
             raise InvalidSpec("targets", "must name at least one target")
+
+    def axis_range(self, axis: str) -> tuple[int, int, int]:
+        """Least, best and largest size of a dynamic axis besides the batch."""
+        return self.axis_ranges.get(axis, AXIS_RANGE)
 
     @property
     def preprocess(self) -> Preprocessing:

@@ -4,7 +4,9 @@ The command line, the sensor and the nightly schedule all ask here, so that a bu
 launches no run.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 
 import dagster as dg
 
@@ -16,6 +18,8 @@ from edge_assets.core.types import Built, Recipe
 from edge_assets.core.variant import CHECKPOINT
 from resources.artifacts import pointer_key
 from resources.store import NotBuilt
+
+Materialized = Callable[[dg.AssetKey], Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,12 @@ class Plan:
         return dg.MultiPartitionKey({"checkpoint": self.cell.checkpoint.key, "target": self.cell.target.name})
 
 
-def plan(cell: Cell, instance: dg.DagsterInstance, mode: str) -> Plan:
+def known_to(instance: dg.DagsterInstance) -> Materialized:
+    """Which partitions of an asset an instance has, each asset asked for once: planning looks at many cells."""
+    return cache(instance.get_materialized_partitions)
+
+
+def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     """Whether anything of `cell` has to be built, measured, or shown to Dagster."""
     planning = cell.planning()
     builts: dict[str, Built] = {}
@@ -55,7 +64,7 @@ def plan(cell: Cell, instance: dg.DagsterInstance, mode: str) -> Plan:
     for name in artifact_names(cell.family):
         if _pointed(cell, name) != current[name]:
             return Plan(cell, f"{name}: an earlier result applies again")
-    return Plan(cell, _unknown_to_dagster(cell, instance))
+    return Plan(cell, _unknown_to_dagster(cell, materialized))
 
 
 def _why(cell: Cell, recipe: Recipe) -> str:
@@ -82,11 +91,11 @@ def _pointed(cell: Cell, name: str) -> str | None:
     return value.build.sha256 if isinstance(value, Built) else value.sha256
 
 
-def _unknown_to_dagster(cell: Cell, instance: dg.DagsterInstance) -> str | None:
+def _unknown_to_dagster(cell: Cell, materialized: Materialized) -> str | None:
     partition = str(Plan(cell, None).partition_key)
     for name in artifact_names(cell.family):
         key = asset_key(cell.spec, cell.family, name)
-        if partition not in instance.get_materialized_partitions(key):
+        if partition not in materialized(key):
             return f"{name}: not materialized in this Dagster instance"
     return None
 

@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +188,12 @@ class ArtifactStore:
         whose content is hashed when it is fetched."""
         blob = self._blob_path(file.sha256)
         try:
-            size = blob.stat().st_size
+            stat = blob.stat()
         except FileNotFoundError:
             return False
-        if size == file.size and (not self.is_local or sha256_of(Path(blob.path)) == file.sha256):
+        if stat.st_size == file.size and (
+            not self.is_local or _hash_at(blob.path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == file.sha256
+        ):
             return True
         log.warning("corrupted blob %s (%s): its content does not match its name; it will be rebuilt", blob, file.path)
         if not self.read_only:
@@ -266,6 +269,12 @@ def sha256_of(path: Path) -> str:
     """sha256 (hex) of a file's content, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _hash_at(path: str, _size: int, _modified_ns: int, _inode: int) -> str:
+    """sha256 of a file as it was found: a plan of many cells asks for the same blobs again and again."""
+    return sha256_of(Path(path))
 
 
 @contextmanager

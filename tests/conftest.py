@@ -7,11 +7,23 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    import torch
+
 ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
+
+
+def pytest_configure() -> None:
+    """Each parallel worker keeps to one core: threads of two would spin against each other for the same cores."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @dataclass
@@ -63,16 +75,22 @@ class Project:
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, trained for a second: about 97 % accurate."""
+    from tests.tiny.network import TinyNet
+
+    return trained(TinyNet, tmp_path_factory.mktemp("trained") / "tiny.safetensors")
+
+
+def trained(architecture: Callable[[], "torch.nn.Module"], path: Path) -> Path:
+    """A checkpoint of an architecture for the tiny data, trained for a second."""
     import torch
     from safetensors.torch import save_file
     from torch.nn.functional import cross_entropy
 
     from tests.tiny.data import split
-    from tests.tiny.network import TinyNet
     from tests.tiny.spec import TINY
 
     torch.manual_seed(0)
-    model = TinyNet()
+    model = architecture()
     data = split("train")
     images = torch.from_numpy(TINY.preprocess.apply(data)["image"])
     labels = torch.from_numpy(data["label"])
@@ -83,7 +101,6 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    path = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
     save_file(model.state_dict(), path)
     return path
 

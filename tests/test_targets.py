@@ -41,6 +41,23 @@ def test_a_machine_is_recognised_as_its_own_target_and_no_other(machine: Machine
     assert matching == ([name] if name else [])
 
 
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("Tesla T4", "t4"),
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("Orin (nvgpu)", "jetson-orin"),
+    ],
+)
+def test_a_gpu_is_recognised_as_its_own_target(gpu: str, name: str | None) -> None:
+    found = local_target(load_catalog().values(), "nvidia", replace(EPYC, gpus=(gpu,)))
+    assert (found.name if found else None) == name
+
+
 def test_this_machine_says_what_it_is() -> None:
     machine = this_machine()
     assert machine.cores >= 1

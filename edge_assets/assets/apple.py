@@ -1,7 +1,7 @@
 """The Apple family: iPhone, iPad and Mac, through CoreML."""
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import coreml
+from edge_assets.core.formats import coreml, executorch
 from edge_assets.core.quantization import coreml_weights
 
 APPLE = Family(
@@ -13,5 +13,6 @@ APPLE = Family(
         coreml_weights.LUT6,
         coreml_weights.LUT4,
         coreml_weights.INT4,
+        executorch.COREML,
     ),
 )

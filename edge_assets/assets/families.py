@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 
+from edge_assets.assets.android import ANDROID
 from edge_assets.assets.apple import APPLE
+from edge_assets.assets.browser import BROWSER
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.family import Family
+from edge_assets.assets.microcontroller import MICROCONTROLLER
+from edge_assets.assets.nvidia import NVIDIA
 from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.targets import Target
 
-FAMILIES = {family.name: family for family in (CPU, APPLE)}
+FAMILIES = {family.name: family for family in (CPU, NVIDIA, APPLE, ANDROID, MICROCONTROLLER, BROWSER)}
 
 
 def family_targets(spec: ModelSpec) -> Iterator[tuple[Family, list[Target]]]:

@@ -1,6 +1,7 @@
 """A hardware family: the variants that its targets are offered, in build order."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_assets.core.variant import Variant
 
@@ -12,4 +13,5 @@ class Family:
     name: str
     description: str
     variants: tuple[Variant, ...]
+    baseline_device: Literal["cpu", "cuda"] = "cpu"  # where PyTorch eager is timed on the target
     package: str | None = None  # the variant whose folder is released, around the winner; None: the winner itself

@@ -10,7 +10,7 @@ import dagster as dg
 
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.select import NOT_MEASURED, Candidate, Gate, gates
+from edge_assets.core.select import Candidate, Gate, gates
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import Variant
 from edge_assets.report import tables
@@ -34,10 +34,10 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "mlflow_run": _link(urls[built.variant]),
     }
     if built.build.refused:
-        return shown | {"refused": built.build.refused}
+        return shown | {"unavailable" if built.unavailable else "refused": built.build.refused}
     return shown | {
         "sha256": built.build.sha256,
-        "size_bytes": built.artifact.size_bytes if built.artifact else None,
+        "size_bytes": built.size_bytes,
         **_numbers(built),
         "parity_by_output": dg.MetadataValue.json(built.parity["by_output"] if built.parity else {}),
         **{name: _shown(value) for name, value in facts.items() if name not in ("recipe", "session")},
@@ -73,7 +73,7 @@ def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
         precision=built.precision,
         recipe=built.precision,
         sha256=built.build.sha256,
-        size_bytes=built.artifact.size_bytes if built.artifact else None,
+        size_bytes=built.size_bytes,
         blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
@@ -89,7 +89,7 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
     facts = built.build.facts
     numbers = _numbers(built)
     if built.artifact:
-        numbers["size_bytes"] = built.artifact.size_bytes
+        numbers["size_bytes"] = built.size_bytes
     model = None
     if built.artifact and made_by and made_by.mlflow_flavor:
         model = {
@@ -114,7 +114,8 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         parameters={
             "recipe": facts.get("recipe", built.precision),
             **{name: value for name, value in built.build.recipe.parameters.items() if name != "recipe"},
-            **{f"tool.{name}": value for name, value in built.build.recipe.tools.items()},
+            # MLflow takes no @ in names, which scoped npm packages begin with
+            **{f"tool.{name.replace('@', '')}": value for name, value in built.build.recipe.tools.items()},
         },
         metrics=numbers,
         tags={name: value for name, value in tags.items() if value} | dagster_tags(run_id),
@@ -132,7 +133,7 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
     folder = _folder(judgement.cell, built)
     return {
         "reused": judgement.measurement.reused,
-        "measured_on": judgement.measured_on if judgement.is_timed else NOT_MEASURED,
+        "measured_on": judgement.measured_on if judgement.is_timed else judgement.cell.not_measured,
         "memory_measured_on": judgement.measured_on,
         "table": dg.MetadataValue.md(tables.markdown(judgement.rows())),
         **{path.stem: dg.MetadataValue.md(_image(path)) for path in sorted(folder.glob("*.png"))},
@@ -170,7 +171,7 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
             "threads": str(facts["threads"]),
             "cpu": machine["cpu"],
             "cores": str(machine["cores"]),
-            "measured_on": judgement.measured_on if judgement.is_timed else NOT_MEASURED,
+            "measured_on": judgement.measured_on if judgement.is_timed else judgement.cell.not_measured,
         }
         | dagster_tags(run_id),
         artifact=asdict(built.artifact) if built.artifact else None,

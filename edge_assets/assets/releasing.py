@@ -6,13 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.errors import NothingReleasable
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.select import NOT_MEASURED, Candidate, Judged, Verdict, closest, judge
+from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
 from edge_assets.core.types import Built, Recipe, Result, digest
-from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
 from edge_assets.core.verify import parity
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -43,13 +45,15 @@ class Judgement:
         """A verdict for every variant, the baseline first."""
         packages = {variant.name for variant in self.cell.family.variants if not variant.is_candidate}
         candidates = [self._candidate(built) for name, built in self.builts.items() if name not in packages]
-        return judge(candidates, self.cell.limits)
+        return judge(candidates, self.cell.limits, self.cell.not_measured)
 
     @property
     def measured_on(self) -> str:
         """The machine in words; for a target that is not at hand, that it is another one."""
         machine = self.measurement.facts["machine"]
         name = f"{machine['cpu']}, {machine['cores']} cores, {self.measurement.facts['threads']} thread(s)"
+        if self.cell.family.baseline_device == "cuda":
+            name = ", ".join([*machine.get("gpus", ()), name])
         return f"{self.cell.target.name} ({name})" if self.is_timed else f"this machine, not the target ({name})"
 
     def winner(self) -> Judged:
@@ -76,7 +80,7 @@ class Judgement:
             precision=built.precision,
             recipe=built.build.facts.get("recipe", built.precision),
             sha256=built.build.sha256 if built.artifact else None,
-            size_bytes=built.artifact.size_bytes if built.artifact else None,
+            size_bytes=built.size_bytes,
             blocked=_blocked(built),
             parity=built.parity,
             accuracy=built.accuracy,
@@ -131,7 +135,7 @@ class Judgement:
             "memory_estimate": built.build.facts.get("memory_estimate"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,
-            "not_measured": None if latency else built.build.facts.get("not_measured", NOT_MEASURED),
+            "not_measured": None if latency else built.build.facts.get("not_measured", cell.not_measured),
             "verified_with": RUNTIMES[built.runtime].verified_with if built.parity else None,
             "threads": self.measurement.facts["threads"],
             "mode": self.measurement.facts["mode"],
@@ -176,7 +180,7 @@ class Judgement:
             raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}
             fields = data.preprocess_fields(raw, spec.preprocess)
             sample = {name: raw[name] for name in fields}
-            outputs = self.cell.loadable(built.runtime, built.build).open(1).run(spec.preprocess.apply(sample))
+            outputs = _run_once(self.cell.loadable(built.runtime, built.build), spec.preprocess.apply(sample))
             artifact = self.cell.store.checkout(shipped.artifact)
             release.write(folder, artifact, self._manifest(winner, built, shipped) | about, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
@@ -209,10 +213,11 @@ class Judgement:
             "format": candidate.format,
             "precision": candidate.precision,
             "file": shipped.artifact.files[0].path if len(shipped.artifact.files) == 1 else shipped.variant,
+            "package": dict(shipped.build.facts) if shipped is not built else None,
             "files": [asdict(file) for file in shipped.artifact.files],
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
-            "runtime": built.runtime,
+            "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
             "session": cell.session(built.runtime) | built.build.facts.get("session", {}),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],
@@ -228,6 +233,7 @@ class Judgement:
             "versions": facts["versions"],
             "measured_at": facts["measured_at"],
             "evidence": winner.evidence(),
+            "not_measured": cell.not_measured,
             "reason": winner.reason,
             "verdicts": {entry.candidate.name: entry.verdict for entry in self.verdicts},
         }
@@ -250,6 +256,15 @@ def _blocked(built: Built) -> tuple[Verdict, str] | None:
     if built.build.refused:
         return ("unavailable" if built.unavailable else "refused"), built.build.refused
     return ("unverified", built.unverified) if built.unverified else None
+
+
+def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
+    session = loadable.open(1)
+    try:
+        return session.run(feeds)
+    finally:
+        if close := getattr(session, "close", None):
+            close()
 
 
 def _sweep(measured: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ The same functions on a read-only store are the plan: the first step that would 
 Nothing here knows Dagster or MLflow.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from edge_assets.core import data, isolation
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.errors import CheckpointError, MissingTool
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.select import Limits
+from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import (
@@ -58,6 +59,11 @@ class Cell:
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
         return local_target(catalog().values(), self.family.name) == self.target
+
+    @property
+    def not_measured(self) -> str:
+        """Why there is no latency where there is none."""
+        return str(self.target.options.get("not_measured", NOT_MEASURED))
 
     @property
     def path(self) -> str:
@@ -200,13 +206,19 @@ class Cell:
             return self._not_built(variant, source, f"there is no {source.variant} to make it from", source.unavailable)
         try:
             recipe = self.variant_recipe(variant, source, others or {})
-            runtime = RUNTIMES[variant.runtime]
+            runtime = RUNTIMES[self._runtime(variant, {})]
             installed(runtime.distributions, runtime.extra)
         except MissingTool as missing:
             return self._not_built(variant, source, str(missing), unavailable=True)
         built = self.store.remember(recipe, lambda folder: self._run(variant, source, others or {}, folder))
-        evidence = self._verify(variant, built) if built.artifact else None
-        return Built(variant.name, variant.format, variant.precision, variant.runtime, built, evidence)
+        name = self._runtime(variant, built.facts)
+        evidence = self._verify(variant, name, built) if built.artifact else None
+        return Built(variant.name, variant.format, variant.precision, name, built, evidence)
+
+    def _runtime(self, variant: Variant, facts: Mapping[str, Any]) -> str:
+        """The variant's runtime, or what stands in for it where it cannot run."""
+        runs_here = self.is_local and not facts.get("needs_device")
+        return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
 
     def _not_built(self, variant: Variant, source: Built, reason: str, unavailable: bool) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
@@ -242,22 +254,33 @@ class Cell:
             return isolation.call(variant.process, variant.build, request, seconds=variant.seconds)
         return variant.build(request)
 
-    def _verify(self, variant: Variant, built: Result) -> Result:
+    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         reference = self._reference()
-        inputs = {"artifact": built.sha256, "reference": reference.sha256, "evaluation": self.evaluation.sha256}
-        runtime = RUNTIMES[variant.runtime]
-        session = self.session(variant.runtime) | built.facts.get("session", {})
-        parameters = self._evaluation_parameters() | {"runtime": variant.runtime, "session": session}
+        # what a stand-in opens may be the same in several artifacts: it is verified once
+        opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
+        inputs = {
+            "artifact": opened or built.sha256,
+            "reference": reference.sha256,
+            "evaluation": self.evaluation.sha256,
+        }
+        runtime = RUNTIMES[name]
+        session = self.session(name) | built.facts.get("session", {})
+        parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
+        parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
+        samples = self.target.options.get("evaluation_samples")
+        if samples:
+            parameters |= {"samples": samples}
         tools = installed(runtime.distributions, runtime.extra)
         recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.verify.evaluate import Question, evaluate
 
-            self.log(f"verifying {variant.name} on {self.evaluation.facts['samples']} samples")
+            count = min(self.evaluation.facts["samples"], samples or self.evaluation.facts["samples"])
+            self.log(f"verifying {variant.name} on {count} samples")
             assert self.evaluation.artifact is not None and reference.artifact is not None
             question = Question(
-                loadable=self.loadable(variant.runtime, built),
+                loadable=self.loadable(name, built),
                 threads=this_machine().cores,
                 evaluation=self.store.checkout(self.evaluation.artifact),
                 feeds=self.saved_feeds(self.evaluation),
@@ -265,6 +288,7 @@ class Cell:
                 metric=self.spec.evaluation.metric,
                 labels=self.spec.evaluation.labels,
                 higher_is_better=self.spec.evaluation.higher_is_better,
+                samples=samples,
             )
             if variant.process:
                 return isolation.call(variant.process, evaluate, question, seconds=variant.seconds)
@@ -309,7 +333,9 @@ class Cell:
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
             "runtimes": {name: [built.runtime, self.session(built.runtime)] for name, built in contestants.items()},
-            "machine": digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes]),
+            "machine": digest(
+                [machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus]
+            ),
         }
         return Recipe(
             "measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, _versions(contestants)
@@ -325,7 +351,7 @@ class Cell:
         from edge_assets.core.benchmark.harness import Contestant, measure
 
         contestants = [
-            Contestant(name, built.build.sha256, self.loadable(built.runtime, built.build))
+            Contestant(name, built.build.sha256, self._timed(name, built))
             for name, built in self._contestants(builts).items()
         ]
         samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
@@ -355,8 +381,27 @@ class Cell:
         return {
             name: built
             for name, built in builts.items()
-            if built.artifact and name not in packages and RUNTIMES[built.runtime].is_the_targets
+            if built.artifact
+            and not built.unverified  # what cannot be opened cannot be measured
+            and name not in packages
+            and RUNTIMES[built.runtime].is_the_targets
+            and (name != CHECKPOINT or self._has_baseline())
         }
+
+    def _has_baseline(self) -> bool:
+        """Whether PyTorch eager can run on the target's own device here; off the target its memory is the host's."""
+        if not self.is_local or self.family.baseline_device == "cpu":
+            return True
+        import torch
+
+        return torch.cuda.is_available()
+
+    def _timed(self, name: str, built: Built) -> Loadable:
+        """How a contestant is opened for measurement: the baseline on the target's own device."""
+        loadable = self.loadable(built.runtime, built.build)
+        if name != CHECKPOINT or not self.is_local:
+            return loadable
+        return replace(loadable, options={**loadable.options, "device": self.family.baseline_device})
 
     def _threads(self) -> int:
         return min(self.target.threads, this_machine().cores)
@@ -404,4 +449,4 @@ def _no_calibration() -> Feeds:
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:
     runtimes = (RUNTIMES[built.runtime] for built in builts.values())
     names = {"numpy", *(name for runtime in runtimes for name in runtime.distributions)}
-    return {name: version(name) for name in sorted(names)}
+    return installed(tuple(sorted(names)), None)

@@ -8,7 +8,7 @@ from edge_assets.assets.family import Family
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name
 from edge_assets.model import ModelSpec
-from edge_assets.plan import plan
+from edge_assets.plan import known_to, plan
 from edge_assets.targets import Target
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
@@ -24,8 +24,9 @@ def stale_requests(
     run_key: str,
 ) -> Iterator[dg.RunRequest]:
     """One request per target that has something to do. `run_key` is completed by the target."""
+    materialized = known_to(instance)
     for target in targets:
-        planned = plan(Cell(spec, family, target, checkpoint, store), instance, mode="rapid")
+        planned = plan(Cell(spec, family, target, checkpoint, store), materialized, mode="rapid")
         if not planned.is_fresh:
             yield dg.RunRequest(
                 run_key=f"{run_key}:{target.name}",

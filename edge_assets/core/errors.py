@@ -51,15 +51,16 @@ class StoreError(EdgeAssetsError):
 
 
 class MissingTool(EdgeAssetsError):
-    """A toolchain that is not installed. The message names the extra that installs it."""
+    """A toolchain that is not installed. The message names the extra, or the command, that installs it."""
 
-    def __init__(self, package: str, extra: str | None) -> None:
+    def __init__(self, package: str, extra: str | None, command: str | None = None) -> None:
         what = f"edge-assets[{extra}]" if extra else "edge-assets"
-        super().__init__(f"{package} is not installed: pip install '{what}'")
-        self.package, self.extra = package, extra
+        self.package, self.extra, self.command = package, extra, command
+        self.remedy = command or f"pip install '{what}'"
+        super().__init__(f"{package} is not installed: {self.remedy}")
 
-    def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None]]:
-        return MissingTool, (self.package, self.extra)
+    def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None, str | None]]:
+        return MissingTool, (self.package, self.extra, self.command)
 
 
 class NothingReleasable(EdgeAssetsError):

@@ -83,8 +83,8 @@ class Judged:
         return [asdict(gate) for gate in self.gates]
 
 
-def judge(candidates: Sequence[Candidate], limits: Limits) -> list[Judged]:
-    """A verdict for each candidate, in order; at most one is `released`."""
+def judge(candidates: Sequence[Candidate], limits: Limits, not_measured: str = NOT_MEASURED) -> list[Judged]:
+    """A verdict for each candidate, in order; at most one is `released`. `not_measured` says why nothing was timed."""
     judged = [_gated(candidate, limits) for candidate in candidates]
     passing = [entry.candidate for entry in judged if entry.verdict == "not_selected"]
     if not passing:
@@ -93,7 +93,7 @@ def judge(candidates: Sequence[Candidate], limits: Limits) -> list[Judged]:
     winner = _fastest(passing) if timed else _smallest(passing)
     baseline = next((c for c in candidates if c.is_baseline), None)
     return [
-        _ranked(entry, winner, passing, baseline, timed) if entry.verdict == "not_selected" else entry
+        _ranked(entry, winner, passing, baseline, timed, not_measured) if entry.verdict == "not_selected" else entry
         for entry in judged
     ]
 
@@ -195,11 +195,16 @@ def _smallest(passing: Sequence[Candidate]) -> Candidate:
 
 
 def _ranked(
-    entry: Judged, winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool
+    entry: Judged,
+    winner: Candidate,
+    passing: Sequence[Candidate],
+    baseline: Candidate | None,
+    timed: bool,
+    not_measured: str,
 ) -> Judged:
     candidate = entry.candidate
     if candidate is winner:
-        return replace(entry, verdict="released", reason=_why_it_won(winner, passing, baseline, timed))
+        return replace(entry, verdict="released", reason=_why_it_won(winner, passing, baseline, timed, not_measured))
     if timed and baseline and baseline.latency_ms and _p50(candidate) > _p50(baseline):
         reason = f"P50 {_p50(candidate):.2f} ms, PyTorch eager {_p50(baseline):.2f} ms{_smaller(candidate, winner)}"
         return replace(entry, verdict="slower_than_baseline", reason=reason)
@@ -218,11 +223,16 @@ def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def _why_it_won(winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool) -> str:
+def _why_it_won(
+    winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool, not_measured: str
+) -> str:
     among = f"of {len(passing)} variants that passed every gate"
+    alone = len(passing) == 1
     if not timed:
-        return f"smallest {among}: {_mib(_size(winner))}; latency {NOT_MEASURED}"
-    text = f"fastest {among}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
+        rank = "the only variant that passed every gate" if alone else f"smallest {among}"
+        return f"{rank}: {_mib(_size(winner))}; latency {not_measured}"
+    rank = "the only variant that passed every gate" if alone else f"fastest {among}"
+    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
     if baseline and baseline.latency_ms:
         ratio = _p50(baseline) / _p50(winner)
         text += f", {ratio:.1f} times as fast as PyTorch eager" if ratio >= 1 else ", slower than PyTorch eager"

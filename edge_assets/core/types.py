@@ -138,6 +138,11 @@ class Built:
         return self.build.artifact
 
     @property
+    def size_bytes(self) -> int | None:
+        """What the target holds of the artifact: all its files, unless the build says otherwise in `size_bytes`."""
+        return self.build.facts.get("size_bytes", self.artifact.size_bytes) if self.artifact else None
+
+    @property
     def parity(self) -> Mapping[str, Any] | None:
         return self.evidence.facts.get("parity") if self.evidence else None
 

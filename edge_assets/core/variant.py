@@ -7,16 +7,15 @@ listed by the families that ship it. Every variant passes the same template test
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from edge_assets.core.data import read_arrays
-from edge_assets.core.errors import MissingTool
 from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.tools import version
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 
@@ -29,7 +28,8 @@ class Session(Protocol):
     """A loaded model of any runtime.
 
     A session whose model runs outside this process also has `time(feeds) -> float`, one query's milliseconds by the
-    clock beside the model, `peak_memory_bytes() -> int`, and `close()`.
+    clock beside the model, `peak_memory_bytes() -> int`, `close()`, and `load_ms` and `baseline_bytes`: how long the
+    runtime took to load the model, and that process's peak memory before.
     """
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -74,7 +74,7 @@ class Variant:
     build: Callable[[BuildRequest], Mapping[str, Any]]
     parameters: Callable[[ModelSpec, Target], dict[str, Any]]  # everything that shapes the result
     code_version: str
-    tools: tuple[str, ...]  # distributions whose version enters the recipe
+    tools: tuple[str, ...]  # distributions, or npm:package, browser:name, whose version enters the recipe
     kinds: tuple[str, ...] = field(default=())
     others: tuple[str, ...] = ()  # further variants it is made from, as far as they were built
     is_candidate: bool = True  # False: a package of others, never a winner itself
@@ -83,6 +83,9 @@ class Variant:
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none
     seconds: float = 900  # longest a build or a verification in that process may take
     mlflow_flavor: Literal["onnx", "pytorch"] | None = None
+    # the runtime that verifies it where `runtime` cannot: off the target, or with the fact `needs_device`; with the
+    # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
+    stand_in: str | None = None
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""
@@ -108,14 +111,8 @@ class Loadable:
 
 
 def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:
-    """Versions of distributions by name. Raises MissingTool naming the extra that installs them."""
-    versions = {}
-    for name in distributions:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            raise MissingTool(name, extra) from None
-    return versions
+    """Versions of distributions, npm packages and browsers by name. Raises MissingTool saying what installs them."""
+    return {name: version(name, extra) for name in distributions}
 
 
 def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Machine:
     system: str
     board: str | None
     governor: str | None  # None: not readable here
+    gpus: tuple[str, ...] = ()  # NVIDIA GPUs, by the driver's names
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +49,8 @@ class Machine:
                 not have & set(wanted.without),
                 wanted.board is None or wanted.board in (self.board or ""),
                 wanted.system is None or self.system.startswith(wanted.system),
-                wanted.gpu is None or any(re.search(rf"\b{wanted.gpu}\b", name) for name in gpus()),  # not L4 in L40S
+                wanted.gpu is None
+                or any(re.search(rf"\b{wanted.gpu}\b", name) for name in self.gpus),  # not L4 in L40S
                 wanted.browser is None or browser(wanted.browser) is not None,
             )
         )
@@ -72,6 +74,7 @@ def this_machine() -> Machine:
         system=f"{platform.system()} {platform.release()}",
         board=(_read("/proc/device-tree/model") or "").strip("\0\n") or None,
         governor=(_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "").strip() or None,
+        gpus=gpus(),
     )
 
 

@@ -18,7 +18,11 @@ DIGITS = ModelSpec(
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
+        *("t4", "a100", "l4", "rtx-4090", "rtx-5090", "h100", "jetson-orin"),
         *("iphone-12", "iphone-15-pro", "ipad", "mac-m-series"),
+        *("pixel-8", "snapdragon-8", "android-midrange"),
+        *("cortex-m4", "cortex-m7"),
+        *("browser-wasm", "browser-webgpu"),
     ),
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),

@@ -1,5 +1,6 @@
 """PyTorch eager: the reference that every variant is compared with, and the baseline of every benchmark."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +29,46 @@ class TorchSession:
         return {name: tensor.numpy() for name, tensor in zip(self.outputs, as_tuple(result), strict=True)}
 
 
+class CudaSession:
+    """A PyTorch program on the GPU, fed from and read back to the host, at most `largest_batch` samples at a time."""
+
+    def __init__(self, program: Any, inputs: Sequence[str], outputs: Sequence[str], largest_batch: int) -> None:
+        self.program, self.inputs, self.outputs, self.largest = program, inputs, outputs, largest_batch
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        import torch
+
+        parts = []
+        count = len(feeds[self.inputs[0]])
+        with torch.inference_mode():
+            for start in range(0, count, self.largest):
+                batch = (torch.from_numpy(feeds[name][start : start + self.largest]).cuda() for name in self.inputs)
+                parts.append([tensor.cpu().numpy() for tensor in as_tuple(self.program(*batch))])
+        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)}
+
+    def peak_memory_bytes(self) -> int:
+        """Most GPU memory that PyTorch's allocator has held."""
+        import torch
+
+        return torch.cuda.max_memory_reserved()
+
+
 def as_tuple(result: Any) -> tuple["torch.Tensor", ...]:
     """A model's return value as the tuple of its outputs."""
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def open_session(
-    path: Path, *, threads: int, architecture: str, inputs: Sequence[str], outputs: Sequence[str]
+    path: Path, *, threads: int, architecture: str, inputs: Sequence[str], outputs: Sequence[str], device: str = "cpu"
 ) -> Session:
-    """The architecture with the checkpoint's weights. `threads` is set for the whole process."""
+    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process."""
     import torch
 
     torch.set_num_threads(threads)
-    return TorchSession(load_model(architecture, path), inputs, outputs)
+    model = load_model(architecture, path)
+    if device == "cuda":
+        return CudaSession(model.cuda(), inputs, outputs, sys.maxsize)
+    return TorchSession(model, inputs, outputs)
 
 
 def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int]:

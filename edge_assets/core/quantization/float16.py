@@ -1,6 +1,7 @@
 """fp16: weights and arithmetic in half precision, inputs and outputs kept as declared."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.formats import onnx as onnx_format
@@ -12,14 +13,19 @@ if TYPE_CHECKING:
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Convert every float32 tensor and operator that has a half-precision form."""
+    path = request.output / onnx_format.FILE
+    convert(request.source, path)
+    return onnx_format.describe(path) | {"recipe": "fp16"}
+
+
+def convert(source: Path, path: Path) -> None:
+    """Write the graph in half precision; inputs and outputs stay float32. Raises ExportError."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    converted = convert_float_to_float16(onnx.load(request.source), keep_io_types=True)
+    converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
     sort_topologically(converted)
-    path = request.output / onnx_format.FILE
     onnx_format.save(converted, path)
-    return onnx_format.describe(path) | {"recipe": "fp16"}
 
 
 def sort_topologically(model: "onnx.ModelProto") -> None:

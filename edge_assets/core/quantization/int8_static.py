@@ -43,6 +43,13 @@ def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Calibrate and quantize. Raises Refused if no node changed."""
+    path = request.output / onnx_format.FILE
+    facts = quantize(request, path)
+    return onnx_format.describe(path) | facts
+
+
+def quantize(request: BuildRequest, path: Path, **options: Any) -> dict[str, Any]:
+    """Write the quantized graph to `path`; `options` are ONNX Runtime's. Raises Refused if no node changed."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
@@ -53,7 +60,6 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     }
     parameters = request.parameters
     feeds = request.calibration()
-    path = request.output / onnx_format.FILE
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(request.source, Path(scratch))
         quantize_static(
@@ -66,12 +72,12 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             activation_type=types[parameters["activations"]],
             weight_type=types[parameters["weights"]],
             calibrate_method=methods[parameters["method"]],
+            **options,
         )
     if not (count := quantized_nodes(path)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     samples = len(next(iter(feeds.values())))
-    facts = {"recipe": parameters["recipe"], "quantized_nodes": count, "calibration_samples": samples}
-    return onnx_format.describe(path) | facts
+    return {"recipe": parameters["recipe"], "quantized_nodes": count, "calibration_samples": samples}
 
 
 def prepare(source: Path, scratch: Path) -> Path:

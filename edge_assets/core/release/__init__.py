@@ -4,6 +4,7 @@ model.onnx, model.pt ...  the artifact: a file, or a folder named as its asset
 manifest.json            hashes, recipe, versions, measurements, verdict
 preprocess.py            the preprocessing, the very code that every measurement used
 infer.py                 runnable sample: verifies the hashes, runs the model
+<package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
 sample.npz               one raw input and the outputs the released artifact gave for it
 MODEL_CARD.md            for people
@@ -30,6 +31,8 @@ def write(
     """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it."""
     if artifact.is_dir():
         shutil.copytree(artifact, folder / manifest["file"])
+        if manifest["package"]:
+            choose(folder / manifest["file"], manifest["artifact"])
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
@@ -41,3 +44,8 @@ def write(
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
     (folder / "MODEL_CARD.md").write_text(template.render(**manifest) + "\n")
+
+
+def choose(package: Path, variant: str) -> None:
+    """Say in a package of several variants which of them was released."""
+    (package / "default.json").write_text(json.dumps({"variant": variant}) + "\n")

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_assets.core.data import read_arrays
-from edge_assets.core.variant import Loadable, SavedFeeds
+from edge_assets.core.variant import Feeds, Loadable, SavedFeeds
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.model import PARITY_SAMPLES
 
@@ -23,16 +25,18 @@ class Question:
     metric: str
     labels: str
     higher_is_better: bool
+    samples: int | None = None  # only the first of them, where the target is emulated here; None: all
 
 
 def evaluate(question: Question) -> Mapping[str, Any]:
     """Facts `parity` and `accuracy`. Raises Refused if the runtime cannot run this artifact, naming what it lacks."""
     session = question.loadable.open(question.threads)
     try:
-        feeds, expected = question.feeds(), read_arrays(question.reference)
-        scores = expected.pop("scores")
+        feeds, expected = _first(question.feeds(), question.samples), read_arrays(question.reference)
+        scores = expected.pop("scores")[: question.samples]
         outputs = accuracy.run_all(session, feeds)
-        measured = accuracy.score(question.metric, outputs, read_arrays(question.evaluation)[question.labels])
+        labels = read_arrays(question.evaluation)[question.labels][: question.samples]
+        measured = accuracy.score(question.metric, outputs, labels)
         return {
             "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
             "accuracy": accuracy.compare(measured, scores, question.higher_is_better),
@@ -40,3 +44,7 @@ def evaluate(question: Question) -> Mapping[str, Any]:
     finally:
         if close := getattr(session, "close", None):
             close()
+
+
+def _first(feeds: Feeds, count: int | None) -> dict[str, np.ndarray]:
+    return {name: array[:count] for name, array in feeds.items()}

@@ -1,0 +1,28 @@
+"""The browser family: ONNX Runtime Web on WebAssembly or WebGPU, and the bundle that ships with the winner."""
+
+from dataclasses import replace
+
+from edge_assets.assets.family import Family
+from edge_assets.core.formats import onnx, web_bundle
+from edge_assets.core.quantization import float16, int4_weights, int8_dynamic, int8_static
+from edge_assets.core.variant import Variant
+
+
+def _in_browser(variant: Variant) -> Variant:
+    """The same build, opened by the browser's runtime: the store shares it with other families."""
+    return replace(variant, runtime="ort_web", process="browser")
+
+
+BROWSER = Family(
+    name="browser",
+    description="Browsers that run ONNX Runtime Web or Transformers.js",
+    variants=(
+        _in_browser(onnx.MODEL),
+        _in_browser(float16.VARIANT),
+        _in_browser(int8_static.VARIANT),
+        _in_browser(int8_dynamic.VARIANT),
+        _in_browser(int4_weights.VARIANT),
+        web_bundle.VARIANT,
+    ),
+    package=web_bundle.VARIANT.name,
+)

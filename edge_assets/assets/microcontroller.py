@@ -1,0 +1,16 @@
+"""The microcontroller family: Cortex-M class devices that run TFLite Micro from flash."""
+
+from dataclasses import replace
+
+from edge_assets.assets.family import Family
+from edge_assets.core.formats import litert
+from edge_assets.core.quantization import litert_micro
+
+MICROCONTROLLER = Family(
+    name="microcontroller",
+    description="Microcontrollers that run TFLite Micro",
+    variants=(
+        replace(litert.FP32, is_candidate=False),  # the same conversion as Android's, and only where int8 starts from
+        litert_micro.FULL,
+    ),
+)

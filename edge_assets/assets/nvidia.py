@@ -1,0 +1,20 @@
+"""The NVIDIA family: GPUs that run TensorRT engines. ONNX graphs are what engines are made of, not candidates."""
+
+from dataclasses import replace
+
+from edge_assets.assets.family import Family
+from edge_assets.core.formats import onnx, tensorrt, torch_tensorrt
+from edge_assets.core.quantization import float16, int8_tensorrt
+
+NVIDIA = Family(
+    name="nvidia",
+    description="NVIDIA GPUs that run TensorRT engines",
+    baseline_device="cuda",
+    variants=(
+        replace(onnx.MODEL, is_candidate=False),
+        replace(float16.VARIANT, is_candidate=False),
+        int8_tensorrt.VARIANT,
+        *tensorrt.ENGINES,
+        torch_tensorrt.VARIANT,
+    ),
+)

@@ -1,0 +1,12 @@
+"""A rebuild kit's ONNX graph in ONNX Runtime: what can be verified of a TensorRT engine where its GPU is not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_assets.core.formats import onnx, tensorrt_kit
+from edge_assets.core.variant import Session
+
+
+def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
+    """An ONNX Runtime session of the kit at `path`, on the CPU."""
+    return onnx.open_session(path / tensorrt_kit.MODEL, threads=threads, inputs=inputs, outputs=outputs)

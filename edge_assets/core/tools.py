@@ -1,0 +1,45 @@
+"""Versions of everything that shapes a result: Python distributions, npm packages, the browser.
+
+A name is a distribution's unless it says otherwise: `npm:onnxruntime-web`, `browser:chromium`.
+"""
+
+import json
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+
+from edge_assets.core.errors import MissingTool
+from edge_assets.targets.machine import browser
+
+NODE_MODULES = Path(__file__).parent.parent / "web" / "node_modules"
+
+
+def version(name: str, extra: str | None = None) -> str:
+    """The installed version. Raises MissingTool naming the extra or the command that installs it."""
+    kind, _, rest = name.rpartition(":")
+    if kind == "npm":
+        return _npm(rest)
+    if kind == "browser":
+        return _browser(rest)
+    try:
+        return distribution_version(name)
+    except PackageNotFoundError:
+        raise MissingTool(name, extra) from None
+
+
+def _npm(name: str) -> str:
+    package = NODE_MODULES / name / "package.json"
+    if not package.exists():
+        raise MissingTool(name, "browser", f"npm ci --ignore-scripts --prefix {NODE_MODULES.parent}")
+    return str(json.loads(package.read_text())["version"])
+
+
+@cache
+def _browser(name: str) -> str:
+    command = browser(name)
+    if command is None:
+        raise MissingTool(name, "browser", f"apt-get install {name}")
+    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    return next(word for word in printed.split() if word[0].isdigit())

@@ -1,0 +1,116 @@
+/** Types of loader.js. */
+
+export type Device = "webgpu" | "wasm";
+export type TensorType = "float32" | "int64" | "int32" | "uint8" | "bool";
+
+export interface TensorValue {
+  type: TensorType;
+  data: Float32Array | BigInt64Array | Int32Array | Uint8Array;
+  dims: readonly number[];
+}
+export type Feeds = Record<string, TensorValue>;
+
+export interface Progress {
+  /** runtime and model are downloads (or reads from the cache); session is the runtime's own loading */
+  phase: "manifest" | "runtime" | "model" | "session" | "ready";
+  file?: string;
+  /** bytes over the wire or from the cache so far, and in all */
+  loaded?: number;
+  total?: number;
+  fromCache?: boolean;
+  device?: Device;
+}
+
+export interface LoadOptions {
+  /** "auto": WebGPU where the bundle has it and the browser a real adapter, else wasm */
+  device?: "auto" | Device;
+  /** asset name such as "onnx_int8_static"; default: the released one */
+  variant?: string;
+  /** of wasm; more than 1 needs a cross-origin isolated page */
+  threads?: number;
+  /** register the service worker */
+  offline?: boolean;
+  onProgress?: (progress: Progress) => void;
+}
+
+export interface Chunk {
+  path: string;
+  bytes: number;
+  wire_bytes: number;
+  /** of the stored bytes */
+  sha256: string;
+  encoding: "gzip" | "identity";
+}
+export interface FileEntry {
+  bytes: number;
+  sha256: string;
+  chunks: Chunk[];
+}
+export interface Variant {
+  file: string;
+  precision: string;
+  /** Transformers.js's name of it */
+  dtype: string;
+  bytes: number;
+  wire_bytes: number;
+}
+export interface TensorSpec {
+  name: string;
+  dtype: TensorType;
+  shape: (number | string)[];
+}
+export interface ImagePreprocessing {
+  kind: "image";
+  input: string;
+  height: number;
+  width: number;
+  channels: number;
+  mean: number[];
+  std: number[];
+  scale: number;
+}
+export interface Manifest {
+  format: "edge-assets-web/1";
+  id: string;
+  description: string;
+  inputs: TensorSpec[];
+  outputs: TensorSpec[];
+  preprocessing: ImagePreprocessing | { kind: "passthrough"; inputs: string[] };
+  class_names: string[];
+  files: Record<string, FileEntry>;
+  variants: Record<string, Variant>;
+  default: string;
+  runtimes: Partial<Record<Device, { module: string; wasm: string }>>;
+  shell: { path: string; bytes: number; sha256: string }[];
+  versions: Record<string, string>;
+}
+
+/** A chunk or file that cannot be used; `message` names it and says why. */
+export class ChunkError extends Error {
+  readonly chunk: string;
+}
+
+export class EdgeModel {
+  static load(url: string | URL, options?: LoadOptions): Promise<EdgeModel>;
+  private constructor();
+
+  readonly manifest: Manifest;
+  readonly variant: string;
+  readonly device: Device;
+  /** why a preferred device was not taken, or null */
+  readonly fallback: string | null;
+  /** bytes that came over the wire and from the cache */
+  readonly bytes: { wire: number; cached: number };
+  readonly timings: { session_ms: number; total_ms: number };
+  /** why nothing is cached, or null */
+  readonly cacheProblem: string | null;
+  /** resolves to why the service worker was not registered, or null */
+  readonly offline: Promise<string | null>;
+
+  run(feeds: Feeds): Promise<Feeds>;
+  preprocess(picture: CanvasImageSource): Feeds;
+  close(): Promise<void>;
+}
+
+/** A `fetch` that answers the plain paths of the bundle's files with their verified chunks, joined. */
+export function bundleFetch(url: string | URL, onProgress?: (progress: Progress) => void): Promise<typeof fetch>;

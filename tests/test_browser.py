@@ -1,0 +1,386 @@
+"""The browser family in headless Chromium: the bundle online, cached, offline, corrupted; WebGPU; Transformers.js."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from edge_assets.assets.browser import BROWSER
+from edge_assets.assets.steps import Cell
+from edge_assets.core import release, tools
+from edge_assets.core.chromium import WEB, Chromium, Server
+from edge_assets.core.errors import MissingTool, Refused
+from edge_assets.core.formats import ort_web, web_bundle
+from edge_assets.core.types import Built
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.registry import catalog, target
+from edge_assets.targets import local_target
+from resources import checkpoints
+from resources.store import ArtifactStore, open_store
+from tests.conftest import ROOT
+from tests.tiny.spec import MLP, TINY
+
+SHOTS = ROOT / "test-screenshots"
+BUNDLED = ["onnx_model", "onnx_fp16", "onnx_int8_static"]  # of a CNN: dynamic int8 and int4 are refused
+DIGIT = 7  # of the evaluation images
+INT8 = "models/tiny/onnx/model_quantized.onnx"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    folder = tmp_path_factory.mktemp("browser")
+    return open_store(str(folder / "store"), folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+    return Cell(TINY, BROWSER, target("browser-wasm"), checkpoint, store, log=lambda _line: None)
+
+
+@pytest.fixture(scope="module")
+def builts(cell: Cell) -> dict[str, Built]:
+    """Every variant of the family for the tiny model on wasm, in the family's order."""
+    made = {CHECKPOINT: cell.build_checkpoint()}
+    for variant in BROWSER.variants:
+        others = {name: made[name] for name in variant.others}
+        made[variant.name] = cell.build_variant(variant, made[variant.source], others)
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(cell: Cell, builts: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle as it is released, with the int8 variant as the winner."""
+    artifact = builts["web_bundle"].artifact
+    assert artifact is not None, builts["web_bundle"].build.refused
+    folder = shutil.copytree(cell.store.checkout(artifact), tmp_path_factory.mktemp("served") / "bundle")
+    release.choose(folder, "onnx_int8_static")
+    return folder
+
+
+@pytest.fixture
+def changeable(bundle: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    with Chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium: Chromium) -> Iterator[Page]:
+    """A page of a visitor who was never here."""
+    context = chromium.browser.new_context(viewport={"width": 1000, "height": 900})
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    servers: list[Server] = []
+
+    def start(folder: Path, **more: Path) -> Server:
+        servers.append(Server({"/bundle/": folder, **{f"/{name}": path for name, path in more.items()}}))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def visit(page: Page, server: Server) -> Page:
+    """The demo page, with the model ready."""
+    page.goto(f"{server.url}/bundle/")
+    expect(page.locator("#work")).to_be_visible(timeout=60_000)
+    return page
+
+
+def shown(page: Page) -> dict[str, str]:
+    """The facts below the model."""
+    names, values = page.locator("#facts dt").all_inner_texts(), page.locator("#facts dd").all_inner_texts()
+    return dict(zip(names, values, strict=True))
+
+
+def classify(page: Page, image: np.ndarray, folder: Path) -> str:
+    """The demo's answer for an image uint8 [h, w, 1] that is chosen as a file."""
+    import matplotlib.image
+
+    path = folder / "digit.png"
+    matplotlib.image.imsave(path, image[..., 0], cmap="gray", vmin=0, vmax=255)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#classes li").first).to_be_visible()
+    return page.locator("#answer").inner_text()
+
+
+# --- what is in the bundle ---------------------------------------------------------------------------
+
+
+def test_every_variant_runs_in_chromium_as_accurately_as_natively(builts: dict[str, Built]) -> None:
+    for name in (*BUNDLED, "web_bundle"):
+        accuracy = builts[name].accuracy
+        assert accuracy is not None and accuracy["samples"] == 597, name
+        assert accuracy["value"] > 0.9 and abs(accuracy["drop_points"]) <= 2.0, name
+    assert "has no form for convolutions" in (builts["onnx_int4"].build.refused or "")
+
+
+def test_chunks_join_to_the_artifacts_and_are_compressed_where_it_pays(
+    cell: Cell, builts: dict[str, Built], bundle: Path
+) -> None:
+    import gzip
+    import hashlib
+
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert set(manifest["variants"]) == set(BUNDLED)
+    for name, variant in manifest["variants"].items():
+        entry = manifest["files"][variant["file"]]
+        stored = [(bundle / chunk["path"]).read_bytes() for chunk in entry["chunks"]]
+        whole = b"".join(
+            gzip.decompress(part) if chunk["encoding"] == "gzip" else part
+            for part, chunk in zip(stored, entry["chunks"], strict=True)
+        )
+        artifact = builts[name].artifact
+        assert artifact is not None and hashlib.sha256(whole).hexdigest() == artifact.sha256 == entry["sha256"]
+        assert sum(map(len, stored)) == variant["wire_bytes"] <= variant["bytes"]
+    wasm = manifest["files"]["runtime/ort-wasm-simd-threaded.wasm"]
+    assert len(wasm["chunks"]) == -(-wasm["bytes"] // web_bundle.CHUNK) > 1
+    assert sum(chunk["wire_bytes"] for chunk in wasm["chunks"]) < 0.5 * wasm["bytes"]
+    listed = {file["path"] for file in manifest["shell"]} | {
+        c["path"] for f in manifest["files"].values() for c in f["chunks"]
+    }
+    present = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert present == listed | {"manifest.json", "default.json"}
+
+
+def test_incompressible_files_stay_as_they_are(tmp_path: Path) -> None:
+    source = tmp_path / "noise"
+    source.write_bytes(np.random.default_rng(0).bytes(web_bundle.CHUNK + 1000))
+    entry = web_bundle.write_chunks(source, tmp_path / "out", "models/noise.onnx")
+    assert [(c["bytes"], c["encoding"]) for c in entry["chunks"]] == [
+        (web_bundle.CHUNK, "identity"),
+        (1000, "identity"),
+    ]
+
+
+# --- visits ------------------------------------------------------------------------------------------
+
+
+def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offline(
+    cell: Cell, bundle: Path, page: Page, serve: Any, tmp_path: Path
+) -> None:
+    server = serve(bundle)
+    visit(page, server)
+    raw = cell.arrays(cell.evaluation)
+    label = str(raw["label"][DIGIT])
+    assert classify(page, raw["image"][DIGIT], tmp_path) == label
+    first = shown(page)
+    assert first["Device"] == "wasm" and first["Model"].startswith("onnx_int8_static")
+    assert first["From the cache"] == "0.00 MiB" and float(first["Downloaded"].split()[0]) > 2
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / "browser-demo.png", full_page=True)
+    page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+
+    server.sent.clear()
+    visit(page, server)
+    second = shown(page)
+    assert second["Downloaded"] == "0.00 MiB" and second["From the cache"] == first["Downloaded"]
+    assert not [path for path, _size in server.sent if ".part" in path]
+
+    server.close()
+    with pytest.raises(Exception, match="ERR_CONNECTION_REFUSED"):
+        page.context.new_page().goto(f"{server.url}/elsewhere")
+    visit(page, server)
+    assert classify(page, raw["image"][DIGIT], tmp_path) == label
+    assert shown(page)["Downloaded"] == "0.00 MiB"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_corrupt_chunk_is_named_and_nothing_runs(changeable: Path, page: Page, serve: Any, damage: str) -> None:
+    manifest = json.loads((changeable / "manifest.json").read_text())
+    chunk = manifest["files"][INT8]["chunks"][0]["path"]
+    content = bytearray((changeable / chunk).read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        (changeable / chunk).unlink()
+    else:
+        (changeable / chunk).write_bytes(content if damage == "flipped" else content[:100])
+    page.goto(f"{serve(changeable).url}/bundle/")
+    expect(page.locator("#error")).to_be_visible(timeout=60_000)
+    message = page.locator("#error").inner_text()
+    reason = {"flipped": "is corrupt: sha256", "cut": "is corrupt: 100 bytes arrived", "missing": "HTTP 404"}[damage]
+    assert chunk in message and reason in message
+    assert not page.locator("#work").is_visible()
+
+
+def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve: Any) -> None:
+    server = serve(bundle)
+    visit(page, server)
+    page.evaluate(
+        """() => new Promise((resolve, reject) => {
+            const request = indexedDB.open("edge-assets", 1);
+            request.onsuccess = () => {
+                const store = request.result.transaction("chunks", "readwrite").objectStore("chunks");
+                store.openCursor().onsuccess = ({ target }) => {
+                    const cursor = target.result;
+                    if (!cursor) return request.result.close(), resolve();
+                    const value = cursor.value;
+                    value.bytes[0] ^= 1;
+                    cursor.update(value);
+                    cursor.continue();
+                };
+                store.transaction.onerror = reject;
+            };
+        })"""
+    )
+    server.sent.clear()
+    visit(page, server)
+    assert [path for path, _size in server.sent if ".part" in path], "the damaged cache was believed"
+    server.sent.clear()
+    visit(page, server)
+    assert not [path for path, _size in server.sent if ".part" in path], "the cache was not repaired"
+
+
+def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page, serve: Any) -> None:
+    raw = {"image": cell.arrays(cell.evaluation)["image"][:3]}
+    page.goto(f"{serve(bundle).url}/bundle/manifest.json")
+    found = page.evaluate(
+        """async ([pixels, declared]) => {
+            const { fromPixels } = await import("/bundle/preprocess.js");
+            const { image } = fromPixels(Uint8Array.from(pixels), declared);
+            return [image.dims, Array.from(image.data)];
+        }""",
+        [raw["image"].ravel().tolist(), TINY.preprocess.to_dict()],
+    )
+    expected = TINY.preprocess.apply(raw)["image"]
+    assert found[0] == list(expected.shape)
+    np.testing.assert_array_equal(np.array(found[1], np.float32), expected.ravel())
+
+
+def test_transformers_js_runs_the_layout(
+    cell: Cell, builts: dict[str, Built], bundle: Path, page: Page, serve: Any, tmp_path: Path
+) -> None:
+    runtime = "./bundle/runtime/ort.wasm.bundle.min.mjs"
+    imports = {"imports": {"onnxruntime-web/webgpu": runtime, "onnxruntime-common": runtime}}
+    (tmp_path / "app.html").write_text(f'<script type="importmap">{json.dumps(imports)}</script>')
+    server = serve(bundle, **{"app.html": tmp_path / "app.html"})
+    page.goto(f"{server.url}/app.html")
+    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:4]}
+    for dtype, name in (("fp32", "onnx_model"), ("q8", "onnx_int8_static")):
+        logits = page.evaluate(
+            """async ([dtype, pixels, dims]) => {
+                const { open } = await import("/bundle/transformers.js");
+                const { AutoModel, Tensor } = await open("/bundle/");
+                const model = await AutoModel.from_pretrained("tiny", { dtype, device: "wasm" });
+                const { logits } = await model({ image: new Tensor("float32", Float32Array.from(pixels), dims) });
+                return Array.from(logits.data);
+            }""",
+            [dtype, feeds["image"].ravel().tolist(), list(feeds["image"].shape)],
+        )
+        direct = cell.loadable("ort_web", builts[name].build).open(1)
+        expected = direct.run(feeds)["logits"]
+        direct.close()  # type: ignore[attr-defined]
+        np.testing.assert_allclose(np.array(logits, np.float32).reshape(4, 10), expected, atol=1e-5)
+    assert all(path.startswith(("/bundle/", "/app.html", "/favicon")) for path, _size in server.sent)
+
+
+# --- runtimes ----------------------------------------------------------------------------------------
+
+
+def test_webgpu_gives_what_wasm_gives(cell: Cell, builts: dict[str, Built], store: ArtifactStore) -> None:
+    artifact = builts["onnx_model"].artifact
+    assert artifact is not None
+    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:5]}
+    outputs = {}
+    for provider in ("wasm", "webgpu"):
+        session = ort_web.open_session(
+            store.checkout(artifact), threads=1, inputs=["image"], outputs=["logits"], execution_provider=provider
+        )
+        outputs[provider] = session.run(feeds)["logits"]
+        session.close()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(outputs["webgpu"], outputs["wasm"], atol=1e-4)
+
+
+def test_without_an_adapter_a_webgpu_bundle_runs_on_wasm_and_says_why(changeable: Path, page: Page, serve: Any) -> None:
+    path = changeable / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["runtimes"]["webgpu"] = {"module": "runtime/absent.mjs", "wasm": "runtime/absent.wasm"}
+    path.write_text(json.dumps(manifest))
+    visit(page, serve(changeable))
+    assert shown(page)["Device"] == "wasm"
+    assert "webgpu: this browser has no adapter" in page.locator("#notes").inner_text()
+
+
+def test_webgpu_is_never_timed() -> None:
+    assert local_target(catalog().values(), "browser") == target("browser-wasm")
+    assert target("browser-webgpu").device is None
+    assert target("browser-webgpu").options["not_measured"] == "not measured: WebGPU runs on a software adapter here"
+
+
+def test_a_query_is_timed_in_the_page_and_memory_is_the_renderers(cell: Cell, builts: dict[str, Built]) -> None:
+    session: Any = cell.loadable("ort_web", builts["onnx_model"].build).open(1)
+    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:1]}
+    try:
+        times = [session.time(feeds) for _ in range(50)]
+        assert 0 < min(times) < 50
+        assert len(set(times)) > 5, "a clock too coarse to tell queries apart"
+        assert session.load_ms > 0
+        assert 2**20 < session.baseline_bytes < session.peak_memory_bytes() < 2**30
+    finally:
+        session.close()
+
+
+def test_what_the_runtime_cannot_run_is_refused_in_its_words(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("Unheard", ["x"], ["y"], domain="example")], "g", values[:1], values[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("example", 1)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(Refused, match="Unheard"):
+        ort_web.open_session(tmp_path / "model.onnx", threads=1, inputs=["x"], outputs=["y"], execution_provider="wasm")
+
+
+def test_missing_npm_packages_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tools, "NODE_MODULES", tmp_path / "node_modules")
+    with pytest.raises(MissingTool, match="onnxruntime-web is not installed: npm ci --ignore-scripts --prefix"):
+        web_bundle.VARIANT.tool_versions()
+
+
+def test_the_lock_names_no_registry_and_pins_by_hash() -> None:
+    lock = json.loads((WEB / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert packages and all(entry["integrity"] and "resolved" not in entry for entry in packages.values())
+
+
+# --- int4 --------------------------------------------------------------------------------------------
+
+
+def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: ArtifactStore, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.tiny.network import Mlp
+
+    torch.manual_seed(0)
+    save_file(Mlp().state_dict(), tmp_path / "mlp.safetensors")
+    checkpoint = checkpoints.register(store, "mlp", str(tmp_path / "mlp.safetensors"))
+    mlp = replace(cell, spec=MLP, checkpoint=checkpoint)
+    variants = {variant.name: variant for variant in BROWSER.variants}
+    model = mlp.build_variant(variants["onnx_model"], mlp.build_checkpoint())
+    int4 = mlp.build_variant(variants["onnx_int4"], model)
+    assert int4.artifact is not None and model.artifact is not None, int4.build.refused
+    assert int4.build.facts["quantized_nodes"] == 2
+    assert int4.build.facts["recipe"] == "int4_weights_matmulnbits_s4_block32_rtn"
+    assert int4.artifact.size_bytes < 0.4 * model.artifact.size_bytes
+    assert int4.parity is not None and int4.parity["snr_db"] > 10
