@@ -133,6 +133,7 @@ class Judgement:
             "peak_memory_bytes": peak if self.is_timed else None,
             "host_peak_memory_bytes": peak,
             "memory_estimate": built.build.facts.get("memory_estimate"),
+            "delegation": built.build.facts.get("delegation"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,
             "not_measured": None if latency else built.build.facts.get("not_measured", cell.not_measured),
