@@ -1,11 +1,11 @@
 """What orchestration, tracking and the store cost: `edge-assets build` against a hand-written script.
 
-    python -m benchmarks.overhead [--rounds 3] [--mode rapid] [--json FILE]
+    python -m benchmarks.overhead [--matrix cpu] [--rounds 3] [--mode rapid] [--json FILE]
 
-The script (benchmarks/handwritten.py) makes the same distinct files from the newest digits checkpoint for the
-four CPU targets, verifies them on the same images and measures them for as long. Both run in fresh processes and
-fresh folders, in turns, so that what else the machine does meanwhile hits both. CPU seconds are those of the
-whole process tree. Other work on the machine inflates them, since threads that wait for each other spin, so its
+The script (benchmarks/handwritten) makes the same distinct files from the newest digits checkpoint, for the four CPU
+targets or for the whole matrix, verifies them on the same images and measures them for as long. Both run in fresh
+processes and fresh folders, in turns, so that what else the machine does meanwhile hits both. CPU seconds are those
+of the whole process tree. Other work on the machine inflates them, since threads that wait for each other spin, so its
 share is printed. The ratio includes the seconds that both spend on timing queries, which the mode fixes.
 """
 
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from edge_assets.core.types import Built
 from edge_assets.targets import this_machine
 
 ROOT = Path(__file__).parent.parent
@@ -34,19 +36,38 @@ CHECKPOINTS = ROOT / "examples" / "digits" / "checkpoints"
 INTERVAL = 0.1  # seconds between two looks at memory
 MOVED = 2**20  # bytes of resident memory from which a new look counts as a sample
 IMPORT_REPEATS = 7
-FIRST_BUILD_RATIO, SECOND_BUILD_SECONDS, IMPORT_RATIO, MEMORY_RATIO = 1.3, 5.0, 2.0, 1.2  # targets
+FIRST_BUILD_RATIO, IMPORT_RATIO, MEMORY_RATIO = 1.3, 2.0, 1.2  # targets
 IMPORTS = {"ours": "import edge_assets.definitions", "dagster": "import dagster"}
 HEAVY = ("torch", "onnxruntime", "mlflow")  # must not be imported with the definitions
+# must not be imported by a build for ALONE
+TOOLCHAINS = (
+    *("coremltools", "litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro"),
+    *("executorch", "tensorrt_rtx", "playwright"),
+)
+ALONE = "graviton3"
 QUIET = 0.1  # share of the machine that others may take before CPU seconds mean little
 TOOLS = ("torch", "onnx", "onnxruntime", "numpy", "dagster", "mlflow")
 SETTINGS = ("EDGE_ASSETS_", "DAGSTER_", "MLFLOW_")  # variables that would lead a build out of its fresh folder
-SCRIPT_NAMES = {  # our recipes by the script's names, where they differ from ours
-    "int8_static_qdq_u8s8_perchannel_minmax": "onnx_int8_u8s8",
-    "int8_static_qdq_u8s8_perchannel_reducedrange_minmax": "onnx_int8_u8s8_reduced",
-    "int8_static_qdq_s8s8_perchannel_minmax": "onnx_int8_s8s8",
-    "int8_static_torch_x86_perchannel_minmax": "torch_int8_x86",
-    "int8_static_torch_x86_perchannel_reducedrange_minmax": "torch_int8_x86_reduced",
-    "int8_static_torch_qnnpack_perchannel_minmax": "torch_int8_qnnpack",
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is built, and the target of an identical second build."""
+
+    description: str
+    targets: tuple[str, ...]  # none: all of the model's
+    second_build_seconds: float  # CPU seconds
+    tools: tuple[str, ...] = TOOLS
+
+
+MATRICES = {
+    "cpu": Matrix("four CPU targets", ("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"), 5),
+    "all": Matrix(
+        "every target of every family",
+        (),
+        8,
+        (*TOOLS, "coremltools", "litert-torch", "ai-edge-quantizer", "executorch", "tensorrt-rtx", "playwright"),
+    ),
 }
 
 
@@ -63,15 +84,25 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What one side made, by the names of our artifacts."""
+
+    artifacts: Mapping[str, int]  # how many distinct ones
+    accuracies: Mapping[str, Sequence[float]]  # of each distinct verification, ascending
+    conversions: int  # that made them
+
+
+@dataclass(frozen=True)
 class Round:
-    """One turn of each side, and whether both did the same work."""
+    """One turn of each side, and what each made."""
 
     script: Usage
     first: Usage
     second: Usage
-    script_phases: Mapping[str, float]  # CPU seconds
-    script_accuracies: Mapping[str, float]
-    our_accuracies: Mapping[str, float]
+    script_seconds: Mapping[str, float]  # CPU seconds of each toolchain
+    script_phases: Mapping[str, Mapping[str, float]]  # of which, by phase
+    script_made: Made
+    we_made: Made
 
 
 # --- running and watching ------------------------------------------------------------------------------
@@ -158,14 +189,15 @@ def environment(home: Path) -> dict[str, str]:
 # --- the two sides -------------------------------------------------------------------------------------
 
 
-def one_round(checkpoint: Path, mode: str) -> Round:
+def one_round(checkpoint: Path, matrix: str, mode: str) -> Round:
     """The script, our first build and our identical second build, each in a fresh process and folder."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         output, home = folder / "script", folder / "home"
         output.mkdir()
-        script = python("-m", "benchmarks.handwritten", str(checkpoint), str(output), mode)
-        ours = python("-m", "edge_assets.cli", "build", "--model", "digits", "--mode", mode)
+        options = ("--mode", mode, "--matrix", matrix)
+        script = python("-m", "benchmarks.handwritten", str(checkpoint), str(output), *options)
+        ours = build_command(*MATRICES[matrix].targets, mode=mode)
         tell("the hand-written script")
         by_script = run(script, home, folder / "script.log", sample=True)
         tell(f"  {by_script.cpu_seconds:.0f} CPU s, {by_script.wall_seconds:.0f} s. edge-assets build")
@@ -173,8 +205,9 @@ def one_round(checkpoint: Path, mode: str) -> Round:
         tell(f"  {first.cpu_seconds:.0f} CPU s, {first.wall_seconds:.0f} s. The same build again")
         second = run(ours, home, folder / "second.log")
         report = json.loads((output / "report.json").read_text())
-        accuracies = {name: row["accuracy"] for name, row in report["verified"].items() if name != "eager"}
-        return Round(by_script, first, second, report["cpu_seconds"], accuracies, our_accuracies(home))
+        seconds = {name: part["cpu_seconds"] for name, part in report.items()}
+        phases = {name: part["phases"] for name, part in report.items()}
+        return Round(by_script, first, second, seconds, phases, made_by_script(report), made_by_us(home))
 
 
 def python(*arguments: str) -> list[str]:
@@ -182,15 +215,44 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-def our_accuracies(home: Path) -> dict[str, float]:
-    """Accuracies of the distinct artifacts that a build made, by the script's names."""
-    command = python("-m", "edge_assets.cli", "scorecard", "--model", "digits", "--json")
-    rows = json.loads(subprocess.run(command, cwd=ROOT, env=environment(home), check=True, capture_output=True).stdout)
-    return {
-        SCRIPT_NAMES.get(row["recipe"], row["artifact"]): row["accuracy"]
-        for row in rows
-        if row["accuracy"] is not None and row["artifact"] != "checkpoint"
-    }
+def build_command(*targets: str, mode: str, options: Sequence[str] = ()) -> list[str]:
+    """`edge-assets build` for those targets, or for all; `options` are the interpreter's."""
+    chosen = [argument for target in targets for argument in ("--target", target)]
+    return python(*options, "-m", "edge_assets.cli", "build", "--model", "digits", "--mode", mode, *chosen)
+
+
+def made_by_script(report: Mapping[str, Any]) -> Made:
+    """What the script's report says. Its names are ours, with a space before what tells equal ones apart."""
+    artifacts: Counter[str] = Counter()
+    accuracies: dict[str, list[float]] = {}
+    for part in report.values():
+        artifacts.update(name.partition(" ")[0] for name in part.get("artifacts", ()))
+        for name, row in part.get("verified", {}).items():
+            accuracies.setdefault(name.partition(" ")[0], []).append(row["accuracy"])
+    return Made(artifacts, {name: sorted(values) for name, values in accuracies.items()}, artifacts.total())
+
+
+def made_by_us(home: Path) -> Made:
+    """What a build's assets point at: artifacts that differ, conversions, verifications, each counted once.
+
+    A verification that several artifacts share counts for the first of them.
+    """
+    artifacts, recipes, evidence = set(), set(), {}
+    for path in sorted((home / "store" / "pointers" / "assets").rglob("*.json")):
+        pointer = json.loads(path.read_text())
+        if pointer["type"] != "Built":
+            continue
+        built = Built.from_dict(pointer["value"])
+        if built.artifact is None or built.variant == "checkpoint":
+            continue
+        artifacts.add((built.variant, built.build.sha256))
+        recipes.add(built.build.recipe.sha256)
+        if built.evidence and built.accuracy:
+            evidence.setdefault(built.evidence.recipe.sha256, (built.variant, built.accuracy["value"]))
+    accuracies: dict[str, list[float]] = {}
+    for name, accuracy in sorted(evidence.values()):
+        accuracies.setdefault(name, []).append(accuracy)
+    return Made(Counter(name for name, _ in artifacts), accuracies, len(recipes))
 
 
 def import_times() -> dict[str, list[float]]:
@@ -216,6 +278,17 @@ def heavy_imports() -> list[str]:
     return list(json.loads(done.stdout))
 
 
+def toolchains_imported() -> list[str]:
+    """Toolchains of other families that a build for one CPU target imports."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        run(build_command(ALONE, mode="rapid", options=("-X", "importtime")), folder / "home", folder / "log")
+        lines = (folder / "log").read_text(errors="replace").splitlines()
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
+    assert "torch" in modules, "the log has no import times"
+    return sorted(modules & set(TOOLCHAINS))
+
+
 # --- printing ------------------------------------------------------------------------------------------
 
 
@@ -235,28 +308,48 @@ def met(is_met: bool) -> str:
     return "met" if is_met else "missed"
 
 
-def print_machine(rounds: int, mode: str, checkpoint: Path) -> None:
+def print_machine(rounds: int, matrix: Matrix, mode: str, checkpoint: Path) -> None:
     """Where the figures come from."""
     machine = this_machine()
     memory = machine.memory_bytes / 2**30
     print(f"machine   {machine.cpu}, {machine.cores} cores, {memory:.0f} GiB, {machine.system}")
     print(f"          load average {os.getloadavg()[0]:.1f} before the first round")
-    print(f"versions  python {platform.python_version()}, {', '.join(f'{tool} {version(tool)}' for tool in TOOLS)}")
-    print(f"work      {checkpoint.stem}, four CPU targets, mode {mode}, {rounds} round(s); medians (lowest..highest)")
+    print(
+        f"versions  python {platform.python_version()}, {', '.join(f'{tool} {version(tool)}' for tool in matrix.tools)}"
+    )
+    print(
+        f"work      {checkpoint.stem}, {matrix.description}, mode {mode}, {rounds} round(s); medians (lowest..highest)"
+    )
 
 
 def print_same_work(rounds: Sequence[Round]) -> None:
-    """Whether both sides made the same files, as far as their accuracy tells."""
+    """Whether both sides made the same files, as far as their number and accuracy tell, and we each of them once."""
     for entry in rounds:
-        ours, script = entry.our_accuracies, entry.script_accuracies
-        if ours.keys() != script.keys():
-            print(f"          NOT THE SAME WORK: only on one side: {', '.join(sorted(ours.keys() ^ script.keys()))}")
+        if differences := list(differing(entry.we_made, entry.script_made)):
+            print(f"          NOT THE SAME WORK: {'; '.join(differences)}")
             return
-    largest = max(abs(r.our_accuracies[name] - r.script_accuracies[name]) for r in rounds for name in r.our_accuracies)
-    count = len(rounds[0].our_accuracies)
-    print(
-        f"          {count} distinct artifacts on both sides, accuracies differ by {100 * largest:.2f} points at most"
+    largest = max(
+        abs(a - b)
+        for r in rounds
+        for name, ours in r.we_made.accuracies.items()
+        for a, b in zip(ours, r.script_made.accuracies[name], strict=True)
     )
+    made = rounds[0].we_made
+    distinct, verified = sum(made.artifacts.values()), sum(map(len, made.accuracies.values()))
+    print(f"          {distinct} distinct artifacts and {verified} verifications on both sides")
+    print(f"          accuracies differ by {100 * largest:.2f} points at most")
+    print(f"          {made.conversions} conversions by us, target {distinct}: {met(made.conversions <= distinct)}")
+
+
+def differing(ours: Made, script: Made) -> Iterator[str]:
+    """Sentences on what one side made more of."""
+    for name in sorted({*ours.artifacts, *script.artifacts, *ours.accuracies, *script.accuracies}):
+        counts = [side.artifacts.get(name, 0) for side in (ours, script)]
+        verified = [len(side.accuracies.get(name, ())) for side in (ours, script)]
+        if counts[0] != counts[1]:
+            yield f"{name}: {counts[0]} by us, {counts[1]} by the script"
+        elif verified[0] != verified[1]:
+            yield f"{name}: {verified[0]} verifications by us, {verified[1]} by the script"
 
 
 def print_first_build(rounds: Sequence[Round]) -> None:
@@ -273,18 +366,26 @@ def print_first_build(rounds: Sequence[Round]) -> None:
     ]
     advice = f", above {QUIET:.0%}: repeat this on an idle machine" if max(others) > QUIET else ""
     print(f"   other processes took {min(others):.0%} to {max(others):.0%} of the machine meanwhile{advice}")
-    for phase in rounds[0].script_phases:
-        print(f"     of the script, {phase}: {spread([r.script_phases[phase] for r in rounds], 1)} CPU s")
+    for name in rounds[0].script_seconds:
+        phases = {
+            phase: statistics.median(r.script_phases[name][phase] for r in rounds)
+            for phase in rounds[0].script_phases[name]
+        }
+        share = statistics.median(r.script_seconds[name] / sum(r.script_seconds.values()) for r in rounds)
+        print(
+            f"     of the script, {name}: {spread([r.script_seconds[name] for r in rounds], 1)} CPU s, {share:.0%}"
+            f" ({', '.join(f'{phase} {seconds:.1f}' for phase, seconds in phases.items())})"
+        )
     print(f"   ratio of CPU seconds {spread(ratios, 2)}, target <= {FIRST_BUILD_RATIO}: {verdict}")
     print(f"   ratio of wall seconds {spread(walls, 2)}")
 
 
-def print_second_build(rounds: Sequence[Round]) -> None:
+def print_second_build(rounds: Sequence[Round], target: float) -> None:
     """The cost of a build with nothing to do."""
     cpu, wall = [r.second.cpu_seconds for r in rounds], [r.second.wall_seconds for r in rounds]
-    verdict = met(statistics.median(cpu) <= SECOND_BUILD_SECONDS)
+    verdict = met(statistics.median(cpu) <= target)
     print("\n2. identical second build")
-    print(f"   {spread(cpu, 2)} CPU s, target <= {SECOND_BUILD_SECONDS:.0f}: {verdict}; {spread(wall, 1)} wall s")
+    print(f"   {spread(cpu, 2)} CPU s, target <= {target:.0f}: {verdict}; {spread(wall, 1)} wall s")
 
 
 def print_imports(times: Mapping[str, Sequence[float]], heavy: Sequence[str]) -> None:
@@ -308,27 +409,42 @@ def print_memory(rounds: Sequence[Round]) -> None:
     print(f"   ratio {spread(ratios, 2)}, target <= {MEMORY_RATIO}: {met(statistics.median(ratios) <= MEMORY_RATIO)}")
 
 
+def print_toolchains(imported: Sequence[str]) -> None:
+    """Whether a build for one CPU target imports what other families need."""
+    print(f"\n5. toolchains of other families imported by a build for {ALONE}")
+    print(f"   {', '.join(imported) or 'none'}, target none: {met(not imported)}")
+
+
 def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(prog="benchmarks.overhead", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--matrix", choices=MATRICES, default="cpu", help="what to build (default cpu)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
     parser.add_argument("--mode", choices=("rapid", "quick", "release"), default="rapid", help="how long to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw numbers")
     arguments = parser.parse_args()
     checkpoint = sorted(CHECKPOINTS.glob("*.safetensors"))[-1]
-    print_machine(arguments.rounds, arguments.mode, checkpoint)
+    matrix = MATRICES[arguments.matrix]
+    print_machine(arguments.rounds, matrix, arguments.mode, checkpoint)
     times, heavy = import_times(), heavy_imports()
+    imported = toolchains_imported() if arguments.matrix == "all" else None
     rounds = []
     for number in range(1, max(1, arguments.rounds) + 1):
         tell(f"round {number} of {arguments.rounds}")
-        rounds.append(one_round(checkpoint, arguments.mode))
+        rounds.append(one_round(checkpoint, arguments.matrix, arguments.mode))
     print_same_work(rounds)
     print_first_build(rounds)
-    print_second_build(rounds)
+    print_second_build(rounds, matrix.second_build_seconds)
     print_imports(times, heavy)
     print_memory(rounds)
+    if imported is not None:
+        print_toolchains(imported)
     if arguments.json:
-        raw: dict[str, Any] = {"machine": this_machine().to_dict(), "versions": {tool: version(tool) for tool in TOOLS}}
+        raw: dict[str, Any] = {
+            "machine": this_machine().to_dict(),
+            "versions": {tool: version(tool) for tool in matrix.tools},
+        }
+        raw |= {"matrix": arguments.matrix, "toolchains": imported}
         raw |= {"mode": arguments.mode, "checkpoint": checkpoint.name, "imports_cpu_seconds": times, "heavy": heavy}
         arguments.json.write_text(json.dumps(raw | {"rounds": [asdict(r) for r in rounds]}, indent=1))
 
