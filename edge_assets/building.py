@@ -186,8 +186,9 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     name = materialization.asset_key.path[-1]
     values = {key: entry.value for key, entry in materialization.metadata.items()}
     parts = ["reused" if values.get("reused") else "built"]
-    if values.get("refused"):
-        return f"{name}: refused: {values['refused']}"
+    for outcome in ("refused", "unavailable"):
+        if values.get(outcome):
+            return f"{name}: {outcome}: {values[outcome]}"
     if isinstance(size := values.get("size_bytes"), int):
         parts.append(f"{size / 1024:,.0f} KiB")
     if isinstance(accuracy := values.get("accuracy"), float):

@@ -19,6 +19,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import EdgeAssetsError, Refused
 from edge_assets.core.formats import coreml
 from edge_assets.core.preprocess import ImagePreprocessing
+from edge_assets.core.quantization import coreml_weights
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.core.verify import parity
@@ -122,6 +123,20 @@ def test_compressed_packages_are_smaller_and_say_how_much_is_compressed(build: C
     assert all(builts[name].build.facts["compressed_share"] > 0.85 for name in names[1:])
     snr = {name: built.parity["snr_db"] for name, built in builts.items() if built.parity}
     assert snr["fp16"] > snr["int8"] > snr["lut4"]
+
+
+def test_a_palette_that_can_hold_every_value_loses_none() -> None:
+    values = np.random.default_rng(0).normal(size=16).astype(np.float16)
+    weight = np.random.default_rng(1).choice(values, (48, 60)).astype(np.float16)
+    palette, indices = coreml_weights._palette(4, weight)
+    assert np.array_equal(palette[indices].reshape(weight.shape), weight)
+    assert sorted(palette) == sorted(values)
+
+
+def test_palettes_of_the_first_releases_decode(build: Callable[..., Built]) -> None:
+    """iOS 16 and iOS 18 store a palette in different operations."""
+    old, new = (build("coreml_package_lut4", on).parity for on in ("iphone-12", "iphone-15-pro"))
+    assert old and new and old["snr_db"] == pytest.approx(new["snr_db"], abs=1.0)
 
 
 def test_int4_is_refused_where_the_deployment_target_cannot_decode_it(build: Callable[..., Built]) -> None:

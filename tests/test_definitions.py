@@ -12,7 +12,8 @@ import yaml
 from tests.conftest import ROOT
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
-HEAVY = ["torch", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "s3fs", "dagster_aws"]
+HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "s3fs"]
+HEAVY += ["dagster_aws", "executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
 
 
 @pytest.fixture(scope="module")

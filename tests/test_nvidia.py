@@ -367,7 +367,7 @@ def _uninstall(monkeypatch: pytest.MonkeyPatch, distribution: str) -> None:
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr("edge_assets.core.variant.version", without)
+    monkeypatch.setattr("edge_assets.core.tools.distribution_version", without)
 
 
 # --- on a GPU ------------------------------------------------------------------------------------------

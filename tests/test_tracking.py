@@ -32,8 +32,14 @@ def runs(client: MlflowClient) -> dict[str, mlflow.entities.Run]:
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
+def parents(runs: dict[str, mlflow.entities.Run], family: str) -> list[mlflow.entities.Run]:
+    """Runs that are no variant's: of a family's cells, or, for `all`, of the scorecards."""
+    every = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    return [run for run in every if run.data.tags["family"] == family]
+
+
 def test_a_parent_per_checkpoint_and_target_and_a_child_per_variant(runs: dict[str, mlflow.entities.Run]) -> None:
-    (parent,) = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    (parent,) = parents(runs, "cpu")
     children = {name for name, run in runs.items() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert children == {
         "checkpoint",
@@ -103,9 +109,13 @@ def test_the_release_is_a_registered_version_with_an_alias(built: Project, clien
 def test_plots_and_tables_are_artifacts_of_the_parent(
     client: MlflowClient, runs: dict[str, mlflow.entities.Run]
 ) -> None:
-    (parent,) = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    (parent,) = parents(runs, "cpu")
     names = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
     assert {"benchmark.csv", "benchmark.json", "accuracy.png"} <= names
+    (scorecard,) = parents(runs, "all")
+    assert [item.path for item in client.list_artifacts(scorecard.info.run_id, "scorecard")] == [
+        "scorecard/scorecard.html"
+    ]
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def served(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     assert len(urls) == 2, printed
     yield urls[0], urls[1]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) in (0, 130)
+    assert process.wait(timeout=120) in (0, 130)
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(port))) != 0, "a server outlived serve"

@@ -50,11 +50,17 @@ def test_broken_outputs_fail_at_every_precision(samples: np.ndarray, broken: Sca
 
 
 @pytest.mark.parametrize(
-    ("factor", "passing"), [(1.0001, ["fp32", "fp16", "int8"]), (1.005, ["fp16", "int8"]), (1.2, ["int8"]), (-1, [])]
+    ("factor", "failing"),
+    [
+        (1.0001, set()),
+        (1.005, {"fp32"}),
+        (1.2, {"fp32", "fp16", "lut6"}),
+        (-1, {"fp32", "fp16", "lut6", "int8", "int4", "lut4"}),
+    ],
 )
-def test_thresholds_follow_the_precision(samples: np.ndarray, factor: float, passing: list[str]) -> None:
+def test_thresholds_follow_the_precision(samples: np.ndarray, factor: float, failing: set[str]) -> None:
     measured = parity.measure(Scaled(factor), {"x": samples}, {"y": samples})
-    assert [name for name in parity.LEAST_SNR_DB if parity.verdict(measured, name)[0]] == passing
+    assert {name for name in parity.LEAST_SNR_DB if not parity.verdict(measured, name)[0]} == failing
 
 
 def test_drop_is_paired_and_positive_when_worse() -> None:

@@ -34,7 +34,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "mlflow_run": _link(urls[built.variant]),
     }
     if built.build.refused:
-        return shown | {"refused": built.build.refused}
+        return shown | {"unavailable" if built.unavailable else "refused": built.build.refused}
     return shown | {
         "sha256": built.build.sha256,
         "size_bytes": built.size_bytes,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_assets.assets.steps import Cell
-from edge_assets.core import data
+from edge_assets.core import data, isolation
 from edge_assets.core.errors import NothingReleasable
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
@@ -133,6 +133,7 @@ class Judgement:
             "peak_memory_bytes": peak if self.is_timed else None,
             "host_peak_memory_bytes": peak,
             "memory_estimate": built.build.facts.get("memory_estimate"),
+            "delegation": built.build.facts.get("delegation"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,
             "not_measured": None if latency else built.build.facts.get("not_measured", cell.not_measured),
@@ -180,7 +181,12 @@ class Judgement:
             raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}
             fields = data.preprocess_fields(raw, spec.preprocess)
             sample = {name: raw[name] for name in fields}
-            outputs = _run_once(self.cell.loadable(built.runtime, built.build), spec.preprocess.apply(sample))
+            run = self.cell.loadable(built.runtime, built.build), spec.preprocess.apply(sample)
+            variant = next(entry for entry in self.cell.family.variants if entry.name == built.variant)
+            if variant.process:
+                outputs = isolation.call(variant.process, _run_once, *run, seconds=variant.seconds)
+            else:
+                outputs = _run_once(*run)
             artifact = self.cell.store.checkout(shipped.artifact)
             release.write(folder, artifact, self._manifest(winner, built, shipped) | about, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}

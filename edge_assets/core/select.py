@@ -227,9 +227,12 @@ def _why_it_won(
     winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool, not_measured: str
 ) -> str:
     among = f"of {len(passing)} variants that passed every gate"
+    alone = len(passing) == 1
     if not timed:
-        return f"smallest {among}: {_mib(_size(winner))}; latency {not_measured}"
-    text = f"fastest {among}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
+        rank = "the only variant that passed every gate" if alone else f"smallest {among}"
+        return f"{rank}: {_mib(_size(winner))}; latency {not_measured}"
+    rank = "the only variant that passed every gate" if alone else f"fastest {among}"
+    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
     if baseline and baseline.latency_ms:
         ratio = _p50(baseline) / _p50(winner)
         text += f", {ratio:.1f} times as fast as PyTorch eager" if ratio >= 1 else ", slower than PyTorch eager"

@@ -1,7 +1,7 @@
 """Compressed weights of CoreML packages; activations stay in fp16. Made from the fp16 package, without PyTorch.
 
 int8, int4   linear, symmetric: a scale per output channel, or per block of 32 weights of one channel
-lut6, lut4   palettes: each weight is an index into a table of 64 or 16 values per tensor, found by k-means
+lut6, lut4   palettes: each weight is an index into a table of 64 or 16 values per tensor, by exact k-means
 
 CoreML decompresses as it loads or as it computes, whichever the compute unit prefers: what is certain to shrink is the
 package. Weights of 2048 elements and less stay as they are, which is coremltools' own threshold.
@@ -61,7 +61,9 @@ def _passes(request: BuildRequest) -> Iterator[Callable[[Any], Any]]:
 
     bits, is_palette = request.parameters["bits"], request.parameters["palette"]
     if is_palette:
-        palette = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=SMALLEST)
+        palette = optimize.OpPalettizerConfig(
+            mode="custom", lut_function=partial(_palette, bits), weight_threshold=SMALLEST
+        )
         yield partial(optimize.palettize_weights, config=optimize.OptimizationConfig(global_config=palette))
         return
     # input channels that are no multiple of a block's size cannot be cut into blocks
@@ -74,6 +76,18 @@ def _passes(request: BuildRequest) -> Iterator[Callable[[Any], Any]]:
             weight_threshold=SMALLEST,
         )
         yield partial(optimize.linear_quantize_weights, config=optimize.OptimizationConfig(global_config=linear))
+
+
+def _palette(bits: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The palette of 2^bits values with the least squared error, and each weight's index into it.
+
+    coremltools' own mode clusters small tensors with scikit-learn, whose result depends on the number of threads; in
+    one dimension the optimum can be found exactly.
+    """
+    from coremltools.models.neural_network.quantization_utils import _get_kmeans_lookup_table_and_weight
+
+    palette, indices = _get_kmeans_lookup_table_and_weight(bits, weight, force_kmeans1d=True)
+    return palette.astype(weight.dtype), indices.reshape(-1).astype(np.uint8)
 
 
 def _compressed_share(model: Any) -> float:
@@ -111,7 +125,7 @@ def _variant(precision: Precision, bits: int, palette: bool, recipe: str, needs:
         runtime="coreml",
         build=build,
         parameters=parameters,
-        code_version="1",
+        code_version="2",
         tools=("coremltools",),
         kinds=("coreml",),
         extra="apple",

@@ -1,0 +1,93 @@
+"""A toolchain that aborts, hangs or raises fails its own call, with its log, and nothing else."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_assets.assets.cpu import CPU
+from edge_assets.assets.steps import Cell
+from edge_assets.core import isolation
+from edge_assets.core.errors import ConverterError, ExportError
+from edge_assets.core.formats import onnx
+from edge_assets.core.variant import CHECKPOINT, BuildRequest
+from edge_assets.registry import target
+from resources import checkpoints
+from resources.store import open_store
+from tests.tiny.spec import TINY
+
+
+def abort() -> None:
+    os.write(2, b"libconverter.so: assertion failed: rank < 5\n")
+    os.abort()
+
+
+def hang() -> None:
+    print("pass 3 of 7", flush=True)
+    time.sleep(600)
+
+
+def raise_value_error() -> None:
+    raise ValueError("no such layout\nwith more lines")
+
+
+def raise_export_error() -> None:
+    raise ExportError("operator x in module y")
+
+
+def where(value: int) -> tuple[int, int]:
+    print("to standard output")
+    return os.getpid(), 2 * value
+
+
+def abort_build(request: BuildRequest) -> Mapping[str, Any]:
+    print(f"converting {request.source.name}", file=sys.stderr, flush=True)
+    os.abort()
+
+
+def call(function: Any, *arguments: Any, seconds: float = 60) -> Any:
+    return isolation.call("test", function, *arguments, seconds=seconds)
+
+
+def test_a_process_stays_for_the_next_call_and_its_output_is_not_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = call(where, 3), call(where, 4)
+    assert first == (second[0], 6) and second[1] == 8
+    assert first[0] != os.getpid()
+    assert "to standard output" not in capfd.readouterr().out
+
+
+def test_a_native_abort_is_an_error_with_its_log_and_the_next_call_works() -> None:
+    with pytest.raises(ConverterError, match=r"abort died with exit code .*\n.*assertion failed: rank < 5"):
+        call(abort)
+    assert call(where, 1)[1] == 2
+
+
+def test_a_hang_is_stopped() -> None:
+    with pytest.raises(ConverterError, match=r"hang took longer than 4 s and was stopped. Its log:\npass 3 of 7"):
+        call(hang, seconds=4)
+    assert call(where, 1)[1] == 2
+
+
+def test_an_unexpected_error_is_one_line_and_our_own_keeps_its_type() -> None:
+    with pytest.raises(ConverterError, match="raise_value_error failed: ValueError: no such layout. It logged nothing"):
+        call(raise_value_error)
+    with pytest.raises(ExportError, match=r"^operator x in module y$"):
+        call(raise_export_error)
+
+
+def test_a_crashing_converter_fails_its_variant_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
+    variant = replace(onnx.MODEL, name="crashing", build=abort_build, process="test")
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+    cell = Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
+    source = cell.build_checkpoint()
+    assert source.variant == CHECKPOINT
+    with pytest.raises(ConverterError, match=r"abort_build died with exit code .*\nconverting tiny.safetensors"):
+        cell.build_variant(variant, source)
+    assert store.recall(cell.variant_recipe(variant, source, {})) is None
+    assert not list((tmp_path / "cache" / "work").iterdir())
