@@ -44,7 +44,7 @@ MODELS = {
     "onnx_int8_static": ("onnx_int8_static u8s8", "q8", "_quantized", "int8"),
 }
 RUNNABLE = {"wasm": tuple(MODELS), "webgpu": ("onnx_model", "onnx_int8_static")}
-IMAGES = {"wasm": None, "webgpu": 256}  # that are verified; None: all
+IMAGES = {"wasm": None, "webgpu": 32}  # that are verified; None: all
 SWEEP = (1, 8)
 CHUNK, LEAST_GAIN, LOADS = 4 * 2**20, 0.05, 3  # bytes; what gzip must save; visits of each kind
 

@@ -4,6 +4,7 @@ No other library than the product's own evaluator computes a package outside of 
 time counts on both sides.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def compress(model: Any, precision: str) -> Any:
 
     bits = int(precision[-1])
     if precision.startswith("lut"):
-        palette = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=SMALLEST)
+        find = partial(palette_of, bits)
+        palette = optimize.OpPalettizerConfig(mode="custom", lut_function=find, weight_threshold=SMALLEST)
         return optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
     for granularity in ("per_block", "per_channel") if bits == 4 else ("per_channel",):  # blocks do not fit everywhere
         linear = optimize.OpLinearQuantizerConfig(
@@ -71,6 +73,14 @@ def compress(model: Any, precision: str) -> Any:
         )
         model = optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=linear))
     return model
+
+
+def palette_of(bits: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best palette of 2^bits values, by exact k-means, and each weight's index into it."""
+    from coremltools.models.neural_network.quantization_utils import _get_kmeans_lookup_table_and_weight
+
+    palette, indices = _get_kmeans_lookup_table_and_weight(bits, weight, force_kmeans1d=True)
+    return palette.astype(weight.dtype), indices.reshape(-1).astype(np.uint8)
 
 
 def open_model(path: Path, threads: int) -> Run:
