@@ -229,7 +229,7 @@ def made_by_script(report: Mapping[str, Any]) -> Made:
         artifacts.update(name.partition(" ")[0] for name in part.get("artifacts", ()))
         for name, row in part.get("verified", {}).items():
             accuracies.setdefault(name.partition(" ")[0], []).append(row["accuracy"])
-    return Made(artifacts, {name: sorted(values) for name, values in accuracies.items()}, artifacts.total())
+    return Made(dict(artifacts), {name: sorted(values) for name, values in accuracies.items()}, artifacts.total())
 
 
 def made_by_us(home: Path) -> Made:
@@ -252,7 +252,7 @@ def made_by_us(home: Path) -> Made:
     accuracies: dict[str, list[float]] = {}
     for name, accuracy in sorted(evidence.values()):
         accuracies.setdefault(name, []).append(accuracy)
-    return Made(Counter(name for name, _ in artifacts), accuracies, len(recipes))
+    return Made(dict(Counter(name for name, _ in artifacts)), accuracies, len(recipes))
 
 
 def import_times() -> dict[str, list[float]]:
