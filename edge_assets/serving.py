@@ -39,7 +39,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background start leaves SIGINT ignored
+        signal.signal(number, stop)
     try:
         # MLflow first: it creates its database, which a run could otherwise try to create at the same time
         processes.append(_start("mlflow", _mlflow(settings, mlflow_port), logs))

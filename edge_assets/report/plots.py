@@ -25,7 +25,7 @@ def accuracy(rows: Rows) -> bytes:
         )
     figure, axes = _figure(len(panels))
     for axis, (label, value) in zip(axes, panels, strict=True):
-        for i, row in enumerate(shown):
+        for i, row in enumerate(row for row in shown if axis is axes[0] or row["latency_ms"]):
             x, y = value(row), 100 * row["accuracy"]
             low, high = row["accuracy_drop_interval_points"]
             drop = row["accuracy_drop_points"]

@@ -47,6 +47,9 @@ PROMISES = {
     "int4": Promise((1, 3), (4, 8), (2, 4), "GPUs"),
 }
 
+OVERHEAD = "scales, zero points and what stays in fp32"
+WHY_LARGE = {"tensorrt": "the engine's kernels"}
+
 
 def scheme(row: Row) -> str:
     """The scheme's usual name, from the recipe's: `int8_static_qdq_...` is int8 static."""
@@ -59,7 +62,10 @@ def scheme(row: Row) -> str:
 
 def tradeoffs(rows: Rows) -> list[Tradeoff]:
     """One line per verified variant below fp32, ordered by scheme; targets that share its bytes share its line."""
-    bases = {(row["target"], row["format"]): row for row in rows if row["precision"] == "fp32" and row["size_bytes"]}
+    bases: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["precision"] == "fp32" and row["size_bytes"]:
+            bases.setdefault((row["target"], row["format"]), row)  # the plain conversion comes first
     seen: dict[tuple[str, bool], Tradeoff] = {}
     for row in rows:
         if row["precision"] == "fp32" or row["accuracy"] is None:
@@ -90,7 +96,7 @@ def _tradeoff(row: Row, base: Row | None) -> Tradeoff:
         smaller=smaller,
         faster=faster,
         promise=promise,
-        remark=_remark(promise, row["accuracy_drop_points"], smaller, faster) if promise else "",
+        remark=_remark(promise, row["format"], row["accuracy_drop_points"], smaller, faster) if promise else "",
     )
 
 
@@ -98,12 +104,12 @@ def _p50(row: Row) -> float:
     return float(row["latency_ms"]["p50"] or row["latency_ms"]["mean"])
 
 
-def _remark(promise: Promise, drop: float, smaller: float, faster: float | None) -> str:
+def _remark(promise: Promise, kind: str, drop: float, smaller: float, faster: float | None) -> str:
     remarks = []
     if drop > promise.drop_points[1]:
         remarks.append(f"loses more than the promised {promise.drop_points[1]:g} points")
     if smaller < promise.smaller[0] * 0.95:
-        remarks.append("less small than promised: scales, zero points and what stays in fp32 weigh in a small model")
+        remarks.append(f"less small than promised: {WHY_LARGE.get(kind, OVERHEAD)} weigh in a small model")
     if faster is not None and faster < 1:
         remarks.append("slower than fp32 on this target")
     elif faster is not None and faster < promise.faster[0]:
