@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import ExportError, Refused
+from edge_assets.core.formats.coreml import deployment_target
 from edge_assets.core.formats.fixed_batch import BATCH, check_static, one_by_one
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.memory import Lifetime, peak_live_bytes
@@ -287,9 +288,7 @@ COREML = Variant(
     source=CHECKPOINT,
     runtime="executorch",
     build=build_coreml,
-    parameters=lambda spec, target: (
-        parameters(spec, target) | {"deployment_target": target.options["deployment_target"]}
-    ),
+    parameters=lambda spec, target: parameters(spec, target) | {"deployment_target": deployment_target(target)},
     code_version="1",
     tools=(*TOOLS, "coremltools"),
     kinds=("executorch", "pytorch"),
