@@ -15,3 +15,8 @@ class Family:
     variants: tuple[Variant, ...]
     baseline_device: Literal["cpu", "cuda"] = "cpu"  # where PyTorch eager is timed on the target
     package: str | None = None  # the variant whose folder is released, around the winner; None: the winner itself
+
+    @property
+    def intermediates(self) -> frozenset[str]:
+        """Names of the variants that cannot win: what others are made from, and packages of others."""
+        return frozenset(variant.name for variant in self.variants if not variant.is_candidate)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_assets.assets.steps import Cell
-from edge_assets.core import data, isolation
+from edge_assets.core import data
 from edge_assets.core.errors import NothingReleasable
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
@@ -43,8 +43,8 @@ class Judgement:
     @cached_property
     def verdicts(self) -> list[Judged]:
         """A verdict for every variant, the baseline first."""
-        packages = {variant.name for variant in self.cell.family.variants if not variant.is_candidate}
-        candidates = [self._candidate(built) for name, built in self.builts.items() if name not in packages]
+        intermediates = self.cell.family.intermediates
+        candidates = [self._candidate(built) for name, built in self.builts.items() if name not in intermediates]
         return judge(candidates, self.cell.limits, self.cell.not_measured)
 
     @property
@@ -183,10 +183,7 @@ class Judgement:
             sample = {name: raw[name] for name in fields}
             run = self.cell.loadable(built.runtime, built.build), spec.preprocess.apply(sample)
             variant = next(entry for entry in self.cell.family.variants if entry.name == built.variant)
-            if variant.process:
-                outputs = isolation.call(variant.process, _run_once, *run, seconds=variant.seconds)
-            else:
-                outputs = _run_once(*run)
+            outputs = variant.call(_run_once, *run)
             artifact = self.cell.store.checkout(shipped.artifact)
             release.write(folder, artifact, self._manifest(winner, built, shipped) | about, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
@@ -265,12 +262,8 @@ def _blocked(built: Built) -> tuple[Verdict, str] | None:
 
 
 def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
-    session = loadable.open(1)
-    try:
+    with loadable.opened(1) as session:
         return session.run(feeds)
-    finally:
-        if close := getattr(session, "close", None):
-            close()
 
 
 def _sweep(measured: Mapping[str, Any]) -> dict[str, Any] | None:

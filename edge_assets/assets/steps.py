@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_assets.assets.family import Family
-from edge_assets.core import data, isolation
+from edge_assets.core import data
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.errors import CheckpointError, MissingTool
 from edge_assets.core.runtimes import RUNTIMES
@@ -250,9 +250,7 @@ class Cell:
             log=print if variant.process else self.log,
             others={name: self.store.checkout(other.artifact) for name, other in others.items() if other.artifact},
         )
-        if variant.process:
-            return isolation.call(variant.process, variant.build, request, seconds=variant.seconds)
-        return variant.build(request)
+        return variant.call(variant.build, request)
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         reference = self._reference()
@@ -290,9 +288,7 @@ class Cell:
                 higher_is_better=self.spec.evaluation.higher_is_better,
                 samples=samples,
             )
-            if variant.process:
-                return isolation.call(variant.process, evaluate, question, seconds=variant.seconds)
-            return evaluate(question)
+            return variant.call(evaluate, question)
 
         return self.store.remember(recipe, build)
 
@@ -377,13 +373,12 @@ class Cell:
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""
-        packages = {variant.name for variant in self.family.variants if not variant.is_candidate}
         return {
             name: built
             for name, built in builts.items()
             if built.artifact
             and not built.unverified  # what cannot be opened cannot be measured
-            and name not in packages
+            and name not in self.family.intermediates
             and RUNTIMES[built.runtime].is_the_targets
             and (name != CHECKPOINT or self._has_baseline())
         }

@@ -4,7 +4,8 @@ A module that adds one defines a `Variant` and a `build` function, imports its t
 listed by the families that ship it. Every variant passes the same template tests.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -87,6 +88,14 @@ class Variant:
     # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
     stand_in: str | None = None
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)` in the variant's child process if it names one, else here."""
+        if self.process:
+            from edge_assets.core import isolation  # not for measuring processes, which import this module too
+
+            return isolation.call(self.process, function, *arguments, seconds=self.seconds)
+        return function(*arguments)
+
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""
         return installed(self.tools, self.extra)
@@ -108,6 +117,16 @@ class Loadable:
         """Load the model with `threads` intra-op threads."""
         module = import_module(f"edge_assets.core.formats.{self.runtime}")
         return module.open_session(Path(self.path), threads=threads, **self.options)
+
+    @contextmanager
+    def opened(self, threads: int) -> Iterator[Session]:
+        """The loaded model, closed afterwards where its sessions have something to close."""
+        session = self.open(threads)
+        try:
+            yield session
+        finally:
+            if close := getattr(session, "close", None):
+                close()
 
 
 def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ or CoreML program is built here and stays unverified, with that reason.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,33 +266,19 @@ FP32 = Variant(
     extra="executorch",
     process="executorch",
 )
-VULKAN = Variant(
+VULKAN = replace(
+    FP32,
     name="executorch_vulkan",
     description="ExecuTorch program in fp32 for GPUs, lowered to Vulkan: built here, to be verified on a device.",
-    format="executorch",
-    precision="fp32",
-    source=CHECKPOINT,
-    runtime="executorch",
     build=build_vulkan,
-    parameters=parameters,
-    code_version="1",
-    tools=TOOLS,
-    kinds=("executorch", "pytorch"),
-    extra="executorch",
-    process="executorch",
 )
-COREML = Variant(
+COREML = replace(
+    FP32,
     name="executorch_coreml",
     description="ExecuTorch program in fp16 lowered to CoreML: built anywhere, to be verified on Apple hardware.",
-    format="executorch",
     precision="fp16",
-    source=CHECKPOINT,
-    runtime="executorch",
     build=build_coreml,
     parameters=lambda spec, target: parameters(spec, target) | {"deployment_target": deployment_target(target)},
-    code_version="1",
     tools=(*TOOLS, "coremltools"),
-    kinds=("executorch", "pytorch"),
     extra="apple",
-    process="executorch",
 )

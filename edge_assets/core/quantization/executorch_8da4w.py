@@ -4,12 +4,13 @@ What large language models on phones use. Only linear layers have it, so that a 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.formats import executorch
 from edge_assets.core.quantization.executorch_int8 import check_linear
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
@@ -51,18 +52,11 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     return executorch.parameters(spec, target) | recipe
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    executorch.FP32,
     name="executorch_8da4w",
     description="ExecuTorch program with int4 weights and dynamic int8 activations in linear layers, for transformers.",
-    format="executorch",
     precision="int4",
-    source=CHECKPOINT,
-    runtime="executorch",
     build=build,
     parameters=parameters,
-    code_version="1",
-    tools=executorch.TOOLS,
-    kinds=("executorch", "pytorch"),
-    extra="executorch",
-    process="executorch",
 )

@@ -14,7 +14,7 @@ from edge_assets.core.formats import executorch
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
 from edge_assets.core.quantization.int8_static import batches
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
@@ -98,35 +98,21 @@ def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     return executorch.parameters(spec, target) | {"recipe": "int8_dynamic_pt2e_s8_perchannel"}
 
 
-STATIC = Variant(
+STATIC = replace(
+    executorch.FP32,
     name="executorch_int8_static",
     description="ExecuTorch program with calibrated int8 convolutions and linear layers, lowered to XNNPACK.",
-    format="executorch",
     precision="int8",
-    source=CHECKPOINT,
-    runtime="executorch",
     build=build_static,
     parameters=_static_parameters,
-    code_version="1",
-    tools=executorch.TOOLS,
-    kinds=("executorch", "pytorch"),
     calibrated=True,
-    extra="executorch",
-    process="executorch",
     seconds=1800,  # PT2E prepares and observes node by node in Python
 )
-DYNAMIC = Variant(
+DYNAMIC = replace(
+    executorch.FP32,
     name="executorch_int8_dynamic",
     description="ExecuTorch program with int8 linear layers, activations quantized at run time; for transformers.",
-    format="executorch",
     precision="int8",
-    source=CHECKPOINT,
-    runtime="executorch",
     build=build_dynamic,
     parameters=_dynamic_parameters,
-    code_version="1",
-    tools=executorch.TOOLS,
-    kinds=("executorch", "pytorch"),
-    extra="executorch",
-    process="executorch",
 )

@@ -30,8 +30,7 @@ class Question:
 
 def evaluate(question: Question) -> Mapping[str, Any]:
     """Facts `parity` and `accuracy`. Raises Refused if the runtime cannot run this artifact, naming what it lacks."""
-    session = question.loadable.open(question.threads)
-    try:
+    with question.loadable.opened(question.threads) as session:
         feeds, expected = _first(question.feeds(), question.samples), read_arrays(question.reference)
         scores = expected.pop("scores")[: question.samples]
         outputs = accuracy.run_all(session, feeds)
@@ -41,9 +40,6 @@ def evaluate(question: Question) -> Mapping[str, Any]:
             "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
             "accuracy": accuracy.compare(measured, scores, question.higher_is_better),
         }
-    finally:
-        if close := getattr(session, "close", None):
-            close()
 
 
 def _first(feeds: Feeds, count: int | None) -> dict[str, np.ndarray]:
