@@ -16,6 +16,8 @@ from edge_assets.settings import project_path
 
 DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+Schemes = Literal["usual", "all"]
+LOSSES = ("cross_entropy",)
 METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
 AXIS_RANGE = (1, 128, 512)  # of a dynamic axis that `axis_ranges` does not mention
 PARITY_SAMPLES = 8  # batches of 1, 2 and 5
@@ -93,6 +95,31 @@ class Gates:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """How quantization-aware training goes on from the checkpoint.
+
+    `loss` is a built-in name or a function `(outputs: dict[str, Tensor], labels: Tensor) -> Tensor` of no dimensions.
+    """
+
+    data: Dataset
+    loss: str = "cross_entropy"
+    labels: str = "label"
+    epochs: int = 3
+    learning_rate: float = 1e-5
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """Bounds of the accuracy-bounded search. Its largest drop is the one of the gates."""
+
+    objective: Literal["size", "latency"] = "size"
+    max_trials: int = 40
+    max_seconds: float = 900
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One registered model."""
 
@@ -112,6 +139,9 @@ class ModelSpec:
     class_names: tuple[str, ...] = ()
     # least, best and largest size of dynamic axes besides the batch, for engines that are tuned to shapes
     axis_ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict, hash=False)
+    schemes: Schemes = "usual"  # "all": also those that take long, or are worth a comparison more than a release
+    finetuning: FineTuning | None = None  # without it there is no quantization-aware training
+    search: Search | None = None  # without it there is no accuracy-bounded search
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -130,9 +160,15 @@ class ModelSpec:
                 reason = f"'{self.evaluation.metric}' is neither built in ({known}) nor 'package.module:function'"
                 raise InvalidSpec("evaluation.metric", reason)
             locate(self.evaluation.metric, "evaluation.metric")
-        for where, dataset in (("calibration", self.calibration.data), ("evaluation", self.evaluation.data)):
+        datasets = {"calibration": self.calibration.data, "evaluation": self.evaluation.data}
+        if self.finetuning:
+            datasets["finetuning"] = self.finetuning.data
+        for where, dataset in datasets.items():
             if absent := [path for path in dataset.files if not project_path(path).exists()]:
                 raise InvalidSpec(f"{where}.data.files", f"not found: {absent}")
+        self._check_finetuning()
+        if self.search and (self.search.max_trials < 1 or self.search.max_seconds <= 0):
+            raise InvalidSpec("search", "max_trials must be at least 1 and max_seconds above 0")
         if self.calibration.method not in get_args(CalibrationMethod):
             raise InvalidSpec("calibration.method", f"'{self.calibration.method}' is unknown")
         if self.calibration.data == self.evaluation.data:
@@ -150,8 +186,28 @@ class ModelSpec:
                 known = ", ".join(sorted(axes)) or "none"
                 reason = f"{axis}: {(least, best, largest)} must be ascending sizes of a dynamic axis ({known})"
                 raise InvalidSpec("axis_ranges", reason)
+        if self.schemes not in get_args(Schemes):
+            raise InvalidSpec("schemes", f"'{self.schemes}' is not one of {', '.join(get_args(Schemes))}")
         if not self.targets:
             raise InvalidSpec("targets", "must name at least one target")
+
+    def _check_finetuning(self) -> None:
+        recipe = self.finetuning
+        if recipe is None:
+            return
+        locate(recipe.data.load, "finetuning.data.load")
+        if recipe.loss not in LOSSES:
+            if ":" not in recipe.loss:
+                reason = f"'{recipe.loss}' is neither built in ({', '.join(LOSSES)}) nor 'package.module:function'"
+                raise InvalidSpec("finetuning.loss", reason)
+            locate(recipe.loss, "finetuning.loss")
+        if recipe.data in (self.calibration.data, self.evaluation.data):
+            raise InvalidSpec("finetuning.data", "is the calibration or evaluation data itself")
+        for name, value in (("epochs", recipe.epochs), ("batch_size", recipe.batch_size)):
+            if value < 1:
+                raise InvalidSpec(f"finetuning.{name}", "must be at least 1")
+        if not recipe.learning_rate > 0:
+            raise InvalidSpec("finetuning.learning_rate", "must be above 0")
 
     def axis_range(self, axis: str) -> tuple[int, int, int]:
         """Least, best and largest size of a dynamic axis besides the batch."""

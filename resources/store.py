@@ -173,6 +173,15 @@ class ArtifactStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def kept(self, recipe: Recipe) -> Iterator[Path]:
+        """A folder of this recipe's own for work that resumes: it outlives a killed or failed build, and no other."""
+        folder = self.cache / "kept" / recipe.sha256
+        with _disk_errors(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
     def sweep(self) -> None:
         """Remove what killed processes of this host left in the work folder."""
         for folder in (self.cache / "work").glob(f"{socket.gethostname()}-*-*"):

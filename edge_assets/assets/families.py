@@ -21,4 +21,4 @@ def family_targets(spec: ModelSpec) -> Iterator[tuple[Family, list[Target]]]:
     targets = [target(name) for name in spec.targets]
     for family in FAMILIES.values():
         if mine := [entry for entry in targets if entry.family == family.name]:
-            yield family, mine
+            yield family.of(spec), mine

@@ -1,14 +1,15 @@
 """A hardware family: the variants that its targets are offered, in build order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge_assets.core.variant import Variant
+from edge_assets.model import ModelSpec
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family graph. Every variant applies to every target of the family."""
+    """One family graph. Every variant that a model is offered applies to every target of the family."""
 
     name: str
     description: str
@@ -20,3 +21,7 @@ class Family:
     def intermediates(self) -> frozenset[str]:
         """Names of the variants that cannot win: what others are made from, and packages of others."""
         return frozenset(variant.name for variant in self.variants if not variant.is_candidate)
+
+    def of(self, spec: ModelSpec) -> "Family":
+        """The family as that model has it: with the variants that it is offered."""
+        return replace(self, variants=tuple(variant for variant in self.variants if variant.offered(spec)))

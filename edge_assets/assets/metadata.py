@@ -49,6 +49,8 @@ def _numbers(built: Built) -> Metadata:
     """Parity and accuracy, by the names that MLflow and the command line use too."""
     parity, accuracy = built.parity or {}, built.accuracy or {}
     numbers = {f"parity_{name}": parity.get(name) for name in ("max_abs", "max_rel", "cosine", "snr_db", "nan", "inf")}
+    for name, output in (built.agreement or {}).items():
+        numbers |= {f"agreement_{name}_{measure}": value for measure, value in output.items()}
     if accuracy:
         low, high = accuracy["drop_interval_points"]
         numbers |= {

@@ -103,6 +103,7 @@ class Judgement:
         base = self.builts[CHECKPOINT].build.facts["weights_bytes"]
         peak = measured.get("peak_bytes")
         accuracy, differences, latency = candidate.accuracy or {}, candidate.parity or {}, candidate.latency_ms
+        agreement = (built.agreement or {}).get(cell.spec.outputs[0].name, {})
         statistics = ("queries", "mean", "std", "p50", "p90", "p95", "p99")
         return {
             "model": cell.spec.name,
@@ -126,6 +127,9 @@ class Judgement:
             "parity_max_rel": differences.get("max_rel"),
             "parity_cosine": differences.get("cosine"),
             "parity_snr_db": differences.get("snr_db"),
+            "cosine_mean": agreement.get("cosine_mean"),
+            "agreement": built.agreement,
+            "build_seconds": built.build.seconds if built.artifact else None,
             "latency_ms": {name: latency[name] for name in statistics} if latency else None,
             "latency_ms_by_batch": _sweep(measured) if self.is_timed else None,
             "throughput_per_s": latency["throughput_per_s"] if latency else None,

@@ -95,6 +95,12 @@ class Cell:
         """The evaluation data as an artifact."""
         return self._dataset(self.spec.evaluation.data, "evaluation")
 
+    @cached_property
+    def training(self) -> Result:
+        """The fine-tuning data as an artifact."""
+        assert self.spec.finetuning is not None
+        return self._dataset(self.spec.finetuning.data, "training")
+
     def _dataset(self, dataset: Dataset, what: str) -> Result:
         files = {path: sha256_of(project_path(path)) for path in dataset.files}
         inputs = {"loader": source_digest(dataset.load), **files}
@@ -210,7 +216,7 @@ class Cell:
             installed(runtime.distributions, runtime.extra)
         except MissingTool as missing:
             return self._not_built(variant, source, str(missing), unavailable=True)
-        built = self.store.remember(recipe, lambda folder: self._run(variant, source, others or {}, folder))
+        built = self._run(variant, recipe, source, others or {})
         name = self._runtime(variant, built.facts)
         evidence = self._verify(variant, name, built) if built.artifact else None
         return Built(variant.name, variant.format, variant.precision, name, built, evidence)
@@ -231,26 +237,34 @@ class Cell:
         if variant.calibrated:
             inputs["calibration"] = self.calibration.sha256
         parameters = variant.parameters(self.spec, self.target)
-        if variant.calibrated:
+        if variant.trained:
+            inputs["training"] = self.training.sha256
+        if variant.calibrated or variant.trained:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
         tools = variant.tool_versions()
         if source.variant == CHECKPOINT:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
 
-    def _run(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> Mapping[str, Any]:
-        assert source.artifact is not None
-        self.log(f"building {variant.name} from {source.variant}")
-        request = BuildRequest(
-            spec=self.spec,
-            parameters=variant.parameters(self.spec, self.target),
-            source=self.store.checkout(source.artifact),
-            calibration=self.saved_feeds(self.calibration) if variant.calibrated else _no_calibration,
-            output=folder,
-            log=print if variant.process else self.log,
-            others={name: self.store.checkout(other.artifact) for name, other in others.items() if other.artifact},
-        )
-        return variant.call(variant.build, request)
+    def _run(self, variant: Variant, recipe: Recipe, source: Built, others: Mapping[str, Built]) -> Result:
+        def build(folder: Path) -> Mapping[str, Any]:
+            assert source.artifact is not None
+            self.log(f"building {variant.name} from {source.variant}")
+            with self.store.kept(recipe) as kept:
+                request = BuildRequest(
+                    spec=self.spec,
+                    parameters=variant.parameters(self.spec, self.target),
+                    source=self.store.checkout(source.artifact),
+                    calibration=self.saved_feeds(self.calibration) if variant.calibrated else _no_calibration,
+                    output=folder,
+                    log=print if variant.process else self.log,
+                    others={n: self.store.checkout(other.artifact) for n, other in others.items() if other.artifact},
+                    training=self.saved_feeds(self.training) if variant.trained else None,
+                    kept=kept,
+                )
+                return variant.call(variant.build, request)
+
+        return self.store.remember(recipe, build)
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         reference = self._reference()
@@ -269,7 +283,7 @@ class Cell:
         if samples:
             parameters |= {"samples": samples}
         tools = installed(runtime.distributions, runtime.extra)
-        recipe = Recipe("verification", "1", inputs | self._metric_inputs(), parameters, tools)
+        recipe = Recipe("verification", "2", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.verify.evaluate import Question, evaluate

@@ -151,6 +151,11 @@ class Built:
         return self.evidence.facts.get("accuracy") if self.evidence else None
 
     @property
+    def agreement(self) -> Mapping[str, Any] | None:
+        """By output, how it agrees with the reference over the whole evaluation set."""
+        return self.evidence.facts.get("agreement") if self.evidence else None
+
+    @property
     def unavailable(self) -> bool:
         """Not built because a toolchain is missing here, which says nothing of the model."""
         return bool(self.build.facts.get("unavailable"))

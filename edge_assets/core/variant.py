@@ -60,6 +60,8 @@ class BuildRequest:
     output: Path  # the folder to write into
     log: Callable[[str], None]
     others: Mapping[str, Path] = field(default_factory=dict)  # artifacts of those `others` that were built, by name
+    training: SavedFeeds | None = None  # the fine-tuning data's inputs; only for variants with `trained`
+    kept: Path | None = None  # a folder of this recipe's own that outlives a killed build, for work that resumes
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ class Variant:
     others: tuple[str, ...] = ()  # further variants it is made from, as far as they were built
     is_candidate: bool = True  # False: a package of others, never a winner itself
     calibrated: bool = False
+    trained: bool = False  # made by fine-tuning on the spec's training data
     extra: str | None = None  # the optional extra that installs its tools
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none
     seconds: float = 900  # longest a build or a verification in that process may take
     mlflow_flavor: Literal["onnx", "pytorch"] | None = None
+    offered: Callable[[ModelSpec], bool] = lambda _spec: True  # to which models; not a refusal: they have no such asset
     # the runtime that verifies it where `runtime` cannot: off the target, or with the fact `needs_device`; with the
     # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
     stand_in: str | None = None
@@ -127,6 +131,11 @@ class Loadable:
         finally:
             if close := getattr(session, "close", None):
                 close()
+
+
+def in_depth(spec: ModelSpec) -> bool:
+    """`offered` of the schemes that only a model with `schemes="all"` has."""
+    return spec.schemes == "all"
 
 
 def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:

@@ -29,15 +29,22 @@ class Question:
 
 
 def evaluate(question: Question) -> Mapping[str, Any]:
-    """Facts `parity` and `accuracy`. Raises Refused if the runtime cannot run this artifact, naming what it lacks."""
+    """Facts `parity`, `agreement` and `accuracy`.
+
+    Raises Refused if the runtime cannot run this artifact, naming what it lacks.
+    """
     with question.loadable.opened(question.threads) as session:
-        feeds, expected = _first(question.feeds(), question.samples), read_arrays(question.reference)
-        scores = expected.pop("scores")[: question.samples]
-        outputs = accuracy.run_all(session, feeds)
+        feeds = _first(question.feeds(), question.samples)
+        expected = _first(read_arrays(question.reference), question.samples)
         labels = read_arrays(question.evaluation)[question.labels][: question.samples]
+        scores = expected.pop("scores")
+        if question.samples:  # a metric such as retrieval depends on which samples there are
+            scores = accuracy.score(question.metric, expected, labels)
+        outputs = accuracy.run_all(session, feeds)
         measured = accuracy.score(question.metric, outputs, labels)
         return {
             "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
+            "agreement": {name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
             "accuracy": accuracy.compare(measured, scores, question.higher_is_better),
         }
 

@@ -41,6 +41,20 @@ def compare(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
     }
 
 
+def agreement(reference: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
+    """How one output [n, ...] agrees with the reference over n samples: mean and least cosine per sample, and SNR."""
+    ref, out = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, output))
+    if ref.shape != out.shape or not np.isfinite(out).all():
+        return {"cosine_mean": None, "cosine_min": None, "snr_db": None}
+    norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
+    cosines = np.where(norms > 0, (ref * out).sum(axis=1) / np.where(norms > 0, norms, 1), (ref == out).all(axis=1))
+    return {
+        "cosine_mean": float(cosines.mean()),
+        "cosine_min": float(cosines.min()),
+        "snr_db": compare(ref, out)["snr_db"],
+    }
+
+
 def measure(session: Session, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
     """Parity in batches of 1, 2 and 5 over the first eight samples, the worst of them, by output and overall.
 
