@@ -87,9 +87,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Gates:
-    """What a variant must keep to be released. Sizes are in bytes; a target's own budget also applies."""
+    """What a variant must keep to be released. Sizes are in bytes; a target's own budget also applies.
+
+    `min_cosine` is for embeddings: the least mean cosine, over the evaluation samples, of the first output with fp32's.
+    """
 
     max_accuracy_drop_points: float = 1.0
+    min_cosine: float | None = None
     max_size_bytes: int | None = None
     max_memory_bytes: int | None = None
 
@@ -180,6 +184,8 @@ class ModelSpec:
             raise InvalidSpec("evaluation.minimum", f"must be at least {PARITY_SAMPLES}, which parity compares")
         if self.gates.max_accuracy_drop_points < 0:
             raise InvalidSpec("gates.max_accuracy_drop_points", "must not be negative")
+        if self.gates.min_cosine is not None and not 0 < self.gates.min_cosine <= 1:
+            raise InvalidSpec("gates.min_cosine", "must be above 0 and at most 1")
         axes = {axis for tensor in self.inputs for axis in tensor.dynamic_axes.values()} - {"batch"}
         for axis, (least, best, largest) in self.axis_ranges.items():
             if axis not in axes or not 1 <= least <= best <= largest:

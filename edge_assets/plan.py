@@ -15,7 +15,6 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import EdgeAssetsError
 from edge_assets.core.types import Built, Recipe
-from edge_assets.core.variant import CHECKPOINT
 from resources.artifacts import pointer_key
 from resources.store import NotBuilt
 
@@ -46,12 +45,8 @@ def known_to(instance: dg.DagsterInstance) -> Materialized:
 def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     """Whether anything of `cell` has to be built, measured, or shown to Dagster."""
     planning = cell.planning()
-    builts: dict[str, Built] = {}
     try:
-        builts[CHECKPOINT] = planning.build_checkpoint()
-        for variant in cell.family.variants:
-            others = {name: builts[name] for name in variant.others}
-            builts[variant.name] = planning.build_variant(variant, builts[variant.source], others)
+        builts = planning.build_all()
         judgement = Judgement(planning, builts, planning.measure(builts, mode))
         judgement.report()
         released = judgement.release()

@@ -147,7 +147,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
 def _variant_asset(
     spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, variant: Variant
 ) -> dg.AssetsDefinition:
-    checks = {
+    checks = variant.is_model and {
         "parity": "Outputs against PyTorch eager, in batches of 1, 2 and 5",
         "accuracy": f"Drop of at most {spec.gates.max_accuracy_drop_points} points on the whole evaluation set",
         "size": "Artifact size within the tighter of the model's and the target's budget",
@@ -159,7 +159,7 @@ def _variant_asset(
         description=variant.description,
         kinds=set(variant.kinds),
         code_version=variant.code_version,
-        check_specs=_checks(spec, family, partitions, variant.name, checks),
+        check_specs=_checks(spec, family, partitions, variant.name, checks or {}),
     )
     def build(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         context: dg.AssetExecutionContext,
@@ -176,7 +176,7 @@ def _variant_asset(
             value=built,
             metadata=metadata.variant(cell, built, urls),
             data_version=dg.DataVersion(built.data_version),
-            check_results=metadata.variant_checks(cell, built),
+            check_results=metadata.variant_checks(cell, built) if variant.is_model else [],
         )
 
     return build

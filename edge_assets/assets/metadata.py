@@ -40,6 +40,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "size_bytes": built.size_bytes,
         **_numbers(built),
         "parity_by_output": dg.MetadataValue.json(built.parity["by_output"] if built.parity else {}),
+        **_pictures(cell, built.build),
         **{name: _shown(value) for name, value in facts.items() if name not in ("recipe", "session")},
         "target": cell.target.name,
     }
@@ -79,6 +80,7 @@ def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
         blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
+        cosine_mean=built.cosine_mean(cell.spec.outputs[0].name),
         peak_memory_bytes=None,
         latency_ms=None,
     )
@@ -132,13 +134,12 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
 def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
     """Metadata of benchmark_report: the table, the plots and how it was measured."""
     facts = judgement.measurement.facts
-    folder = _folder(judgement.cell, built)
     return {
         "reused": judgement.measurement.reused,
         "measured_on": judgement.measured_on if judgement.is_timed else judgement.cell.not_measured,
         "memory_measured_on": judgement.measured_on,
         "table": dg.MetadataValue.md(tables.markdown(judgement.rows())),
-        **{path.stem: dg.MetadataValue.md(_image(path)) for path in sorted(folder.glob("*.png"))},
+        **_pictures(judgement.cell, built),
         "mode": facts["mode"] or "memory only",
         "threads": facts["threads"],
         "machine": dg.MetadataValue.json(facts["machine"]),
@@ -275,12 +276,17 @@ def _link(url: str) -> dg.MetadataValue:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        return dg.MetadataValue.md(tables.plain(value))
     return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
 
 
-def _folder(cell: Cell, built: Result) -> Path:
-    assert built.artifact is not None
-    return cell.store.checkout(built.artifact)
+def _pictures(cell: Cell, built: Result) -> Metadata:
+    """The pictures at the top of an artifact's folder."""
+    if built.artifact is None or not any(file.path.endswith(".png") for file in built.artifact.files):
+        return {}
+    folder = cell.store.checkout(built.artifact)
+    return {path.stem: dg.MetadataValue.md(_image(path)) for path in sorted(folder.glob("*.png"))}
 
 
 def _image(path: Path) -> str:

@@ -84,6 +84,7 @@ class Judgement:
             blocked=_blocked(built),
             parity=built.parity,
             accuracy=built.accuracy,
+            cosine_mean=built.cosine_mean(self.cell.spec.outputs[0].name),
             peak_memory_bytes=memory,
             memory_how=how,
             latency_ms=measured["latency_ms"]["1"] if self.is_timed and measured else None,
@@ -103,7 +104,6 @@ class Judgement:
         base = self.builts[CHECKPOINT].build.facts["weights_bytes"]
         peak = measured.get("peak_bytes")
         accuracy, differences, latency = candidate.accuracy or {}, candidate.parity or {}, candidate.latency_ms
-        agreement = (built.agreement or {}).get(cell.spec.outputs[0].name, {})
         statistics = ("queries", "mean", "std", "p50", "p90", "p95", "p99")
         return {
             "model": cell.spec.name,
@@ -127,7 +127,7 @@ class Judgement:
             "parity_max_rel": differences.get("max_rel"),
             "parity_cosine": differences.get("cosine"),
             "parity_snr_db": differences.get("snr_db"),
-            "cosine_mean": agreement.get("cosine_mean"),
+            "cosine_mean": candidate.cosine_mean,
             "agreement": built.agreement,
             "build_seconds": built.build.seconds if built.artifact else None,
             "latency_ms": {name: latency[name] for name in statistics} if latency else None,
@@ -137,6 +137,7 @@ class Judgement:
             "peak_memory_bytes": peak if self.is_timed else None,
             "host_peak_memory_bytes": peak,
             "memory_estimate": built.build.facts.get("memory_estimate"),
+            "graph": built.build.facts.get("graph"),
             "delegation": built.build.facts.get("delegation"),
             "host_baseline_memory_bytes": measured.get("baseline_bytes"),
             "measured_on": self.measured_on if self.is_timed and measured else None,

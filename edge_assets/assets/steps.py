@@ -6,22 +6,24 @@ Nothing here knows Dagster or MLflow.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_assets.assets.family import Family
 from edge_assets.core import data
-from edge_assets.core.benchmark.statistics import MODES
+from edge_assets.core.benchmark.harness import Contestant, measure
+from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.errors import CheckpointError, MissingTool
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
+from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import (
     CHECKPOINT,
@@ -40,6 +42,9 @@ from edge_assets.targets import Target, local_target, this_machine
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, sha256_of
+
+if TYPE_CHECKING:
+    from edge_assets.core.verify.evaluate import Question
 
 MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
 
@@ -77,6 +82,7 @@ class Cell:
             accuracy_drop_points=gates.max_accuracy_drop_points,
             size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
             memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
+            cosine=gates.min_cosine,
         )
 
     def planning(self) -> "Cell":
@@ -218,8 +224,16 @@ class Cell:
             return self._not_built(variant, source, str(missing), unavailable=True)
         built = self._run(variant, recipe, source, others or {})
         name = self._runtime(variant, built.facts)
-        evidence = self._verify(variant, name, built) if built.artifact else None
+        evidence = self._verify(variant, name, built) if built.artifact and variant.is_model else None
         return Built(variant.name, variant.format, variant.precision, name, built, evidence)
+
+    def build_all(self) -> dict[str, Built]:
+        """The checkpoint and every variant of the family, in the order of the graph."""
+        builts = {CHECKPOINT: self.build_checkpoint()}
+        for variant in self.family.variants:
+            others = {name: builts[name] for name in variant.others}
+            builts[variant.name] = self.build_variant(variant, builts[variant.source], others)
+        return builts
 
     def _runtime(self, variant: Variant, facts: Mapping[str, Any]) -> str:
         """The variant's runtime, or what stands in for it where it cannot run."""
@@ -237,8 +251,12 @@ class Cell:
         if variant.calibrated:
             inputs["calibration"] = self.calibration.sha256
         parameters = variant.parameters(self.spec, self.target)
+        if variant.searches:
+            inputs |= self._evaluation_inputs()
         if variant.trained:
             inputs["training"] = self.training.sha256
+        if variant.searches:
+            parameters |= self._evaluation_parameters() | {"limits": self._gates()} | self._timing()
         if variant.calibrated or variant.trained:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
         tools = variant.tool_versions()
@@ -259,6 +277,7 @@ class Cell:
                     output=folder,
                     log=print if variant.process else self.log,
                     others={n: self.store.checkout(other.artifact) for n, other in others.items() if other.artifact},
+                    trials=self._trials(variant, recipe) if variant.searches else None,
                     training=self.saved_feeds(self.training) if variant.trained else None,
                     kept=kept,
                 )
@@ -266,15 +285,53 @@ class Cell:
 
         return self.store.remember(recipe, build)
 
-    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
+    def _trials(self, variant: Variant, recipe: Recipe) -> Trials:
+        """Trials of a search, kept by what decides their outcome: neither the gates nor the budget do."""
+        own = {name: recipe.inputs[name] for name in ("source", "calibration") if name in recipe.inputs}
+        inputs = own | self._evaluation_inputs()
+        tools = dict(recipe.tools) | installed(RUNTIMES[variant.runtime].distributions, None)
+
+        def remember(parameters: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any]]) -> Result:
+            every = self._evaluation_parameters() | {"runtime": variant.runtime, **parameters}
+            return self.store.remember(Recipe("trial", "1", inputs, every, tools), build)
+
+        def question(path: Path) -> "Question":
+            options = session_options(self.spec, variant.runtime, self.target)
+            return self._question(Loadable(variant.runtime, str(path), options), None)
+
+        def time(files: Mapping[str, Path]) -> dict[str, float]:
+            options = session_options(self.spec, variant.runtime, self.target)
+            contestants = [
+                Contestant(name, sha256_of(path), Loadable(variant.runtime, str(path), options))
+                for name, path in files.items()
+            ]
+            rows = self._rows(contestants, MODES["rapid"], (1,))
+            return {name: row["latency_ms"]["1"]["p50"] for name, row in rows.items()}
+
+        samples = self.evaluation.facts["samples"]
+        return Trials(remember, question, self.limits, samples, time if self.is_local else None)
+
+    def _question(self, loadable: Loadable, samples: int | None) -> "Question":
+        from edge_assets.core.verify.evaluate import Question
+
         reference = self._reference()
+        assert self.evaluation.artifact is not None and reference.artifact is not None
+        return Question(
+            loadable=loadable,
+            threads=this_machine().cores,
+            evaluation=self.store.checkout(self.evaluation.artifact),
+            feeds=self.saved_feeds(self.evaluation),
+            reference=self.store.checkout(reference.artifact),
+            metric=self.spec.evaluation.metric,
+            labels=self.spec.evaluation.labels,
+            higher_is_better=self.spec.evaluation.higher_is_better,
+            samples=samples,
+        )
+
+    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         # what a stand-in opens may be the same in several artifacts: it is verified once
         opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
-        inputs = {
-            "artifact": opened or built.sha256,
-            "reference": reference.sha256,
-            "evaluation": self.evaluation.sha256,
-        }
+        inputs = {"artifact": opened or built.sha256} | self._evaluation_inputs()
         runtime = RUNTIMES[name]
         session = self.session(name) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
@@ -283,26 +340,14 @@ class Cell:
         if samples:
             parameters |= {"samples": samples}
         tools = installed(runtime.distributions, runtime.extra)
-        recipe = Recipe("verification", "2", inputs | self._metric_inputs(), parameters, tools)
+        recipe = Recipe("verification", "2", inputs, parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
-            from edge_assets.core.verify.evaluate import Question, evaluate
+            from edge_assets.core.verify.evaluate import evaluate
 
             count = min(self.evaluation.facts["samples"], samples or self.evaluation.facts["samples"])
             self.log(f"verifying {variant.name} on {count} samples")
-            assert self.evaluation.artifact is not None and reference.artifact is not None
-            question = Question(
-                loadable=self.loadable(name, built),
-                threads=this_machine().cores,
-                evaluation=self.store.checkout(self.evaluation.artifact),
-                feeds=self.saved_feeds(self.evaluation),
-                reference=self.store.checkout(reference.artifact),
-                metric=self.spec.evaluation.metric,
-                labels=self.spec.evaluation.labels,
-                higher_is_better=self.spec.evaluation.higher_is_better,
-                samples=samples,
-            )
-            return variant.call(evaluate, question)
+            return variant.call(evaluate, self._question(self.loadable(name, built), samples))
 
         return self.store.remember(recipe, build)
 
@@ -335,7 +380,6 @@ class Cell:
         )
 
     def _measurement_recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
-        machine = this_machine()
         contestants = self._contestants(builts)
         inputs = {name: built.build.sha256 for name, built in contestants.items()}
         parameters = {
@@ -343,9 +387,7 @@ class Cell:
             "batch_sizes": list(self.target.batch_sizes) if mode else [1],
             "threads": self._threads(),
             "runtimes": {name: [built.runtime, self.session(built.runtime)] for name, built in contestants.items()},
-            "machine": digest(
-                [machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus]
-            ),
+            "machine": _machine_digest(),
         }
         return Recipe(
             "measurement", "1", inputs | {"evaluation": self.evaluation.sha256}, parameters, _versions(contestants)
@@ -356,25 +398,11 @@ class Cell:
         import platform
         import time
 
-        from filelock import FileLock, Timeout
-
-        from edge_assets.core.benchmark.harness import Contestant, measure
-
         contestants = [
             Contestant(name, built.build.sha256, self._timed(name, built))
             for name, built in self._contestants(builts).items()
         ]
-        samples = max(MEASUREMENT_SAMPLES, *self.target.batch_sizes)
-        feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
-        lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            self.log("waiting for another measurement on this machine")
-        with lock:
-            rows = measure(
-                contestants, feeds, MODES[mode] if mode else None, self.target.batch_sizes, self._threads(), self.log
-            )
+        rows = self._rows(contestants, MODES[mode] if mode else None, self.target.batch_sizes)
         facts = {
             "mode": mode,
             "threads": self._threads(),
@@ -384,6 +412,19 @@ class Cell:
         }
         (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}, indent=1))
         return facts
+
+    def _rows(self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]) -> dict[str, Any]:
+        from filelock import FileLock, Timeout
+
+        samples = max(MEASUREMENT_SAMPLES, *batch_sizes)
+        feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
+        lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            self.log("waiting for another measurement on this machine")
+        with lock:
+            return measure(contestants, feeds, mode, batch_sizes, self._threads(), self.log)
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""
@@ -436,6 +477,18 @@ class Cell:
             {"torch": version("torch"), **(tools or {})},
         )
 
+    def _timing(self) -> dict[str, str]:
+        """The machine, where a search chooses by the latency that is measured on it."""
+        chooses = self.is_local and self.spec.search and self.spec.search.objective == "latency"
+        return {"machine": _machine_digest()} if chooses else {}
+
+    def _gates(self) -> list[float | None]:
+        return [self.limits.accuracy_drop_points, self.limits.cosine]
+
+    def _evaluation_inputs(self) -> dict[str, str]:
+        inputs = {"reference": self._reference().sha256, "evaluation": self.evaluation.sha256}
+        return inputs | self._metric_inputs()
+
     def _metric_inputs(self) -> dict[str, str]:
         name = self.spec.evaluation.metric
         return {"metric": source_digest(name)} if ":" in name else {}
@@ -449,6 +502,11 @@ class Cell:
             "higher_is_better": evaluation.higher_is_better,
             "outputs": [tensor.name for tensor in self.spec.outputs],
         }
+
+
+def _machine_digest() -> str:
+    machine = this_machine()
+    return digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus])
 
 
 def _no_calibration() -> Feeds:

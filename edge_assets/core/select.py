@@ -38,6 +38,7 @@ class Limits:
     accuracy_drop_points: float
     size_bytes: int
     memory_bytes: int
+    cosine: float | None = None  # least mean cosine of the first output with fp32's; None: no such gate
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Candidate:
     accuracy: Mapping[str, Any] | None
     peak_memory_bytes: int | None
     latency_ms: Mapping[str, Any] | None  # measured on the target's own hardware, else None
+    cosine_mean: float | None = None  # of the first output with fp32's, over the evaluation samples
     memory_how: str = ""  # "measured on ..." or "estimated: ...", for the memory gate's evidence
     is_baseline: bool = False
 
@@ -155,7 +157,16 @@ def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
         f"drops {drop:.2f} points ({low:.2f} to {high:.2f}) on {candidate.accuracy['samples']} samples, "
         f"{'within' if drop <= limit else 'over'} the gate of {limit:.2f}"
     )
-    return Gate("accuracy", drop <= limit, sentence)
+    return Gate("accuracy", *_with_cosine(drop <= limit, sentence, candidate.cosine_mean, limits.cosine))
+
+
+def _with_cosine(passed: bool, sentence: str, cosine: float | None, least: float | None) -> tuple[bool | None, str]:
+    if least is None:
+        return passed, sentence
+    if cosine is None:
+        return None, f"{sentence}; mean cosine with fp32 not known"
+    comparison = "at least" if cosine >= least else "below"
+    return passed and cosine >= least, f"{sentence}; mean cosine with fp32 {cosine:.4f}, {comparison} {least:g}"
 
 
 def _limit_gate(name: Literal["size", "memory"], value: int | None, limit: int, how: str) -> Gate:

@@ -155,6 +155,10 @@ class Built:
         """By output, how it agrees with the reference over the whole evaluation set."""
         return self.evidence.facts.get("agreement") if self.evidence else None
 
+    def cosine_mean(self, output: str) -> float | None:
+        """Mean cosine of one output with the reference's, per sample of the evaluation set."""
+        return (self.agreement or {}).get(output, {}).get("cosine_mean")
+
     @property
     def unavailable(self) -> bool:
         """Not built because a toolchain is missing here, which says nothing of the model."""

@@ -17,6 +17,7 @@ from edge_assets.core.data import read_arrays
 from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.tools import version
+from edge_assets.core.trials import Trials
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 
@@ -61,6 +62,7 @@ class BuildRequest:
     log: Callable[[str], None]
     others: Mapping[str, Path] = field(default_factory=dict)  # artifacts of those `others` that were built, by name
     training: SavedFeeds | None = None  # the fine-tuning data's inputs; only for variants with `trained`
+    trials: Trials | None = None  # only for variants with `searches`
     kept: Path | None = None  # a folder of this recipe's own that outlives a killed build, for work that resumes
 
 
@@ -82,6 +84,8 @@ class Variant:
     others: tuple[str, ...] = ()  # further variants it is made from, as far as they were built
     is_candidate: bool = True  # False: a package of others, never a winner itself
     calibrated: bool = False
+    searches: bool = False  # judges candidates of its own on the evaluation data, on its way to the artifact
+    is_model: bool = True  # False: evidence or an intermediate that no runtime opens, so there is nothing to verify
     trained: bool = False  # made by fine-tuning on the spec's training data
     extra: str | None = None  # the optional extra that installs its tools
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none

@@ -10,7 +10,7 @@ import jinja2
 
 from edge_assets.model import ModelSpec
 from edge_assets.report import plots
-from edge_assets.report.tradeoff import tradeoffs
+from edge_assets.report.tradeoff import refusals, tradeoffs
 
 Rows = Sequence[Mapping[str, Any]]
 TEMPLATE = Path(__file__).with_name("scorecard.html")
@@ -31,6 +31,7 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Rows) -> None:
         families=families,
         by_target=by_target,
         tradeoffs=tradeoffs(rows),
+        refusals=refusals(rows),
         provenance=[_provenance(target, mine) for target, mine in by_target.items()],
     )
     path.write_text(page)

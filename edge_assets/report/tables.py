@@ -22,6 +22,13 @@ def markdown(rows: Rows) -> str:
     return table.to_markdown(index=False, floatfmt=".4g", missingval="-")
 
 
+def plain(records: Rows) -> str:
+    """Records as they are, as a Markdown table."""
+    import pandas as pd
+
+    return pd.DataFrame(list(records)).to_markdown(index=False, floatfmt=".4g", missingval="-")
+
+
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     latency = row["latency_ms"] or {}
     interval = row["accuracy_drop_interval_points"]

@@ -4,7 +4,7 @@ A ratio compares with the unquantized variant of the same format on the same tar
 alone. Speed is compared only where both were timed on the target's hardware, in one interleaved measurement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Tradeoff:
 
     scheme: str
     artifact: str
+    recipe: str
     target: str
     base: str  # the fp32 artifact that the ratios compare with
     drop_points: float
     drop_interval_points: tuple[float, float]
     smaller: float
     faster: float | None  # None: not measured on the target
+    effort_seconds: float | None  # to build it on the building machine; None in rows of older builds
     promise: Promise | None
     remark: str  # where reality differs from the promise
 
@@ -48,6 +50,8 @@ PROMISES = {
 }
 
 OVERHEAD = "scales, zero points and what stays in fp32"
+SMALL_MS = 1.0  # P50 of fp32 below which conversions between int8 and fp32 weigh
+DEPTHWISE_SHARE = 0.2  # of the convolutions
 WHY_LARGE = {"tensorrt": "the engine's kernels"}
 
 
@@ -66,12 +70,13 @@ def tradeoffs(rows: Rows) -> list[Tradeoff]:
     for row in rows:
         if row["precision"] == "fp32" and row["size_bytes"]:
             bases.setdefault((row["target"], row["format"]), row)  # the plain conversion comes first
+    graphs = {row["target"]: row["graph"] for row in rows if row.get("graph")}
     seen: dict[tuple[str, bool], Tradeoff] = {}
     for row in rows:
         if row["precision"] == "fp32" or row["accuracy"] is None:
             continue
         base = bases.get((row["target"], row["format"]))
-        entry = _tradeoff(row, base)
+        entry = _tradeoff(row, base, graphs.get(row["target"], {}))
         known = seen.get((row["sha256"], entry.faster is not None))
         if known is None:
             seen[row["sha256"], entry.faster is not None] = entry
@@ -79,7 +84,12 @@ def tradeoffs(rows: Rows) -> list[Tradeoff]:
     return sorted(seen.values(), key=lambda t: (order.index(t.scheme) if t.scheme in order else len(order), t.artifact))
 
 
-def _tradeoff(row: Row, base: Row | None) -> Tradeoff:
+def refusals(rows: Rows) -> list[tuple[str, str]]:
+    """Schemes that were not built for this model, by artifact, each with its reason once."""
+    return list(dict.fromkeys((row["artifact"], row["reason"]) for row in rows if row["verdict"] == "refused"))
+
+
+def _tradeoff(row: Row, base: Row | None, graph: Mapping[str, int]) -> Tradeoff:
     name = scheme(row)
     low, high = row["accuracy_drop_interval_points"]
     smaller = base["size_bytes"] / row["size_bytes"] if base else 1 / row["size_ratio"]
@@ -89,14 +99,16 @@ def _tradeoff(row: Row, base: Row | None) -> Tradeoff:
     return Tradeoff(
         scheme=name,
         artifact=row["artifact"],
+        recipe=row["recipe"],
         target=row["target"],
         base=base["artifact"] if base else row["size_base"],
         drop_points=row["accuracy_drop_points"],
         drop_interval_points=(low, high),
         smaller=smaller,
         faster=faster,
+        effort_seconds=row.get("build_seconds"),
         promise=promise,
-        remark=_remark(promise, row["format"], row["accuracy_drop_points"], smaller, faster) if promise else "",
+        remark="; ".join(_remarks(promise, row, base, graph, smaller, faster)),
     )
 
 
@@ -104,14 +116,38 @@ def _p50(row: Row) -> float:
     return float(row["latency_ms"]["p50"] or row["latency_ms"]["mean"])
 
 
-def _remark(promise: Promise, kind: str, drop: float, smaller: float, faster: float | None) -> str:
-    remarks = []
-    if drop > promise.drop_points[1]:
-        remarks.append(f"loses more than the promised {promise.drop_points[1]:g} points")
-    if smaller < promise.smaller[0] * 0.95:
-        remarks.append(f"less small than promised: {WHY_LARGE.get(kind, OVERHEAD)} weigh in a small model")
-    if faster is not None and faster < 1:
-        remarks.append("slower than fp32 on this target")
-    elif faster is not None and faster < promise.faster[0]:
-        remarks.append(f"less fast than promised, which is for {promise.where}")
-    return "; ".join(remarks)
+def _remarks(
+    promise: Promise | None,
+    row: Row,
+    base: Row | None,
+    graph: Mapping[str, int],
+    smaller: float,
+    faster: float | None,
+) -> Iterator[str]:
+    """Where reality differs from the promise, and why, as far as the graph, the recipe and the machine tell."""
+    drop = row["accuracy_drop_points"]
+    if promise and drop > promise.drop_points[1]:
+        yield f"loses more than the promised {promise.drop_points[1]:g} points"
+    if promise and smaller < promise.smaller[0] * 0.95:
+        yield f"less small than promised: {WHY_LARGE.get(row['format'], OVERHEAD)} weigh in a small model"
+    least = promise.faster[0] if promise else 1
+    if faster is None or faster >= least:
+        return
+    why = ", ".join(_why_slow(row, base, graph)) or (f"the promise is for {promise.where}" if promise else "")
+    what = "slower than fp32 on this target" if faster < 1 else "less fast than promised"
+    yield f"{what}: {why}" if why else what
+
+
+def _why_slow(row: Row, base: Row | None, graph: Mapping[str, int]) -> Iterator[str]:
+    """Reasons that are known of this row, the weightiest first."""
+    if row["precision"] == "fp16" and row["family"] == "cpu":
+        yield "the CPU computes it in fp32, behind casts"
+    if "_int4" in str(row["artifact"]) and row["family"] == "cpu":
+        yield "weights are unpacked at every product"
+    if row["precision"] == "int8" and "reducedrange" in str(row["recipe"]):
+        yield "no VNNI"
+    depthwise, convolutions = graph.get("depthwise", 0), graph.get("convolutions", 0)
+    if row["precision"] == "int8" and depthwise >= DEPTHWISE_SHARE * max(1, convolutions):
+        yield f"{depthwise} of {convolutions} convolutions are depthwise, which int8 products do little for"
+    if base and _p50(base) < SMALL_MS:
+        yield f"fp32 takes {_p50(base):.2f} ms, too little for what int8 saves to outweigh its conversions"

@@ -82,6 +82,23 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def products(model: "onnx.ModelProto") -> dict[str, int]:
+    """How many convolutions the graph has, how many of them are depthwise, and how many matrix products."""
+    from onnx.helper import get_node_attr_value
+
+    convolutions = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer}
+    groups = [
+        get_node_attr_value(node, "group") if any(entry.name == "group" for entry in node.attribute) else 1
+        for node in convolutions
+    ]
+    depthwise = sum(
+        group > 1 and group == channels.get(node.input[1]) for node, group in zip(convolutions, groups, strict=True)
+    )
+    matrices = sum(node.op_type in ("MatMul", "Gemm") for node in model.graph.node)
+    return {"convolutions": len(convolutions), "depthwise": depthwise, "matrix_products": matrices}
+
+
 def opset_of(model: "onnx.ModelProto") -> int:
     """Version of the default operator set that the graph imports."""
     return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -99,7 +116,7 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     model = load_model(request.spec.architecture, request.source)
     exported = export(model, request.spec, request.parameters["opset"])
     save(exported, request.output / FILE)
-    return describe(request.output / FILE)
+    return describe(request.output / FILE) | {"graph": products(exported)}
 
 
 def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torch.Tensor", ...]:
@@ -214,7 +231,7 @@ MODEL = Variant(
     runtime="onnx",
     build=build_model,
     parameters=export_parameters,
-    code_version="1",
+    code_version="2",
     tools=("torch", "onnx", "onnxscript"),
     kinds=("onnx", "pytorch"),
     mlflow_flavor="onnx",

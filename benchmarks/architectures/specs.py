@@ -1,0 +1,21 @@
+"""The three architectures as registered models; their checkpoints are trained on first use."""
+
+from dataclasses import replace
+
+from edge_assets.model import Search
+from examples.digits.spec import DIGITS
+
+NETWORKS = {"residual": "ResidualNet", "depthwise": "DepthwiseNet", "vit": "SmallViT"}
+
+SPECS = {
+    name: replace(
+        DIGITS,
+        name=name,
+        description=f"{network} on the digits example's images",
+        architecture=f"benchmarks.architectures.network:{network}",
+        checkpoints="unused: the benchmark registers the file that it trained",
+        schemes="all",
+        search=Search(),
+    )
+    for name, network in NETWORKS.items()
+}

@@ -1,0 +1,206 @@
+"""Every quantization scheme on several architectures, measured on this machine, beside what is usually promised.
+
+    python -m benchmarks.quantization [--models digits minilm ...] [--mode rapid] [--home FOLDER] [--json FILE]
+                                      [--olive PYTHON]
+
+Each model is built for the CPU target that this machine is, with every scheme, fine-tuning and search that its spec
+allows; all variants of a model are timed interleaved, in child processes. Drops are in points on the whole evaluation
+set with their 95 % interval; sizes compare with the ONNX fp32 file, latency (P50 at batch 1) with its time in the same
+measurement. Results are kept in `--home`, so that a second run measures nothing again. `--olive` names the Python of an
+environment that has olive-ai: its quantizations of the same ONNX file with the same calibration data stand beside ours.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.architectures.specs import SPECS
+from edge_assets.assets.cpu import CPU
+from edge_assets.assets.releasing import Judgement
+from edge_assets.assets.steps import Cell
+from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.model import ModelSpec, Search
+from edge_assets.registry import catalog, checkpoint_folder, registry
+from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs
+from edge_assets.targets import local_target
+from resources import checkpoints
+from resources.store import ArtifactStore, open_store
+
+Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+FP32 = "onnx_model"
+EXAMPLES = ("digits", "minilm")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a model should reach. `value` gives the numbers of a row that count, or None where it does not apply."""
+
+    model: str
+    sentence: str
+    reached: Callable[[Row, Row], bool]  # the row, and the fp32 row of the same model
+    applies: Callable[[Row], bool]
+
+
+def _faster(row: Row, base: Row) -> float:
+    return float(row["latency_ms"]["p50"] / base["latency_ms"]["p50"])
+
+
+GOALS = (
+    Goal(
+        "digits",
+        "static int8: drop of at most 0.5 points at 3.5 times smaller than fp32 weights",
+        lambda row, _base: row["accuracy_drop_points"] <= 0.5 and row["size_ratio"] <= 1 / 3.5,
+        lambda row: "int8_static" in row["recipe"],
+    ),
+    Goal(
+        "digits",
+        "QAT: drop of at most 0.3 points at 3.5 times smaller than fp32 weights",
+        lambda row, _base: row["accuracy_drop_points"] <= 0.3 and row["size_ratio"] <= 1 / 3.5,
+        lambda row: "_qat" in row["recipe"],
+    ),
+    Goal(
+        "minilm",
+        "int8: mean cosine of at least 0.995 at no more than 0.5 of fp32's latency",
+        lambda row, base: row["cosine_mean"] >= 0.995 and _faster(row, base) <= 0.5,
+        lambda row: row["precision"] == "int8",
+    ),
+    Goal(
+        "minilm",
+        "int4: mean cosine of at least 0.975 at no more than 0.17 of fp32's size",
+        lambda row, base: row["cosine_mean"] >= 0.975 and row["size_bytes"] / base["size_bytes"] <= 0.17,
+        lambda row: row["precision"] == "int4",
+    ),
+)
+
+
+def spec_of(name: str) -> ModelSpec:
+    """The model with every scheme and a search. Raises EdgeAssetsError for an unknown one."""
+    if name in SPECS:
+        return SPECS[name]
+    spec = registry().model(name)
+    return replace(spec, schemes="all", search=spec.search or Search())
+
+
+def checkpoint_of(spec: ModelSpec, home: Path) -> Path | str:
+    """The newest checkpoint of an example, or the one that the benchmark trains."""
+    if spec.name not in SPECS:
+        return max(file.url for file in checkpoints.list_files(checkpoint_folder(spec)))
+    path = home / "trained" / f"{spec.name}.safetensors"
+    if not path.exists():
+        from benchmarks.architectures.train import train
+
+        train(spec.architecture, path)
+    return path
+
+
+def open_cell(name: str, home: Path, store: ArtifactStore, say: Callable[[str], None]) -> Cell:
+    """The model on the CPU target that this machine is. Raises EdgeAssetsError if it is none of the catalog's."""
+    target = local_target(catalog().values(), CPU.name)
+    if target is None:
+        raise EdgeAssetsError("this machine is no CPU target of the catalog: add it before measuring on it")
+    spec = spec_of(name)
+    checkpoint = checkpoints.register(store, spec.name, str(checkpoint_of(spec, home)))
+    return Cell(spec, CPU.of(spec), target, checkpoint, store, say)
+
+
+def measured(cell: Cell, mode: str) -> Rows:
+    """Build, verify and measure everything of the cell; its scorecard rows."""
+    builts = cell.build_all()
+    return Judgement(cell, builts, cell.measure(builts, mode)).rows()
+
+
+def table(name: str, rows: Rows) -> Table:
+    """The tradeoffs of one model, measured and promised."""
+    base = _row(rows, FP32)
+    title = (
+        f"{name}: {base['parameters'] / 1e6:.2f} M parameters, fp32 score {100 * base['accuracy']:.2f} %, "
+        f"{base['size_bytes'] / 1024:,.0f} KiB, P50 {base['latency_ms']['p50']:.3f} ms"
+    )
+    shown = Table(title=title, title_justify="left", show_lines=False)
+    for heading in ("artifact", "recipe", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "promised"):
+        shown.add_column(heading, overflow="fold")
+    shown.add_column("remark", overflow="fold", max_width=48)
+    by_artifact = {row["artifact"]: row for row in rows}
+    for entry in tradeoffs(rows):
+        shown.add_row(*_cells(entry, by_artifact[entry.artifact]))
+    for artifact, reason in refusals(rows):
+        shown.add_row(artifact, "refused", *["-"] * 6, reason)
+    return shown
+
+
+def _cells(entry: Tradeoff, row: Row) -> Iterator[str]:
+    low, high = entry.drop_interval_points
+    yield entry.artifact
+    yield entry.recipe
+    yield f"{entry.drop_points:.2f} ({low:.2f} to {high:.2f})"
+    yield "-" if row["cosine_mean"] is None else f"{row['cosine_mean']:.4f}"
+    yield f"{1 / entry.smaller:.3f}x"
+    yield "-" if entry.faster is None else f"{1 / entry.faster:.2f}x"
+    yield "-" if entry.effort_seconds is None else f"{entry.effort_seconds:.1f}"
+    yield _promised(entry)
+    yield entry.remark
+
+
+def _promised(entry: Tradeoff) -> str:
+    if entry.promise is None:
+        return "-"
+    ranges = (entry.promise.drop_points, entry.promise.smaller, entry.promise.faster)
+    drop, smaller, faster = (f"{low:g}-{high:g}" for low, high in ranges)
+    return f"{drop} points, {smaller}x smaller, {faster}x faster ({entry.promise.where})"
+
+
+def goals(name: str, rows: Rows) -> Iterator[str]:
+    """What of the goals the model reaches, with the row that comes best."""
+    base = _row(rows, FP32)
+    for goal in (goal for goal in GOALS if goal.model == name):
+        mine = [row for row in rows if row["accuracy"] is not None and goal.applies(row)]
+        reaching = [row for row in mine if goal.reached(row, base)]
+        for row in reaching or mine:
+            numbers = (
+                f"drop {row['accuracy_drop_points']:.2f} points, mean cosine {row['cosine_mean']:.4f}, "
+                f"{row['size_ratio']:.3f} of fp32 weights, {row['size_bytes'] / base['size_bytes']:.3f} of the fp32 "
+                f"file, {_faster(row, base):.2f} of its latency"
+            )
+            yield f"{'reached' if reaching else 'NOT REACHED'}  {goal.sentence}: {row['artifact']} has {numbers}"
+        if not mine:
+            yield f"NOT REACHED  {goal.sentence}: no variant was built"
+
+
+def _row(rows: Rows, artifact: str) -> Row:
+    return next(row for row in rows if row["artifact"] == artifact)
+
+
+def main() -> None:
+    """Measure and print."""
+    names = (*EXAMPLES, *SPECS)
+    parser = argparse.ArgumentParser(prog="benchmarks.quantization", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=names, default=names, metavar="MODEL", help=", ".join(names))
+    parser.add_argument("--mode", choices=("rapid", "quick", "release"), default="rapid", help="how long to measure")
+    parser.add_argument("--home", type=Path, default=Path(".edge-assets/benchmarks"), help="where results are kept")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
+    arguments = parser.parse_args()
+    console = Console(width=int(os.environ.get("COLUMNS", "200")))
+    store = open_store(str(arguments.home / "store"), arguments.home / "cache")
+    every: dict[str, Rows] = {}
+    for name in arguments.models:
+        cell = open_cell(name, arguments.home, store, lambda line: console.print(f"  [dim]{line}[/]", highlight=False))
+        every[name] = measured(cell, arguments.mode)
+    for name, rows in every.items():
+        console.print(table(name, rows))
+        for sentence in goals(name, rows):
+            console.print(sentence, highlight=False)
+        console.print(f"measured on {_row(rows, FP32)['measured_on']}, mode {arguments.mode}\n", highlight=False)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(every, indent=1))
+
+
+if __name__ == "__main__":
+    main()

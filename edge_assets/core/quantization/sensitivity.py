@@ -1,0 +1,107 @@
+"""Which layers do not take quantization well: each is quantized alone, and the model's outputs and score compared.
+
+onnx_sensitivity  the ranking of every layer, for the int8 scheme that suits the graph
+
+The signal-to-noise ratio of the outputs orders the layers, because it moves where a score on some hundred samples still
+stands still; the score stands beside it. First and last layers and attention are measured like any other.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_assets.core.formats import onnx as onnx_format
+from edge_assets.core.quantization import partial
+from edge_assets.core.quantization.partial import Scheme
+from edge_assets.core.trials import Trials
+from edge_assets.core.variant import BuildRequest, Variant, in_depth
+
+SAMPLES = 256  # that each layer is judged on
+FILE, PLOT = "sensitivity.json", "sensitivity.png"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer quantized alone: SNR in dB of the first output, and the score's drop in points with its interval."""
+
+    layer: str
+    operator: str
+    weights: int
+    snr_db: float
+    drop_points: float
+    drop_interval_points: tuple[float, float]
+
+
+def rank(scheme: Scheme, trials: Trials, log: Callable[[str], None]) -> list[Sensitivity]:
+    """Every layer of the scheme, the most sensitive first."""
+    every = [node for layer in scheme.layers for node in layer.nodes]
+    found = []
+    for number, layer in enumerate(scheme.layers, 1):
+        others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
+        parameters = {**scheme.parameters, "only": layer.name}
+        trial = trials.judge(parameters, lambda path, left=others: scheme.write(left, path), SAMPLES)
+        snr = trial.snr_db if trial.snr_db is not None else float("-inf")
+        log(f"{scheme.recipe}, layer {number} of {len(scheme.layers)}: {layer.name} alone, SNR {snr:.1f} dB")
+        entry = (layer.name, layer.operator, layer.weights, snr, trial.drop_points, trial.drop_interval_points)
+        found.append(Sensitivity(*entry))
+    return sorted(found, key=lambda entry: entry.snr_db)
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Rank the layers and draw the ranking. Raises Refused where the graph has no layer to quantize."""
+    assert request.trials is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        scheme = partial.int8(request, Path(scratch))
+        ranking = rank(scheme, request.trials, request.log)
+    facts = {"recipe": scheme.recipe, "samples": min(SAMPLES, request.trials.half)}
+    listed = [asdict(entry) for entry in ranking]
+    (request.output / FILE).write_text(json.dumps(facts | {"layers": listed}, indent=1) + "\n")
+    draw(ranking, scheme.recipe, request.output / PLOT)
+    return facts | {"ranking": listed}
+
+
+def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
+    """A bar per layer, the most sensitive on top: SNR, and beside it the drop with its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.5 + 0.22 * len(ranking)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [f"{entry.layer}  {entry.operator}" for entry in ranking]
+    left.barh(names, [entry.snr_db for entry in ranking], color="#0969da")
+    left.set_xlabel("SNR of the output, this layer alone quantized (dB)")
+    left.invert_yaxis()
+    left.tick_params(axis="y", labelsize=8)
+    left.margins(y=0.01)
+    drops = [entry.drop_points for entry in ranking]
+    low, high = zip(*(entry.drop_interval_points for entry in ranking), strict=True)
+    errors = [[d - a for d, a in zip(drops, low, strict=True)], [b - d for d, b in zip(drops, high, strict=True)]]
+    right.errorbar(drops, names, xerr=errors, fmt="o", color="#bf8700", capsize=2, markersize=3)
+    right.axvline(0, color="#57606a", linewidth=0.8)
+    right.set_xlabel("drop of the score (points, 95 % interval)")
+    figure.suptitle(f"Sensitivity of each layer to {recipe}", fontsize=10)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+VARIANT = Variant(
+    name="onnx_sensitivity",
+    description="How much each layer, quantized alone, costs: the ranking that mixed precision keeps layers by.",
+    format="json",
+    precision="int8",
+    source=onnx_format.MODEL.name,
+    runtime="onnx",
+    build=build,
+    parameters=partial.int8_parameters,
+    code_version="1",
+    tools=("onnx", "onnxruntime"),
+    kinds=("onnx",),
+    is_candidate=False,
+    is_model=False,
+    calibrated=True,
+    searches=True,
+    offered=in_depth,
+)

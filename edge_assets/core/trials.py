@@ -1,0 +1,95 @@
+"""What a search works with: candidate graphs, each judged once and kept by the store.
+
+Candidates are judged on the first half of the evaluation set. What a search chooses is verified like every variant on
+the whole set, half of which the search has not seen.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.errors import Refused
+from edge_assets.model import PARITY_SAMPLES
+
+if TYPE_CHECKING:
+    from edge_assets.core.select import Limits
+    from edge_assets.core.types import Result
+    from edge_assets.core.verify.evaluate import Question
+
+Write = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of one candidate. `parameters` name it; sizes are in bytes."""
+
+    parameters: Mapping[str, Any]
+    size_bytes: int
+    drop_points: float
+    drop_interval_points: tuple[float, float]
+    cosine_mean: float | None  # of the first output with fp32's, per sample
+    snr_db: float | None
+    seconds: float
+    reused: bool
+
+    def meets(self, limits: "Limits") -> bool:
+        """Whether the accuracy gate, the only one that a search can know, would let it pass."""
+        cosine = limits.cosine is None or (self.cosine_mean is not None and self.cosine_mean >= limits.cosine)
+        return self.drop_points <= limits.accuracy_drop_points and cosine
+
+    def missed_by(self, limits: "Limits") -> float:
+        """How far it is from the gate: points of accuracy over it, plus hundredths of cosine below it."""
+        missing = max(0.0, self.drop_points - limits.accuracy_drop_points)
+        if limits.cosine is not None:
+            missing += 100 * max(0.0, limits.cosine - (self.cosine_mean or 0.0))
+        return missing
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Judges candidates of one variant's search."""
+
+    remember: Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], "Result"]  # kept by its parameters
+    question: Callable[[Path], "Question"]  # about a candidate's file, on the whole evaluation set
+    limits: "Limits"
+    samples: int  # of the evaluation set
+    # P50 in ms at batch 1 of files by name, interleaved in child processes; None: the target is not at hand
+    time: Callable[[Mapping[str, Path]], dict[str, float]] | None = None
+
+    @property
+    def half(self) -> int:
+        """Samples that candidates are judged on: even, since a metric may work on pairs."""
+        return max(PARITY_SAMPLES, self.samples // 2 // 2 * 2)
+
+    def judge(self, parameters: Mapping[str, Any], write: Write, samples: int | None = None) -> Trial:
+        """Write a candidate and judge it on the first `samples` samples, half of the set by default.
+
+        Raises Refused if the candidate's file cannot be made or run.
+        """
+        count = min(samples or self.half, self.half)
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            from edge_assets.core.verify.evaluate import evaluate
+
+            path = folder / "candidate.onnx"
+            write(path)
+            facts = {**evaluate(replace(self.question(path), samples=count)), "size_bytes": path.stat().st_size}
+            path.unlink()  # the facts are kept; what is chosen is written again
+            return facts
+
+        result = self.remember({**parameters, "samples": count}, build)
+        if result.refused:
+            raise Refused(result.refused)
+        agreement = next(iter(result.facts["agreement"].values()))
+        accuracy = result.facts["accuracy"]
+        return Trial(
+            parameters=parameters,
+            size_bytes=result.facts["size_bytes"],
+            drop_points=accuracy["drop_points"],
+            drop_interval_points=tuple(accuracy["drop_interval_points"]),
+            cosine_mean=agreement["cosine_mean"],
+            snr_db=agreement["snr_db"],
+            seconds=result.seconds,
+            reused=result.reused,
+        )
