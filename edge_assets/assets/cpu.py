@@ -2,7 +2,7 @@
 
 from edge_assets.assets.family import Family
 from edge_assets.core.formats import onnx
-from edge_assets.core.quantization import float16, int8_dynamic, int8_static, torch_static
+from edge_assets.core.quantization import float16, int8_dynamic, int8_static, mixed, search, sensitivity, torch_static
 
 CPU = Family(
     name="cpu",
@@ -13,6 +13,10 @@ CPU = Family(
         float16.VARIANT,
         int8_dynamic.VARIANT,
         int8_static.VARIANT,
+        sensitivity.VARIANT,
+        mixed.VARIANT,
+        search.SEARCH,
+        search.SEARCHED,
         torch_static.VARIANT,
     ),
 )

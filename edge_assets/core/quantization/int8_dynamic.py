@@ -5,7 +5,9 @@ provider has no fast kernel for (4 to 12 times slower than fp32 on the CNNs we m
 most of its weights in convolutions is therefore refused instead of being shipped slow or nearly unchanged.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
@@ -21,13 +23,16 @@ OPERATORS = ("MatMul", "Gemm")
 LEAST_SHARE = 0.5  # of the graph's weights that must be in OPERATORS
 
 
+def suits(held: Counter[str]) -> bool:
+    """Whether matrix products hold enough of a graph's weights."""
+    return sum(held[name] for name in OPERATORS) / max(1, held.total()) >= LEAST_SHARE
+
+
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize matrix products. Raises Refused where they hold too little of the model."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     held = weight_elements(request.source)
-    share = sum(held[name] for name in OPERATORS) / max(1, held.total())
-    if share < LEAST_SHARE:
+    if not suits(held):
+        share = sum(held[name] for name in OPERATORS) / max(1, held.total())
         convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / max(1, held.total())
         raise Refused(
             f"{convolutions:.0f} % of the weights are in convolutions, which dynamic int8 runs as ConvInteger, 4 to 12 "
@@ -35,17 +40,29 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"{100 * LEAST_SHARE:.0f} % needed). Use onnx_int8_static."
         )
     path = request.output / onnx_format.FILE
+    count = quantize(request.source, path, request.parameters)
+    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+
+
+def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: Collection[str] = ()) -> int:
+    """Write `source` with int8 matrix products to `path`; returns how many nodes quantize or compute in integers.
+
+    `exclude` names nodes that stay in floating point. Raises Refused if no node changed.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     quantize_dynamic(
-        request.source,
+        source,
         path,
         op_types_to_quantize=list(OPERATORS),
-        per_channel=request.parameters["per_channel"],
-        reduce_range=request.parameters["reduce_range"],
-        weight_type=QuantType.QInt8 if request.parameters["weights"] == "int8" else QuantType.QUInt8,
+        per_channel=parameters["per_channel"],
+        reduce_range=parameters["reduce_range"],
+        weight_type=QuantType.QInt8 if parameters["weights"] == "int8" else QuantType.QUInt8,
+        nodes_to_exclude=list(exclude),
     )
     if not (count := quantized_nodes(path)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    return count
 
 
 def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:

@@ -47,8 +47,8 @@ class Bench:
     def judge(self, scheme: Scheme, kept: Collection[str]) -> Trial:
         """The scheme with those layers left alone. Raises Refused if that graph cannot be made."""
         names = sorted(kept)
-        nodes = [node for layer in scheme.layers if layer.name in kept for node in layer.nodes]
-        trial = self.trials.judge({**scheme.parameters, "kept": names}, lambda path: scheme.write(nodes, path))
+        parameters = {**scheme.parameters, "kept": names}
+        trial = self.trials.judge(parameters, lambda path: scheme.write_keeping(kept, path))
         self.made += not trial.reused
         meets = trial.meets(self.trials.limits)
         cosine = "" if trial.cosine_mean is None else f", mean cosine {trial.cosine_mean:.4f}"
@@ -108,10 +108,10 @@ def fewest_kept(scheme: Scheme, order: Sequence[str], bench: Bench) -> tuple[lis
     return best
 
 
-def closest(log: Sequence[Mapping[str, Any]], trials: Trials) -> str:
+def closest(log: Sequence[Mapping[str, Any]]) -> str:
     """What came nearest to the gate, for the sentence that says that nothing met it."""
     best = min(log, key=lambda entry: entry["missed_by"])
-    cosine = "" if trials.limits.cosine is None else f", mean cosine {best['cosine_mean'] or 0:.4f}"
+    cosine = "" if best["cosine_mean"] is None else f", mean cosine {best['cosine_mean']:.4f}"
     return (
         f"{best['recipe']} with {len(best['kept'])} layers kept came closest: "
         f"drop {best['drop_points']:.2f} points{cosine}"
@@ -138,7 +138,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         if found is None:
             raise Refused(
                 f"no number of layers kept in fp32 brings {scheme.recipe} under {describe_limits(request.trials)} "
-                f"(stopped by {bench.spent() or 'the last layer'}): {closest(bench.log, request.trials)}"
+                f"(stopped by {bench.spent() or 'the last layer'}): {closest(bench.log)}"
             )
         kept, trial = found
         if not kept:
@@ -146,7 +146,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
                 f"no layer has to be kept: {scheme.recipe} drops {trial.drop_points:.2f} points with all of them "
                 f"quantized, under {describe_limits(request.trials)}. Use {scheme.variant}."
             )
-        scheme.write([node for layer in scheme.layers if layer.name in kept for node in layer.nodes], path)
+        scheme.write_keeping(kept, path)
     return onnx_format.describe(path) | {
         "recipe": f"{scheme.recipe}_mixed_keep{len(kept)}",
         "kept_layers": kept,

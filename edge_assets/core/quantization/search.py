@@ -46,7 +46,7 @@ class Found:
 
     def write(self, path: Path) -> None:
         """Make the candidate's graph again."""
-        self.scheme.write([n for layer in self.scheme.layers if layer.name in self.kept for n in layer.nodes], path)
+        self.scheme.write_keeping(self.kept, path)
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -61,7 +61,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             raise Refused(
                 f"no candidate of {len(schemes)} schemes meets {mixed.describe_limits(request.trials)} after "
                 f"{len(bench.log)} trials (stopped by {stopped or 'the last candidate'}): "
-                f"{mixed.closest(bench.log, request.trials)}"
+                f"{mixed.closest(bench.log)}"
             )
         best, objective, latencies = _best(found, bench, Path(scratch))
         best.write(request.output / onnx_format.FILE)

@@ -10,12 +10,12 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_assets.core.formats import onnx as onnx_format
-from edge_assets.core.quantization import partial
-from edge_assets.core.quantization.partial import Scheme
+from edge_assets.core.quantization.partial import Scheme, int8, int8_parameters
 from edge_assets.core.trials import Trials
 from edge_assets.core.variant import BuildRequest, Variant, in_depth
 
@@ -32,7 +32,7 @@ class Sensitivity:
     weights: int
     snr_db: float
     drop_points: float
-    drop_interval_points: tuple[float, float]
+    drop_interval_points: list[float]  # as JSON has it
 
 
 def rank(scheme: Scheme, trials: Trials, log: Callable[[str], None]) -> list[Sensitivity]:
@@ -41,12 +41,11 @@ def rank(scheme: Scheme, trials: Trials, log: Callable[[str], None]) -> list[Sen
     found = []
     for number, layer in enumerate(scheme.layers, 1):
         others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
-        parameters = {**scheme.parameters, "only": layer.name}
-        trial = trials.judge(parameters, lambda path, left=others: scheme.write(left, path), SAMPLES)
+        trial = trials.judge({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
         snr = trial.snr_db if trial.snr_db is not None else float("-inf")
         log(f"{scheme.recipe}, layer {number} of {len(scheme.layers)}: {layer.name} alone, SNR {snr:.1f} dB")
-        entry = (layer.name, layer.operator, layer.weights, snr, trial.drop_points, trial.drop_interval_points)
-        found.append(Sensitivity(*entry))
+        interval = list(trial.drop_interval_points)
+        found.append(Sensitivity(layer.name, layer.operator, layer.weights, snr, trial.drop_points, interval))
     return sorted(found, key=lambda entry: entry.snr_db)
 
 
@@ -54,7 +53,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Rank the layers and draw the ranking. Raises Refused where the graph has no layer to quantize."""
     assert request.trials is not None
     with tempfile.TemporaryDirectory() as scratch:
-        scheme = partial.int8(request, Path(scratch))
+        scheme = int8(request, Path(scratch))
         ranking = rank(scheme, request.trials, request.log)
     facts = {"recipe": scheme.recipe, "samples": min(SAMPLES, request.trials.half)}
     listed = [asdict(entry) for entry in ranking]
@@ -95,7 +94,7 @@ VARIANT = Variant(
     source=onnx_format.MODEL.name,
     runtime="onnx",
     build=build,
-    parameters=partial.int8_parameters,
+    parameters=int8_parameters,
     code_version="1",
     tools=("onnx", "onnxruntime"),
     kinds=("onnx",),
