@@ -12,8 +12,8 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import executorch
 from edge_assets.core.formats.onnx import example_inputs
+from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
-from edge_assets.core.quantization.int8_static import batches
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:

@@ -2,99 +2,135 @@
 
 The flavour is the target's: U8S8 per channel on x86-64, with 7-bit weights (reduced range) where there is no
 VNNI, S8S8 on ARM.
+
+`observe` (calibration) and `quantize_with` are apart, so that one calibration serves many quantizations of the same
+graph.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
+from edge_assets.core.quantization.calibration import BATCH, Ranges, observe
 from edge_assets.core.quantization.graph import quantized_nodes
-from edge_assets.core.variant import BuildRequest, Feeds, Variant
+from edge_assets.core.variant import BuildRequest, Variant
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.model import CalibrationMethod, ModelSpec
     from edge_assets.targets import Target
 
-CALIBRATION_BATCH = 32
+Integer = Literal["int8", "uint8", "int16", "uint16"]
 
 
-class BatchReader:
-    """ONNX Runtime's CalibrationDataReader over arrays in memory, one batch at a time."""
+@dataclass(frozen=True)
+class Flavour:
+    """How QDQ nodes are placed and typed."""
 
-    def __init__(self, feeds: Feeds, batch: int = CALIBRATION_BATCH) -> None:
-        self.batches: Iterator[dict[str, np.ndarray]] = batches(feeds, batch)
+    activations: Integer
+    weights: Integer
+    per_channel: bool
+    reduce_range: bool = False
+    operators: tuple[str, ...] = ()  # quantized; empty: all that have a quantized form
+    options: Mapping[str, Any] = field(default_factory=dict)  # ONNX Runtime's extra_options
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, or None at the end."""
-        return next(self.batches, None)
-
-
-def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """`feeds` cut along axis 0 into batches of at most `size`."""
-    count = len(next(iter(feeds.values())))
-    for start in range(0, count, size):
-        yield {name: array[start : start + size] for name, array in feeds.items()}
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> "Flavour":
+        """The flavour that a variant's parameters name."""
+        return cls(
+            activations=parameters["activations"],
+            weights=parameters["weights"],
+            per_channel=parameters["per_channel"],
+            reduce_range=parameters["reduce_range"],
+            operators=tuple(parameters.get("operators", ())),
+            options=options or {},
+        )
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Calibrate and quantize. Raises Refused if no node changed."""
     path = request.output / onnx_format.FILE
-    facts = quantize(request, path)
+    facts = quantize(request, path, Flavour.of(request.parameters))
     return onnx_format.describe(path) | facts
 
 
-def quantize(request: BuildRequest, path: Path, **options: Any) -> dict[str, Any]:
-    """Write the quantized graph to `path`; `options` are ONNX Runtime's. Raises Refused if no node changed."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
+def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, Any]:
+    """Prepare, calibrate and quantize into `path`; returns facts. Raises Refused if no node changed."""
     parameters = request.parameters
-    feeds = request.calibration()
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(request.source, Path(scratch))
-        quantize_static(
-            prepared,
-            path,
-            BatchReader(feeds),
-            quant_format=QuantFormat.QDQ,
-            per_channel=parameters["per_channel"],
-            reduce_range=parameters["reduce_range"],
-            activation_type=types[parameters["activations"]],
-            weight_type=types[parameters["weights"]],
-            calibrate_method=methods[parameters["method"]],
-            **options,
+        ranges = observe(
+            prepared, request.calibration(), parameters["method"], flavour.operators, batch=parameters["batch"]
         )
-    if not (count := quantized_nodes(path)):
-        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
-    samples = len(next(iter(feeds.values())))
-    return {"recipe": parameters["recipe"], "quantized_nodes": count, "calibration_samples": samples}
+        if ranges.fallback:
+            request.log(f"calibrating with minmax instead: {ranges.fallback}")
+        count = quantize_with(prepared, ranges, flavour, path)
+    recipe = parameters["recipe"].replace(parameters["method"], ranges.method)
+    return {"recipe": recipe, "quantized_nodes": count, **ranges.facts}
 
 
 def prepare(source: Path, scratch: Path) -> Path:
-    """Shapes inferred and operators fused, as the quantizer wants its input."""
+    """Shapes inferred and operators fused, as calibration and the quantizer want their input.
+
+    Without symbolic shape inference: it gives up on graphs with computed shapes, such as BERT's, and the quantizer
+    reads types and ranks only.
+    """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = scratch / "prepared.onnx"
-    quant_pre_process(source, prepared)
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     return prepared
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
-    """The target's flavour and the model's calibration method."""
+def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, exclude: Collection[str] = ()) -> int:
+    """Write `prepared` in QDQ form with known ranges to `path`; returns how many nodes quantize or dequantize.
+
+    `exclude` names nodes of `prepared` that stay in floating point. Types that the graph's operator set has no
+    QuantizeLinear for (16 bits below opset 21) use ONNX Runtime's own. Raises Refused if no node changed.
+    """
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    types = {
+        "int8": QuantType.QInt8,
+        "uint8": QuantType.QUInt8,
+        "int16": QuantType.QInt16,
+        "uint16": QuantType.QUInt16,
+    }
+    model = onnx.load(prepared)
+    add_infer_metadata(model)  # its shapes are inferred: do not do it again
+    known = {name: TensorData(lowest=least, highest=most) for name, (least, most) in ranges.by_tensor.items()}
+    quantizer = QDQQuantizer(
+        model,
+        flavour.per_channel,
+        flavour.reduce_range,
+        types[flavour.weights],
+        types[flavour.activations],
+        known,
+        [],
+        list(exclude),
+        list(flavour.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry}),
+        dict(flavour.options),
+    )
+    quantizer.quantize_model()
+    onnx.save(quantizer.model.model, path)
+    if not (count := quantized_nodes(path)):
+        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    return count
+
+
+def parameters(spec: "ModelSpec", target: "Target", method: "CalibrationMethod | None" = None) -> dict[str, Any]:
+    """The target's flavour and the calibration method, the model's own unless `method` is given."""
     flavour = target.quantization
     granularity = "perchannel" if flavour.per_channel else "pertensor"
     reduced = "_reducedrange" if flavour.reduce_range else ""
-    method = spec.calibration.method
+    method = method or spec.calibration.method
     return {
         "recipe": f"int8_static_qdq_{flavour.flavour.lower()}_{granularity}{reduced}_{method}",
         "activations": flavour.activations,
@@ -102,7 +138,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         "per_channel": flavour.per_channel,
         "reduce_range": flavour.reduce_range,
         "method": method,
-        "batch": CALIBRATION_BATCH,
+        "batch": BATCH,
     }
 
 
@@ -115,7 +151,7 @@ VARIANT = Variant(
     runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="1",
+    code_version="2",
     tools=("onnx", "onnxruntime"),
     kinds=("onnx",),
     calibrated=True,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import float16
-from edge_assets.core.quantization.int8_static import CALIBRATION_BATCH, quantize
+from edge_assets.core.quantization.calibration import BATCH
+from edge_assets.core.quantization.int8_static import Flavour, quantize
 from edge_assets.core.variant import BuildRequest, Variant
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     path = request.output / onnx_format.FILE
     with tempfile.TemporaryDirectory() as scratch:
         quantized = Path(scratch) / onnx_format.FILE
-        facts = quantize(request, quantized, op_types_to_quantize=list(OPERATORS), extra_options=options)
+        facts = quantize(request, quantized, Flavour.of(request.parameters, options))
         float16.convert(quantized, path)
     return onnx_format.describe(path) | facts
 
@@ -53,7 +54,7 @@ def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
         "per_channel": True,
         "reduce_range": False,
         "method": spec.calibration.method,
-        "batch": CALIBRATION_BATCH,
+        "batch": BATCH,
         "operators": list(OPERATORS),
     }
 
@@ -67,7 +68,7 @@ VARIANT = Variant(
     runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="1",
+    code_version="2",
     tools=("onnx", "onnxruntime"),
     kinds=("onnx",),
     is_candidate=False,

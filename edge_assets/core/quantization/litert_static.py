@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
-from edge_assets.core.quantization.int8_static import batches
+from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.litert_weights import changed_share
 from edge_assets.core.variant import BuildRequest, Feeds, Variant
 

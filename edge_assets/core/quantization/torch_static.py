@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import ExportError, Refused
 from edge_assets.core.formats.onnx import example_inputs
-from edge_assets.core.quantization.int8_static import CALIBRATION_BATCH, batches
+from edge_assets.core.quantization.calibration import BATCH, batches
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
                 prepared = prepare_fx(model, qconfig_mapping(request.parameters), example)
             except torch.fx.proxy.TraceError as error:
                 raise ExportError(f"FX cannot trace this model for static quantization: {error}") from error
-            for batch in batches(feeds, CALIBRATION_BATCH):
+            for batch in batches(feeds, BATCH):
                 prepared(*(torch.from_numpy(batch[name]) for name in names))
             converted = convert_fx(prepared)
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
@@ -82,7 +82,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         "per_channel": flavour.per_channel,
         "reduce_range": flavour.reduce_range,
         "method": observer,
-        "batch": CALIBRATION_BATCH,
+        "batch": BATCH,
     }
 
 

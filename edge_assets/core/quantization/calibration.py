@@ -1,0 +1,242 @@
+"""Calibration: the range of every activation over a set of samples, for the static schemes.
+
+minmax      the smallest and largest value
+percentile  where all but 0.001 % of the values lie, by a histogram
+entropy     the threshold whose clipped and coarsened histogram loses the least information (Kullback-Leibler; Migacz,
+            "8-bit inference with TensorRT", 2017)
+
+ONNX Runtime's calibrators do the arithmetic, but keep what a whole data reader gave until it is exhausted, and grow
+their histograms by bins as wide as the first batch suggests. Here samples are streamed: a first pass takes extremes,
+a second adds each batch to histograms that already span them. So the result does not depend on the batch size, and
+what is held at a time is one batch's activations, which are bounded in bytes.
+"""
+
+import contextlib
+import io
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_assets.core.errors import DataError, Refused
+from edge_assets.core.variant import Feeds
+from edge_assets.model import CalibrationMethod
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 32
+MEMORY_BYTES = 2**30  # of one batch's activations
+BINS = {"percentile": 2048, "entropy": 1024}  # over both signs; entropy's search takes the square of them in time
+LEVELS = 128  # that entropy coarsens a histogram to
+PERCENTILE = 99.999
+# what ONNX Runtime's histogram calibrators raise on graphs that they cannot handle
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Smallest and largest value that each activation is quantized for, and how they were found."""
+
+    by_tensor: Mapping[str, tuple[np.ndarray, np.ndarray]]  # scalars of the tensor's own float type
+    method: CalibrationMethod  # that was used
+    samples: int
+    batch: int
+    fallback: str | None = None  # why the method asked for was not used
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a recipe's facts say of its calibration."""
+        facts = {
+            "calibration": self.method,
+            "calibration_samples": self.samples,
+            "calibration_batch": self.batch,
+        }
+        return facts | ({"calibration_fallback": self.fallback} if self.fallback else {})
+
+
+def observe(
+    graph: Path,
+    feeds: Feeds,
+    method: CalibrationMethod,
+    operators: Sequence[str] = (),
+    batch: int = BATCH,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Ranges:
+    """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `feeds`.
+
+    `graph` has shapes inferred (`int8_static.prepare`). The batch is made smaller until its activations fit into
+    `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. Raises DataError if one
+    sample alone does not fit or gives NaN, and Refused if a tensor is infinite or does not vary.
+    """
+    samples = len(next(iter(feeds.values())))
+    batch = fitting_batch(graph, feeds, batch, memory_bytes)
+    extremes = _extremes(graph, feeds, operators, batch)
+    _check(graph, extremes, samples)
+    if method == "minmax" or not extremes:
+        return Ranges(extremes, "minmax", samples, batch)
+    try:
+        return Ranges(_clipped(graph, feeds, method, operators, batch, extremes), method, samples, batch)
+    except FAILURES as error:
+        reason = f"ONNX Runtime's {method} calibration failed on this graph: {type(error).__name__}: {error}"
+        return Ranges(extremes, "minmax", samples, batch, fallback=reason)
+
+
+def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """`feeds` cut along axis 0 into batches of at most `size`."""
+    count = len(next(iter(feeds.values())))
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in feeds.items()}
+
+
+class BatchReader:
+    """ONNX Runtime's CalibrationDataReader over arrays in memory, one batch at a time."""
+
+    def __init__(self, feeds: Feeds, batch: int = BATCH) -> None:
+        self.batches: Iterator[dict[str, np.ndarray]] = batches(feeds, batch)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, or None at the end."""
+        return next(self.batches, None)
+
+
+# --- memory --------------------------------------------------------------------------------------------
+
+
+def fitting_batch(graph: Path, feeds: Feeds, batch: int, memory_bytes: int) -> int:
+    """The largest batch up to `batch` whose activations take at most `memory_bytes`. Raises DataError if none does."""
+    sample = activation_bytes(graph, {name: array[:1] for name, array in feeds.items()})
+    if sample > memory_bytes:
+        raise DataError(
+            f"calibration: the activations of a single sample take {sample / 2**20:,.0f} MiB, more than the "
+            f"{memory_bytes / 2**20:,.0f} MiB that calibration may hold. Calibrate with smaller samples."
+        )
+    return min(batch, memory_bytes // max(1, sample))
+
+
+def activation_bytes(graph: Path, feeds: Feeds) -> int:
+    """Bytes of all tensors that the graph computes from inputs of the shapes of `feeds`.
+
+    An upper bound of what is alive at once. A tensor whose shape cannot be inferred counts as the largest that can.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    del model.graph.value_info[:]  # of the declared dynamic axes, which would win over the sizes
+    for value in model.graph.input:
+        if value.name in feeds:
+            for axis, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
+                axis.dim_value = size
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: _tensor_bytes(value) for value in (*inferred.value_info, *inferred.output)}
+    sizes = [known.get(name) for node in inferred.node for name in node.output if name]
+    largest = max((size for size in sizes if size is not None), default=0)
+    return sum(largest if size is None else size for size in sizes)
+
+
+def _tensor_bytes(value: "onnx.ValueInfoProto") -> int | None:
+    import onnx
+
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not all(axis.HasField("dim_value") for axis in tensor.shape.dim):
+        return None
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    return itemsize * math.prod(axis.dim_value for axis in tensor.shape.dim)
+
+
+# --- the two passes ------------------------------------------------------------------------------------
+
+
+def _extremes(
+    graph: Path, feeds: Feeds, operators: Sequence[str], batch: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Smallest and largest value of each tensor. NaN wins, which ONNX Runtime's own merging would hide."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    with _calibrator(graph, "minmax", operators) as calibrator:
+        names = [output.name for output in calibrator.infer_session.get_outputs()]
+        for one in batches(feeds, batch):
+            values = dict(zip(names, calibrator.infer_session.run(None, one), strict=True))
+            if nan := [name for name in calibrator.model_original_outputs if np.isnan(values[name]).any()]:
+                raise DataError(f"calibration: the model gives NaN in {', '.join(nan)} for the calibration data")
+            for name in names[calibrator.num_model_outputs :: 2]:
+                tensor = name.removesuffix("_ReduceMin")
+                least, most = values[name].reshape(()), values[f"{tensor}_ReduceMax"].reshape(())
+                before = found.get(tensor, (least, most))
+                found[tensor] = (np.asarray(np.minimum(before[0], least)), np.asarray(np.maximum(before[1], most)))
+    return found
+
+
+def _clipped(
+    graph: Path,
+    feeds: Feeds,
+    method: CalibrationMethod,
+    operators: Sequence[str],
+    batch: int,
+    extremes: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Ranges by histograms that span `extremes` from the start, so that adding a batch adds no bins."""
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    with _calibrator(graph, method, operators) as calibrator, contextlib.redirect_stdout(io.StringIO()):
+        calibrator.collector = HistogramCollector(method, False, BINS[method], LEVELS, PERCENTILE, "same")
+        for tensor, (least, most) in extremes.items():
+            bound = max(abs(least), abs(most))
+            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), BINS[method], (float(-bound), float(bound)))
+            empty = np.zeros(BINS[method], np.int64)
+            calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
+        for one in batches(feeds, batch):
+            calibrator.collect_data(BatchReader(one, batch))
+        data = calibrator.compute_data()
+    found = {tensor: data[tensor].range_value for tensor in extremes}
+    return {tensor: (np.asarray(least), np.asarray(most)) for tensor, (least, most) in found.items()}
+
+
+@contextlib.contextmanager
+def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> Iterator[Any]:
+    """ONNX Runtime's calibrator with its session on the augmented graph."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod as Method
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    methods = {"minmax": Method.MinMax, "entropy": Method.Entropy, "percentile": Method.Percentile}
+    with tempfile.TemporaryDirectory() as scratch:
+        augmented = str(Path(scratch) / "augmented.onnx")
+        yield create_calibrator(graph, list(operators) or None, augmented, methods[method])
+
+
+# --- what cannot be trusted ----------------------------------------------------------------------------
+
+
+def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], samples: int) -> None:
+    """Raises DataError for NaN, Refused for an infinite range and for one that has no width though it could vary."""
+    import onnx
+
+    if nan := [tensor for tensor, bounds in extremes.items() if np.isnan(bounds).any()]:
+        raise DataError(f"calibration: NaN in tensor '{nan[0]}' (of {len(nan)}) for the calibration data")
+    if infinite := [tensor for tensor, bounds in extremes.items() if not np.isfinite(bounds).all()]:
+        raise Refused(
+            f"tensor '{infinite[0]}' (of {len(infinite)}) is infinite on the calibration data, so it has no integer "
+            f"range. Use a large finite value in its place, or onnx_int8_dynamic."
+        )
+    constant = [tensor for tensor, (least, most) in extremes.items() if least == most]
+    varying = depend_on_data(onnx.load(graph, load_external_data=False).graph) if constant else set()
+    if dead := [tensor for tensor in constant if tensor in varying]:
+        value = float(extremes[dead[0]][0])
+        raise Refused(
+            f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, so any "
+            f"other value would be lost. Calibrate with samples that vary it (a mask: samples of several lengths)."
+        )
+
+
+def depend_on_data(graph: "onnx.GraphProto") -> set[str]:
+    """Names of the tensors computed from what the inputs hold, not only from their shapes."""
+    names = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and names & set(node.input):
+            names |= set(node.output)
+    return names
