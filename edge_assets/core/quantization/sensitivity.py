@@ -73,9 +73,8 @@ def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
     names = [f"{entry.layer}  {entry.operator}" for entry in ranking]
     left.barh(names, [entry.snr_db for entry in ranking], color="#0969da")
     left.set_xlabel("SNR of the output, this layer alone quantized (dB)")
-    left.invert_yaxis()
+    left.set_ylim(len(ranking) - 0.4, -0.6)  # the first on top
     left.tick_params(axis="y", labelsize=8)
-    left.margins(y=0.01)
     drops = [entry.drop_points for entry in ranking]
     low, high = zip(*(entry.drop_interval_points for entry in ranking), strict=True)
     errors = [[d - a for d, a in zip(drops, low, strict=True)], [b - d for d, b in zip(drops, high, strict=True)]]
