@@ -276,7 +276,8 @@ class Cell:
             "evaluation": self.evaluation.sha256,
         }
         runtime = RUNTIMES[name]
-        session = self.session(name) | built.facts.get("session", {})
+        # the target's options are for its own engine: another one here computes the same whatever they say
+        session = (self.session(name) if runtime.is_the_targets else {}) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
         samples = self.target.options.get("evaluation_samples")
