@@ -101,6 +101,21 @@ def test_targets_of_one_format_share_the_conversion(build: Callable[..., Built])
     assert (phone.build.facts["specification_version"], old.build.facts["specification_version"]) == (9, 7)
 
 
+def test_compute_units_enter_the_evidence_only_where_coreml_runs(
+    build: Callable[..., Built], store: ArtifactStore, checkpoint_file: Path
+) -> None:
+    phone = target("iphone-15-pro")
+    assert phone.options["compute_units"] == "ALL"
+    first = build("coreml_package_fp16", phone.name).evidence
+    checkpoint = checkpoints.register(store, SPEC.name, str(checkpoint_file))
+    slower = replace(phone, options={**phone.options, "compute_units": "CPU_ONLY"})
+    cell = Cell(SPEC, APPLE, slower, checkpoint, store, log=lambda _line: None)
+    variant = next(variant for variant in APPLE.variants if variant.name == "coreml_package_fp16")
+    second = cell.build_variant(variant, cell.build_checkpoint()).evidence
+    assert first is not None and second is not None
+    assert (first.recipe == second.recipe) == (coreml.sys.platform != "darwin")
+
+
 def test_the_package_says_what_it_is(build: Callable[..., Built], store: ArtifactStore, checkpoint_file: Path) -> None:
     description = specification(store, build("coreml_package_int8", "iphone-15-pro")).description
     metadata, image = description.metadata, description.input[0]

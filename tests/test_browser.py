@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -355,6 +356,17 @@ def test_missing_npm_packages_say_how_to_get_them(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tools, "NODE_MODULES", tmp_path / "node_modules")
     with pytest.raises(MissingTool, match="onnxruntime-web is not installed: npm ci --ignore-scripts --prefix"):
         web_bundle.VARIANT.tool_versions()
+
+
+def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -> None:
+    """The mistakes are marked `@ts-expect-error`: one that is not found is an error too."""
+    checker = tools.NODE_MODULES / ".bin" / "tsc"
+    if not checker.exists():
+        pytest.skip(f"TypeScript is not installed: npm ci --ignore-scripts --prefix {WEB}")
+    options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
+    consumer = ROOT / "tests" / "loader_consumer.ts"
+    result = subprocess.run([checker, *options, consumer], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_lock_names_no_registry_and_pins_by_hash() -> None:

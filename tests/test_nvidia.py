@@ -199,6 +199,23 @@ def test_memory_of_a_graph_is_what_is_alive_at_once(tmp_path: Path) -> None:
     assert graph_memory.weights_and_peak(path, {"x": (10, 4)}) == (1600, 2 * 4 * 1000)  # wide and y, batch 10
 
 
+def test_memory_counts_what_a_later_node_or_the_caller_still_needs_and_no_folded_weights(tmp_path: Path) -> None:
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    weight = onnx.numpy_helper.from_array(np.ones((4, 100), np.float32), "w")
+    nodes = [
+        node("Neg", ["w"], ["folded"]),
+        node("MatMul", ["x", "folded"], ["wide"]),  # x stays for the last node: 40 + 1000 values
+        node("Relu", ["wide"], ["early"]),  # + 1000: an output, which stays to the end
+        node("ReduceSum", ["early"], ["z"], keepdims=0),  # wide is gone
+        node("Add", ["x", "z"], ["late"]),
+    ]
+    outputs = [value(name, onnx.TensorProto.FLOAT, None) for name in ("early", "late")]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", onnx.TensorProto.FLOAT, ["batch", 4])], outputs, [weight])
+    path = tmp_path / "g.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
+    assert graph_memory.weights_and_peak(path, {"x": (10, 4)}) == (1600, 4 * (40 + 1000 + 1000))
+
+
 # --- refusing ------------------------------------------------------------------------------------------
 
 AHEAD = Place("tensorrt-rtx", "1.7.1", "8.9", "Linux x86_64")

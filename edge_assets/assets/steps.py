@@ -333,7 +333,8 @@ class Cell:
         opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
         inputs = {"artifact": opened or built.sha256} | self._evaluation_inputs()
         runtime = RUNTIMES[name]
-        session = self.session(name) | built.facts.get("session", {})
+        # the target's options are for its own engine: another one here computes the same whatever they say
+        session = (self.session(name) if runtime.is_the_targets else {}) | built.facts.get("session", {})
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
         samples = self.target.options.get("evaluation_samples")

@@ -54,22 +54,27 @@ def cast(x: Number, dtype: str) -> Tensor:
 
 
 def select(cond: Number, a: Number, b: Number) -> Tensor:
+    """`a` where `cond` holds, else `b`."""
     return torch.where(_tensor(cond).bool(), _tensor(a), _tensor(b))
 
 
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """`x` cut off below `alpha` and above `beta`."""
     return x.clamp(alpha, beta)
 
 
 def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """1 / sqrt(x + epsilon)."""
     return torch.rsqrt(x + epsilon)
 
 
 def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """1 / (x + epsilon)."""
     return 1 / (x + epsilon)
 
 
 def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
+    """Natural logarithm of x + epsilon."""
     return torch.log(x + epsilon)
 
 
@@ -77,14 +82,17 @@ def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
 
 
 def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """`x` from `alpha` upwards, else 0."""
     return torch.where(x >= alpha, x, 0.0)
 
 
 def sigmoid_hard(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
+    """The line alpha * x + beta, cut off at 0 and 1."""
     return (alpha * x + beta).clamp(0, 1)
 
 
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    """x times the normal distribution's cumulative probability of x, exactly or by tanh."""
     _only("gelu's mode", mode, "EXACT", "TANH_APPROXIMATION")
     return functional.gelu(x, approximate="none" if mode == "EXACT" else "tanh")
 
@@ -97,10 +105,12 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias."""
     return functional.linear(x, weight, bias)
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    """x @ y, each transposed first in its last two axes where asked for."""
     return torch.matmul(x.mT if transpose_x else x, y.mT if transpose_y else y)
 
 
@@ -109,6 +119,7 @@ def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """softmax(query @ key.T / sqrt(features) + attn_mask) @ value."""
     return functional.scaled_dot_product_attention(query, key, value, attn_mask)
 
 
@@ -142,6 +153,7 @@ def conv(
     dilations: Any = None,
     groups: int = 1,
 ) -> Tensor:
+    """Convolution over 1 to 3 spatial axes; uneven padding, which PyTorch's lacks, is added before it."""
     kernel = list(weight.shape[2:])
     ones = [1] * len(kernel)
     stride = ones if strides is None else integers(strides)
@@ -184,6 +196,7 @@ def conv_transpose(
 
 
 def _pool_window(x: Tensor, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any) -> tuple[Any, Any, Any]:
+    """Kernel, strides and padding of a pooling as Python integers."""
     kernel = integers(kernel_sizes)
     stride = [1] * len(kernel) if strides is None else integers(strides)
     return kernel, stride, _padding(x, kernel, stride, [1] * len(kernel), pad_type, pad)
@@ -192,6 +205,7 @@ def _pool_window(x: Tensor, kernel_sizes: Any, strides: Any, pad_type: str, pad:
 def max_pool(
     x: Tensor, kernel_sizes: Any, strides: Any = None, pad_type: str = "valid", pad: Any = None, ceil_mode: bool = False
 ) -> Tensor:
+    """The largest value of each window; padding is never the largest."""
     kernel, stride, pairs = _pool_window(x, kernel_sizes, strides, pad_type, pad)
     function = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
     return function(_padded(x, pairs, -math.inf), kernel, stride, ceil_mode=ceil_mode)
@@ -206,6 +220,7 @@ def avg_pool(
     exclude_padding_from_average: bool = False,
     ceil_mode: bool = False,
 ) -> Tensor:
+    """The mean of each window, its padding included unless that is excluded."""
     kernel, stride, pairs = _pool_window(x, kernel_sizes, strides, pad_type, pad)
     function: Any = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[len(kernel) - 1]
     if all(before == after for before, after in pairs):
@@ -236,11 +251,13 @@ def _normalized(
 def layer_norm(
     x: Tensor, axes: Any = None, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
 ) -> Tensor:
+    """Normalized over `axes`, by default all, and scaled along them."""
     over = [axis % x.dim() for axis in integers(axes)] if axes is not None else list(range(x.dim()))
     return _normalized(x, over, gamma, beta, over, epsilon)
 
 
 def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
+    """Normalized over the spatial axes of each sample and channel, scaled by channel."""
     return _normalized(x, range(2, x.dim()), gamma, beta, [1], epsilon)
 
 
@@ -252,6 +269,7 @@ def batch_norm(
     beta: Tensor | None = None,
     epsilon: float = 1e-5,
 ) -> Tensor:
+    """Normalized by channel with the given mean and variance."""
     return functional.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
 
 
@@ -267,16 +285,19 @@ def _reduction(function: Callable[..., Tensor]) -> Operation:
 
 
 def reduce_prod(x: Tensor, axes: Any = None, keep_dims: bool = False) -> Tensor:
+    """The product over `axes`, by default all."""
     for axis in sorted((axis % x.dim() for axis in integers(axes)), reverse=True) if axes is not None else ():
         x = x.prod(axis, keepdim=keep_dims)
     return x if axes is not None else x.prod().reshape([1] * x.dim() if keep_dims else [])
 
 
 def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    """The index of the largest value along `axis`; int64, as all integers here."""
     return x.argmax(axis, keepdim=keep_dims)
 
 
 def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    """The index of the smallest value along `axis`; int64, as all integers here."""
     return x.argmin(axis, keepdim=keep_dims)
 
 
@@ -289,11 +310,13 @@ def topk(
     return_indices: bool = True,
     output_indices_dtype: str = "int32",
 ) -> Sequence[Tensor]:
+    """The `k` largest values along `axis`, or smallest if `ascending`, and where they are."""
     values, indices = torch.topk(x, k, axis, largest=not ascending, sorted=sort)
     return (values, indices) if return_indices else (values,)
 
 
 def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running sums along `axis`, each with its own value."""
     _only("cumsum's exclusive and reverse", (exclusive, reverse), (False, False))
     return torch.cumsum(x, axis)
 
@@ -308,10 +331,12 @@ def reshape(x: Number, shape: Any) -> Tensor:
 
 
 def transpose(x: Tensor, perm: Any) -> Tensor:
+    """Axis i of the result is axis perm[i] of `x`."""
     return x.permute(integers(perm))
 
 
 def expand_dims(x: Number, axes: Any) -> Tensor:
+    """With axes of length 1 where `axes` says that the result has them."""
     x = _tensor(x)
     rank = x.dim() + len(integers(axes))
     for axis in sorted(axis % rank for axis in integers(axes)):
@@ -320,19 +345,23 @@ def expand_dims(x: Number, axes: Any) -> Tensor:
 
 
 def squeeze(x: Tensor, axes: Any = None) -> Tensor:
+    """Without `axes`, by default without all of length 1."""
     return x.squeeze(integers(axes)) if axes is not None else x.squeeze()
 
 
 def concat(values: Sequence[Number], axis: int, interleave: bool = False) -> Tensor:
+    """Joined along an axis that they have; a scalar counts as a list of one."""
     _only("concat's interleave", interleave, False)
     return torch.cat([torch.atleast_1d(_tensor(value)) for value in values], axis)
 
 
 def stack(values: Sequence[Number], axis: int) -> Tensor:
+    """Joined along a new axis."""
     return torch.stack([_tensor(value) for value in values], axis)
 
 
 def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Any = None) -> Sequence[Tensor]:
+    """Parts along `axis`, of the given sizes or `num_splits` equal ones."""
     sizes = integers(split_sizes) if split_sizes is not None else x.shape[axis] // int(num_splits or 1)
     return torch.split(x, sizes, axis)
 
@@ -346,6 +375,7 @@ def slice_by_index(
     end_mask: Any = None,
     squeeze_mask: Any = None,
 ) -> Tensor:
+    """Begin to end by stride on every axis; masks open an end, or take one index and drop the axis."""
     rank = x.dim()
     steps = [1] * rank if stride is None else integers(stride)
     whole = [0] * rank
@@ -361,6 +391,7 @@ def slice_by_index(
 
 
 def gather(x: Tensor, indices: Number, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+    """Slices along `axis`, which the axes of `indices` replace; negative indices count from the end."""
     _only("gather's batch_dims", batch_dims, 0)
     wanted = _tensor(indices).long()
     axis %= x.dim()
@@ -369,11 +400,13 @@ def gather(x: Tensor, indices: Number, axis: int = 0, batch_dims: int = 0, valid
 
 
 def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
+    """By position, the value at `indices` along `axis`; negative indices count from the end."""
     wanted = indices.long()
     return torch.gather(x, axis, torch.where(wanted < 0, wanted + x.shape[axis], wanted))
 
 
 def tile(x: Tensor, reps: Any) -> Tensor:
+    """`x` repeated reps[i] times along axis i."""
     return x.repeat(integers(reps))
 
 
@@ -396,28 +429,34 @@ def crop(x: Tensor, crop_height: Any, crop_width: Any) -> Tensor:
 
 
 def fill(shape: Any, value: float = 0.0) -> Tensor:
+    """A tensor of that shape with one value everywhere."""
     return torch.full(integers(shape), value)
 
 
 def range_1d(start: Number, end: Number, step: Number) -> Tensor:
+    """start, start + step, ... before end."""
     return torch.arange(*(_tensor(value).item() for value in (start, end, step)))
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
+    """Channels moved into blocks of upscale_factor x upscale_factor pixels."""
     return functional.pixel_shuffle(x, upscale_factor)
 
 
 def _scaled(x: Tensor, height: float, width: float) -> list[int]:
+    """Height and width after scaling, rounded down."""
     return [math.floor(x.shape[-2] * height), math.floor(x.shape[-1] * width)]
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
+    """The last two axes enlarged by repeating pixels."""
     return functional.interpolate(x, _scaled(x, scale_factor_height, scale_factor_width), mode="nearest")
 
 
 def upsample_bilinear(
     x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1, align_corners: bool = True
 ) -> Tensor:
+    """The last two axes enlarged by interpolation between pixels' middles or, aligned, corners."""
     size = _scaled(x, scale_factor_height, scale_factor_width)
     return functional.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 

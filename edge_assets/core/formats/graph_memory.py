@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_assets.core.memory import Lifetime, peak_live_bytes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -22,21 +24,23 @@ def weights_and_peak(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[i
     sizes = {value.name: _bytes(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     constant = {tensor.name for tensor in graph.initializer} | {""}
     weights = sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
-    last_use = {name: i for i, node in enumerate(graph.node) for name in node.input}
-    kept = {value.name for value in graph.output}
-    live = {value.name for value in graph.input if value.name not in constant}
-    peak = 0
-    for i, node in enumerate(graph.node):
+    steps = {value.name: [0] for value in graph.input if value.name not in constant}  # at which each is in memory
+    step = 0
+    for node in graph.node:
         if all(name in constant for name in node.input):
             constant |= set(node.output)
             continue
-        live |= {name for name in node.output if name}
-        held = [sizes.get(name) for name in live]
-        if any(size is None for size in held):
+        for name in {*node.input, *node.output} - constant:
+            steps.setdefault(name, []).append(step)
+        step += 1
+    for name in {value.name for value in graph.output} & steps.keys():
+        steps[name].append(step)
+    lifetimes = []
+    for name, at in steps.items():
+        if (size := sizes.get(name)) is None:
             return None
-        peak = max(peak, sum(size for size in held if size is not None))
-        live = {name for name in live if name in kept or last_use.get(name, -1) > i}
-    return weights, peak
+        lifetimes.append(Lifetime(size, min(at), max(at)))
+    return weights, peak_live_bytes(lifetimes)
 
 
 def _with_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto":

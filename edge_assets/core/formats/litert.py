@@ -7,7 +7,7 @@ what the model takes in PyTorch. Names at the interface are the spec's.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -335,4 +335,7 @@ FP32 = Variant(
     kinds=("tensorflow", "pytorch"),
     extra="litert",
     process="litert",
+)
+QUANTIZED = replace(  # what the schemes made from it have in common; listed by no family itself
+    FP32, source=FP32.name, code_version="1", tools=("ai-edge-quantizer", "ai-edge-litert"), kinds=("tensorflow",)
 )

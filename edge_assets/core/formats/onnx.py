@@ -11,6 +11,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,6 +237,9 @@ MODEL = Variant(
     kinds=("onnx", "pytorch"),
     mlflow_flavor="onnx",
 )
+FROM_MODEL = replace(  # what the variants made from it have in common; listed by no family itself
+    MODEL, source=MODEL.name, code_version="1", tools=("onnx", "onnxruntime"), kinds=("onnx",)
+)
 
 
 # --- portable optimisation -----------------------------------------------------------------------------
@@ -253,17 +257,10 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     return describe(request.output / FILE)
 
 
-OPTIMIZED = Variant(
+OPTIMIZED = replace(
+    FROM_MODEL,
     name="onnx_optimized",
     description="Operators fused ahead of time by ONNX Runtime at level EXTENDED, which is portable between CPUs.",
-    format="onnx",
-    precision="fp32",
-    source=MODEL.name,
-    runtime="onnx",
     build=build_optimized,
     parameters=lambda _spec, _target: {"level": "extended"},
-    code_version="1",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
-    mlflow_flavor="onnx",
 )

@@ -8,6 +8,7 @@ package. Weights of 2048 elements and less stay as they are, which is coremltool
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +117,15 @@ def _variant(precision: Precision, bits: int, palette: bool, recipe: str, needs:
             "image": image,
         }
 
-    return Variant(
+    return replace(
+        coreml.PACKAGE,
         name=f"coreml_package_{precision}",
         description=description,
-        format="coreml",
         precision=precision,
         source=coreml.PACKAGE.name,
-        runtime="coreml",
         build=build,
         parameters=parameters,
         code_version="2",
-        tools=("coremltools",),
-        kinds=("coreml",),
-        extra="apple",
-        process="coremltools",
     )
 
 

@@ -1,11 +1,12 @@
 """fp16: weights and arithmetic in half precision, inputs and outputs kept as declared."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.formats import onnx as onnx_format
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
     import onnx
@@ -50,17 +51,11 @@ def sort_topologically(model: "onnx.ModelProto") -> None:
     model.graph.node.extend(sorted_nodes)
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_fp16",
     description="Half precision: half the size; CPUs without half-precision arithmetic gain no speed from it.",
-    format="onnx",
     precision="fp16",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=lambda _spec, _target: {"keep_io_types": True},
-    code_version="1",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
-    mlflow_flavor="onnx",
 )

@@ -8,6 +8,7 @@ quantized is fp16 because a strongly typed network runs it in the graph's type, 
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import float16
 from edge_assets.core.quantization.calibration import BATCH
 from edge_assets.core.quantization.int8_static import Flavour, quantize
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
@@ -59,19 +60,14 @@ def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
     }
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_int8_tensorrt",
     description="Calibrated int8 in TensorRT's flavour of QDQ: symmetric, biases left alone, the rest in fp16.",
-    format="onnx",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=parameters,
     code_version="2",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
     is_candidate=False,
     calibrated=True,
-    mlflow_flavor="onnx",
 )

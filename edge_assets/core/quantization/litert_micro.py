@@ -5,13 +5,14 @@ verified is the array that firmware compiles.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import c_array, litert, tflite_micro
 from edge_assets.core.quantization import litert_static
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 
@@ -71,20 +72,17 @@ def _parameters(spec: ModelSpec, target: Target) -> dict[str, Any]:
     return litert_static.parameters(spec, target, integer_interface=True) | {"symbol": f"{spec.name}_model"}
 
 
-FULL = Variant(
+FULL = replace(
+    litert.QUANTIZED,
     name="litert_int8_full",
     description="Int8 weights, activations, inputs and outputs, as a file and as a C array, for TFLite Micro.",
-    format="litert",
     precision="int8",
-    source=litert.FP32.name,
     runtime="tflite_micro",
     build=build,
     parameters=_parameters,
-    code_version="1",
-    tools=("ai-edge-quantizer", "ai-edge-litert", "tflite-micro"),
+    tools=(*litert.QUANTIZED.tools, "tflite-micro"),
     kinds=("tensorflow", "c"),
     calibrated=True,
     extra="microcontroller",
-    process="litert",
     seconds=3600,  # reference kernels: some ten times slower than XNNPACK
 )

@@ -8,13 +8,14 @@ ai-edge-quantizer has no other method that a graph of this kind can use.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.litert_weights import changed_share
-from edge_assets.core.variant import BuildRequest, Feeds, Variant
+from edge_assets.core.variant import BuildRequest, Feeds
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
@@ -80,19 +81,12 @@ def parameters(_spec: "ModelSpec", _target: "Target", integer_interface: bool = 
     return {"recipe": name, "integer_interface": integer_interface}
 
 
-STATIC = Variant(
+STATIC = replace(
+    litert.QUANTIZED,
     name="litert_int8_static",
     description="Calibrated int8 weights and activations; float inputs and outputs.",
-    format="litert",
     precision="int8",
-    source=litert.FP32.name,
-    runtime="litert",
     build=build,
     parameters=parameters,
-    code_version="1",
-    tools=("ai-edge-quantizer", "ai-edge-litert"),
-    kinds=("tensorflow",),
     calibrated=True,
-    extra="litert",
-    process="litert",
 )

@@ -9,6 +9,7 @@ A result that leaves most of the weights as they were is refused.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,20 +81,13 @@ def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Sche
     def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
         return {"recipe": scheme}
 
-    return Variant(
+    return replace(
+        litert.QUANTIZED,
         name=name,
         description=description,
-        format="litert",
         precision=precision,
-        source=litert.FP32.name,
-        runtime="litert",
         build=build,
         parameters=parameters,
-        code_version="1",
-        tools=("ai-edge-quantizer", "ai-edge-litert"),
-        kinds=("tensorflow",),
-        extra="litert",
-        process="litert",
     )
 
 

@@ -1,0 +1,43 @@
+// An app's use of the bundle's loader, which a type checker must accept, and mistakes that it must find.
+
+import { bundleFetch, ChunkError, EdgeModel, type Feeds, type Progress } from "../edge_assets/web/bundle/loader.js";
+
+export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Float32Array): Promise<string> {
+  const seen: string[] = [];
+  const onProgress = ({ phase, loaded = 0, total = 0, fromCache }: Progress): void => {
+    seen.push(`${phase} ${loaded}/${total}${fromCache ? " cached" : ""}`);
+  };
+  try {
+    const model = await EdgeModel.load(url, { device: "auto", threads: 2, offline: true, onProgress });
+    const { inputs, outputs, class_names, preprocessing } = model.manifest;
+    const feeds: Feeds =
+      preprocessing.kind === "image"
+        ? model.preprocess(picture)
+        : { [inputs[0].name]: { type: "float32", data: pixels, dims: [1, pixels.length] } };
+    const logits = (await model.run(feeds))[outputs[0].name].data;
+    const largest = Array.from(logits, Number).reduce((best, value, i, all) => (value > all[best] ? i : best), 0);
+    const saved: number = model.bytes.cached / (model.bytes.wire + model.bytes.cached);
+    const why: string | null = model.fallback ?? model.cacheProblem ?? (await model.offline);
+    await model.close();
+    return `${class_names[largest]} on ${model.device}, ${saved} saved, ${why}, ${seen.at(-1)}`;
+  } catch (error) {
+    if (error instanceof ChunkError) return `${error.chunk}: ${error.message}`;
+    throw error;
+  }
+}
+
+export async function plain(url: string): Promise<ArrayBuffer> {
+  const fetchFromBundle: typeof fetch = await bundleFetch(url);
+  return (await fetchFromBundle("models/model.onnx")).arrayBuffer();
+}
+
+export async function mistakes(model: EdgeModel): Promise<void> {
+  // @ts-expect-error: no such device
+  await EdgeModel.load("/bundle/", { device: "webnn" });
+  // @ts-expect-error: models are loaded, not constructed
+  new EdgeModel();
+  // @ts-expect-error: a tensor needs its dims
+  await model.run({ image: { type: "float32", data: new Float32Array(4) } });
+  // @ts-expect-error: what was loaded does not change
+  model.variant = "onnx_fp16";
+}
