@@ -150,7 +150,7 @@ class Cell:
                 "evaluation_samples": evaluation.facts["samples"],
             }
 
-        return self.store.remember(Recipe("data_check", "1", inputs, parameters), build)
+        return self.store.remember(Recipe("data_check", "1", inputs, parameters, self._preprocessing_tools()), build)
 
     # --- the checkpoint and its reference outputs --------------------------------------------------------
 
@@ -176,7 +176,10 @@ class Cell:
 
     def _reference(self) -> Result:
         inputs = {"checkpoint": self.checkpoint.file.sha256, "evaluation": self.evaluation.sha256}
-        recipe = self._recipe("reference", "1", inputs | self._metric_inputs(), self._evaluation_parameters())
+        recipe = self._recipe(
+            *("reference", "1", inputs | self._metric_inputs()),
+            *(self._evaluation_parameters(), self._preprocessing_tools()),
+        )
 
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.formats import pytorch
@@ -236,12 +239,12 @@ class Cell:
         inputs = {"source": source.build.sha256} | {name: other.build.sha256 for name, other in others.items()}
         if variant.calibrated:
             inputs["calibration"] = self.calibration.sha256
-        parameters = variant.parameters(self.spec, self.target)
+        parameters, tools = variant.parameters(self.spec, self.target), variant.tool_versions()
         if variant.trained:
             inputs["training"] = self.training.sha256
         if variant.calibrated or variant.trained:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
-        tools = variant.tool_versions()
+            tools = tools | self._preprocessing_tools()
         if source.variant == CHECKPOINT:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
@@ -282,7 +285,7 @@ class Cell:
         samples = self.target.options.get("evaluation_samples")
         if samples:
             parameters |= {"samples": samples}
-        tools = installed(runtime.distributions, runtime.extra)
+        tools = installed(runtime.distributions, runtime.extra) | self._preprocessing_tools()
         recipe = Recipe("verification", "2", inputs | self._metric_inputs(), parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
@@ -435,6 +438,10 @@ class Cell:
             {**named, **(parameters or {})},
             {"torch": version("torch"), **(tools or {})},
         )
+
+    def _preprocessing_tools(self) -> dict[str, str]:
+        """Versions of what the preprocessing imports. Raises MissingTool naming the extra."""
+        return installed(self.spec.preprocess.tools, "text")
 
     def _metric_inputs(self) -> dict[str, str]:
         name = self.spec.evaluation.metric
