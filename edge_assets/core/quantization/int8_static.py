@@ -4,7 +4,6 @@ The flavour is the target's: U8S8 per channel on x86-64, with 7-bit weights (red
 VNNI, S8S8 on ARM.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -82,20 +81,15 @@ def quantize(request: BuildRequest, path: Path, **options: Any) -> dict[str, Any
 
 
 def prepare(source: Path, scratch: Path) -> Path:
-    """Shapes inferred and operators fused, as the quantizer wants its input.
+    """Shapes inferred and operators fused, as calibration and the quantizer want their input.
 
-    Symbolic shape inference gives up on some graphs, transformers with dynamic axes among them; ONNX's own is enough.
+    Without symbolic shape inference: it gives up on graphs with computed shapes, such as BERT's, and the quantizer
+    reads types and ranks only.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    source, prepared = source.resolve(), scratch / "prepared.onnx"
-    with contextlib.chdir(scratch):  # it leaves a file in the working directory if it fails
-        try:
-            quant_pre_process(source, prepared)
-        except Exception as error:  # it raises no narrower type
-            if "symbolic shape inference" not in str(error):
-                raise
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    prepared = scratch / "prepared.onnx"
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     return prepared
 
 
