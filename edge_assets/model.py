@@ -6,11 +6,11 @@ definitions without importing torch, and a change in that code is seen by the re
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from edge_assets.core.errors import InvalidSpec
-from edge_assets.core.preprocess import KINDS, Passthrough, Preprocessing
+from edge_assets.core.preprocess import KINDS, Passthrough, Preprocessing, TextPreprocessing
 from edge_assets.core.source import locate
 from edge_assets.settings import project_path
 
@@ -192,6 +192,7 @@ class ModelSpec:
                 known = ", ".join(sorted(axes)) or "none"
                 reason = f"{axis}: {(least, best, largest)} must be ascending sizes of a dynamic axis ({known})"
                 raise InvalidSpec("axis_ranges", reason)
+        self._check_text()
         if self.schemes not in get_args(Schemes):
             raise InvalidSpec("schemes", f"'{self.schemes}' is not one of {', '.join(get_args(Schemes))}")
         if not self.targets:
@@ -215,6 +216,21 @@ class ModelSpec:
         if not recipe.learning_rate > 0:
             raise InvalidSpec("finetuning.learning_rate", "must be above 0")
 
+    def _check_text(self) -> None:
+        text = self.preprocessing
+        if not isinstance(text, TextPreprocessing):
+            return
+        if not project_path(text.tokenizer).is_file():
+            raise InvalidSpec("preprocessing.tokenizer", f"not found: {text.tokenizer}")
+        for tensor in self.inputs:
+            for axis in set(tensor.dynamic_axes.values()) - {"batch"}:
+                if self.axis_range(axis)[1] != text.max_length:
+                    reason = (
+                        f"{axis}: the best size must be the preprocessing's max_length, {text.max_length}, to which it "
+                        f"pads every text, not {self.axis_range(axis)[1]}"
+                    )
+                    raise InvalidSpec("axis_ranges", reason)
+
     def axis_range(self, axis: str) -> tuple[int, int, int]:
         """Least, best and largest size of a dynamic axis besides the batch."""
         return self.axis_ranges.get(axis, AXIS_RANGE)
@@ -222,4 +238,6 @@ class ModelSpec:
     @property
     def preprocess(self) -> Preprocessing:
         """The declared preprocessing, or the one that passes the dataset's fields through."""
+        if isinstance(self.preprocessing, TextPreprocessing):
+            return replace(self.preprocessing, tokenizer=str(project_path(self.preprocessing.tokenizer)))
         return self.preprocessing or Passthrough(tuple(tensor.name for tensor in self.inputs))

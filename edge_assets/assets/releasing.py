@@ -190,7 +190,8 @@ class Judgement:
             variant = next(entry for entry in self.cell.family.variants if entry.name == built.variant)
             outputs = variant.call(_run_once, *run)
             artifact = self.cell.store.checkout(shipped.artifact)
-            release.write(folder, artifact, self._manifest(winner, built, shipped) | about, sample, outputs)
+            manifest = self._manifest(winner, built, shipped) | about
+            release.write(folder, artifact, manifest, spec.preprocess.files, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
 
         return self.cell.store.remember(Recipe("release", "1", inputs, parameters), build)

@@ -156,7 +156,7 @@ class Cell:
                 "evaluation_samples": evaluation.facts["samples"],
             }
 
-        return self.store.remember(Recipe("data_check", "1", inputs, parameters), build)
+        return self.store.remember(Recipe("data_check", "1", inputs, parameters, self._preprocessing_tools()), build)
 
     # --- the checkpoint and its reference outputs --------------------------------------------------------
 
@@ -182,7 +182,10 @@ class Cell:
 
     def _reference(self) -> Result:
         inputs = {"checkpoint": self.checkpoint.file.sha256, "evaluation": self.evaluation.sha256}
-        recipe = self._recipe("reference", "1", inputs | self._metric_inputs(), self._evaluation_parameters())
+        recipe = self._recipe(
+            *("reference", "1", inputs | self._metric_inputs()),
+            *(self._evaluation_parameters(), self._preprocessing_tools()),
+        )
 
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.formats import pytorch
@@ -250,7 +253,7 @@ class Cell:
         inputs = {"source": source.build.sha256} | {name: other.build.sha256 for name, other in others.items()}
         if variant.calibrated:
             inputs["calibration"] = self.calibration.sha256
-        parameters = variant.parameters(self.spec, self.target)
+        parameters, tools = variant.parameters(self.spec, self.target), variant.tool_versions()
         if variant.searches:
             inputs |= self._evaluation_inputs()
         if variant.trained:
@@ -259,7 +262,7 @@ class Cell:
             parameters |= self._evaluation_parameters() | {"limits": self._gates()} | self._timing()
         if variant.calibrated or variant.trained:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
-        tools = variant.tool_versions()
+            tools = tools | self._preprocessing_tools()
         if source.variant == CHECKPOINT:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
@@ -340,7 +343,7 @@ class Cell:
         samples = self.target.options.get("evaluation_samples")
         if samples:
             parameters |= {"samples": samples}
-        tools = installed(runtime.distributions, runtime.extra)
+        tools = installed(runtime.distributions, runtime.extra) | self._preprocessing_tools()
         recipe = Recipe("verification", "2", inputs, parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, Any]:
@@ -489,6 +492,10 @@ class Cell:
     def _evaluation_inputs(self) -> dict[str, str]:
         inputs = {"reference": self._reference().sha256, "evaluation": self.evaluation.sha256}
         return inputs | self._metric_inputs()
+
+    def _preprocessing_tools(self) -> dict[str, str]:
+        """Versions of what the preprocessing imports. Raises MissingTool naming the extra."""
+        return installed(self.spec.preprocess.tools, "text")
 
     def _metric_inputs(self) -> dict[str, str]:
         name = self.spec.evaluation.metric

@@ -5,15 +5,30 @@ preprocessing is data: the same object feeds PyTorch, every exported format and 
 file itself (NumPy only, no other import from the product) is copied into each release.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+HERE = Path(__file__).parent
+
 
 class Preprocessing(Protocol):
     """Turns raw fields, as a dataset yields them, into the model's inputs."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What `apply` reads: goes into every release, beside this file."""
+        ...
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Distributions that `apply` imports, besides NumPy: their versions shape the inputs."""
+        ...
 
     def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The model's inputs by name. Raises ValueError for a missing field, shape or dtype."""
@@ -45,6 +60,14 @@ class ImagePreprocessing:
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return ()
+
     def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = _field(raw, self.input)
         expected = (self.height, self.width, self.channels)
@@ -67,11 +90,89 @@ class Passthrough:
 
     inputs: tuple[str, ...]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return ()
+
     def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.ascontiguousarray(_field(raw, name)) for name in self.inputs}
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "passthrough", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """Texts (NumPy strings [batch]) to token ids, attention mask and token types, int64 [batch, max_length].
+
+    `tokenizer` is the path of a tokenizer.json, as Hugging Face's libraries have it; a relative one is relative to the
+    project. `inputs` are the model's names of the three, in this order; a model without token types names two. Longer
+    texts are cut at the end, shorter ones padded to `max_length`, never to the longest of a batch: so the inputs of a
+    text depend on that text alone, and fit programs with static shapes.
+    """
+
+    field: str
+    tokenizer: str
+    max_length: int
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
+    sha256: str | None = None  # of the tokenizer's file: in a release, what it must be
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.inputs) <= len(ENCODED):
+            raise ValueError(f"inputs must name token ids, attention mask and, if any, token types, not {self.inputs}")
+        if self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.tokenizer),)
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return ("tokenizers",)
+
+    def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        texts = _field(raw, self.field)
+        if texts.dtype.kind != "U" or texts.ndim != 1:
+            raise ValueError(f"'{self.field}' must be strings of shape (batch,), got {texts.dtype} {texts.shape}")
+        encodings = _tokenizer(self.tokenizer, self.max_length, self.sha256).encode_batch(texts.tolist())
+        return {
+            name: np.array([getattr(encoding, part) for encoding in encodings], np.int64).reshape(-1, self.max_length)
+            for name, part in zip(self.inputs, ENCODED, strict=False)
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without the file's place, which differs between machines: its name and what is in it."""
+        own = {"tokenizer": Path(self.tokenizer).name, "sha256": self.sha256 or _sha256(self.tokenizer)}
+        return {"kind": "text", **asdict(self), **own}
+
+
+ENCODED = ("ids", "attention_mask", "type_ids")  # attributes of an encoding
+
+
+@cache
+def _tokenizer(path: str, max_length: int, sha256: str | None) -> Any:
+    """A tokenizer that cuts and pads to `max_length`. Raises ValueError for another file than expected."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ModuleNotFoundError("texts need tokenizers: pip install 'edge-assets[text]', or tokenizers") from None
+    if sha256 and (found := _sha256(path)) != sha256:
+        raise ValueError(f"{path} is not the released tokenizer: sha256 {found}, expected {sha256}")
+    tokenizer = Tokenizer.from_file(path)
+    padding = {name: value for name, value in (tokenizer.padding or {}).items() if name.startswith("pad_")}
+    tokenizer.enable_padding(**(padding | {"length": max_length, "pad_to_multiple_of": None}))
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+@cache
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _field(raw: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -80,13 +181,16 @@ def _field(raw: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return raw[name]
 
 
-KINDS: dict[str, type[ImagePreprocessing] | type[Passthrough]] = {
+KINDS: dict[str, type[ImagePreprocessing] | type[Passthrough] | type[TextPreprocessing]] = {
     "image": ImagePreprocessing,
     "passthrough": Passthrough,
+    "text": TextPreprocessing,
 }
 
 
 def from_dict(data: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing that `to_dict` described. Raises KeyError for an unknown kind."""
-    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "kind"}
-    return KINDS[data["kind"]](**fields)
+    """The preprocessing that `to_dict` described, its files beside this one. Raises KeyError for an unknown kind."""
+    kept: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "kind"}
+    if "tokenizer" in kept:
+        kept["tokenizer"] = str(HERE / kept["tokenizer"])
+    return KINDS[data["kind"]](**kept)

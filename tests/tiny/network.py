@@ -84,3 +84,14 @@ class Encoder(nn.Module):
         hidden = self.second(hidden + self.mlp(hidden))
         weights = mask.float()[..., None]
         return (hidden * weights).sum(1) / weights.sum(1)
+
+
+class Topics(Encoder):
+    """Token ids and a mask, int64 [batch, tokens], to logits float32 [batch, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.head(super().forward(ids, mask))

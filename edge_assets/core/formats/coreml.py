@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 LARGEST_BATCH = 64  # CoreML wants an upper bound for every flexible axis
-LARGEST_AXIS = 512
 OLDEST = 15  # iOS 15 is the first that runs ML programs
 MACOS_TO_IOS = {"12": "15", "13": "16", "14": "17", "15": "18", "26": "26"}  # released together, the same format
 NOT_MODELLED = "does not model the Neural Engine's and the GPU's fp16 arithmetic"
@@ -274,12 +273,13 @@ def _kind(feature: Any) -> str:
 
 
 def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
-    """One sample with every other flexible axis at its bound."""
+    """One sample with every other flexible axis at its largest size."""
     import torch
 
     shapes = {
         tensor.name: [
-            1 if axis == "batch" else LARGEST_AXIS if isinstance(axis, str) else axis for axis in tensor.shape
+            1 if axis == "batch" else spec.axis_range(axis)[2] if isinstance(axis, str) else axis
+            for axis in tensor.shape
         ]
         for tensor in spec.inputs
     }
@@ -358,7 +358,8 @@ def _export(
     else:
         example = example_inputs(spec)
         axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
-        dims = {axis: torch.export.Dim(axis, min=1, max=_bound(axis)) for axis in axes}
+        bounds = {axis: _bounds(axis, spec) for axis in axes}
+        dims = {axis: torch.export.Dim(axis, min=least, max=largest) for axis, (least, largest) in bounds.items()}
         shapes = tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
     try:
         return torch.export.export(model, example, dynamic_shapes=shapes, strict=False).run_decompositions({})
@@ -367,8 +368,12 @@ def _export(
         raise ExportError(f"torch.export failed: {reason}") from error
 
 
-def _bound(axis: str) -> int:
-    return LARGEST_BATCH if axis == "batch" else LARGEST_AXIS
+def _bounds(axis: str, spec: "ModelSpec") -> tuple[int, int]:
+    """Least and largest size of a flexible axis."""
+    if axis == "batch":
+        return 1, LARGEST_BATCH
+    least, _best, largest = spec.axis_range(axis)
+    return least, largest
 
 
 def _inputs(spec: "ModelSpec", image: Mapping[str, Any] | None) -> list[Any]:
@@ -381,7 +386,11 @@ def _inputs(spec: "ModelSpec", image: Mapping[str, Any] | None) -> list[Any]:
         name = spec.inputs[0].name
         return [coremltools.ImageType(name, shape=image["shape"], scale=image["scale"], bias=bias, color_layout=layout)]
     axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
-    ranges = {axis: coremltools.RangeDim(1, _bound(axis), default=1, symbol=axis) for axis in axes}
+    bounds = {axis: _bounds(axis, spec) for axis in axes}
+    ranges = {
+        axis: coremltools.RangeDim(least, largest, default=least, symbol=axis)
+        for axis, (least, largest) in bounds.items()
+    }
     return [
         coremltools.TensorType(
             tensor.name,
@@ -421,12 +430,15 @@ def _quiet() -> Iterator[None]:
 
 def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """The format's release, the declared tensors, how pixels become inputs, and what the metadata says."""
+    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()} - {"batch"}
+    bounds = {axis: list(_bounds(axis, spec)) for axis in sorted(axes)}
     return {
         "deployment_target": deployment_target(target),
         "inputs": [asdict(tensor) for tensor in spec.inputs],
         "outputs": [asdict(tensor) for tensor in spec.outputs],
         "image": picture(spec),
         "preprocessing": spec.preprocess.to_dict(),
+        **({"bounds": bounds} if bounds else {}),
         "about": [spec.name, spec.description, list(spec.owners), spec.license, list(spec.class_names)],
     }
 

@@ -15,7 +15,8 @@ import numpy as np
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import ExportError, Refused
 from edge_assets.core.formats.coreml import deployment_target
-from edge_assets.core.formats.fixed_batch import BATCH, check_static, one_by_one
+from edge_assets.core.formats.fixed_batch import check_sizes, fixed, one_by_one
+from edge_assets.core.formats.fixed_batch import describe as describe_static
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
@@ -44,8 +45,10 @@ class ExecuTorchSession:
         self.program = program  # the method does not keep it alive
         self.method = program.load_method(METHOD)
         self.inputs, self.outputs = inputs, outputs
+        self.shapes = {name: self.method.metadata.input_tensor_meta(i).sizes() for i, name in enumerate(inputs)}
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        check_sizes(feeds, self.shapes)
         return one_by_one(self._run, feeds)
 
     def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -80,9 +83,8 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
     """The model as an ATen graph with static shapes and a batch of one. Raises Refused and ExportError."""
     import torch
 
-    check_static(spec, "ExecuTorch")
     try:
-        return torch.export.export(model, example_inputs(spec, batch=1), strict=False)
+        return torch.export.export(model, example_inputs(fixed(spec), batch=1), strict=False)
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
         first = str(error).strip().partition("\n")[0]
         raise ExportError(f"torch.export failed: {type(error).__name__}: {first}") from error
@@ -115,8 +117,8 @@ def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRe
             "the backend took no operator of this graph, so the program would be another one's under its name"
         )
     return {
-        "batch": BATCH,
-        "signature": _signature(request.spec),
+        **describe_static(request.spec),
+        "signature": _signature(fixed(request.spec)),
         "delegation": _delegation(delegation, backends),
         "memory_estimate": {
             "bytes": path.stat().st_size + activations,
@@ -245,10 +247,10 @@ def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
-    """The declared inputs, at a batch of one. The architecture's source is among the recipe's inputs."""
+    """The static inputs, at a batch of one. The architecture's source is among the recipe's inputs."""
     from dataclasses import asdict
 
-    return {"batch": 1, "inputs": [asdict(tensor) for tensor in spec.inputs]}
+    return {"batch": 1, "inputs": [asdict(tensor) for tensor in fixed(spec).inputs]}
 
 
 FP32 = Variant(

@@ -15,7 +15,8 @@ import numpy as np
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import ExportError, Refused
-from edge_assets.core.formats.fixed_batch import BATCH, check_static, one_by_one
+from edge_assets.core.formats.fixed_batch import check_sizes, fixed, one_by_one
+from edge_assets.core.formats.fixed_batch import describe as describe_static
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
@@ -77,8 +78,10 @@ class LiteRTSession:
         details_in, details_out = runner.get_input_details(), runner.get_output_details()
         self.inputs = {name: Port.of(details_in[name], name in last) for name in inputs}
         self.outputs = {name: Port.of(details_out[name], name in last) for name in outputs}
+        self.shapes = {name: _as_in_pytorch(details_in[name]["shape"], name in last) for name in inputs}
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        check_sizes(feeds, self.shapes)
         return one_by_one(self._run, feeds)
 
     def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -86,6 +89,11 @@ class LiteRTSession:
             self.interpreter.set_tensor(port.index, port.encode(feeds[name]))
         self.interpreter.invoke()
         return {name: port.decode(self.interpreter.get_tensor(port.index)) for name, port in self.outputs.items()}
+
+
+def _as_in_pytorch(shape: Sequence[int], channels_last: bool) -> Sequence[int]:
+    """A shape of the file's, with the channels where PyTorch has them."""
+    return [shape[0], shape[-1], *shape[1:-1]] if channels_last else shape
 
 
 def open_session(
@@ -109,13 +117,13 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     """Convert the checkpoint. Raises Refused naming an operator that LiteRT lacks, ExportError for anything else."""
     import litert_torch
 
-    check_static(request.spec, "LiteRT")
-    model = load_model(request.spec.architecture, request.source)
-    images = _images(request.spec.inputs)
-    wrapped = litert_torch.to_channel_last_io(model, args=images, outputs=_images(request.spec.outputs))
+    spec = fixed(request.spec)
+    model = load_model(spec.architecture, request.source)
+    images = _images(spec.inputs)
+    wrapped = litert_torch.to_channel_last_io(model, args=images, outputs=_images(spec.outputs))
     example = tuple(
         tensor.movedim(1, -1).contiguous() if i in images else tensor
-        for i, tensor in enumerate(example_inputs(request.spec, batch=1))
+        for i, tensor in enumerate(example_inputs(spec, batch=1))
     )
     try:
         converted = litert_torch.convert(wrapped.eval(), example)
@@ -185,7 +193,7 @@ def inline_buffers(path: Path) -> None:
 def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
     """What can be read back: signature with layouts, operators, weights by type, and what XNNPACK takes."""
     return {
-        "batch": BATCH,
+        **describe_static(spec),
         "signature": signature(path, spec),
         "operators": dict(Counter(kind for kind, _ in operators(path)).most_common()),
         "weights": dict(weights_by_type(path)),
@@ -310,14 +318,15 @@ def delegation(path: Path) -> dict[str, Any]:
 
 
 def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
-    """The declared tensors. The architecture's source is among the recipe's inputs."""
+    """The static tensors. The architecture's source is among the recipe's inputs."""
     from dataclasses import asdict
 
+    static = fixed(spec)
     return {
         "batch": 1,
         "layout": "NHWC",
-        "inputs": [asdict(tensor) for tensor in spec.inputs],
-        "outputs": [asdict(tensor) for tensor in spec.outputs],
+        "inputs": [asdict(tensor) for tensor in static.inputs],
+        "outputs": [asdict(tensor) for tensor in static.outputs],
     }
 
 

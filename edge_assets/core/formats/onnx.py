@@ -142,13 +142,15 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
     dims = {axis: torch.export.Dim(axis) for axis in axes}
     shapes = tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
     example = example_inputs(spec)
+    # the exporter names values after operators, and an output of that name would be defined twice: named afterwards
+    provisional = {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
                 example,
                 input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
+                output_names=list(provisional),
                 opset_version=opset,
                 dynamo=True,
                 dynamic_shapes=shapes,
@@ -164,7 +166,19 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
             f"asked for opset {opset}, the exporter gave {got}: this graph cannot be expressed in opset {opset}. "
             f"Raise the target's opset to {got}."
         )
+    _rename(proto, {name: f"{name}_inside" for name in provisional.values()})
+    _rename(proto, provisional)
     return proto
+
+
+def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
+    """Give values of the main graph other names."""
+    graph = model.graph
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for value in (*graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
 
 
 def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["torch.Tensor", ...]) -> str:

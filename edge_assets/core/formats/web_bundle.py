@@ -4,8 +4,9 @@
     loader.js, loader.d.ts   what an application imports; its parts beside it, and sw.js, the service worker
     manifest.json            variants, chunks with sizes and sha256, tensors, preprocessing
     default.json             the released variant (written by the release)
-    models/<id>/             the layout of Transformers.js: config.json, onnx/model{,_fp16,_quantized,_int8,_q4}.onnx
-    runtime/                 ONNX Runtime Web and Transformers.js
+    models/<id>/             the layout of Transformers.js: config.json, onnx/model{,_fp16,_quantized,_int8,_q4}.onnx,
+                             and of a model of texts tokenizer.json, tokenizer_config.json
+    runtime/                 ONNX Runtime Web and Transformers.js, and of a model of texts the tokenizer's library
 
 Large files (models, WebAssembly) are stored once, as chunks `<path>.part<n>` of at most 4 MiB, each gzipped where that
 saves 5 %. The loader joins them; under the service worker the plain path answers with the whole file.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.formats.ort_web import open_harness, routes
+from edge_assets.core.preprocess import TextPreprocessing
 from edge_assets.core.types import digest
 from edge_assets.core.variant import BuildRequest, Variant
 
@@ -46,7 +48,10 @@ RUNTIMES = {  # execution provider -> module and WebAssembly of ONNX Runtime Web
     "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
-TRANSFORMERS = WEB / "node_modules" / "@huggingface" / "transformers" / "dist" / "transformers.web.min.js"
+HUGGING_FACE = WEB / "node_modules" / "@huggingface"
+TRANSFORMERS = HUGGING_FACE / "transformers" / "dist" / "transformers.web.min.js"
+TOKENIZERS = HUGGING_FACE / "tokenizers" / "dist" / "tokenizers.min.mjs"
+COMPANIONS = ("config.json", "tokenizer_config.json")  # beside a tokenizer.json, where Transformers.js wants them
 LOADS = 3  # visits of each kind; the median is kept
 
 
@@ -74,7 +79,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "variants": variants,
         "default": onnx_format.MODEL.name,
         "runtimes": runtimes,
-        "shell": write_shell(folder, [RUNTIME / RUNTIMES[provider][0] for provider in providers], parameters["id"]),
+        "shell": write_shell(folder, request.spec, [RUNTIME / RUNTIMES[provider][0] for provider in providers]),
         "versions": VARIANT.tool_versions(),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -114,25 +119,48 @@ def sizes(entry: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def write_shell(folder: Path, modules: list[Path], model: str) -> list[dict[str, Any]]:
-    """Copy the small files; the service worker keeps them for offline use. Paths, sizes and sha256."""
+def write_shell(folder: Path, spec: "ModelSpec", modules: list[Path]) -> list[dict[str, Any]]:
+    """Write the small files; the service worker keeps them for offline use. Paths, sizes and sha256."""
+    own = tokenizer_files(spec)
+    libraries = [*modules, TRANSFORMERS, *([TOKENIZERS] if own else [])]
     placed = {source.name: source for source in sorted(SOURCES.iterdir())}
-    placed |= {f"runtime/{module.name}": module for module in (*modules, TRANSFORMERS)}
+    placed |= {f"runtime/{module.name}": module for module in libraries}
+    placed |= {f"models/{spec.name}/{name}": file for name, file in own.items()}
     for name, source in placed.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
-    config = f"models/{model}/config.json"
-    # Transformers.js needs a type; for one it does not know, AutoModel opens the graph as it is
-    (folder / config).write_text(json.dumps({"model_type": model}) + "\n")
-    listed = [folder / name for name in (*placed, config)]
+    written = [folder / name for name in placed]
+    for name, content in _settings(spec).items():
+        if name not in own:
+            written.append(folder / "models" / spec.name / name)
+            written[-1].write_text(json.dumps(content) + "\n")
     return [
         {
             "path": str(path.relative_to(folder)),
             "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
-        for path in listed
+        for path in written
     ]
+
+
+def tokenizer_files(spec: "ModelSpec") -> dict[str, Path]:
+    """Of a model of texts, by name: the tokenizer's file, and those of its companions that lie beside it."""
+    if not isinstance(text := spec.preprocess, TextPreprocessing):
+        return {}
+    tokenizer = Path(text.tokenizer)
+    beside = {name: tokenizer.with_name(name) for name in COMPANIONS}
+    return {"tokenizer.json": tokenizer} | {name: path for name, path in beside.items() if path.is_file()}
+
+
+def _settings(spec: "ModelSpec") -> dict[str, dict[str, Any]]:
+    """The least that Transformers.js wants of a model, for what has no file of its own."""
+    # it needs a type; for one it does not know, AutoModel opens the graph as it is
+    settings: dict[str, dict[str, Any]] = {"config.json": {"model_type": spec.name}}
+    if isinstance(text := spec.preprocess, TextPreprocessing):
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_length}
+        settings["tokenizer_config.json"] = kind
+    return settings
 
 
 def visit(request: BuildRequest, variants: list[str]) -> dict[str, Any]:
@@ -184,6 +212,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """What the manifest says of the model, the target's device, and the bundle's own files."""
     from dataclasses import asdict
 
+    own = tokenizer_files(spec)
     sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir())}
     return {
         "id": spec.name,
@@ -196,6 +225,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         "chunk": CHUNK,
         "least_gain": LEAST_GAIN,
         "web": digest(sources),
+        "tokenizer": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in own.items()},
     }
 
 
@@ -209,8 +239,11 @@ VARIANT = Variant(
     runtime="ort_web",
     build=build,
     parameters=parameters,
-    code_version="1",
-    tools=("npm:onnxruntime-web", "npm:@huggingface/transformers", "playwright", "browser:chromium"),
+    code_version="2",
+    tools=(
+        *("npm:onnxruntime-web", "npm:@huggingface/transformers", "npm:@huggingface/tokenizers"),
+        *("playwright", "browser:chromium"),
+    ),
     kinds=("javascript", "onnx"),
     others=tuple(name for name in DTYPES if name != onnx_format.MODEL.name),
     is_candidate=False,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import executorch
+from edge_assets.core.formats.fixed_batch import check_sizes, fixed
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
@@ -54,7 +55,10 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Any) -> dict[str, 
 
     model = load_model(request.spec.architecture, request.source)
     prepared = prepare_pt2e(executorch.export(model, request.spec).module(), _quantizer(request, dynamic))
-    example = example_inputs(request.spec, batch=1)
+    static = fixed(request.spec)
+    example = example_inputs(static, batch=1)
+    if calibration is not None:
+        check_sizes(calibration, {tensor.name: tensor.shape for tensor in static.inputs})
     with torch.inference_mode():
         for one in batches(calibration, 1) if calibration is not None else ():
             prepared(*(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs))

@@ -18,7 +18,7 @@ FILE = "model.pt"
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
-    """Observe, convert and trace. Raises ExportError if FX cannot trace the model, Refused if nothing changed."""
+    """Observe, convert and trace. Raises Refused if FX cannot trace the model, or if nothing changed."""
     import torch
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
@@ -36,8 +36,12 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")
             try:
                 prepared = prepare_fx(model, qconfig_mapping(request.parameters), example)
-            except torch.fx.proxy.TraceError as error:
-                raise ExportError(f"FX cannot trace this model for static quantization: {error}") from error
+            except Exception as error:  # FX runs the model's own code on proxies, which can raise anything
+                first = str(error).strip().partition("\n")[0]
+                raise Refused(
+                    f"FX cannot trace this model for static quantization: {first}. Use onnx_int8_static, which "
+                    f"quantizes the exported graph"
+                ) from error
             for batch in batches(feeds, BATCH):
                 prepared(*(torch.from_numpy(batch[name]) for name in names))
             converted = convert_fx(prepared)

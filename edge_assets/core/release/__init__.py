@@ -3,6 +3,7 @@
 model.onnx, model.pt ...  the artifact: a file, or a folder named as its asset
 manifest.json            hashes, recipe, versions, measurements, verdict
 preprocess.py            the preprocessing, the very code that every measurement used
+tokenizer.json           of a model of texts: what preprocess.py reads
 infer.py                 runnable sample: verifies the hashes, runs the model
 <package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
@@ -12,7 +13,7 @@ MODEL_CARD.md            for people
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,17 @@ HERE = Path(__file__).parent
 
 
 def write(
-    folder: Path, artifact: Path, manifest: Mapping[str, Any], raw: Arrays, outputs: Mapping[str, np.ndarray]
+    folder: Path,
+    artifact: Path,
+    manifest: Mapping[str, Any],
+    needed: Sequence[Path],
+    raw: Arrays,
+    outputs: Mapping[str, np.ndarray],
 ) -> None:
-    """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it."""
+    """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it.
+
+    `needed` are the files that the preprocessing reads.
+    """
     if artifact.is_dir():
         shutil.copytree(artifact, folder / manifest["file"])
         if manifest["package"]:
@@ -36,6 +45,8 @@ def write(
     else:
         shutil.copyfile(artifact, folder / manifest["file"])
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
+    for file in needed:
+        shutil.copyfile(file, folder / file.name)
     if (loader := HERE / "loaders" / f"{manifest['runtime']}.py").exists():  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
         shutil.copyfile(loader, folder / "runtime.py")

@@ -1,23 +1,25 @@
-/** The demo page: the released model on an image that the visitor draws, picks, drops or pastes. */
+/** The demo page: the released model on an image or a text of the visitor's. */
 
+import { imageInput } from "./demo-image.js";
+import { textInput } from "./demo-text.js";
 import { EdgeModel } from "./loader.js";
 
-const SHOWN = 10; // classes
-const PEN = 0.075; // of the drawing's side
+const INPUTS = { image: imageInput, text: textInput };
 const $ = (id) => document.getElementById(id);
-const drawing = $("drawing");
-const pen = drawing.getContext("2d", { willReadFrequently: true });
 let model = null;
+let input = null; // the visitor's: feeds(model), show(outputs, manifest)
 let isRunning = false;
-let isStale = false; // drawn on while the model ran
+let isStale = false; // changed while the model ran
 
 start().catch(fail);
 
 async function start() {
   await open({});
   describe();
-  listen();
-  clear();
+  input = INPUTS[model.manifest.preprocessing.kind](model.manifest, run);
+  for (const id of ["variant", "device"]) {
+    $(id).onchange = () => open({ variant: $("variant").value, device: $("device").value }).then(run, fail);
+  }
 }
 
 async function open(options) {
@@ -27,8 +29,8 @@ async function open(options) {
   await model?.close();
   model = null;
   model = await EdgeModel.load("./", { ...options, onProgress: showProgress });
-  if (model.manifest.preprocessing.kind !== "image") {
-    throw new Error("This model takes no image, so this page cannot show it. Use loader.js.");
+  if (!INPUTS[model.manifest.preprocessing.kind]) {
+    throw new Error("This model takes neither an image nor a text, so this page cannot show it. Use loader.js.");
   }
   $("loading").hidden = true;
   $("work").hidden = $("controls").hidden = false;
@@ -86,8 +88,9 @@ async function showFacts(latency = null) {
   };
   $("facts").replaceChildren(
     ...Object.entries(facts).map(([name, value]) => {
-      const entry = document.createElement("div");
-      entry.append(element("dt", name), element("dd", value));
+      const [entry, term, description] = ["div", "dt", "dd"].map((kind) => document.createElement(kind));
+      [term.textContent, description.textContent] = [name, value];
+      entry.append(term, description);
       return entry;
     }),
   );
@@ -95,24 +98,8 @@ async function showFacts(latency = null) {
   $("notes").textContent = notes.join(" · ");
 }
 
-function showScores(scores) {
-  const names = model.manifest.class_names;
-  const top = scores
-    .map((share, i) => ({ share, name: names[i] ?? `class ${i}` }))
-    .sort((a, b) => b.share - a.share)
-    .slice(0, SHOWN);
-  $("answer").textContent = top[0].name;
-  $("classes").replaceChildren(
-    ...top.map(({ share, name }) => {
-      const row = document.createElement("li");
-      const track = element("div", "", "track");
-      const bar = element("div", "", "bar");
-      bar.style.width = `${100 * share}%`;
-      track.append(bar);
-      row.append(element("span", name, "name"), track, element("span", `${(100 * share).toFixed(1)} %`, "share"));
-      return row;
-    }),
-  );
+function mib(bytes) {
+  return `${(bytes / 2 ** 20).toFixed(2)} MiB`;
 }
 
 // --- running -----------------------------------------------------------------------------------------
@@ -126,12 +113,11 @@ async function run() {
   try {
     do {
       isStale = false;
-      const feeds = model.preprocess(drawing);
+      const feeds = input.feeds(model);
       const started = performance.now();
       const outputs = await model.run(feeds);
       const latency = performance.now() - started;
-      const { data } = outputs[model.manifest.outputs[0].name];
-      showScores(softmax(Array.from(data, Number)));
+      input.show(outputs[model.manifest.outputs[0].name], model.manifest);
       await showFacts(latency);
     } while (isStale);
   } catch (error) {
@@ -139,71 +125,4 @@ async function run() {
   } finally {
     isRunning = false;
   }
-}
-
-function softmax(logits) {
-  const largest = Math.max(...logits);
-  const powers = logits.map((value) => Math.exp(value - largest));
-  const sum = powers.reduce((a, b) => a + b);
-  return powers.map((value) => value / sum);
-}
-
-// --- the visitor's image -----------------------------------------------------------------------------
-
-function listen() {
-  const at = (event) => {
-    const box = drawing.getBoundingClientRect();
-    return [((event.clientX - box.left) * drawing.width) / box.width, ((event.clientY - box.top) * drawing.height) / box.height];
-  };
-  drawing.onpointerdown = (event) => {
-    drawing.setPointerCapture(event.pointerId);
-    pen.beginPath();
-    pen.moveTo(...at(event));
-  };
-  drawing.onpointermove = (event) => {
-    if (!event.buttons) return;
-    pen.lineTo(...at(event));
-    pen.stroke();
-    run();
-  };
-  $("clear").onclick = clear;
-  $("file").onchange = ({ target }) => target.files[0] && show(target.files[0]);
-  drawing.ondragover = (event) => (event.preventDefault(), drawing.classList.add("over"));
-  drawing.ondragleave = () => drawing.classList.remove("over");
-  drawing.ondrop = (event) => {
-    event.preventDefault();
-    drawing.classList.remove("over");
-    if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0]);
-  };
-  document.onpaste = (event) => event.clipboardData.files[0] && show(event.clipboardData.files[0]);
-  for (const id of ["variant", "device"]) {
-    $(id).onchange = () => open({ variant: $("variant").value, device: $("device").value }).then(run, fail);
-  }
-}
-
-async function show(file) {
-  try {
-    const picture = await createImageBitmap(file);
-    pen.drawImage(picture, 0, 0, drawing.width, drawing.height);
-  } catch {
-    $("notes").textContent = `${file.name} is no image that this browser can read.`;
-    return;
-  }
-  await run();
-}
-
-function clear() {
-  pen.fillStyle = "#000";
-  pen.fillRect(0, 0, drawing.width, drawing.height);
-  Object.assign(pen, { strokeStyle: "#fff", lineWidth: PEN * drawing.width, lineCap: "round", lineJoin: "round" });
-  $("answer").textContent = "Draw or choose an image";
-  $("classes").replaceChildren();
-}
-
-function element(kind, text, className = "") {
-  return Object.assign(document.createElement(kind), { textContent: text, className });
-}
-
-function mib(bytes) {
-  return `${(bytes / 2 ** 20).toFixed(2)} MiB`;
 }

@@ -69,13 +69,23 @@ export interface ImagePreprocessing {
   std: number[];
   scale: number;
 }
+export interface TextPreprocessing {
+  kind: "text";
+  field: string;
+  tokenizer: string;
+  /** of tokenizer.json */
+  sha256: string;
+  max_length: number;
+  /** names of token ids, attention mask and, if any, token types */
+  inputs: string[];
+}
 export interface Manifest {
   format: "edge-assets-web/1";
   id: string;
   description: string;
   inputs: TensorSpec[];
   outputs: TensorSpec[];
-  preprocessing: ImagePreprocessing | { kind: "passthrough"; inputs: string[] };
+  preprocessing: ImagePreprocessing | TextPreprocessing | { kind: "passthrough"; inputs: string[] };
   class_names: string[];
   files: Record<string, FileEntry>;
   variants: Record<string, Variant>;
@@ -108,7 +118,8 @@ export class EdgeModel {
   readonly offline: Promise<string | null>;
 
   run(feeds: Feeds): Promise<Feeds>;
-  preprocess(picture: CanvasImageSource): Feeds;
+  /** a picture, or one text or several, whichever the model takes */
+  preprocess(given: CanvasImageSource | string | string[]): Feeds;
   close(): Promise<void>;
 }
 

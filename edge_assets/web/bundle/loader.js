@@ -3,7 +3,8 @@
  *
  *     import { EdgeModel } from "./bundle/loader.js";
  *     const model = await EdgeModel.load("./bundle/", { onProgress: console.log });
- *     const { logits } = await model.run(model.preprocess(picture));
+ *     const { logits } = await model.run(model.preprocess(picture));             // or
+ *     const { embedding } = await model.run(model.preprocess(["a text", "another"]));
  *
  * Types are in loader.d.ts.
  */
@@ -11,6 +12,7 @@
 import { ChunkError } from "./chunks.js";
 import { openCache } from "./cache.js";
 import { fromPixels, pixelsOf } from "./preprocess.js";
+import { fromTexts, openTokenizer } from "./text.js";
 
 export { ChunkError };
 
@@ -36,6 +38,7 @@ export class EdgeModel {
     const files = new Files(base, manifest, onProgress);
     try {
       const model = await files.read(manifest.variants[chosen].file, "model");
+      const tokenizer = manifest.preprocessing.kind === "text" ? await openTokenizer(base, manifest) : null;
       const opened = await openSession(await devices(manifest, device), files, model, threads, onProgress);
       const cache = await openCache();
       await cache.keepOnly(base, new Set(Object.values(manifest.files).flatMap((f) => f.chunks.map((c) => c.sha256))));
@@ -45,6 +48,7 @@ export class EdgeModel {
         base,
         manifest,
         variant: chosen,
+        tokenizer,
         ...opened,
         bytes: files.received,
         timings: { session_ms: opened.session_ms, total_ms },
@@ -70,11 +74,12 @@ export class EdgeModel {
     return outputs;
   }
 
-  /** A picture as the model's inputs. */
-  preprocess(picture) {
+  /** A picture, or texts, as the model's inputs. */
+  preprocess(given) {
     const declared = this.manifest.preprocessing;
-    if (declared.kind !== "image") throw new Error(`this model's preprocessing is '${declared.kind}', not of images`);
-    return fromPixels(pixelsOf(picture, declared), declared);
+    if (declared.kind === "text") return fromTexts([given].flat(), this.tokenizer, declared);
+    if (declared.kind === "image") return fromPixels(pixelsOf(given, declared), declared);
+    throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of texts`);
   }
 
   /** Free the session. */
