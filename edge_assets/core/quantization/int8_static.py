@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.calibration import BATCH, Ranges, observe
+from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.graph import quantized_nodes
 from edge_assets.core.variant import BuildRequest, Variant
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from edge_assets.model import CalibrationMethod, ModelSpec
     from edge_assets.targets import Target
 
+# ONNX Runtime quantizes float biases as it loads: int32 biases, their scales and zero points only weigh in the file
+OPTIONS: Mapping[str, Any] = {"QuantizeBias": False}
 Integer = Literal["int8", "uint8", "int16", "uint16"]
 
 
@@ -35,7 +38,7 @@ class Flavour:
     per_channel: bool
     reduce_range: bool = False
     operators: tuple[str, ...] = ()  # quantized; empty: all that have a quantized form
-    options: Mapping[str, Any] = field(default_factory=dict)  # ONNX Runtime's extra_options
+    options: Mapping[str, Any] = field(default_factory=lambda: OPTIONS)  # ONNX Runtime's extra_options
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> "Flavour":
@@ -46,7 +49,7 @@ class Flavour:
             per_channel=parameters["per_channel"],
             reduce_range=parameters["reduce_range"],
             operators=tuple(parameters.get("operators", ())),
-            options=options or {},
+            options=OPTIONS if options is None else options,
         )
 
 
@@ -119,7 +122,9 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
         dict(flavour.options),
     )
     quantizer.quantize_model()
-    onnx.save(quantizer.model.model, path)
+    quantized = quantizer.model.model
+    compact(quantized)
+    onnx.save(quantized, path)
     if not (count := quantized_nodes(path)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     return count
@@ -151,7 +156,7 @@ VARIANT = Variant(
     runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="2",
+    code_version="3",
     tools=("onnx", "onnxruntime"),
     kinds=("onnx",),
     calibrated=True,
