@@ -17,7 +17,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +29,8 @@ COMMAND = (  # what the command line imports; not mlflow.pytorch, which takes wa
     *("onnx", "onnxscript", "matplotlib.pyplot", "pandas"),
     *("sklearn.datasets", "s3fs", "rich.console", "pebble"),
 )
+
+_servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by what they have imported
 
 
 def run(
@@ -52,11 +53,22 @@ def run(
     return subprocess.CompletedProcess([module, *arguments], json.loads(answer), stdout, stderr)
 
 
-@cache
+def close() -> None:
+    """End the processes to fork from."""
+    for server in _servers.values():
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+    _servers.clear()
+
+
 def _server(imported: tuple[str, ...]) -> subprocess.Popen[str]:
-    """Ends with this process, whose end closes its standard input."""
-    command = [sys.executable, "-m", "tests.warm", *imported]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if imported not in _servers:
+        command = [sys.executable, "-m", "tests.warm", *imported]
+        _servers[imported] = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    return _servers[imported]
 
 
 def serve() -> None:
@@ -84,20 +96,22 @@ def become(module: str, arguments: list[str], folder: str, env: dict[str, str], 
         os.close(descriptor)
     sys.path[0] = folder
     sys.argv[1:] = arguments
-    code: object = 1
+    code: str | int | None = None
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
     except SystemExit as end:
-        code = end.code or 0
+        code = end.code
     except BaseException:
-        traceback.print_exc()
+        code = traceback.format_exc()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
     # as multiprocessing ends its forks: taking down every shared module would take longer than most commands
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":
