@@ -21,7 +21,7 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve

@@ -1,4 +1,7 @@
-"""Shared parts: a model trained once per session, the command line as a user runs it, a built state folder."""
+"""Shared parts: a model trained once per session, the command line as a user runs it, a built state folder, a store.
+
+What is made once is made once for all parallel workers, by the first that asks for it.
+"""
 
 import os
 import shutil
@@ -10,12 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+
+from tests import warm
 
 if TYPE_CHECKING:
     import torch
 
+    from resources.store import ArtifactStore
+
 ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
+# The modules that take the most, longest first: started early, none is left for one worker alone at the end.
+LONGEST = ("test_automation", "test_formats", "test_build", "test_store", "test_tracking", "test_bad_input", "test_ui")
+BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
 def pytest_configure() -> None:
@@ -26,9 +37,18 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
+def pytest_unconfigure() -> None:
+    warm.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first; parallel workers take modules in this order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @dataclass
 class Project:
-    """One state folder and its environment; runs the command line in a new process, as a user would."""
+    """One state folder and its environment; runs the command line in new processes, as a user would."""
 
     home: Path
     checkpoints: Path
@@ -53,31 +73,70 @@ class Project:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_"))}
         return {**inherited, **own, **self.environment, **changes}
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "edge_assets.cli", *arguments]
+    def copy_to(self, folder: Path) -> "Project":
+        """The same state and checkpoints in another folder."""
+        return Project(
+            shutil.copytree(self.home, folder / "home"), shutil.copytree(self.checkpoints, folder / "checkpoints")
+        )
+
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start `edge-assets ...`, to be read from and signalled while it runs."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "edge_assets.cli", *arguments],
+            cwd=self.folder,
+            env=self.env(PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
 
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run `edge-assets ...` to its end and return what it printed."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.env(**changes),
-            text=True,
-            capture_output=True,
-            timeout=300,
-        )
+        return self.run_module("edge_assets.cli", *arguments, **changes)
+
+    def run_module(self, module: str, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """As `python -m module ...` in the user's project, in a new process whose heavy imports are done."""
+        return warm.run(module, arguments, self.folder, self.env(**changes))
 
     def build(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Build the tiny model for one target."""
-        return self.run("build", "--model", "tiny", "--target", "graviton3", *arguments, **changes)
+        return self.run(*BUILD, *arguments, **changes)
 
 
 @pytest.fixture(scope="session")
-def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder by name that a function fills, called by the first worker that asks for it; the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = shared / f"once-{name}", shared / f"once-{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(once: Callable[..., Path]) -> Path:
     """The tiny model, trained for a second: about 97 % accurate."""
     from tests.tiny.network import TinyNet
 
-    return trained(TinyNet, tmp_path_factory.mktemp("trained") / "tiny.safetensors")
+    return once("trained", lambda folder: trained(TinyNet, folder / "tiny.safetensors")) / "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def store(once: Callable[..., Path]) -> "ArtifactStore":
+    """What tests build by calling the steps themselves: a recipe is built once for all of them."""
+    from resources.store import open_store
+
+    folder = once("store", lambda _folder: None)
+    return open_store(str(folder / "store"), folder / "cache")
 
 
 def trained(architecture: Callable[[], "torch.nn.Module"], path: Path) -> Path:
@@ -115,23 +174,25 @@ def project(tmp_path: Path, checkpoint_file: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path) -> Project:
+def built(once: Callable[..., Path], checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny model built for one target, once. Tests only read it."""
-    folder = tmp_path_factory.mktemp("built")
-    (folder / "checkpoints").mkdir()
-    shutil.copy(checkpoint_file, folder / "checkpoints")
-    project = Project(folder / "home", folder / "checkpoints")
-    result = project.build()
-    assert result.returncode == 0, result.stdout + result.stderr
-    return project
+
+    def build(folder: Path) -> None:
+        (folder / "checkpoints").mkdir()
+        shutil.copy(checkpoint_file, folder / "checkpoints")
+        process = Project(folder / "home", folder / "checkpoints").start(*BUILD)  # with imports of its own
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, output + errors
+
+    folder = once("built", build)
+    # each worker reads a copy: a database that is open in one could change under another's hands
+    return Project(folder / "home", folder / "checkpoints").copy_to(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture
 def copy_of_built(built: Project, tmp_path: Path) -> Project:
     """A private copy of the built state folder, for tests that change it."""
-    shutil.copytree(built.home, tmp_path / "home")
-    shutil.copytree(built.checkpoints, tmp_path / "checkpoints")
-    return Project(tmp_path / "home", tmp_path / "checkpoints")
+    return built.copy_to(tmp_path)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from edge_assets.model import ModelSpec, Tensor
 from edge_assets.registry import target
 from edge_assets.targets import Target
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore
 from tests.tiny.spec import TINY, UNSUPPORTED
 
 NEEDED = ("litert_torch", "ai_edge_quantizer", "tflite_micro", "executorch", "torchao")
@@ -33,12 +33,6 @@ pytestmark = pytest.mark.skipif(
     any(find_spec(name) is None for name in NEEDED), reason="needs the extras android and microcontroller"
 )
 Build = Callable[..., Built]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    folder = tmp_path_factory.mktemp("android")
-    return open_store(str(folder / "store"), folder / "cache")
 
 
 @pytest.fixture(scope="module")

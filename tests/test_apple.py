@@ -26,7 +26,7 @@ from edge_assets.core.verify import parity
 from edge_assets.model import ModelSpec, Tensor
 from edge_assets.registry import target
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore
 from tests.conftest import ROOT
 from tests.tiny.network import Colour, Encoder, Unsupported
 from tests.tiny.spec import TINY
@@ -48,12 +48,6 @@ ENCODER = replace(
     outputs=(Tensor("embedding", "float32", ("batch", 32)),),
     preprocessing=None,
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    folder = tmp_path_factory.mktemp("apple")
-    return open_store(str(folder / "store"), folder / "cache")
 
 
 @pytest.fixture(scope="module")

@@ -84,38 +84,10 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 # --- asked directly ------------------------------------------------------------------------------------
 
-ASK = """
-import json, sys
-import dagster as dg
-from edge_assets.definitions import defs
-from edge_assets.instance import open_instance
-from edge_assets.settings import home
-from edge_assets.wiring import store_resource
-
-repository = defs.get_repository_def()
-with open_instance(home()) as instance:
-    if sys.argv[1] == "schedule":
-        context = dg.build_schedule_context(instance, repository_def=repository, resources={"store": store_resource()},
-            scheduled_execution_time=__import__("datetime").datetime(2026, 1, 1, 2))
-        data = repository.get_schedule_def("tiny_cpu_nightly").evaluate_tick(context)
-        print(json.dumps({"runs": [r.partition_key for r in data.run_requests], "skip": data.skip_message}))
-    else:
-        answers, cursor = [], None
-        for _ in range(int(sys.argv[2])):
-            resources = {"store": store_resource()}
-            context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository, resources=resources)
-            data = repository.get_sensor_def("tiny_checkpoint_sensor")(context)
-            cursor = data.cursor
-            added = [key for r in data.dynamic_partitions_requests or [] for key in r.partition_keys]
-            instance.add_dynamic_partitions("tiny_checkpoints", added)
-            answers.append({"runs": [r.partition_key for r in data.run_requests or []], "added": added})
-        print(json.dumps(answers))
-"""
-
 
 def ask(project: Project, *arguments: str, **changes: str) -> object:
-    command = [sys.executable, "-c", ASK, *arguments]
-    result = subprocess.run(command, cwd=project.folder, env=project.env(**changes), capture_output=True, text=True)
+    """What tests/ask.py prints in the project."""
+    result = project.run_module("tests.ask", *arguments, **changes)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -23,7 +23,7 @@ from edge_assets.core.variant import CHECKPOINT
 from edge_assets.registry import catalog, target
 from edge_assets.targets import local_target
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore
 from tests.conftest import ROOT
 from tests.tiny.spec import MLP, TINY
 
@@ -31,12 +31,6 @@ SHOTS = ROOT / "test-screenshots"
 BUNDLED = ["onnx_model", "onnx_fp16", "onnx_int8_static"]  # of a CNN: dynamic int8 and int4 are refused
 DIGIT = 7  # of the evaluation images
 INT8 = "models/tiny/onnx/model_quantized.onnx"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    folder = tmp_path_factory.mktemp("browser")
-    return open_store(str(folder / "store"), folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +352,12 @@ def test_missing_npm_packages_say_how_to_get_them(monkeypatch: pytest.MonkeyPatc
         web_bundle.VARIANT.tool_versions()
 
 
+def test_the_lock_names_no_registry_and_pins_by_hash() -> None:
+    lock = json.loads((WEB / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert packages and all(entry["integrity"] and "resolved" not in entry for entry in packages.values())
+
+
 def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -> None:
     """The mistakes are marked `@ts-expect-error`: one that is not found is an error too."""
     checker = tools.NODE_MODULES / ".bin" / "tsc"
@@ -367,12 +367,6 @@ def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -
     consumer = ROOT / "tests" / "loader_consumer.ts"
     result = subprocess.run([checker, *options, consumer], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_the_lock_names_no_registry_and_pins_by_hash() -> None:
-    lock = json.loads((WEB / "package-lock.json").read_text())
-    packages = {name: entry for name, entry in lock["packages"].items() if name}
-    assert packages and all(entry["integrity"] and "resolved" not in entry for entry in packages.values())
 
 
 # --- int4 --------------------------------------------------------------------------------------------

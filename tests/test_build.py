@@ -4,12 +4,11 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.conftest import Project
+from tests.conftest import BUILD, Project
 
 VARIANTS = ["onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8"]
 ROW_FIELDS = {
@@ -99,32 +98,27 @@ def test_corrupted_blob_is_named_and_rebuilt(copy_of_built: Project) -> None:
     assert blob.exists()
 
 
-@pytest.mark.parametrize("moment", ["building onnx_model", "verifying onnx_int8_static"])
-def test_killed_build_leaves_nothing_half_visible_and_the_next_goes_on(project: Project, moment: str) -> None:
-    process = start_until(project, moment)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {path.name for path in (project.home / "store" / "recipes").rglob("*.json")}
-    for path in (project.home / "store" / "recipes").rglob("*.json"):
-        data = json.loads(path.read_text())
-        for file in (data["artifact"] or {"files": []})["files"]:
-            blob = project.home / "store" / "blobs" / file["sha256"][:2] / file["sha256"]
-            assert blob.stat().st_size == file["size"]
-    result = project.build()
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert finished <= {path.name for path in (project.home / "store" / "recipes").rglob("*.json")}
-    assert not list((project.home / "cache" / "work").iterdir())
-    assert runs_by_status(project).keys() <= {"SUCCESS", "FAILURE"}
-
-
-def test_interrupted_build_says_so_and_keeps_what_was_finished(project: Project) -> None:
-    process = start_until(project, "✓ checkpoint")
+def test_stopped_builds_leave_nothing_half_visible_and_the_next_goes_on(project: Project) -> None:
+    """Interrupted once and killed twice, each at a later step of one build."""
+    process, _printed = start_until(project, "✓ checkpoint")
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted: what was finished is kept" in errors
     assert "Traceback" not in errors
-    assert "checkpoint: reused" in project.build().stdout
+    finished = whole_recipes(project)
+    for moment in ("building onnx_model", "verifying onnx_int8_static"):
+        process, printed = start_until(project, moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert "checkpoint: reused" in printed
+        assert finished <= whole_recipes(project)
+        finished = whole_recipes(project)
+    result = project.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert finished <= whole_recipes(project)
+    assert not list((project.home / "cache" / "work").iterdir())
+    assert runs_by_status(project).keys() <= {"SUCCESS", "FAILURE"}
 
 
 def test_nothing_releasable_fails_and_says_what_came_closest(copy_of_built: Project) -> None:
@@ -137,8 +131,7 @@ def test_nothing_releasable_fails_and_says_what_came_closest(copy_of_built: Proj
 def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None:
     (folder,) = (built.home / "releases" / "tiny" / "graviton3").iterdir()
     copied = shutil.copytree(folder, tmp_path / "shipped")
-    python = built.command()[0]
-    result = subprocess.run([python, "infer.py"], cwd=copied, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "infer.py"], cwd=copied, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "largest difference from the outputs recorded at release: 0\n" in result.stdout
     manifest = json.loads((copied / "manifest.json").read_text())
@@ -147,23 +140,31 @@ def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None
     (copied / manifest["file"]).write_bytes(b"something else")
     assert (
         "is not the released file"
-        in subprocess.run([python, "infer.py"], cwd=copied, capture_output=True, text=True).stderr
+        in subprocess.run([sys.executable, "infer.py"], cwd=copied, capture_output=True, text=True).stderr
     )
 
 
-def start_until(project: Project, words: str) -> subprocess.Popen[str]:
-    """A build that has just printed `words`, still running."""
-    process = subprocess.Popen(
-        project.command("build", "--model", "tiny", "--target", "graviton3"),
-        cwd=project.folder,
-        env=project.env(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start_until(project: Project, words: str) -> tuple[subprocess.Popen[str], str]:
+    """A build that has just printed `words`, still running, and all that it printed."""
+    process = project.start(*BUILD)
     assert process.stdout is not None
-    assert any(words in line for line in process.stdout), f"the build ended without '{words}'"
-    return process
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if words in line:
+            return process, printed
+    raise AssertionError(f"the build ended without '{words}': {printed}")
+
+
+def whole_recipes(project: Project) -> set[str]:
+    """Names of the memos in the store, each of whose blobs is there in its whole length."""
+    memos = list((project.home / "store" / "recipes").rglob("*.json"))
+    for path in memos:
+        data = json.loads(path.read_text())
+        for file in (data["artifact"] or {"files": []})["files"]:
+            blob = project.home / "store" / "blobs" / file["sha256"][:2] / file["sha256"]
+            assert blob.stat().st_size == file["size"]
+    return {path.name for path in memos}
 
 
 def snapshot(store: Path, *folders: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ A new format or scheme is covered by being listed in a family.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from edge_assets.core.verify import parity
 from edge_assets.model import ModelSpec
 from edge_assets.registry import catalog, target
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore
+from tests import warm
 from tests.conftest import ROOT, trained
 from tests.tiny.network import TinyNet
 from tests.tiny.spec import MLP, TINY
@@ -46,6 +48,7 @@ TARGETS = {
 # refused for convolutions
 LINEAR_ONLY = ("onnx_int8_dynamic", "onnx_int4", "executorch_int8_dynamic", "executorch_8da4w")
 ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
+SLOW_IMPORTS = {"executorch": ("torch", "executorch.runtime")}  # done once for the samples of these runtimes
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
 import json, sys
@@ -57,12 +60,6 @@ manifest = json.loads(sys.argv[2])
 outputs = runtime.load(Path(sys.argv[1]), manifest)({"image": np.zeros((1, 1, 8, 8), np.float32)})
 print(outputs["logits"].shape, "edge_assets" in sys.modules)
 """
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    folder = tmp_path_factory.mktemp("formats")
-    return open_store(str(folder / "store"), folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +130,9 @@ def test_a_new_process_runs_the_artifact_without_the_product(
     session = {name: options[name] for name in RUNTIMES[variant.runtime].target_options}
     session |= built.build.facts.get("session", {})
     manifest = json.dumps({"inputs": ["image"], "outputs": ["logits"], "session": session})
-    command = [sys.executable, "-c", RUN, str(store.checkout(built.artifact)), manifest]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    (tmp_path / "sample.py").write_text(RUN)
+    arguments = [str(store.checkout(built.artifact)), manifest]
+    result = warm.run("sample", arguments, tmp_path, os.environ, SLOW_IMPORTS.get(variant.runtime, ()))
     assert result.stdout.strip().endswith("(1, 10) False"), result.stderr
 
 

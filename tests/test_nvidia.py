@@ -31,18 +31,12 @@ from edge_assets.model import Tensor
 from edge_assets.registry import target
 from edge_assets.targets.machine import gpus
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
 
 FP32, FP16, INT8 = (f"tensorrt_engine_{precision}" for precision in ("fp32", "fp16", "int8"))
 SPEC = replace(TINY, gates=replace(TINY.gates, max_size_bytes=None))
 Build = Callable[..., Built]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    folder = tmp_path_factory.mktemp("nvidia")
-    return open_store(str(folder / "store"), folder / "cache")
 
 
 def cell_of(on: str, store: ArtifactStore, checkpoint_file: Path) -> Cell:

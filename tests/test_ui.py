@@ -28,18 +28,10 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def served(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """`edge-assets serve` over a copy of the built state; stopped by Ctrl-C, leaving no process behind."""
-    home = tmp_path_factory.mktemp("served") / "home"
-    shutil.copytree(built.home, home)
-    project = Project(home, built.checkpoints)
+    project = built.copy_to(tmp_path_factory.mktemp("served"))
     ports = [str(free_port()), str(free_port())]
-    process = subprocess.Popen(
-        project.command("serve", "--dagster-port", ports[0], "--mlflow-port", ports[1]),
-        cwd=project.folder,
-        env=project.env(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = ("serve", "--dagster-port", ports[0], "--mlflow-port", ports[1])
+    process = project.start(*command, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     printed = ""
     for line in process.stdout:
