@@ -1,4 +1,4 @@
-"""Olive's quantization of one ONNX file: `python olive_quantize.py MODEL CALIBRATION OUT`, in an environment of its own.
+"""Olive's quantization of one ONNX file, in an environment of its own: `olive_quantize.py MODEL CALIBRATION OUT`.
 
 Writes OUT/<scheme>/model.onnx and OUT/seconds.json. CALIBRATION is an .npz of the model's inputs by name. Needs
 olive-ai, onnxruntime and requests, and nothing of edge-assets.

@@ -13,6 +13,8 @@ environment that has olive-ai: its quantizations of the same ONNX file with the 
 import argparse
 import json
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +27,18 @@ from benchmarks.architectures.specs import SPECS
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
+from edge_assets.core.benchmark.harness import Contestant
+from edge_assets.core.benchmark.statistics import MODES
+from edge_assets.core.data import save_arrays
 from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.core.types import Built
+from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.model import ModelSpec, Search
 from edge_assets.registry import catalog, checkpoint_folder, registry
 from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs
 from edge_assets.targets import local_target
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore, open_store, sha256_of
 
 Rows = Sequence[Mapping[str, Any]]
 Row = Mapping[str, Any]
@@ -111,10 +118,49 @@ def open_cell(name: str, home: Path, store: ArtifactStore, say: Callable[[str], 
     return Cell(spec, CPU.of(spec), target, checkpoint, store, say)
 
 
-def measured(cell: Cell, mode: str) -> Rows:
-    """Build, verify and measure everything of the cell; its scorecard rows."""
-    builts = cell.build_all()
+def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> Rows:
+    """Measure everything that was built; the cell's scorecard rows."""
     return Judgement(cell, builts, cell.measure(builts, mode)).rows()
+
+
+def beside_olive(cell: Cell, builts: Mapping[str, Built], python: str, mode: str) -> Table:
+    """Olive's quantizations of our ONNX file and our variants: same data, timed in one interleaved measurement."""
+    source = cell.store.checkout(builts[FP32].build.artifact)  # type: ignore[arg-type]  # it was measured above
+    ours = {name: b for name, b in builts.items() if b.runtime == "onnx" and b.accuracy}
+    with tempfile.TemporaryDirectory() as scratch:
+        calibration = Path(scratch) / "calibration.npz"
+        save_arrays(cell.feeds(cell.calibration), calibration)
+        script = Path(__file__).with_name("olive_quantize.py")
+        subprocess.run([python, script, source, calibration, scratch], check=True, cwd=scratch)
+        seconds = json.loads((Path(scratch) / "seconds.json").read_text())
+        theirs = {f"olive {scheme}": Path(scratch) / scheme / "model.onnx" for scheme in seconds}
+        files = {name: cell.loadable("onnx", b.build) for name, b in ours.items()}
+        files |= {name: replace(files[FP32], path=str(path)) for name, path in theirs.items()}
+        evidence = {name: evaluate(cell.question(files[name])) for name in theirs}
+        contestants = [Contestant(name, sha256_of(Path(entry.path)), entry) for name, entry in files.items()]
+        times = cell.interleaved(contestants, MODES[mode], (1,))
+        sizes = {name: Path(entry.path).stat().st_size for name, entry in files.items()}
+    shown = Table(title=f"{cell.spec.name}: beside Olive", title_justify="left")
+    for heading in ("variant", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "remark"):
+        shown.add_column(heading)
+    output = cell.spec.outputs[0].name
+    p50 = {name: row["latency_ms"]["1"]["p50"] for name, row in times.items()}
+    for name in sorted(files, key=lambda n: sizes[n]):
+        accuracy = ours[name].accuracy if name in ours else evidence[name]["accuracy"]
+        assert accuracy is not None
+        cosine = ours[name].cosine_mean(output) if name in ours else evidence[name]["agreement"][output]["cosine_mean"]
+        low, high = accuracy["drop_interval_points"]
+        effort = ours[name].build.seconds if name in ours else seconds[name.removeprefix("olive ")]
+        shown.add_row(
+            name,
+            f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})",
+            "-" if cosine is None else f"{cosine:.4f}",
+            f"{sizes[name] / sizes[FP32]:.3f}x",
+            f"{p50[name] / p50[FP32]:.2f}x",
+            f"{effort:.1f}",
+            "changed nothing" if name in theirs and cosine == 1 and sizes[name] >= sizes[FP32] else "",
+        )
+    return shown
 
 
 def table(name: str, rows: Rows) -> Table:
@@ -186,15 +232,22 @@ def main() -> None:
     parser.add_argument("--mode", choices=("rapid", "quick", "release"), default="rapid", help="how long to measure")
     parser.add_argument("--home", type=Path, default=Path(".edge-assets/benchmarks"), help="where results are kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
+    parser.add_argument("--olive", metavar="PYTHON", help="the Python of an environment with olive-ai and requests")
     arguments = parser.parse_args()
     console = Console(width=int(os.environ.get("COLUMNS", "200")))
     store = open_store(str(arguments.home / "store"), arguments.home / "cache")
     every: dict[str, Rows] = {}
+    compared: dict[str, Table] = {}
     for name in arguments.models:
         cell = open_cell(name, arguments.home, store, lambda line: console.print(f"  [dim]{line}[/]", highlight=False))
-        every[name] = measured(cell, arguments.mode)
+        builts = cell.build_all()
+        every[name] = measured(cell, builts, arguments.mode)
+        if arguments.olive:
+            compared[name] = beside_olive(cell, builts, arguments.olive, arguments.mode)
     for name, rows in every.items():
         console.print(table(name, rows))
+        if name in compared:
+            console.print(compared[name])
         for sentence in goals(name, rows):
             console.print(sentence, highlight=False)
         console.print(f"measured on {_row(rows, FP32)['measured_on']}, mode {arguments.mode}\n", highlight=False)

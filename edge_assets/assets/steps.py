@@ -300,7 +300,7 @@ class Cell:
 
         def question(path: Path) -> "Question":
             options = session_options(self.spec, variant.runtime, self.target)
-            return self._question(Loadable(variant.runtime, str(path), options), None)
+            return self.question(Loadable(variant.runtime, str(path), options), None)
 
         def time(files: Mapping[str, Path]) -> dict[str, float]:
             options = session_options(self.spec, variant.runtime, self.target)
@@ -308,13 +308,14 @@ class Cell:
                 Contestant(name, sha256_of(path), Loadable(variant.runtime, str(path), options))
                 for name, path in files.items()
             ]
-            rows = self._rows(contestants, MODES["rapid"], (1,))
+            rows = self.interleaved(contestants, MODES["rapid"], (1,))
             return {name: row["latency_ms"]["1"]["p50"] for name, row in rows.items()}
 
         samples = self.evaluation.facts["samples"]
         return Trials(remember, question, self.limits, samples, time if self.is_local else None)
 
-    def _question(self, loadable: Loadable, samples: int | None) -> "Question":
+    def question(self, loadable: Loadable, samples: int | None = None) -> "Question":
+        """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
         from edge_assets.core.verify.evaluate import Question
 
         reference = self._reference()
@@ -351,7 +352,7 @@ class Cell:
 
             count = min(self.evaluation.facts["samples"], samples or self.evaluation.facts["samples"])
             self.log(f"verifying {variant.name} on {count} samples")
-            return variant.call(evaluate, self._question(self.loadable(name, built), samples))
+            return variant.call(evaluate, self.question(self.loadable(name, built), samples))
 
         return self.store.remember(recipe, build)
 
@@ -406,7 +407,7 @@ class Cell:
             Contestant(name, built.build.sha256, self._timed(name, built))
             for name, built in self._contestants(builts).items()
         ]
-        rows = self._rows(contestants, MODES[mode] if mode else None, self.target.batch_sizes)
+        rows = self.interleaved(contestants, MODES[mode] if mode else None, self.target.batch_sizes)
         facts = {
             "mode": mode,
             "threads": self._threads(),
@@ -417,9 +418,12 @@ class Cell:
         (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}, indent=1))
         return facts
 
-    def _rows(self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]) -> dict[str, Any]:
+    def interleaved(
+        self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]
+    ) -> dict[str, Any]:
         from filelock import FileLock, Timeout
 
+        """The harness's rows of contestants, measured on evaluation samples, one such measurement at a time."""
         samples = max(MEASUREMENT_SAMPLES, *batch_sizes)
         feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
         lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other

@@ -228,8 +228,8 @@ def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], s
     if dead := [tensor for tensor in constant if tensor in varying]:
         value = float(extremes[dead[0]][0])
         raise Refused(
-            f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, so "
-            f"any other value would be lost. Calibrate with samples that vary it (a mask: samples of several lengths)."
+            f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, "
+            f"so any other value would be lost. Calibrate with samples that vary it (a mask: samples of several lengths)."
         )
 
 
