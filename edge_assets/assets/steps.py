@@ -421,9 +421,9 @@ class Cell:
     def interleaved(
         self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]
     ) -> dict[str, Any]:
+        """The harness's rows of contestants on evaluation samples; one such measurement at a time on a machine."""
         from filelock import FileLock, Timeout
 
-        """The harness's rows of contestants, measured on evaluation samples, one such measurement at a time."""
         samples = max(MEASUREMENT_SAMPLES, *batch_sizes)
         feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
         lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other

@@ -229,7 +229,7 @@ def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], s
         value = float(extremes[dead[0]][0])
         raise Refused(
             f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, "
-            f"so any other value would be lost. Calibrate with samples that vary it (a mask: samples of several lengths)."
+            f"so any other value would be lost. Calibrate with samples that vary it (a mask: of several lengths)."
         )
 
 
