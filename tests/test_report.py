@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge_assets.report import page
-from edge_assets.report.tradeoff import tradeoffs
+from edge_assets.report.tradeoff import refusals, tradeoffs
 from tests.conftest import Project
 from tests.tiny.spec import TINY
 
@@ -48,3 +48,23 @@ def test_a_promise_that_is_not_kept_is_remarked(rows: list[dict[str, Any]]) -> N
     (half,) = [entry for entry in tradeoffs(slow) if entry.scheme == "fp16" and entry.target == "timed"]
     assert half.faster is not None and half.faster < 1
     assert "slower than fp32 on this target" in half.remark
+
+
+def test_slow_int8_says_why_as_far_as_graph_and_machine_tell(rows: list[dict[str, Any]]) -> None:
+    slow = [
+        dict(row, latency_ms=LATENCY | {"p50": 0.9 if row["precision"] == "int8" else 0.5})
+        | ({"graph": {"convolutions": 4, "depthwise": 2, "matrix_products": 1}} if row["graph"] else {})
+        | ({"recipe": "int8_static_qdq_u8s8_perchannel_reducedrange_minmax"} if row["precision"] == "int8" else {})
+        for row in rows
+        if row["target"] == "timed"
+    ]
+    (static,) = [entry for entry in tradeoffs(slow) if entry.artifact == "onnx_int8_static"]
+    assert static.faster is not None and static.faster < 1
+    assert "slower than fp32 on this target: no VNNI, 2 of 4 convolutions are depthwise" in static.remark
+    assert "fp32 takes 0.50 ms, too little for what int8 saves" in static.remark
+    assert static.effort_seconds is not None and static.effort_seconds > 0
+
+
+def test_refused_schemes_are_listed_once_with_their_reason(rows: list[dict[str, Any]]) -> None:
+    (reason,) = [reason for artifact, reason in refusals(rows) if artifact == "onnx_int8_dynamic"]
+    assert "ConvInteger" in reason
