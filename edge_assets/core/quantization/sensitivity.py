@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.partial import Scheme, int8, int8_parameters
 from edge_assets.core.trials import Trials
@@ -41,7 +42,11 @@ def rank(scheme: Scheme, trials: Trials, log: Callable[[str], None]) -> list[Sen
     found = []
     for number, layer in enumerate(scheme.layers, 1):
         others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
-        trial = trials.judge({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
+        try:
+            trial = trials.judge({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
+        except Refused as reason:  # nothing of it has a quantized form, so there is nothing to keep either
+            log(f"{layer.name} is left out: {reason}")
+            continue
         snr = trial.snr_db if trial.snr_db is not None else float("-inf")
         log(f"{scheme.recipe}, layer {number} of {len(scheme.layers)}: {layer.name} alone, SNR {snr:.1f} dB")
         interval = list(trial.drop_interval_points)
@@ -55,6 +60,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         scheme = int8(request, Path(scratch))
         ranking = rank(scheme, request.trials, request.log)
+    if not ranking:
+        raise Refused(f"no layer of this graph can be quantized by {scheme.recipe}")
     facts = {"recipe": scheme.recipe, "samples": min(SAMPLES, request.trials.half)}
     listed = [asdict(entry) for entry in ranking]
     (request.output / FILE).write_text(json.dumps(facts | {"layers": listed}, indent=1) + "\n")
