@@ -367,7 +367,8 @@ def test_the_pages_tokens_are_pythons(spec: ModelSpec, served: str, page: Page) 
             const base = new URL("/bundle/", location.href).href;
             const manifest = await (await fetch("/bundle/manifest.json")).json();
             const feeds = fromTexts(texts, await openTokenizer(base, manifest), manifest.preprocessing);
-            return Object.fromEntries(Object.entries(feeds).map(([n, { dims, data }]) => [n, [dims, Array.from(data, Number)]]));
+            const plain = ({ dims, data }) => [dims, Array.from(data, Number)];
+            return Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, plain(tensor)]));
         }""",
         TEXTS.tolist(),
     )
