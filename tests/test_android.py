@@ -16,12 +16,12 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import NothingReleasable, Refused
 from edge_assets.core.formats import c_array, litert, tflite_micro
-from edge_assets.core.formats.fixed_batch import check_static, one_by_one
+from edge_assets.core.formats.fixed_batch import one_by_one
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.quantization import litert_micro
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.model import ModelSpec, Tensor
+from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.targets import Target
 from resources import checkpoints
@@ -195,12 +195,6 @@ def test_an_unsupported_operator_names_itself_the_format_and_the_nearest_alterna
     assert "no ExecuTorch backend or portable kernel computes aten::special_bessel_j0" in reason and "LiteRT" in reason
     following = build("litert_int8_full", "cortex-m4", UNSUPPORTED).build.refused or ""
     assert "there is no litert_fp32" in following
-
-
-def test_a_dynamic_axis_is_refused_by_name() -> None:
-    spec = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),))
-    with pytest.raises(Refused, match="axis 'length' of input 'tokens' is dynamic, and LiteRT programs"):
-        check_static(spec, "LiteRT")
 
 
 def test_operators_that_the_microcontroller_runtime_lacks_are_named(

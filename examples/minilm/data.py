@@ -19,8 +19,8 @@ CALIBRATION_PACKAGES = ("networkx", "matplotlib")
 PAIRS = 250  # of evaluation texts, drawn in equal parts from the folders below
 CALIBRATION_PAIRS = 80
 # where the packages document functions in prose; a few folders, so that reading takes seconds
-EVALUATION_FOLDERS = ("numpy", "scipy/signal", "scipy/stats", "sklearn", "pandas/core")
-CALIBRATION_FOLDERS = ("networkx/algorithms", "matplotlib")
+EVALUATION_FOLDERS = ("numpy/lib", "scipy/signal", "scipy/stats", "sklearn/utils", "pandas/core/indexes")
+CALIBRATION_FOLDERS = ("networkx/algorithms", "matplotlib/axes")
 SUMMARY_WORDS, DESCRIPTION_WORDS = (4, 20), (12, 36)  # least and most; 36 words are rarely more than 64 tokens
 MARKUP = re.compile(r":\w+:`~?([^`]*)`|[`*]+")  # roles and quotes of reStructuredText
 NOT_PROSE = re.compile(r">>>|::|\.\. |[|=<>{}\\]|--|^\s*[-*\d]", re.MULTILINE)

@@ -95,7 +95,7 @@ class MiniLM(nn.Module):
         mask = attention_mask.to(torch.float32)
         bias = ((1 - mask) * MASKED)[:, None, None]
         hidden = self.embeddings(input_ids, token_type_ids)
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder["layer"].children():
             hidden = layer(hidden, bias)
         weights = mask[..., None]
         mean = (hidden * weights).sum(1) / weights.sum(1)

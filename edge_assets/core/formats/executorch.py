@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FILE = "model.pte"
 METHOD = "forward"
 LINEAR = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+LOOKUP = "aten.embedding.default"
 NOT_OPERATORS = ("getitem", "alloc")  # of a graph's call_function nodes
 TOOLS = ("torch", "executorch", "torchao")
 
@@ -147,9 +148,16 @@ def activation_bytes(exported: "ExportedProgram") -> int:
 
 
 def linear_share(exported: "ExportedProgram", usable: Callable[[Sequence[int]], bool] = lambda _shape: True) -> float:
-    """Share of the parameters' elements that linear layers multiply by, where `usable` takes the weight's shape."""
+    """Share of the parameters' elements that linear layers multiply by, where `usable` takes the weight's shape.
+
+    Of the parameters that are computed with: tables of embeddings, which are only looked up, do not count.
+    """
     names = exported.graph_signature.inputs_to_parameters
-    shapes = {node.name: tuple(node.meta["val"].shape) for node in exported.graph.nodes if node.name in names}
+    shapes = {
+        node.name: tuple(node.meta["val"].shape)
+        for node in exported.graph.nodes
+        if node.name in names and not all(str(user.target) == LOOKUP for user in node.users)
+    }
     linear = {
         source.name
         for node in exported.graph.nodes

@@ -39,7 +39,12 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     return {"batch": BATCH} | ({"fixed_axes": sizes} if sizes else {})
 
 
-def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> None:
+def input_shapes(spec: ModelSpec) -> dict[str, tuple[int | str, ...]]:
+    """Shapes of the static program's inputs by name."""
+    return {tensor.name: tensor.shape for tensor in fixed(spec).inputs}
+
+
+def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> None:
     """Raises Refused for inputs [n, ...] whose axes after the first are not those of the program's `shapes`."""
     for name, shape in shapes.items():
         found, wanted = (list(map(int, axes[1:])) for axes in (feeds[name].shape, shape))

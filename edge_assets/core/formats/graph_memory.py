@@ -1,6 +1,7 @@
 """How much memory an ONNX graph needs, estimated from the graph alone: for hardware that is not at hand."""
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,10 @@ def weights_and_peak(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[i
     """
     import onnx
 
-    model = _with_shapes(onnx.load(path), shapes)
-    graph = model.graph
-    sizes = {value.name: _bytes(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+    graph = _with_shapes(onnx.load(path), shapes).graph
+    if any(size is None for size in _sizes(graph).values()):
+        graph = _with_shapes(_folded(path, shapes), shapes).graph
+    sizes = _sizes(graph)
     constant = {tensor.name for tensor in graph.initializer} | {""}
     weights = sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
     steps = {value.name: [0] for value in graph.input if value.name not in constant}  # at which each is in memory
@@ -47,13 +49,39 @@ def _with_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) 
     """The graph with fixed input shapes, and all others inferred from them."""
     import onnx
 
-    for value in model.graph.input:
-        for axis, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-            axis.dim_value = size
+    _fix_inputs(model, shapes)
     del model.graph.value_info[:]  # they name the dynamic axes
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _fix_inputs(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> None:
+    for value in model.graph.input:
+        for axis, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            axis.dim_value = size
+
+
+def _folded(path: Path, shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto":
+    """The graph with what its shapes alone decide computed by ONNX Runtime, such as the length of a Range."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    _fix_inputs(model, shapes)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as scratch:
+        options.optimized_model_filepath = str(Path(scratch) / "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _sizes(graph: "onnx.GraphProto") -> dict[str, int | None]:
+    """Bytes of every value that is computed, and of inputs; None where the shape is not known."""
+    known = {value.name: _bytes(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+    return {name: None for node in graph.node for name in node.output if name} | known
 
 
 def _bytes(value: "onnx.ValueInfoProto") -> int | None:

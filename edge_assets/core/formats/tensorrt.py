@@ -243,7 +243,7 @@ def _variant(
         runtime="tensorrt",
         build=build,
         parameters=parameters_of(precision, recipe or (lambda _spec: precision)),
-        code_version="1",
+        code_version="2",
         tools=("onnx", "onnxruntime"),  # the builder and its version are parameters, because they depend on the machine
         kinds=("tensorrt",),
         extra=EXTRA,

@@ -158,8 +158,12 @@ def _settings(spec: "ModelSpec") -> dict[str, dict[str, Any]]:
     # it needs a type; for one it does not know, AutoModel opens the graph as it is
     settings: dict[str, dict[str, Any]] = {"config.json": {"model_type": spec.name}}
     if isinstance(text := spec.preprocess, TextPreprocessing):
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_length}
-        settings["tokenizer_config.json"] = kind
+        padding = json.loads(Path(text.tokenizer).read_text()).get("padding") or {}
+        settings["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": text.max_length,
+            "pad_token": padding.get("pad_token", "[PAD]"),  # tokenizers' own default
+        }
     return settings
 
 

@@ -59,4 +59,5 @@ VARIANT = replace(
     precision="int4",
     build=build,
     parameters=parameters,
+    code_version="2",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import executorch
-from edge_assets.core.formats.fixed_batch import check_sizes, fixed
+from edge_assets.core.formats.fixed_batch import check_sizes, fixed, input_shapes
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
@@ -55,10 +55,9 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Any) -> dict[str, 
 
     model = load_model(request.spec.architecture, request.source)
     prepared = prepare_pt2e(executorch.export(model, request.spec).module(), _quantizer(request, dynamic))
-    static = fixed(request.spec)
-    example = example_inputs(static, batch=1)
+    example = example_inputs(fixed(request.spec), batch=1)
     if calibration is not None:
-        check_sizes(calibration, {tensor.name: tensor.shape for tensor in static.inputs})
+        check_sizes(calibration, input_shapes(request.spec))
     with torch.inference_mode():
         for one in batches(calibration, 1) if calibration is not None else ():
             prepared(*(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs))
@@ -119,4 +118,5 @@ DYNAMIC = replace(
     precision="int8",
     build=build_dynamic,
     parameters=_dynamic_parameters,
+    code_version="2",
 )

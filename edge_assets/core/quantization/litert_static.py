@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
-from edge_assets.core.formats.fixed_batch import check_sizes, fixed
+from edge_assets.core.formats.fixed_batch import check_sizes, input_shapes
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.litert_weights import changed_share
 from edge_assets.core.variant import BuildRequest, Feeds
@@ -63,7 +63,7 @@ def _observe(request: BuildRequest, recipe: list[dict[str, Any]], feeds: Feeds) 
     from ai_edge_quantizer.recipe_manager import RecipeManager
     from ai_edge_quantizer.utils import qsv_utils
 
-    check_sizes(feeds, {tensor.name: tensor.shape for tensor in fixed(request.spec).inputs})
+    check_sizes(feeds, input_shapes(request.spec))
     last = litert.channels_last(request.spec)
     interpreter = litert.interpreter(request.source)
     (key,) = interpreter.get_signature_list()

@@ -14,17 +14,19 @@ import { bundleFetch } from "./loader.js";
  * Transformers.js, set up to take this bundle's models and nothing from elsewhere.
  *
  * @param {string | URL} url the bundle
- * @returns {Promise<any>} the module: `(await open(url)).AutoModel.from_pretrained(manifest.id, { dtype, device })`
+ * @returns {Promise<any>} the module: `(await open(url)).AutoModel.from_pretrained(manifest.id, { dtype, device })`;
+ *   of a model of texts also `AutoTokenizer.from_pretrained(manifest.id)`
  */
 export async function open(url) {
   const base = new URL(url, location.href).href;
   const transformers = await import("./runtime/transformers.web.min.js");
   const { env } = transformers;
   const answer = await bundleFetch(base);
-  env.fetch = answer;
+  // a path, because Transformers.js looks for a tokenizer's files at no local address with a host
+  env.localModelPath = "models/";
+  env.fetch = (request, options) => answer(new URL(request.url ?? request, base), options);
   env.allowLocalModels = true;
   env.allowRemoteModels = false;
-  env.localModelPath = new URL("models/", base).href;
   env.useBrowserCache = false; // the chunks are in the bundle's own cache
   env.useWasmCache = false;
   const manifest = await (await fetch(new URL("manifest.json", base))).json();
