@@ -88,7 +88,7 @@ def products(model: "onnx.ModelProto") -> dict[str, int]:
     from onnx.helper import get_node_attr_value
 
     convolutions = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer}
+    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     groups = [
         get_node_attr_value(node, "group") if any(entry.name == "group" for entry in node.attribute) else 1
         for node in convolutions
