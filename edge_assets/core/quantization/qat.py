@@ -20,6 +20,7 @@ from edge_assets.core.quantization import finetuning
 from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.executorch_int8 import lower_quantized, quantize_nodes, quantizer
 from edge_assets.core.quantization.flavour import retype
+from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.source import load
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 
@@ -62,7 +63,10 @@ def build_trained(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModule":
-    """The model as an exported graph with fake quantization, its axes dynamic. Raises Refused and ExportError."""
+    """The model as a graph with fake quantization, its BatchNorm folded, its axes dynamic.
+
+    Raises Refused if nothing would be quantized, and ExportError.
+    """
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
@@ -72,6 +76,7 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
         first = str(error).strip().partition("\n")[0]
         raise ExportError(f"torch.export failed: {type(error).__name__}: {first}") from error
+    fold_batch_norm(exported)
     prepared = prepare_qat_pt2e(exported, quantizer(trained=True))
     if not any(_is_fake_quantize(module) for module in prepared.modules()):
         raise Refused("no node of this graph would be quantized, so training would change the fp32 model alone")
