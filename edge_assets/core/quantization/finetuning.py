@@ -113,7 +113,7 @@ def fine_tune(
                 break
             _epoch(task, progress, number, training, held_out)
             _save(progress, kept / STATE)
-    model.load_state_dict(progress.best)
+    load_state(model, progress.best)
     modes.fix()
     return progress
 
@@ -181,8 +181,8 @@ def _epoch(task: _Task, progress: Progress, number: int, training: Samples, held
     import torch
 
     recipe, begun = task.recipe, time.monotonic()
-    torch.manual_seed((recipe.seed << 16) + number)
     (task.modes.fix if settles(recipe, number) else task.modes.train)()
+    torch.manual_seed((recipe.seed << 16) + number)  # after switching, which draws numbers of its own
     size = min(recipe.batch_size, len(training))
     batches = [index for index in torch.randperm(len(training)).split(size) if len(index) == size]
     losses = []
@@ -255,6 +255,17 @@ def _copy(state: Tensors) -> dict[str, "torch.Tensor"]:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
+def load_state(model: "torch.nn.Module", state: Tensors) -> None:
+    """Load a state that was written without its format's version, as the model's own.
+
+    Observers take a state of no version for an old one, and replace its smallest scale by their default.
+    """
+    versioned = model.state_dict()
+    assert versioned.keys() == state.keys(), "the state is of another model"
+    versioned.update(state)
+    model.load_state_dict(versioned)
+
+
 def _save(progress: Progress, path: Path) -> None:
     """Write the state in one rename: a run killed meanwhile goes on from the epoch before."""
     import torch
@@ -276,7 +287,7 @@ def _resume(kept: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimi
         return None
     state = torch.load(path, weights_only=True)
     progress = Progress(**state | {"history": [Epoch(**epoch) for epoch in state["history"]]})
-    model.load_state_dict(progress.model)
+    load_state(model, progress.model)
     optimizer.load_state_dict(progress.optimizer)
     return progress
 

@@ -89,7 +89,7 @@ def converted(request: BuildRequest) -> "torch.fx.GraphModule":
 
     # the architecture gives the graph; all its numbers are the trained ones
     prepared = prepare(load(request.spec.architecture)().eval(), request.spec)
-    prepared.load_state_dict(read_state(request.source / WEIGHTS))
+    finetuning.load_state(prepared, read_state(request.source / WEIGHTS))
     return convert_pt2e(prepared)
 
 
