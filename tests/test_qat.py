@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import DataError
 from edge_assets.core.quantization import qat
+from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy
@@ -198,6 +200,25 @@ def test_divergence_later_keeps_the_best_epoch(cell: Callable[..., Cell], monkey
     assert all(np.isfinite(array).all() for array in load_file(trained_file(late, built)).values())
     exported = build(late, "onnx_int8_qat")
     assert exported.accuracy is not None and exported.accuracy["drop_points"] <= 1.0
+
+
+def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.2)),
+        *(torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 10)),
+    ).eval()
+    network[1].running_mean += torch.rand(4, generator=generator)  # type: ignore[operator]
+    images = torch.rand(5, 1, 8, 8, generator=generator)
+    exported = torch.export.export(network, (images,), strict=False).module()
+    assert fold_batch_norm(exported) == 1, "the second follows no convolution"
+    torch.testing.assert_close(exported(images), network(images))
+    for training in (True, False):
+        qat.switch(exported, training)
+        arguments = {str(node.target): node.args for node in exported.graph.nodes}
+        assert arguments["aten.dropout.default"][1:] == (0.2, training)
+        assert arguments["aten.batch_norm.default"][5] is training
+    torch.testing.assert_close(exported(images), network(images))
 
 
 # --- data that are refused before any training ---------------------------------------------------------

@@ -182,7 +182,7 @@ def _epoch(task: _Task, progress: Progress, number: int, training: Samples, held
 
     recipe, begun = task.recipe, time.monotonic()
     (task.modes.fix if settles(recipe, number) else task.modes.train)()
-    torch.manual_seed((recipe.seed << 16) + number)  # after switching, which draws numbers of its own
+    torch.manual_seed((recipe.seed << 16) + number)
     size = min(recipe.batch_size, len(training))
     batches = [index for index in torch.randperm(len(training)).split(size) if len(index) == size]
     losses = []

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, HISTORY, PLOT = "trained.safetensors", "history.json", "history.png"
 RECIPE = "int8_qat"
+# the argument that tells an operator whether it is being trained
+SWITCHES = {"aten.dropout.default": 2, "aten.dropout_.default": 2, "aten.batch_norm.default": 5}
 
 
 # --- training ------------------------------------------------------------------------------------------
@@ -100,26 +102,33 @@ def _is_fake_quantize(module: "torch.nn.Module") -> bool:
 
 
 def _modes(model: "torch.fx.GraphModule") -> finetuning.Modes:
-    from torchao.quantization.pt2e import (
-        disable_observer,
-        enable_observer,
-        move_exported_model_to_eval,
-        move_exported_model_to_train,
-    )
+    from torchao.quantization.pt2e import disable_observer, enable_observer
 
     def observe() -> None:
-        move_exported_model_to_eval(model)
+        switch(model, training=False)
         model.apply(enable_observer)
 
     def train() -> None:
-        move_exported_model_to_train(model)
+        switch(model, training=True)
         model.apply(enable_observer)
 
     def fix() -> None:
-        move_exported_model_to_eval(model)
+        switch(model, training=False)
         model.apply(disable_observer)
 
     return finetuning.Modes(observe, train, fix)
+
+
+def switch(model: "torch.fx.GraphModule", training: bool) -> None:
+    """What `train()` is to a module: dropout, and what BatchNorm could not be folded.
+
+    torchao's `move_exported_model_to_train` searches for subgraphs, which takes seconds, and makes every dropout one
+    of probability 0.5.
+    """
+    for node in model.graph.nodes:
+        if (place := SWITCHES.get(str(node.target))) is not None:
+            node.args = (*node.args[:place], training, *node.args[place + 1 :])
+    model.recompile()
 
 
 def _samples(request: BuildRequest) -> finetuning.Samples:
