@@ -228,13 +228,14 @@ def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None
     ("loader", "message"),
     [
         ("wrong_training_labels", r"training data: \d+ labels are outside 0..9"),
-        ("float_training_labels", "training data: labels 'label' are float32, cross_entropy takes int64"),
+        ("float_training_labels", "training data: labels 'label' are float32, classes must be int64"),
         ("images_only", "training data: no field 'label' with the labels"),
         ("leaking_training", "training and evaluation data overlap: 7 samples are in both"),
         ("few", "training data: 10 samples, at least 128 are needed"),
     ],
 )
 def test_bad_training_data(cell: Callable[..., Cell], loader: str, message: str) -> None:
-    bad = cell(changed(data=Dataset(f"tests.tiny.data:{loader}")))
-    with pytest.raises(DataError, match=message):
-        bad.build_checkpoint()
+    for loss in ("cross_entropy", "tests.tiny.losses:margin"):
+        bad = cell(changed(data=Dataset(f"tests.tiny.data:{loader}"), loss=loss))
+        with pytest.raises(DataError, match=message):
+            bad.build_checkpoint()

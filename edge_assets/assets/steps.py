@@ -147,7 +147,7 @@ class Cell:
         recipe = spec.finetuning
         if recipe:
             inputs["training"] = self.training.sha256
-            parameters["training"] = [recipe.labels, recipe.loss, recipe.batch_size]
+            parameters["training"] = [recipe.labels, spec.trains_classifier, recipe.batch_size]
 
         def build(_folder: Path) -> Mapping[str, Any]:
             cal, test = self.arrays(calibration), self.arrays(evaluation)
@@ -163,7 +163,7 @@ class Cell:
                 return facts
             train = self.arrays(self.training)
             data.check_samples(train, spec.preprocess, spec.inputs, 2 * recipe.batch_size, "training")
-            data.check_training_labels(train, recipe.labels, spec.outputs, recipe.loss)
+            data.check_training_labels(train, recipe.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(train, test, spec.preprocess, "training")
             return facts | {"training_samples": self.training.facts["samples"]}
 

@@ -75,11 +75,11 @@ def check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], metric: 
     _check_labels(raw, labels, outputs, metric == "top1_accuracy", "evaluation")
 
 
-def check_training_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], loss: str) -> None:
-    """Raises DataError if there are no labels or, for a classifier's loss, if they are no classes or out of range."""
-    _check_labels(raw, labels, outputs, loss == "cross_entropy", "training")
-    if loss == "cross_entropy" and raw[labels].dtype != np.int64:
-        raise DataError(f"training data: labels '{labels}' are {raw[labels].dtype}, {loss} takes int64")
+def check_training_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
+    """Raises DataError if there are no labels or, for a classifier, if they are no integers or out of range."""
+    _check_labels(raw, labels, outputs, are_classes, "training")
+    if are_classes and raw[labels].dtype != np.int64:
+        raise DataError(f"training data: labels '{labels}' are {raw[labels].dtype}, classes must be int64")
 
 
 def _check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool, what: str) -> None:

@@ -42,7 +42,7 @@ class Epoch:
     number: int
     loss: float | None  # mean over the epoch's steps
     held_out_loss: float
-    held_out_accuracy: float | None  # share of right classes; only with cross_entropy
+    held_out_accuracy: float | None  # share of right classes; only of a classifier
     seconds: float
 
 
@@ -91,19 +91,21 @@ def fine_tune(
     modes: Modes,
     samples: Samples,
     outputs: Sequence[str],
+    classifies: bool,
     recipe: FineTuning,
     kept: Path,
     log: Callable[[str], None],
 ) -> Progress:
     """Train `model` in place on all but a held-out part of `samples`, going on from what is in the folder `kept`.
 
-    A loss that is NaN or infinite ends training, and the best epoch before it stands. Raises Refused if there is none.
+    With `classifies` the largest value of the first output is held against the label, as top1_accuracy does. A loss
+    that is NaN or infinite ends training, and the best epoch before it stands. Raises Refused if there is none.
     """
     import torch
 
     training, held_out = split(samples, recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
-    task = _Task(model, modes, optimizer, loss_of(recipe.loss), tuple(outputs), recipe, log)
+    task = _Task(model, modes, optimizer, loss_of(recipe.loss), tuple(outputs), classifies, recipe, log)
     with torch.random.fork_rng(devices=[]):
         progress = _resume(kept, model, optimizer) or _start(task, training, held_out)
         if done := len(progress.history) - 1:
@@ -125,6 +127,7 @@ class _Task:
     optimizer: "torch.optim.Optimizer"
     loss: Loss
     outputs: tuple[str, ...]
+    classifies: bool
     recipe: FineTuning
     log: Callable[[str], None]
 
@@ -226,7 +229,7 @@ def _stop(task: _Task, progress: Progress, reason: str) -> None:
 
 
 def _judge(task: _Task, held_out: Samples) -> tuple[float, float | None]:
-    """Mean loss of the held-out samples, and the share of right classes where the loss is that of a classifier."""
+    """Mean loss of the held-out samples, and the share of right classes where the model is a classifier."""
     import torch
 
     task.modes.fix()
@@ -236,12 +239,8 @@ def _judge(task: _Task, held_out: Samples) -> tuple[float, float | None]:
             batch = held_out.take(index)
             outputs = task.run(batch)
             total += task.loss(outputs, batch.labels).item() * len(index)
-            right += int((next(iter(outputs.values())).argmax(-1) == batch.labels).sum()) if _classifies(task) else 0
-    return total / len(held_out), right / len(held_out) if _classifies(task) else None
-
-
-def _classifies(task: _Task) -> bool:
-    return task.recipe.loss == "cross_entropy"
+            right += int((next(iter(outputs.values())).argmax(-1) == batch.labels).sum()) if task.classifies else 0
+    return total / len(held_out), right / len(held_out) if task.classifies else None
 
 
 def _percent(accuracy: float | None) -> str:

@@ -49,7 +49,7 @@ def build_trained(request: BuildRequest) -> Mapping[str, Any]:
     samples = _samples(request)
     progress = finetuning.fine_tune(
         *(prepared, _modes(prepared), samples, [tensor.name for tensor in request.spec.outputs]),
-        *(recipe, request.kept, request.log),
+        *(request.parameters["classifies"], recipe, request.kept, request.log),
     )
     state = {name: tensor.contiguous() for name, tensor in progress.best.items()}
     save_file(state, request.output / WEIGHTS)
@@ -176,7 +176,12 @@ def _trained_parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
     assert spec.finetuning is not None
     recipe = {name: value for name, value in asdict(spec.finetuning).items() if name != "data"}  # the data are an input
     tensors = {"inputs": [asdict(t) for t in spec.inputs], "outputs": [t.name for t in spec.outputs]}
-    return {"recipe": f"{RECIPE}_pt2e_s8s8_perchannel", **tensors, "finetuning": recipe}
+    return {
+        "recipe": f"{RECIPE}_pt2e_s8s8_perchannel",
+        **tensors,
+        "finetuning": recipe,
+        "classifies": spec.trains_classifier,
+    }
 
 
 def _onnx_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
