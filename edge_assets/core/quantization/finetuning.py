@@ -4,9 +4,8 @@ An epoch depends on what the one before it left and on nothing else: its order o
 its number, and the learning rate is a function of the step. So a run that was killed goes on from its last finished
 epoch and ends with the very weights of one that was not.
 
-The last third of the epochs trains with fixed ranges, fixed BatchNorm statistics and no dropout, as the exported model
-will have them (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", 2018, section 3.1, delays activation quantization for the same reason: moving ranges unsettle weights).
+The last third of the epochs trains with fixed ranges, fixed BatchNorm statistics and no dropout, so that the weights
+settle on what the exported model will compute with.
 """
 
 import json
