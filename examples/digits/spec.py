@@ -16,7 +16,7 @@ DIGITS = ModelSpec(
     calibration=Calibration(Dataset("examples.digits.data:calibration")),
     evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=5000),
     finetuning=FineTuning(
-        Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=3e-5
+        Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=1e-5
     ),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
     targets=(
