@@ -231,6 +231,15 @@ class ModelSpec:
                     )
                     raise InvalidSpec("axis_ranges", reason)
 
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether fine-tuning's labels are classes: by its loss, or because top1_accuracy evaluates the same field."""
+        recipe, evaluation = self.finetuning, self.evaluation
+        return recipe is not None and (
+            recipe.loss == "cross_entropy"
+            or (evaluation.metric == "top1_accuracy" and evaluation.labels == recipe.labels)
+        )
+
     def axis_range(self, axis: str) -> tuple[int, int, int]:
         """Least, best and largest size of a dynamic axis besides the batch."""
         return self.axis_ranges.get(axis, AXIS_RANGE)

@@ -33,9 +33,9 @@ from resources.store import ArtifactStore
 from tests import warm
 from tests.conftest import ROOT, trained
 from tests.tiny.network import TinyNet
-from tests.tiny.spec import MLP, TINY
+from tests.tiny.spec import MLP, TINY, TINY_QAT
 
-VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
+VARIANTS = [(family, variant) for family in FAMILIES.values() for variant in family.variants if variant.is_model]
 # which target a family's variants pass the template on
 TARGETS = {
     "cpu": "graviton3",
@@ -48,6 +48,7 @@ TARGETS = {
 # refused for convolutions
 LINEAR_ONLY = ("onnx_int8_dynamic", "onnx_int4", "executorch_int8_dynamic", "executorch_8da4w")
 ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
+TRAINED = ("onnx_int8_qat", "executorch_int8_qat")  # offered where the spec has a fine-tuning recipe
 SLOW_IMPORTS = {"executorch": ("torch", "executorch.runtime")}  # done once for the samples of these runtimes
 LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
 RUN = """
@@ -85,9 +86,14 @@ def build(
     return make
 
 
+def spec_of(variant: Variant) -> ModelSpec:
+    """The spec that the template builds a variant of."""
+    return MLP if variant.name in LINEAR_ONLY else TINY_QAT if variant.name in TRAINED else TINY
+
+
 @pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
 def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
-    spec = MLP if variant.name in LINEAR_ONLY else TINY
+    spec = spec_of(variant)
     built = build(variant.name, spec, TARGETS[family.name])
     if built.unavailable:
         pytest.skip(str(built.build.refused))
@@ -121,7 +127,7 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
 def test_a_new_process_runs_the_artifact_without_the_product(
     family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
 ) -> None:
-    built = build(variant.name, MLP if variant.name in LINEAR_ONLY else TINY, TARGETS[family.name])
+    built = build(variant.name, spec_of(variant), TARGETS[family.name])
     if built.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None

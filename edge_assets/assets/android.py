@@ -2,7 +2,7 @@
 
 from edge_assets.assets.family import Family
 from edge_assets.core.formats import executorch, litert
-from edge_assets.core.quantization import executorch_8da4w, executorch_int8, litert_static, litert_weights
+from edge_assets.core.quantization import executorch_8da4w, executorch_int8, litert_static, litert_weights, qat
 
 ANDROID = Family(
     name="android",
@@ -18,5 +18,7 @@ ANDROID = Family(
         executorch_int8.DYNAMIC,
         executorch_8da4w.VARIANT,
         executorch.VULKAN,
+        qat.TRAINED,
+        qat.EXECUTORCH,
     ),
 )

@@ -2,7 +2,16 @@
 
 from edge_assets.assets.family import Family
 from edge_assets.core.formats import onnx
-from edge_assets.core.quantization import float16, int8_dynamic, int8_static, mixed, search, sensitivity, torch_static
+from edge_assets.core.quantization import (
+    float16,
+    int8_dynamic,
+    int8_static,
+    mixed,
+    qat,
+    search,
+    sensitivity,
+    torch_static,
+)
 
 CPU = Family(
     name="cpu",
@@ -18,5 +27,7 @@ CPU = Family(
         search.SEARCH,
         search.SEARCHED,
         torch_static.VARIANT,
+        qat.TRAINED,
+        qat.ONNX,
     ),
 )

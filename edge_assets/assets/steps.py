@@ -144,6 +144,10 @@ class Cell:
             "labels": [spec.evaluation.labels, spec.evaluation.metric, list(spec.outputs[0].shape)],
         }
         inputs = {"calibration": calibration.sha256, "evaluation": evaluation.sha256}
+        recipe = spec.finetuning
+        if recipe:
+            inputs["training"] = self.training.sha256
+            parameters["training"] = [recipe.labels, spec.trains_classifier, recipe.batch_size]
 
         def build(_folder: Path) -> Mapping[str, Any]:
             cal, test = self.arrays(calibration), self.arrays(evaluation)
@@ -151,10 +155,17 @@ class Cell:
             data.check_samples(test, spec.preprocess, spec.inputs, spec.evaluation.minimum, "evaluation")
             data.check_labels(test, spec.evaluation.labels, spec.outputs, spec.evaluation.metric)
             data.check_disjoint(cal, test, spec.preprocess)
-            return {
+            facts = {
                 "calibration_samples": calibration.facts["samples"],
                 "evaluation_samples": evaluation.facts["samples"],
             }
+            if recipe is None:
+                return facts
+            train = self.arrays(self.training)
+            data.check_samples(train, spec.preprocess, spec.inputs, 2 * recipe.batch_size, "training")
+            data.check_training_labels(train, recipe.labels, spec.outputs, spec.trains_classifier)
+            data.check_disjoint(train, test, spec.preprocess, "training")
+            return facts | {"training_samples": self.training.facts["samples"]}
 
         return self.store.remember(Recipe("data_check", "1", inputs, parameters, self._preprocessing_tools()), build)
 
@@ -257,13 +268,13 @@ class Cell:
         if variant.searches:
             inputs |= self._evaluation_inputs()
         if variant.trained:
-            inputs["training"] = self.training.sha256
+            inputs |= {"training": self.training.sha256} | self._loss_inputs()
         if variant.searches:
             parameters |= self._evaluation_parameters() | {"limits": self._gates()} | self._timing()
         if variant.calibrated or variant.trained:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
             tools = tools | self._preprocessing_tools()
-        if source.variant == CHECKPOINT:
+        if source.variant == CHECKPOINT or variant.takes_architecture:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
 
@@ -504,6 +515,11 @@ class Cell:
     def _metric_inputs(self) -> dict[str, str]:
         name = self.spec.evaluation.metric
         return {"metric": source_digest(name)} if ":" in name else {}
+
+    def _loss_inputs(self) -> dict[str, str]:
+        assert self.spec.finetuning is not None
+        name = self.spec.finetuning.loss
+        return {"loss": source_digest(name)} if ":" in name else {}
 
     def _evaluation_parameters(self) -> dict[str, Any]:
         evaluation = self.spec.evaluation

@@ -7,6 +7,7 @@ of these is refused by name.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -71,22 +72,39 @@ def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, 
 
 def check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], metric: str) -> None:
     """Raises DataError if there are no labels or, for a classification metric, if they are out of range."""
+    _check_labels(raw, labels, outputs, metric == "top1_accuracy", "evaluation")
+
+
+def check_training_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
+    """Raises DataError if there are no labels or, for a classifier, if they are no integers or out of range."""
+    _check_labels(raw, labels, outputs, are_classes, "training")
+    if are_classes and raw[labels].dtype != np.int64:
+        raise DataError(f"training data: labels '{labels}' are {raw[labels].dtype}, classes must be int64")
+
+
+def _check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool, what: str) -> None:
     if labels not in raw:
-        raise DataError(f"evaluation data: no field '{labels}' with the labels, only {sorted(raw)}")
+        raise DataError(f"{what} data: no field '{labels}' with the labels, only {sorted(raw)}")
     classes = outputs[0].shape[-1]
-    if metric == "top1_accuracy" and isinstance(classes, int):
+    if are_classes and isinstance(classes, int):
         wrong = int(((raw[labels] < 0) | (raw[labels] >= classes)).sum())
         if wrong:
-            raise DataError(f"evaluation data: {wrong} labels are outside 0..{classes - 1}")
+            raise DataError(f"{what} data: {wrong} labels are outside 0..{classes - 1}")
 
 
-def check_disjoint(calibration: Arrays, evaluation: Arrays, preprocess: Preprocessing) -> None:
-    """Raises DataError if a calibration sample is also an evaluation sample."""
-    shared = set(sample_hashes(calibration, preprocess)) & set(sample_hashes(evaluation, preprocess))
+def check_disjoint(
+    others: Arrays,
+    evaluation: Arrays,
+    preprocess: Preprocessing,
+    what: Literal["calibration", "training"] = "calibration",
+) -> None:
+    """Raises DataError if a sample of the other data is also an evaluation sample."""
+    shared = set(sample_hashes(others, preprocess)) & set(sample_hashes(evaluation, preprocess))
     if shared:
+        done = {"calibration": "calibrated", "training": "trained"}[what]
         raise DataError(
-            f"calibration and evaluation data overlap: {len(shared)} samples are in both, so accuracy would be "
-            f"measured on what was calibrated. Draw them from different sources."
+            f"{what} and evaluation data overlap: {len(shared)} samples are in both, so accuracy would be "
+            f"measured on what was {done}. Draw them from different sources."
         )
 
 

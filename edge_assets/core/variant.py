@@ -87,6 +87,7 @@ class Variant:
     searches: bool = False  # judges candidates of its own on the evaluation data, on its way to the artifact
     is_model: bool = True  # False: evidence or an intermediate that no runtime opens, so there is nothing to verify
     trained: bool = False  # made by fine-tuning on the spec's training data
+    takes_architecture: bool = False  # made with the architecture's code too, though not from the checkpoint itself
     extra: str | None = None  # the optional extra that installs its tools
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none
     seconds: float = 900  # longest a build or a verification in that process may take

@@ -14,6 +14,7 @@ SIDE = 32
 SPLITS = {"train": 1100, "calibration": 197, "test": 500}  # source digits; 1797 in all
 TEST_VIEWS = 12  # views of each test source: 6,000 test images, so that one is 0.017 points
 CALIBRATION_IMAGES = 512
+FINETUNING_IMAGES = 4400  # four new views of each training source
 
 
 @cache
@@ -64,6 +65,12 @@ def render(split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def calibration() -> dict[str, np.ndarray]:
     """Calibration images, from sources that neither training nor test sees."""
     return {"image": render("calibration", CALIBRATION_IMAGES, seed=1)[0]}
+
+
+def finetuning() -> dict[str, np.ndarray]:
+    """Views of the training sources that training itself has not seen, with their labels."""
+    images, labels = render("train", FINETUNING_IMAGES, seed=3)
+    return {"image": images, "label": labels}
 
 
 def evaluation() -> dict[str, np.ndarray]:

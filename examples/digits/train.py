@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy
 
 from examples.digits.data import evaluation, render
+from examples.digits.losses import smoothed
 from examples.digits.network import DigitsNet
 from examples.digits.spec import PREPROCESSING
 
@@ -51,7 +51,7 @@ def train(output: Path, epochs: int = EPOCHS, seed: int = 0) -> None:
             model.train()
             for start in range(0, IMAGES - BATCH + 1, BATCH):
                 batch = inputs[start : start + BATCH].to(memory_format=torch.channels_last)
-                loss = cross_entropy(model(batch), targets[start : start + BATCH], label_smoothing=0.05)
+                loss = smoothed({"logits": model(batch)}, targets[start : start + BATCH])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -17,6 +17,30 @@ def calibration() -> dict[str, np.ndarray]:
     return split("calibration")
 
 
+def finetuning() -> dict[str, np.ndarray]:
+    data = split("train")
+    return {name: array[:400] for name, array in data.items()}
+
+
+def wrong_training_labels() -> dict[str, np.ndarray]:
+    data = finetuning()
+    return data | {"label": data["label"] + 5}
+
+
+def images_only() -> dict[str, np.ndarray]:
+    return {"image": finetuning()["image"]}
+
+
+def float_training_labels() -> dict[str, np.ndarray]:
+    data = finetuning()
+    return data | {"label": data["label"].astype(np.float32)}
+
+
+def leaking_training() -> dict[str, np.ndarray]:
+    train, test = finetuning(), split("evaluation")
+    return {name: np.concatenate([train[name], test[name][:7]]) for name in train}
+
+
 def evaluation() -> dict[str, np.ndarray]:
     return split("evaluation")
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from edge_assets.core.preprocess import ImagePreprocessing
-from edge_assets.model import Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor
+from edge_assets.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Tensor
 
 TINY = ModelSpec(
     name="tiny",
@@ -22,6 +22,9 @@ TINY = ModelSpec(
     ),
     targets=("graviton3", "raspberry-pi-5"),
     class_names=tuple("0123456789"),
+)
+TINY_QAT = replace(
+    TINY, finetuning=FineTuning(Dataset("tests.tiny.data:finetuning"), epochs=3, learning_rate=2e-4, batch_size=64)
 )
 MLP = replace(TINY, name="mlp", architecture="tests.tiny.network:Mlp")
 UNSUPPORTED = replace(TINY, name="unsupported", architecture="tests.tiny.network:Unsupported")

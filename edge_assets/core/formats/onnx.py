@@ -134,13 +134,19 @@ def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torc
     return tuple(tensors)
 
 
-def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
-    """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
+def dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, Any], ...]:
+    """The inputs' dynamic axes as torch.export wants them: equal names are equal sizes."""
     import torch
 
     axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
     dims = {axis: torch.export.Dim(axis) for axis in axes}
-    shapes = tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
+    return tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
+
+
+def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
+    """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
+    import torch
+
     example = example_inputs(spec)
     # the exporter names values after operators, and an output of that name would be defined twice: named afterwards
     provisional = {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
@@ -153,7 +159,7 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
                 output_names=list(provisional),
                 opset_version=opset,
                 dynamo=True,
-                dynamic_shapes=shapes,
+                dynamic_shapes=dynamic_shapes(spec),
                 external_data=False,
                 verbose=False,
             )

@@ -1,8 +1,9 @@
 """QDQ graphs without what no runtime needs: it is a tenth of a small model's file.
 
 The quantizer writes a zero point of its own for every tensor, the shapes that it inferred, and inner tensors' names
-made of all that happened to them. Here equal zero points are shared, shapes are left to the runtime, which infers them
-anyway, and inner tensors are numbered; inputs, outputs, weights and nodes keep their names.
+made of all that happened to them; the exporter writes where in the source a node is from. Here equal zero points are
+shared, origins are dropped, shapes are left to the runtime, which infers them anyway, and inner tensors are numbered;
+inputs, outputs, weights and nodes keep their names.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ def compact(model: "onnx.ModelProto") -> None:
     """Make the graph smaller in place; what it computes stays the same."""
     graph = model.graph
     del graph.value_info[:]
+    for node in graph.node:
+        del node.metadata_props[:]
     _share_zero_points(graph)
     kept = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
     inner = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in kept)

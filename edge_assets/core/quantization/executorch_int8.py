@@ -18,6 +18,8 @@ from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from edge_assets.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -49,41 +51,56 @@ def check_linear(share: float, scheme: str, instead: str) -> None:
 
 def _build(request: BuildRequest, dynamic: bool, calibration: Any) -> dict[str, Any]:
     import torch
-    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     model = load_model(request.spec.architecture, request.source)
-    prepared = prepare_pt2e(executorch.export(model, request.spec).module(), _quantizer(request, dynamic))
-    example = example_inputs(fixed(request.spec), batch=1)
+    chosen = quantizer(dynamic=dynamic, minmax=not dynamic and request.parameters["method"] == "minmax")
+    prepared = prepare_pt2e(executorch.export(model, request.spec).module(), chosen)
     if calibration is not None:
         check_sizes(calibration, input_shapes(request.spec))
     with torch.inference_mode():
         for one in batches(calibration, 1) if calibration is not None else ():
             prepared(*(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs))
         if calibration is None:
-            prepared(*example)
+            prepared(*example_inputs(fixed(request.spec), batch=1))
         converted = convert_pt2e(prepared)
+    facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
+    return lower_quantized(converted, request, dynamic) | facts
+
+
+def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
+    """How many nodes quantize or dequantize. Raises Refused if none does."""
     if not (count := sum("quantize_" in str(node.target) for node in converted.graph.nodes)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
-    exported = torch.export.export(converted, example, strict=False)
+    return count
+
+
+def lower_quantized(converted: "torch.fx.GraphModule", request: BuildRequest, dynamic: bool = False) -> dict[str, Any]:
+    """Write a converted model lowered to XNNPACK, at a batch of one; its facts. Raises Refused and ExportError."""
+    import torch
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    exported = torch.export.export(converted, example_inputs(fixed(request.spec), batch=1), strict=False)
     kind = ConfigPrecisionType.DYNAMIC_QUANT if dynamic else ConfigPrecisionType.STATIC_QUANT
     # the int8 partitioner first, then the float one for what is left
     partitioners = [XnnpackPartitioner(config_precisions=kind, per_op_mode=dynamic), XnnpackPartitioner()]
-    facts = executorch.lower(exported, partitioners, request)
-    return facts | {"recipe": request.parameters["recipe"], "quantize_nodes": count}
+    return executorch.lower(exported, partitioners, request)
 
 
-def _quantizer(request: BuildRequest, dynamic: bool) -> Any:
-    """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel, and the spec's observer."""
+def quantizer(dynamic: bool = False, minmax: bool = False, trained: bool = False) -> Any:
+    """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel.
+
+    Static ranges are those of torchao's histogram, of `minmax`, or of fake quantization where they are `trained`.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
     from torchao.quantization.pt2e import MinMaxObserver
 
-    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-    if not dynamic and request.parameters["method"] == "minmax":
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic, is_qat=trained)
+    if minmax:
         observer = MinMaxObserver.with_args(eps=SMALLEST_SCALE)
         activation = replace(config.input_activation, observer_or_fake_quant_ctr=observer)
         config = replace(config, input_activation=activation, output_activation=activation)
