@@ -46,7 +46,10 @@ TARGETS = {
     "browser": "browser-wasm",
 }
 # refused for convolutions
-LINEAR_ONLY = ("onnx_int8_dynamic", "onnx_int4", "executorch_int8_dynamic", "executorch_8da4w")
+LINEAR_ONLY = (
+    *("onnx_int8_dynamic", "onnx_int4", "onnx_int4_hqq", "onnx_int4_gptq"),
+    *("executorch_int8_dynamic", "executorch_8da4w"),
+)
 ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
 TRAINED = ("onnx_int8_qat", "executorch_int8_qat")  # offered where the spec has a fine-tuning recipe
 SLOW_IMPORTS = {"executorch": ("torch", "executorch.runtime")}  # done once for the samples of these runtimes

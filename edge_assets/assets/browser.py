@@ -21,7 +21,7 @@ BROWSER = Family(
         _in_browser(float16.VARIANT),
         _in_browser(int8_static.VARIANT),
         _in_browser(int8_dynamic.VARIANT),
-        _in_browser(int4_weights.VARIANT),
+        _in_browser(int4_weights.RTN),
         web_bundle.VARIANT,
     ),
     package=web_bundle.VARIANT.name,

@@ -1,17 +1,22 @@
 """The CPU family: servers, desktops and single-board computers that run ONNX Runtime or PyTorch."""
 
+from dataclasses import replace
+
 from edge_assets.assets.family import Family
 from edge_assets.core.formats import onnx
 from edge_assets.core.quantization import (
     float16,
+    int4_weights,
     int8_dynamic,
     int8_static,
+    int8_weights,
     mixed,
     qat,
     search,
     sensitivity,
     torch_static,
 )
+from edge_assets.core.variant import in_depth
 
 CPU = Family(
     name="cpu",
@@ -22,6 +27,13 @@ CPU = Family(
         float16.VARIANT,
         int8_dynamic.VARIANT,
         int8_static.VARIANT,
+        int8_static.ENTROPY,
+        int8_static.PERCENTILE,
+        int8_static.A16W8,
+        int8_weights.VARIANT,
+        replace(int4_weights.RTN, offered=in_depth),
+        int4_weights.HQQ,
+        int4_weights.GPTQ,
         sensitivity.VARIANT,
         mixed.VARIANT,
         search.SEARCH,

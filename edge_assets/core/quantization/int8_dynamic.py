@@ -23,20 +23,24 @@ OPERATORS = ("MatMul", "Gemm")
 LEAST_SHARE = 0.5  # of the graph's weights that must be in OPERATORS
 
 
+def share(held: Counter[str]) -> float:
+    """Part of a graph's weights that is in matrix products. Tables of embeddings, which only are read, do not count."""
+    return sum(held[name] for name in OPERATORS) / max(1, held.total() - held["Gather"])
+
+
 def suits(held: Counter[str]) -> bool:
     """Whether matrix products hold enough of a graph's weights."""
-    return sum(held[name] for name in OPERATORS) / max(1, held.total()) >= LEAST_SHARE
+    return share(held) >= LEAST_SHARE
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize matrix products. Raises Refused where they hold too little of the model."""
     held = weight_elements(request.source)
     if not suits(held):
-        share = sum(held[name] for name in OPERATORS) / max(1, held.total())
-        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / max(1, held.total())
+        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / max(1, held.total() - held["Gather"])
         raise Refused(
             f"{convolutions:.0f} % of the weights are in convolutions, which dynamic int8 runs as ConvInteger, 4 to 12 "
-            f"times slower than fp32 on CPUs; matrix products hold {100 * share:.0f} % (at least "
+            f"times slower than fp32 on CPUs; matrix products hold {100 * share(held):.0f} % (at least "
             f"{100 * LEAST_SHARE:.0f} % needed). Use onnx_int8_static."
         )
     path = request.output / onnx_format.FILE
@@ -86,7 +90,7 @@ VARIANT = Variant(
     runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="1",
+    code_version="2",
     tools=("onnx", "onnxruntime"),
     kinds=("onnx",),
     mlflow_flavor="onnx",

@@ -9,7 +9,7 @@ graph.
 
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.calibration import BATCH, Ranges, observe
 from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.graph import quantized_nodes
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest, Variant, in_depth
 
 if TYPE_CHECKING:
     from edge_assets.model import CalibrationMethod, ModelSpec
@@ -147,6 +147,15 @@ def parameters(spec: "ModelSpec", target: "Target", method: "CalibrationMethod |
     }
 
 
+def a16w8(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """The target's flavour with activations in 16 bits, the recipe's name said so."""
+    found = parameters(spec, target)
+    wide = found["activations"].replace("8", "16")
+    flavour = target.quantization.flavour.lower()
+    recipe = found["recipe"].replace(f"_{flavour}_", f"_{wide[0]}16{flavour[2:]}_")
+    return found | {"recipe": recipe, "activations": wide}
+
+
 VARIANT = Variant(
     name="onnx_int8_static",
     description="Calibrated int8 in QDQ form, in the flavour that the target's kernels are fast with.",
@@ -161,4 +170,25 @@ VARIANT = Variant(
     kinds=("onnx",),
     calibrated=True,
     mlflow_flavor="onnx",
+)
+ENTROPY = replace(
+    VARIANT,
+    name="onnx_int8_static_entropy",
+    description="Calibrated int8 in QDQ form with ranges that lose the least information (Kullback-Leibler).",
+    parameters=lambda spec, target: parameters(spec, target, "entropy"),
+    offered=in_depth,
+)
+PERCENTILE = replace(
+    VARIANT,
+    name="onnx_int8_static_percentile",
+    description="Calibrated int8 in QDQ form with ranges that leave out the outermost 0.001 % of the values.",
+    parameters=lambda spec, target: parameters(spec, target, "percentile"),
+    offered=in_depth,
+)
+A16W8 = replace(
+    VARIANT,
+    name="onnx_int8_a16w8",
+    description="int8 weights with calibrated 16-bit activations in QDQ form: for NPUs; CPUs compute it in fp32.",
+    parameters=a16w8,
+    offered=in_depth,
 )

@@ -148,7 +148,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             )
         scheme.write_keeping(kept, path)
     return onnx_format.describe(path) | {
-        "recipe": f"{scheme.recipe}_mixed_keep{len(kept)}",
+        "recipe": scheme.recipe_keeping(len(kept)),
         "kept_layers": kept,
         "quantized_layers": len(scheme.layers) - len(kept),
         "searched_on_samples": request.trials.half,

@@ -4,23 +4,36 @@ int8    the int8 scheme that suits the graph: dynamic where matrix products hold
 every   all that suit it
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from edge_assets.core.quantization import float16, int8_dynamic, int8_static
+from edge_assets.core.formats import onnx as onnx_format
+from edge_assets.core.quantization import (
+    block_weights,
+    float16,
+    int4_weights,
+    int8_dynamic,
+    int8_static,
+    int8_weights,
+)
+from edge_assets.core.quantization.block_weights import Blocks
 from edge_assets.core.quantization.calibration import Ranges, observe
 from edge_assets.core.quantization.graph import weight_elements
 from edge_assets.core.quantization.int8_static import Flavour
 from edge_assets.core.quantization.layers import Layer, layers, name_nodes
-from edge_assets.core.variant import BuildRequest
+from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.model import CalibrationMethod
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
     from edge_assets.targets import Target
+
+# what dynamic int8 keeps sensitive layers as: blocks have scales of their own, in weights and, at run time, in
+# activations, which is nearly as exact as fp32 and faster
+KEPT = Blocks(bits=8, size=128, symmetric=True, accuracy_level=4)
 
 
 @dataclass(frozen=True)
@@ -33,10 +46,17 @@ class Scheme:
     rest: tuple[str, ...]  # nodes that belong to none of these
     variant: str  # the artifact that applies it to all layers
     write: Callable[[Collection[str], Path], None]  # names of nodes to leave alone; the file. May raise Refused
+    keep: Callable[[Collection[str], Path], None] | None = None  # as `write`, those nodes not in fp32 but as `kept_as`
+    kept_as: str = ""
 
     def write_keeping(self, kept: Collection[str], path: Path) -> None:
-        """Write the graph with the layers of those names left alone."""
-        self.write([node for layer in self.layers if layer.name in kept for node in layer.nodes], path)
+        """Write the graph with the layers of those names kept in high precision."""
+        nodes = [node for layer in self.layers if layer.name in kept for node in layer.nodes]
+        (self.keep or self.write)(nodes, path)
+
+    def recipe_keeping(self, count: int) -> str:
+        """The recipe's name with that many layers kept."""
+        return f"{self.recipe}_mixed_keep{count}{self.kept_as}" if count else self.recipe
 
 
 @dataclass(frozen=True)
@@ -61,10 +81,17 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
     """All schemes that suit the graph, each with all layers that it can quantize."""
     prepared = _prepared(request, scratch)
     parameters = request.parameters
-    found = [_static({**parameters["static"], **other}, prepared) for other in parameters["methods"]]
+    found = [_static({**parameters["static"], **other}, prepared) for other in parameters["statics"]]
     if int8_dynamic.suits(weight_elements(request.source)):
         found.append(_dynamic(parameters["dynamic"], prepared))
-    return [*found, _half(request.source)]
+    source, calibration = request.source, request.calibration
+    found.append(_whole(float16.VARIANT, {"recipe": "fp16"}, lambda path: float16.convert(source, path)))
+    weights = int8_weights.VARIANT
+    found.append(_whole(weights, parameters["weights"], lambda path: int8_weights.quantize(source, path)))
+    for variant, own in zip((int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ), parameters["int4"], strict=True):
+        quantize = partial(int4_weights.quantize, source, method=own["method"], calibration=calibration)
+        found.append(_whole(variant, own, quantize))
+    return found
 
 
 def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
@@ -100,20 +127,40 @@ def _static(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
 
 
 def _dynamic(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
+    import onnx
+
     chosen = tuple(layer for layer in prepared.layers if layer.operator in int8_dynamic.OPERATORS and layer.weights)
 
     def write(left: Collection[str], path: Path) -> None:
         int8_dynamic.quantize(prepared.path, path, parameters, left)
 
-    rest = _rest(prepared, chosen)
-    return Scheme(parameters["recipe"], parameters, chosen, rest, int8_dynamic.VARIANT.name, write)
+    def keep(left: Collection[str], path: Path) -> None:
+        write(left, path)
+        model = onnx.load(path)
+        products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
+        exact = block_weights.to_nearest(model, KEPT, ["MatMul"], products - set(left))
+        onnx_format.save(exact, path)
+
+    rest, kept_as = _rest(prepared, chosen), f"_int8block{KEPT.size}"
+    return Scheme(
+        parameters["recipe"],
+        {**parameters, "kept_as": kept_as},
+        chosen,
+        rest,
+        int8_dynamic.VARIANT.name,
+        write,
+        keep,
+        kept_as,
+    )
 
 
-def _half(source: Path) -> Scheme:
-    def write(_left: Collection[str], path: Path) -> None:
-        float16.convert(source, path)
+def _whole(variant: Variant, parameters: Mapping[str, Any], write: Callable[[Path], object]) -> Scheme:
+    """A scheme that takes the graph as a whole: nothing of it is relaxed, and it is tried once."""
 
-    return Scheme("fp16", {"recipe": "fp16"}, (), (), float16.VARIANT.name, write)
+    def all_of_it(_left: Collection[str], path: Path) -> None:
+        write(path)
+
+    return Scheme(parameters["recipe"], parameters, (), (), variant.name, all_of_it)
 
 
 def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
@@ -124,10 +171,10 @@ def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
 
 def every_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """Parameters of all schemes."""
-    return int8_parameters(spec, target) | {"methods": list(_methods(spec, target))}
-
-
-def _methods(spec: "ModelSpec", target: "Target") -> Iterator[dict[str, str]]:
-    for method in get_args(CalibrationMethod):
-        parameters = int8_static.parameters(spec, target, method)
-        yield {"recipe": parameters["recipe"], "method": method}
+    statics = [int8_static.parameters(spec, target, method) for method in get_args(CalibrationMethod)]
+    wide = int8_static.a16w8(spec, target)
+    return int8_parameters(spec, target) | {
+        "statics": [{name: entry[name] for name in ("recipe", "method", "activations")} for entry in (*statics, wide)],
+        "weights": int8_weights.VARIANT.parameters(spec, target),
+        "int4": [v.parameters(spec, target) for v in (int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ)],
+    }

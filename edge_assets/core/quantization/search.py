@@ -42,7 +42,7 @@ class Found:
 
     @property
     def recipe(self) -> str:
-        return f"{self.scheme.recipe}_mixed_keep{len(self.kept)}" if self.kept else self.scheme.recipe
+        return self.scheme.recipe_keeping(len(self.kept))
 
     def write(self, path: Path) -> None:
         """Make the candidate's graph again."""
@@ -96,6 +96,8 @@ def search(schemes: Sequence[Scheme], bench: Bench) -> list[Found]:
     for scheme, trial in sorted(whole, key=lambda pair: pair[1].size_bytes):
         if trial.meets(bench.trials.limits):
             found.append(Found(scheme, (), trial))
+        elif not scheme.layers:
+            continue
         elif bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
             order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say)]
             if relaxed := mixed.fewest_kept(scheme, order, bench):
