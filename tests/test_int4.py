@@ -1,0 +1,102 @@
+"""int4 and int8 weights on a small graph of products: sizes, agreement with fp32, and what GPTQ gains over rounding."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_assets.core.errors import Refused
+from edge_assets.core.quantization import int4_weights, int8_weights
+from edge_assets.core.quantization.block_weights import check_share
+from edge_assets.core.quantization.gptq import round_weights
+
+WIDTH, TOKENS = 64, 500
+
+
+@pytest.fixture(scope="module")
+def feeds() -> dict[str, np.ndarray]:
+    return {"tokens": np.random.default_rng(0).integers(0, TOKENS, (64, 8))}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedding and two layers, whose activations are correlated as a trained network's are."""
+    rng = np.random.default_rng(1)
+    table = (rng.normal(size=(TOKENS, 8)) @ rng.normal(size=(8, WIDTH)) + 0.1 * rng.normal(size=(TOKENS, WIDTH))) / 3
+    arrays = {"table": table, "first": rng.normal(size=(WIDTH, 96)) / 8, "second": rng.normal(size=(96, 32)) / 8}
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["embedded"], name="embed"),
+        helper.make_node("MatMul", ["embedded", "first"], ["hidden"], name="up"),
+        helper.make_node("Relu", ["hidden"], ["active"], name="relu"),
+        helper.make_node("MatMul", ["active", "second"], ["out"], name="down"),
+    ]
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", 8])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 8, 32])
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "embedder", [tokens], [out], tensors),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    path = tmp_path_factory.mktemp("int4") / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def run(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def error(path: Path, graph: Path, feeds: dict[str, np.ndarray]) -> float:
+    """Squared error relative to the signal's."""
+    expected = run(graph, feeds)
+    return float(((run(path, feeds) - expected) ** 2).mean() / (expected**2).mean())
+
+
+def test_embeddings_are_in_int4_too(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
+    assert int4_weights.quantize(graph, tmp_path / "rtn.onnx", "rtn", lambda: feeds) == 3
+    assert (tmp_path / "rtn.onnx").stat().st_size < 0.25 * graph.stat().st_size
+    assert error(tmp_path / "rtn.onnx", graph, feeds) < 0.05
+
+
+def test_gptq_is_nearer_to_fp32_than_rounding(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
+    for method in ("rtn", "gptq", "hqq"):
+        int4_weights.quantize(graph, tmp_path / f"{method}.onnx", method, lambda: feeds, exclude=["embed"])
+    errors = {method: error(tmp_path / f"{method}.onnx", graph, feeds) for method in ("rtn", "gptq", "hqq")}
+    assert errors["gptq"] < 0.5 * errors["rtn"], errors
+    assert (tmp_path / "gptq.onnx").stat().st_size <= (tmp_path / "rtn.onnx").stat().st_size + 100
+
+
+def test_gptq_without_correlation_is_rounding() -> None:
+    weights = np.random.default_rng(2).normal(size=(64, 5)).astype(np.float32)
+    codes, scales, zeros = round_weights(weights, np.eye(64), 32)
+    rounded = (codes.astype(float) - np.repeat(zeros, 32, axis=0)) * np.repeat(scales, 32, axis=0)
+    assert np.abs(rounded - weights).max() <= scales.max() * 0.75  # a zero point that is rounded moves the ends
+
+
+def test_excluded_nodes_keep_their_weights(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
+    assert int4_weights.quantize(graph, tmp_path / "part.onnx", "gptq", lambda: feeds, exclude=["down", "embed"]) == 1
+    kept = {tensor.name for tensor in onnx.load(tmp_path / "part.onnx").graph.initializer}
+    assert {"second", "table"} <= kept and "first" not in kept
+
+
+def test_int8_weights_keep_the_table_in_rows(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
+    assert int8_weights.quantize(graph, tmp_path / "w8.onnx") == 3
+    assert (tmp_path / "w8.onnx").stat().st_size < 0.35 * graph.stat().st_size
+    assert error(tmp_path / "w8.onnx", graph, feeds) < 1e-3
+
+
+def test_int4_is_refused_for_convolutions(tmp_path: Path) -> None:
+    kernel = numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float32), "kernel")
+    node = helper.make_node("Conv", ["x", "kernel"], ["y"], name="conv")
+    shape = ["batch", 8, 8, 8]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "conv", values[:1], values[1:], [kernel])), tmp_path / "c.onnx"
+    )
+    with pytest.raises(Refused, match="hold 0 % of the weights.*no form for convolutions"):
+        check_share(tmp_path / "c.onnx", embeddings=True, instead="onnx_int8_static")
