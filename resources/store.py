@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 from upath import UPath
 
 from edge_assets.core.errors import Refused, StoreError
@@ -74,6 +75,10 @@ class ArtifactStore:
             return result
         if self.read_only:
             raise NotBuilt(recipe)
+        with self._alone(recipe):
+            return self.recall(recipe) or self._build(recipe, build)  # who waited finds it made
+
+    def _build(self, recipe: Recipe, build: Build) -> Result:
         started = time.perf_counter()
         with self.workspace() as folder:
             artifact, facts, refused = None, {}, None
@@ -187,6 +192,15 @@ class ArtifactStore:
         for folder in (self.cache / "work").glob(f"{socket.gethostname()}-*-*"):
             if not psutil.pid_exists(int(folder.name.split("-")[-2])):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self, recipe: Recipe) -> Iterator[None]:
+        """One build of a recipe at a time on this machine: runs of several families want the same at once."""
+        folder = self.cache / "locks"
+        with _disk_errors(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / recipe.sha256):
+            yield
 
     def _keep(self, folder: Path) -> Artifact | None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())

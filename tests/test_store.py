@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from edge_assets.core.errors import Refused, StoreError
-from edge_assets.core.types import Recipe
+from edge_assets.core.types import Recipe, Result
 from resources.store import ArtifactStore, NotBuilt, open_store
 from tests.conftest import ROOT, Project
 
@@ -73,6 +76,24 @@ def test_the_same_recipe_is_built_once(store: ArtifactStore) -> None:
     assert second.artifact is not None
     folder = store.checkout(second.artifact)
     assert (folder / "weights" / "w.bin").read_bytes() == b"w" * 5000
+
+
+def test_two_that_want_the_same_at_once_build_it_once(store: ArtifactStore) -> None:
+    waiting = threading.Barrier(2)
+    built = []
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        built.append(folder)
+        time.sleep(0.3)
+        return two_files(folder)
+
+    def want(_number: int) -> Result:
+        waiting.wait(timeout=10)
+        return store.remember(RECIPE, build)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(want, range(2))
+    assert len(built) == 1 and first.artifact == second.artifact
 
 
 def test_any_change_of_the_recipe_is_another_build(store: ArtifactStore) -> None:
@@ -201,7 +222,7 @@ def test_work_of_killed_processes_is_swept(tmp_path: Path) -> None:
 FULL_DISK = """
     from pathlib import Path
     from edge_assets.core.errors import StoreError
-    from edge_assets.core.types import Recipe
+    from edge_assets.core.types import Recipe, Result
     from resources.store import open_store
 
     store = open_store("{disk}/store", Path("{disk}/cache"))
