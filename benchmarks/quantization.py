@@ -44,6 +44,7 @@ Rows = Sequence[Mapping[str, Any]]
 Row = Mapping[str, Any]
 FP32 = "onnx_model"
 EXAMPLES = ("digits", "minilm")
+SECONDS = 300  # of a search
 COSINES = {"minilm": 0.995}  # what mixed precision and the search of an example aim at besides its own gates
 
 
@@ -95,7 +96,7 @@ def spec_of(name: str) -> ModelSpec:
         return SPECS[name]
     spec = registry().model(name)
     gates = replace(spec.gates, min_cosine=COSINES.get(name, spec.gates.min_cosine))
-    return replace(spec, schemes="all", search=spec.search or Search(), gates=gates)
+    return replace(spec, schemes="all", search=spec.search or Search(max_seconds=SECONDS), gates=gates)
 
 
 def checkpoint_of(spec: ModelSpec, home: Path) -> Path | str:

@@ -99,7 +99,7 @@ def search(schemes: Sequence[Scheme], bench: Bench) -> list[Found]:
         elif not scheme.layers:
             continue
         elif bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
-            order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say)]
+            order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say, bench.spent)]
             if relaxed := mixed.fewest_kept(scheme, order, bench):
                 found.append(Found(scheme, tuple(relaxed[0]), relaxed[1]))
     return found

@@ -36,11 +36,15 @@ class Sensitivity:
     drop_interval_points: list[float]  # as JSON has it
 
 
-def rank(scheme: Scheme, trials: Trials, log: Callable[[str], None]) -> list[Sensitivity]:
-    """Every layer of the scheme, the most sensitive first."""
+def rank(
+    scheme: Scheme, trials: Trials, log: Callable[[str], None], spent: Callable[[], object] = lambda: None
+) -> list[Sensitivity]:
+    """Every layer of the scheme, the most sensitive first; those alone that were judged before a budget was `spent`."""
     every = [node for layer in scheme.layers for node in layer.nodes]
     found = []
     for number, layer in enumerate(scheme.layers, 1):
+        if spent():
+            break
         others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
         try:
             trial = trials.judge({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
