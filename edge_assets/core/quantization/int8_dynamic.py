@@ -7,13 +7,14 @@ most of its weights in convolutions is therefore refused instead of being shippe
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.graph import quantized_nodes, weight_elements
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
@@ -81,17 +82,12 @@ def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     }
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_int8_dynamic",
     description="Int8 matrix products with activations quantized at run time; for graphs made of matrix products.",
-    format="onnx",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=parameters,
     code_version="2",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
-    mlflow_flavor="onnx",
 )

@@ -18,7 +18,7 @@ from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.calibration import BATCH, Ranges, observe
 from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.graph import quantized_nodes
-from edge_assets.core.variant import BuildRequest, Variant, in_depth
+from edge_assets.core.variant import BuildRequest, in_depth
 
 if TYPE_CHECKING:
     from edge_assets.model import CalibrationMethod, ModelSpec
@@ -156,20 +156,15 @@ def a16w8(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     return found | {"recipe": recipe, "activations": wide}
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_int8_static",
     description="Calibrated int8 in QDQ form, in the flavour that the target's kernels are fast with.",
-    format="onnx",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=parameters,
     code_version="3",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
     calibrated=True,
-    mlflow_flavor="onnx",
 )
 ENTROPY = replace(
     VARIANT,

@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import partial, sensitivity
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trial, Trials
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 from edge_assets.model import Search
 
 if TYPE_CHECKING:
@@ -168,21 +168,15 @@ def bounds(spec: "ModelSpec") -> dict[str, Any]:
     return {"bounds": asdict(spec.search or Search())}
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_int8_mixed",
     description="Int8 with the fewest sensitive layers kept in fp32 that bring the drop under the gate.",
-    format="onnx",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="1",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
     others=(sensitivity.VARIANT.name,),
     calibrated=True,
     searches=True,
     offered=sensitivity.VARIANT.offered,
-    mlflow_flavor="onnx",
 )

@@ -22,7 +22,7 @@ from edge_assets.core.quantization import mixed, partial, sensitivity
 from edge_assets.core.quantization.mixed import Bench
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trial
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest
 from edge_assets.model import Search
 
 if TYPE_CHECKING:
@@ -159,23 +159,20 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     return partial.every_parameters(spec, target) | mixed.bounds(spec)
 
 
-SEARCH = Variant(
+SEARCH = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_search",
     description="Every quantization that was tried for the gate: the log, its plot and the chosen graph.",
     format="json",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=parameters,
-    code_version="1",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
     is_candidate=False,
     is_model=False,
     calibrated=True,
     searches=True,
     offered=offered,
+    mlflow_flavor=None,
 )
 SEARCHED = replace(
     SEARCH,

@@ -9,7 +9,7 @@ stands still; the score stands beside it. First and last layers and attention ar
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.partial import Scheme, int8, int8_parameters
 from edge_assets.core.trials import Trials
-from edge_assets.core.variant import BuildRequest, Variant, in_depth
+from edge_assets.core.variant import BuildRequest, in_depth
 
 SAMPLES = 256  # that each layer is judged on
 FILE, PLOT = "sensitivity.json", "sensitivity.png"
@@ -96,21 +96,18 @@ def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-VARIANT = Variant(
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
     name="onnx_sensitivity",
     description="How much each layer, quantized alone, costs: the ranking that mixed precision keeps layers by.",
     format="json",
     precision="int8",
-    source=onnx_format.MODEL.name,
-    runtime="onnx",
     build=build,
     parameters=int8_parameters,
-    code_version="1",
-    tools=("onnx", "onnxruntime"),
-    kinds=("onnx",),
     is_candidate=False,
     is_model=False,
     calibrated=True,
     searches=True,
     offered=in_depth,
+    mlflow_flavor=None,
 )
