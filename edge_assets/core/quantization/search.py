@@ -92,13 +92,10 @@ def search(schemes: Sequence[Scheme], bench: Bench) -> list[Found]:
             whole.append((scheme, bench.judge(scheme, ())))
         except Refused as reason:
             bench.say(f"{scheme.recipe} is left out: {reason}")
-    found: list[Found] = []
-    for scheme, trial in sorted(whole, key=lambda pair: pair[1].size_bytes):
-        if trial.meets(bench.trials.limits):
-            found.append(Found(scheme, (), trial))
-        elif not scheme.layers:
-            continue
-        elif bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
+    found = [Found(scheme, (), trial) for scheme, trial in whole if trial.meets(bench.trials.limits)]
+    missing = [(scheme, trial) for scheme, trial in whole if scheme.layers and not trial.meets(bench.trials.limits)]
+    for scheme, trial in sorted(missing, key=lambda pair: pair[1].size_bytes):
+        if bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
             order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say, bench.spent)]
             if relaxed := mixed.fewest_kept(scheme, order, bench):
                 found.append(Found(scheme, tuple(relaxed[0]), relaxed[1]))
