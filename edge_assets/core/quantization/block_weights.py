@@ -41,7 +41,7 @@ def check_share(source: Path, embeddings: bool, instead: str) -> None:
     if share < LEAST_SHARE:
         raise Refused(
             f"matrix products{' and embeddings' * embeddings} hold {100 * share:.0f} % of the weights (at least "
-            f"{100 * LEAST_SHARE:.0f} % needed), and ONNX Runtime's operators with weights in blocks have no form for "
+            f"{100 * LEAST_SHARE:.0f} % needed), and MatMulNBits, ONNX Runtime's operator for them, has no form for "
             f"convolutions. Use {instead}."
         )
 
