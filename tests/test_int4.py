@@ -99,4 +99,4 @@ def test_int4_is_refused_for_convolutions(tmp_path: Path) -> None:
         helper.make_model(helper.make_graph([node], "conv", values[:1], values[1:], [kernel])), tmp_path / "c.onnx"
     )
     with pytest.raises(Refused, match="hold 0 % of the weights.*no form for convolutions"):
-        check_share(tmp_path / "c.onnx", embeddings=True, instead="onnx_int8_static")
+        check_share(tmp_path / "c.onnx", instead="onnx_int8_static")

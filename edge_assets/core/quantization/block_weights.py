@@ -13,11 +13,11 @@ import numpy as np
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.quantization.graph import weight_elements
+from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
 
 if TYPE_CHECKING:
     import onnx
 
-LEAST_SHARE = 0.5  # of the graph's weights that must be in operators which have a form in blocks
 OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 
 
@@ -34,13 +34,13 @@ class Blocks:
     accuracy_level: int | None = None
 
 
-def check_share(source: Path, embeddings: bool, instead: str) -> None:
-    """Raises Refused where matrix products (and embeddings) hold too little of the graph's weights."""
+def check_share(source: Path, instead: str) -> None:
+    """Raises Refused where matrix products and embeddings hold too little of the graph's weights."""
     held = weight_elements(source)
-    share = (held["MatMul"] + held["Gemm"] + embeddings * held["Gather"]) / max(1, held.total())
+    share = (held["MatMul"] + held["Gemm"] + held["Gather"]) / max(1, held.total())
     if share < LEAST_SHARE:
         raise Refused(
-            f"matrix products{' and embeddings' * embeddings} hold {100 * share:.0f} % of the weights (at least "
+            f"matrix products and embeddings hold {100 * share:.0f} % of the weights (at least "
             f"{100 * LEAST_SHARE:.0f} % needed), and MatMulNBits, ONNX Runtime's operator for them, has no form for "
             f"convolutions. Use {instead}."
         )

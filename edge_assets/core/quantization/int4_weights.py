@@ -27,7 +27,7 @@ BLOCKS = Blocks(bits=4, size=32)
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize. Raises Refused where products and embeddings hold too little of the model, or nothing was changed."""
-    block_weights.check_share(request.source, embeddings=True, instead="onnx_int8_static")
+    block_weights.check_share(request.source, instead="onnx_int8_static")
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters["method"], request.calibration)
     return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}

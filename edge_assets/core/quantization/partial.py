@@ -136,7 +136,7 @@ def _dynamic(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
 
     def keep(left: Collection[str], path: Path) -> None:
         write(left, path)
-        model = onnx.load(path)
+        model = block_weights.split_gemm(onnx.load(path))
         products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
         exact = block_weights.to_nearest(model, KEPT, ["MatMul"], products - set(left))
         onnx_format.save(exact, path)

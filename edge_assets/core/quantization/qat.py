@@ -21,6 +21,7 @@ from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.executorch_int8 import lower_quantized, quantize_nodes, quantizer
 from edge_assets.core.quantization.flavour import retype
 from edge_assets.core.quantization.folding import fold_batch_norm
+from edge_assets.core.quantization.graph import quantized_nodes
 from edge_assets.core.source import load
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 
@@ -147,16 +148,16 @@ def _samples(request: BuildRequest) -> finetuning.Samples:
 
 def build_onnx(request: BuildRequest) -> Mapping[str, Any]:
     """The trained model in QDQ form. Raises ExportError as every export to ONNX."""
-    import onnx
-
     model = converted(request)
     exported = onnx_format.export(model, request.spec, request.parameters["opset"])
     retype(exported, request.parameters["activations"], request.parameters["weights"])
     compact(exported)
     path = request.output / onnx_format.FILE
     onnx_format.save(exported, path)
-    count = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in onnx.load(path).graph.node)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    return onnx_format.describe(path) | {
+        "recipe": request.parameters["recipe"],
+        "quantized_nodes": quantized_nodes(path),
+    }
 
 
 def build_executorch(request: BuildRequest) -> Mapping[str, Any]:
