@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,21 @@ class Project:
     def build(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Build the tiny model for one target."""
         return self.run(*BUILD, *arguments, **changes)
+
+
+@pytest.fixture
+def uninstall(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a distribution read as not installed for one test."""
+
+    def take(distribution: str) -> None:
+        def without(name: str) -> str:
+            if name == distribution:
+                raise PackageNotFoundError(name)
+            return version(name)
+
+        monkeypatch.setattr("edge_assets.core.tools.distribution_version", without)
+
+    return take
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,16 @@ def outputs(cell: Cell, name: str) -> np.ndarray:
         return accuracy.run_all(session, cell.feeds(cell.evaluation))["logits"]
 
 
+def test_without_its_extra_training_and_exports_are_unavailable(
+    cell: Callable[..., Cell], uninstall: Callable[[str], None]
+) -> None:
+    uninstall("torchao")
+    trained, exported = build(cell(), "qat_trained"), build(cell(), "onnx_int8_qat")
+    assert trained.unavailable and exported.unavailable
+    assert trained.build.refused == "torchao is not installed: pip install 'edge-assets[executorch]'"
+    assert build(cell(), "onnx_model").artifact is not None
+
+
 # --- one trained model, two exports --------------------------------------------------------------------
 
 

@@ -185,17 +185,8 @@ def test_the_recipe_knows_the_tokenizers_content_and_not_its_place(
     assert str(tokenizer.parent) not in json.dumps(recipes[tokenizer].parameters)
 
 
-def test_without_tokenizers_the_extra_is_named(cell: Callable[[str], Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_assets.core import tools
-
-    known = tools.distribution_version
-
-    def without(name: str) -> str:
-        if name == "tokenizers":
-            raise tools.PackageNotFoundError(name)
-        return known(name)
-
-    monkeypatch.setattr(tools, "distribution_version", without)
+def test_without_tokenizers_the_extra_is_named(cell: Callable[[str], Cell], uninstall: Callable[[str], None]) -> None:
+    uninstall("tokenizers")
     with pytest.raises(MissingTool, match=r"tokenizers is not installed: pip install 'edge-assets\[text\]'"):
         cell("graviton3").check_data()
 

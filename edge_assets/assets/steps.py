@@ -63,7 +63,8 @@ class Cell:
     @property
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
-        return local_target(catalog().values(), self.family.name) == self.target
+        local = local_target(catalog().values(), self.family.name)
+        return local is not None and local.name == self.target.name
 
     @property
     def not_measured(self) -> str:
