@@ -55,6 +55,7 @@ def project_file() -> Path | None:
     return None
 
 
+@cache
 def project_settings() -> dict[str, list[str]]:
     """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none."""
     path = project_file()
