@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from edge_assets.model import Search
 from examples.digits.spec import DIGITS
 
 NETWORKS = {"residual": "ResidualNet", "depthwise": "DepthwiseNet", "vit": "SmallViT"}
@@ -14,8 +13,6 @@ SPECS = {
         description=f"{network} on the digits example's images",
         architecture=f"benchmarks.architectures.network:{network}",
         checkpoints="unused: the benchmark registers the file that it trained",
-        schemes="all",
-        search=Search(),
     )
     for name, network in NETWORKS.items()
 }

@@ -70,6 +70,15 @@ class Judgement:
         """One JSON row per variant: the scorecard's and the command line's."""
         return [self._row(entry) for entry in self.verdicts]
 
+    def _effort(self, name: str) -> float:
+        """Seconds of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
+        variants = {variant.name: variant for variant in self.cell.family.variants}
+        own = self.builts[name].build.seconds
+        if name not in variants:
+            return own
+        parents = (variants.get(parent) for parent in (variants[name].source, *variants[name].others))
+        return own + sum(self._effort(parent.name) for parent in parents if parent and not parent.is_model)
+
     def _candidate(self, built: Built) -> Candidate:
         name = built.variant
         measured = self.measured.get(name, {})
@@ -130,6 +139,7 @@ class Judgement:
             "cosine_mean": candidate.cosine_mean,
             "agreement": built.agreement,
             "build_seconds": built.build.seconds if built.artifact else None,
+            "effort_seconds": self._effort(candidate.name) if built.artifact else None,
             "latency_ms": {name: latency[name] for name in statistics} if latency else None,
             "latency_ms_by_batch": _sweep(measured) if self.is_timed else None,
             "throughput_per_s": latency["throughput_per_s"] if latency else None,

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_assets.core.select import TIE
+
 Rows = Sequence[Mapping[str, Any]]
 Row = Mapping[str, Any]
 
@@ -35,7 +37,7 @@ class Tradeoff:
     drop_interval_points: tuple[float, float]
     smaller: float
     faster: float | None  # None: not measured on the target
-    effort_seconds: float | None  # to build it on the building machine; None in rows of older builds
+    effort_seconds: float | None  # of its build, with training or search, on the building machine; None in older rows
     promise: Promise | None
     remark: str  # where reality differs from the promise
 
@@ -106,7 +108,7 @@ def _tradeoff(row: Row, base: Row | None, graph: Mapping[str, int]) -> Tradeoff:
         drop_interval_points=(low, high),
         smaller=smaller,
         faster=faster,
-        effort_seconds=row.get("build_seconds"),
+        effort_seconds=row.get("effort_seconds"),
         promise=promise,
         remark="; ".join(_remarks(promise, row, base, graph, smaller, faster)),
     )
@@ -130,11 +132,11 @@ def _remarks(
         yield f"loses more than the promised {promise.drop_points[1]:g} points"
     if promise and smaller < promise.smaller[0] * 0.95:
         yield f"less small than promised: {WHY_LARGE.get(row['format'], OVERHEAD)} weigh in a small model"
-    least = promise.faster[0] if promise else 1
+    least = promise.faster[0] if promise else 1 - TIE
     if faster is None or faster >= least:
         return
     why = ", ".join(_why_slow(row, base, graph)) or (f"the promise is for {promise.where}" if promise else "")
-    what = "slower than fp32 on this target" if faster < 1 else "less fast than promised"
+    what = "slower than fp32 on this target" if faster < 1 - TIE else "less fast than promised"
     yield f"{what}: {why}" if why else what
 
 
@@ -142,6 +144,9 @@ def _why_slow(row: Row, base: Row | None, graph: Mapping[str, int]) -> Iterator[
     """Reasons that are known of this row, the weightiest first."""
     if row["precision"] == "fp16" and row["family"] == "cpu":
         yield "the CPU computes it in fp32, behind casts"
+    if "_a16" in str(row["artifact"]) and row["family"] == "cpu":
+        yield "CPUs have no products of 16-bit activations and compute in fp32, between conversions"
+        return
     if "_int4" in str(row["artifact"]) and row["family"] == "cpu":
         yield "weights are unpacked at every product"
     if row["precision"] == "int8" and "reducedrange" in str(row["recipe"]):

@@ -1,7 +1,7 @@
 """The example model, registered: everything edge-assets needs to know about it."""
 
 from edge_assets.core.preprocess import ImagePreprocessing
-from edge_assets.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Tensor
+from edge_assets.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
 
 PREPROCESSING = ImagePreprocessing(input="image", height=32, width=32, channels=1, mean=(0.3,), std=(0.3,))
 
@@ -18,6 +18,8 @@ DIGITS = ModelSpec(
     finetuning=FineTuning(
         Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=1e-5
     ),
+    schemes="all",
+    search=Search(),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),

@@ -38,6 +38,7 @@ MINILM = ModelSpec(
         Dataset("examples.minilm.data:evaluation", version=_versions(EVALUATION_PACKAGES)),
         metric="examples.minilm.data:reciprocal_rank",
     ),
+    schemes="all",
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=128 * 2**20, max_memory_bytes=3 * 2**29),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),

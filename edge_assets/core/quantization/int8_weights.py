@@ -2,7 +2,8 @@
 
 Matrix products compute with blocks of 128 weights (MatMulNBits at accuracy level 4: their inputs are rounded to int8
 block by block as they multiply, because fp32 products of unpacked weights take twice the time). Convolutions get a
-DequantizeLinear per output channel, and tables of embeddings a scale per row, applied to the rows that are read.
+scale per output channel, applied as the session opens: a Cast and a Mul are folded into fp32 weights, a
+DequantizeLinear would run at every call. Tables of embeddings get a scale per row, applied to the rows that are read.
 """
 
 from collections.abc import Collection, Mapping
@@ -68,13 +69,13 @@ def _dequantize(model: "onnx.ModelProto", exclude: Collection[str]) -> int:
         axis = 1 if node.op_type == "ConvTranspose" else 0
         codes, scales = _per_channel(numpy_helper.to_array(tensor), axis)
         count += 1
-        new = {f"{name}_codes": codes, f"{name}_scales": scales}
-        model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in new.items())
+        model.graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))
         out = f"{name}_values"
         if node.op_type == "Gather":  # read first: the whole table in fp32 would be made at every call
             rows, row_scales = f"{name}_rows", f"{name}_row_scales"
             expand = f"{name}_axis"
-            model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), expand))
+            new = {f"{name}_scales": scales, expand: np.array([-1])}
+            model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in new.items())
             nodes += [
                 helper.make_node("Gather", [f"{name}_codes", node.input[1]], [rows], name=node.name),
                 helper.make_node("Gather", [f"{name}_scales", node.input[1]], [row_scales], name=f"{node.name}_scales"),
@@ -83,9 +84,15 @@ def _dequantize(model: "onnx.ModelProto", exclude: Collection[str]) -> int:
                 helper.make_node("Mul", [out, f"{row_scales}_1"], [node.output[0]], name=f"{node.name}_scale"),
             ]
             continue
-        nodes.append(helper.make_node("DequantizeLinear", list(new), [out], name=f"{node.name}_weights", axis=axis))
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
+        model.graph.initializer.append(numpy_helper.from_array(scales.reshape(shape), f"{name}_scales"))
+        cast = f"{name}_cast"
+        nodes += [
+            helper.make_node("Cast", [f"{name}_codes"], [cast], name=f"{node.name}_weights_cast", to=tensor.data_type),
+            helper.make_node("Mul", [cast, f"{name}_scales"], [out], name=f"{node.name}_weights_scale"),
+            node,
+        ]
         node.input[1] = out
-        nodes.append(node)
     block_weights.replace_nodes(model, nodes)
     return count
 
@@ -107,5 +114,6 @@ VARIANT = replace(
     parameters=lambda _spec, _target: {
         "recipe": f"int8_weights_s8_perchannel_block{BLOCKS.size}_level{BLOCKS.accuracy_level}"
     },
+    code_version="2",
     offered=in_depth,
 )

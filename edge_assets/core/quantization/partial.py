@@ -85,9 +85,9 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
     if int8_dynamic.suits(weight_elements(request.source)):
         found.append(_dynamic(parameters["dynamic"], prepared))
     source, calibration = request.source, request.calibration
-    found.append(_whole(float16.VARIANT, {"recipe": "fp16"}, lambda path: float16.convert(source, path)))
-    weights = int8_weights.VARIANT
-    found.append(_whole(weights, parameters["weights"], lambda path: int8_weights.quantize(source, path)))
+    half, weights = {"recipe": "fp16", **parameters["float16"]}, parameters["weights"]
+    found.append(_whole(float16.VARIANT, half, lambda path: float16.convert(source, path)))
+    found.append(_whole(int8_weights.VARIANT, weights, lambda path: int8_weights.quantize(source, path)))
     for variant, own in zip((int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ), parameters["int4"], strict=True):
         quantize = partial(int4_weights.quantize, source, method=own["method"], calibration=calibration)
         found.append(_whole(variant, own, quantize))
@@ -165,8 +165,8 @@ def _whole(variant: Variant, parameters: Mapping[str, Any], write: Callable[[Pat
 
 def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """Parameters of both int8 schemes: which one is used, the graph decides."""
-    static = int8_static.parameters(spec, target)
-    return {"recipe": "int8_mixed", "static": static, "dynamic": int8_dynamic.parameters(spec, target)}
+    static, dynamic = int8_static.VARIANT, int8_dynamic.VARIANT
+    return {"recipe": "int8_mixed", "static": _of(static, spec, target), "dynamic": _of(dynamic, spec, target)}
 
 
 def every_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
@@ -175,6 +175,12 @@ def every_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     wide = int8_static.a16w8(spec, target)
     return int8_parameters(spec, target) | {
         "statics": [{name: entry[name] for name in ("recipe", "method", "activations")} for entry in (*statics, wide)],
-        "weights": int8_weights.VARIANT.parameters(spec, target),
-        "int4": [v.parameters(spec, target) for v in (int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ)],
+        "float16": _of(float16.VARIANT, spec, target),
+        "weights": _of(int8_weights.VARIANT, spec, target),
+        "int4": [_of(variant, spec, target) for variant in (int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ)],
     }
+
+
+def _of(variant: Variant, spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """A scheme's own parameters, and the version of its code: a trial of older code says nothing of this one."""
+    return {**variant.parameters(spec, target), "code_version": variant.code_version}
