@@ -127,7 +127,7 @@ def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> Rows:
     return Judgement(cell, builts, cell.measure(builts, mode)).rows()
 
 
-def beside_olive(cell: Cell, builts: Mapping[str, Built], python: str, mode: str) -> Table:
+def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: str, mode: str) -> Table:
     """Olive's quantizations of our ONNX file and our variants: same data, timed in one interleaved measurement."""
     source = cell.store.checkout(builts[FP32].build.artifact)  # type: ignore[arg-type]  # it was measured above
     ours = {name: b for name, b in builts.items() if b.runtime == "onnx" and b.accuracy}
@@ -149,12 +149,17 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], python: str, mode: str
         shown.add_column(heading)
     output = cell.spec.outputs[0].name
     p50 = {name: row["latency_ms"]["1"]["p50"] for name, row in times.items()}
+    by_artifact = {row["artifact"]: row for row in rows}
     for name in sorted(files, key=lambda n: sizes[n]):
-        accuracy = ours[name].accuracy if name in ours else evidence[name]["accuracy"]
+        if name in ours:
+            accuracy, cosine = ours[name].accuracy, ours[name].cosine_mean(output)
+            effort, remark = by_artifact[name]["effort_seconds"], ""
+        else:
+            accuracy, cosine = evidence[name]["accuracy"], evidence[name]["agreement"][output]["cosine_mean"]
+            same = cosine is not None and cosine > 1 - 1e-6 and sizes[name] > 0.99 * sizes[FP32]
+            effort, remark = seconds[name.removeprefix("olive ")], "changed nothing" if same else ""
         assert accuracy is not None
-        cosine = ours[name].cosine_mean(output) if name in ours else evidence[name]["agreement"][output]["cosine_mean"]
         low, high = accuracy["drop_interval_points"]
-        effort = ours[name].build.seconds if name in ours else seconds[name.removeprefix("olive ")]
         shown.add_row(
             name,
             f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})",
@@ -162,7 +167,7 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], python: str, mode: str
             f"{sizes[name] / sizes[FP32]:.3f}x",
             f"{p50[name] / p50[FP32]:.2f}x",
             f"{effort:.1f}",
-            "changed nothing" if name in theirs and cosine == 1 and sizes[name] >= sizes[FP32] else "",
+            remark,
         )
     return shown
 
@@ -247,7 +252,7 @@ def main() -> None:
         builts = cell.build_all()
         every[name] = measured(cell, builts, arguments.mode)
         if arguments.olive:
-            compared[name] = beside_olive(cell, builts, arguments.olive, arguments.mode)
+            compared[name] = beside_olive(cell, builts, every[name], arguments.olive, arguments.mode)
     for name, rows in every.items():
         console.print(table(name, rows))
         if name in compared:

@@ -90,13 +90,33 @@ def test_int8_weights_keep_the_table_in_rows(graph: Path, feeds: dict[str, np.nd
     assert error(tmp_path / "w8.onnx", graph, feeds) < 1e-3
 
 
-def test_int4_is_refused_for_convolutions(tmp_path: Path) -> None:
-    kernel = numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float32), "kernel")
-    node = helper.make_node("Conv", ["x", "kernel"], ["y"], name="conv")
-    shape = ["batch", 8, 8, 8]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    onnx.save(
-        helper.make_model(helper.make_graph([node], "conv", values[:1], values[1:], [kernel])), tmp_path / "c.onnx"
+@pytest.fixture(scope="module")
+def convolution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One convolution [8, 8, 3, 3] of x to y, [batch, 8, 8, 8]."""
+    weights = np.random.default_rng(2).normal(size=(8, 8, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "kernel"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8, 8, 8]) for name in ("x", "y"))
+    path = tmp_path_factory.mktemp("convolution") / "model.onnx"
+    model = helper.make_model(
+        helper.make_graph([node], "conv", [x], [y], [numpy_helper.from_array(weights, "kernel")]),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
     )
+    onnx.save(model, path)
+    return path
+
+
+def test_int8_weights_of_convolutions_are_expanded_once(convolution: Path, tmp_path: Path) -> None:
+    assert int8_weights.quantize(convolution, tmp_path / "w8.onnx") == 1
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+    onnxruntime.InferenceSession(tmp_path / "w8.onnx", options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(tmp_path / "opened.onnx").graph.node}
+    assert "Conv" in operators and not operators & {"Cast", "Mul", "DequantizeLinear"}
+    feeds = {"x": np.random.default_rng(3).normal(size=(2, 8, 8, 8)).astype(np.float32)}
+    assert error(tmp_path / "w8.onnx", convolution, feeds) < 1e-3
+
+
+def test_int4_is_refused_for_convolutions(convolution: Path) -> None:
     with pytest.raises(Refused, match="hold 0 % of the weights.*no form for convolutions"):
-        check_share(tmp_path / "c.onnx", instead="onnx_int8_static")
+        check_share(convolution, instead="onnx_int8_static")

@@ -11,7 +11,7 @@ from edge_assets.core.source import load
 from examples.digits.data import render
 from examples.digits.train import tensors
 
-EPOCHS, BATCH, IMAGES = 6, 128, 6_000
+EPOCHS, BATCH, IMAGES = 15, 128, 6_000
 
 
 def train(architecture: str, path: Path) -> None:
