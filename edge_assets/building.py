@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import REPORT, checkpoint_partitions
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name, scorecard_job_name
+from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.model import ModelSpec
@@ -97,9 +100,11 @@ def build(
     outcomes = []
     materialized = known_to(instance)  # a run adds partitions of its own cell alone
     for checkpoint in chosen:
-        for family, target in targets:
-            planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
-            outcomes.append(_bring_up_to_date(planned, mode, instance, say))
+        for family, pairs in groupby(targets, key=itemgetter(0)):
+            for _, target in pairs:
+                planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
+                outcomes.append(_bring_up_to_date(planned, mode, instance, say))
+            isolation.close()  # the next family has toolchains of its own: their memory would add up
         if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
             _run(scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
     return outcomes

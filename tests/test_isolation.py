@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edge_assets.assets.cpu import CPU
@@ -58,6 +59,13 @@ def test_a_process_stays_for_the_next_call_and_its_output_is_not_ours(capfd: pyt
     first, second = call(where, 3), call(where, 4)
     assert first == (second[0], 6) and second[1] == 8
     assert first[0] != os.getpid()
+
+
+def test_close_ends_the_processes_and_the_next_call_gets_a_new_one() -> None:
+    first, _ = call(where, 1)
+    isolation.close()
+    assert not psutil.pid_exists(first)
+    assert call(where, 1)[0] != first
     assert "to standard output" not in capfd.readouterr().out
 
 

@@ -1,7 +1,7 @@
 """Work of heavy native toolchains in child processes: one that aborts or hangs takes nothing else with it.
 
-A process stays for the next call of the same name, because importing a converter costs seconds; after a crash
-or a timeout the next call gets a new one. Everything that it prints goes to a log, which the error carries.
+A process stays for the next call of the same name until `close`, because importing a converter costs seconds; after a
+crash or a timeout the next call gets a new one. Everything that it prints goes to a log, which the error carries.
 """
 
 import atexit
@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as Expired
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,17 +46,29 @@ def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: f
         raise ConverterError(f"{what} failed: {type(error).__name__}: {first}.{_tail(log, start)}") from error
 
 
-@cache
+def close() -> None:
+    """End the child processes and their logs; the next call of a name starts a new one."""
+    while _pools:
+        _, (pool, log) = _pools.popitem()
+        pool.stop()
+        pool.join()
+        log.unlink(missing_ok=True)
+
+
+_pools: "dict[str, tuple[ProcessPool, Path]]" = {}
+atexit.register(close)
+
+
 def _pool(process: str) -> "tuple[ProcessPool, Path]":
     from pebble import ProcessPool
 
-    descriptor, name = tempfile.mkstemp(prefix=f"edge-assets-{process}-", suffix=".log")
-    os.close(descriptor)
-    log = Path(name)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can deadlock
-    pool = ProcessPool(max_workers=1, initializer=_redirect, initargs=(name,), context=context)
-    atexit.register(_close, pool, log)
-    return pool, log
+    if process not in _pools:
+        descriptor, name = tempfile.mkstemp(prefix=f"edge-assets-{process}-", suffix=".log")
+        os.close(descriptor)
+        context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can deadlock
+        pool = ProcessPool(max_workers=1, initializer=_redirect, initargs=(name,), context=context)
+        _pools[process] = pool, Path(name)
+    return _pools[process]
 
 
 def _redirect(log: str) -> None:
@@ -68,12 +79,6 @@ def _redirect(log: str) -> None:
     for number in (1, 2):
         os.dup2(descriptor, number)
     os.close(descriptor)
-
-
-def _close(pool: "ProcessPool", log: Path) -> None:
-    pool.stop()
-    pool.join()
-    log.unlink(missing_ok=True)
 
 
 def _tail(log: Path, start: int) -> str:
