@@ -59,6 +59,7 @@ def test_a_process_stays_for_the_next_call_and_its_output_is_not_ours(capfd: pyt
     first, second = call(where, 3), call(where, 4)
     assert first == (second[0], 6) and second[1] == 8
     assert first[0] != os.getpid()
+    assert "to standard output" not in capfd.readouterr().out
 
 
 def test_close_ends_the_processes_and_the_next_call_gets_a_new_one() -> None:
@@ -66,7 +67,6 @@ def test_close_ends_the_processes_and_the_next_call_gets_a_new_one() -> None:
     isolation.close()
     assert not psutil.pid_exists(first)
     assert call(where, 1)[0] != first
-    assert "to standard output" not in capfd.readouterr().out
 
 
 def test_a_native_abort_is_an_error_with_its_log_and_the_next_call_works() -> None:
