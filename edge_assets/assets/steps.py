@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.assets.family import Family
-from edge_assets.core import data
+from edge_assets.core import data, remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.errors import CheckpointError, MissingTool
@@ -283,6 +283,7 @@ class Cell:
         def build(folder: Path) -> Mapping[str, Any]:
             assert source.artifact is not None
             self.log(f"building {variant.name} from {source.variant}")
+            remarks.silence()
             with self.store.kept(recipe) as kept:
                 request = BuildRequest(
                     spec=self.spec,
