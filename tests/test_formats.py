@@ -207,6 +207,13 @@ def test_an_output_may_be_named_like_an_operator(build: Callable[..., Built]) ->
     onnx.checker.check_model(export(TinyNet().eval(), named, 20), full_check=True)
 
 
+def test_the_exported_graph_quotes_no_source_and_no_path_of_this_machine() -> None:
+    exported = export(TinyNet().eval(), TINY, 20)
+    assert any(entry.value for node in exported.graph.node for entry in node.metadata_props), "modules' names are kept"
+    content = exported.SerializeToString()
+    assert str(ROOT).encode() not in content and b"forward" not in content and b"site-packages" not in content
+
+
 def test_opset_is_read_back_and_a_lower_one_is_an_error_with_the_limit() -> None:
     model = TinyNet().eval()
     assert opset_of(export(model, TINY, 20)) == 20

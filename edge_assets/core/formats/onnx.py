@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.onnx"
+SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
 
 
@@ -174,6 +175,7 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
         )
     _rename(proto, {name: f"{name}_inside" for name in provisional.values()})
     _rename(proto, provisional)
+    _forget_source(proto)
     return proto
 
 
@@ -185,6 +187,17 @@ def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
             values[:] = [names.get(value, value) for value in values]
     for value in (*graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
+
+
+def _forget_source(model: "onnx.ModelProto") -> None:
+    """Drop the exporter's notes, but for the modules' names: they quote source lines and paths of this machine."""
+    for node in model.graph.node:
+        kept = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]
+        for value in kept:
+            node.metadata_props.add(key=SCOPES, value=value)
+    for value in model.graph.value_info:
+        del value.metadata_props[:]
 
 
 def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["torch.Tensor", ...]) -> str:
@@ -252,7 +265,7 @@ MODEL = Variant(
     runtime="onnx",
     build=build_model,
     parameters=export_parameters,
-    code_version="2",
+    code_version="3",
     tools=("torch", "onnx", "onnxscript"),
     kinds=("onnx", "pytorch"),
     mlflow_flavor="onnx",

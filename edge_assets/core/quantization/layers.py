@@ -11,11 +11,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_assets.core.formats.onnx import SCOPES
+
 if TYPE_CHECKING:
     import onnx
 
 COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 
 
 @dataclass(frozen=True)
