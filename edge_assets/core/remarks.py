@@ -23,11 +23,11 @@ LOGGERS = (
 
 @cache
 def silence() -> None:
-    """Drop the known remarks in this process; every other record passes."""
+    """Drop the known remarks of these loggers in this process, and what is no warning; every other record passes."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return not any(remark in message for remark in REMARKS)
+    return record.levelno >= logging.WARNING and not any(remark in message for remark in REMARKS)
