@@ -1,4 +1,4 @@
-"""int4 and int8 weights on a small graph of products: sizes, agreement with fp32, and what GPTQ gains over rounding."""
+"""int4, int8 and dynamic int8 on a small graph of products: sizes, agreement with fp32, what GPTQ gains on rounding."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_assets.core.errors import Refused
-from edge_assets.core.quantization import int4_weights, int8_weights
+from edge_assets.core.quantization import int4_weights, int8_dynamic, int8_weights
 from edge_assets.core.quantization.block_weights import check_share
 from edge_assets.core.quantization.gptq import round_weights
 
@@ -82,6 +82,15 @@ def test_excluded_nodes_keep_their_weights(graph: Path, feeds: dict[str, np.ndar
     assert int4_weights.quantize(graph, tmp_path / "part.onnx", "gptq", lambda: feeds, exclude=["down", "embed"]) == 1
     kept = {tensor.name for tensor in onnx.load(tmp_path / "part.onnx").graph.initializer}
     assert {"second", "table"} <= kept and "first" not in kept
+
+
+def test_dynamic_int8_takes_the_table_too(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
+    parameters = {"per_channel": True, "reduce_range": False, "weights": "int8"}
+    assert int8_dynamic.quantize(graph, tmp_path / "dynamic.onnx", parameters) > 0
+    assert (tmp_path / "dynamic.onnx").stat().st_size < 0.35 * graph.stat().st_size
+    assert error(tmp_path / "dynamic.onnx", graph, feeds) < 2e-3
+    int8_dynamic.quantize(graph, tmp_path / "kept.onnx", parameters, ["embed"])
+    assert (tmp_path / "kept.onnx").stat().st_size > 0.6 * graph.stat().st_size
 
 
 def test_int8_weights_keep_the_table_in_rows(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:

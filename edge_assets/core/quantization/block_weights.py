@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.errors import Refused
-from edge_assets.core.quantization.graph import weight_elements
-from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
+from edge_assets.core.quantization.graph import LEAST_SHARE, replace_nodes, weight_elements
 
 if TYPE_CHECKING:
     import onnx
@@ -105,17 +104,6 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
             nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias"))
     replace_nodes(model, nodes)
     return model
-
-
-def replace_nodes(model: "onnx.ModelProto", nodes: "list[onnx.NodeProto]") -> None:
-    """Put `nodes` in the place of the graph's, and drop weights that none of them reads."""
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    used = {name for node in copies for name in node.input} | {value.name for value in model.graph.output}
-    kept = [type(t).FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 def product_node(node: "onnx.NodeProto", codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ from edge_assets.core.formats import executorch
 from edge_assets.core.formats.fixed_batch import check_sizes, fixed, input_shapes
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import batches
-from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
+from edge_assets.core.quantization.graph import LEAST_SHARE
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:

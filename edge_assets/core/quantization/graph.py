@@ -3,8 +3,13 @@
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather")
+LEAST_SHARE = 0.5  # of a graph's weights that a scheme must apply to
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
@@ -29,3 +34,14 @@ def quantized_nodes(path: Path) -> int:
         node.op_type in QUANTIZED or node.op_type.startswith("QLinear")
         for node in onnx.load(path, load_external_data=False).graph.node
     )
+
+
+def replace_nodes(model: "onnx.ModelProto", nodes: "list[onnx.NodeProto]") -> None:
+    """Put `nodes` in the place of the graph's, and drop weights that none of them reads."""
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    used = {name for node in copies for name in node.input} | {value.name for value in model.graph.output}
+    kept = [type(t).FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

@@ -17,6 +17,7 @@ from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.block_weights import Blocks
 from edge_assets.core.quantization.gptq import hessians, products, round_weights
+from edge_assets.core.quantization.graph import replace_nodes
 from edge_assets.core.variant import BuildRequest, Feeds, in_depth
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
             node, tensors = block_weights.product_node(node, *rounded)  # noqa: PLW2901
             model.graph.initializer.extend(tensors)
         nodes.append(node)
-    block_weights.replace_nodes(model, nodes)
+    replace_nodes(model, nodes)
     return model
 
 

@@ -1,8 +1,9 @@
 """Dynamic int8: weights quantized ahead of time, activations at run time. No calibration data.
 
-Only matrix products are quantized: dynamic convolutions run as ConvInteger, which ONNX Runtime's CPU
-provider has no fast kernel for (4 to 12 times slower than fp32 on the CNNs we measured). A graph that keeps
-most of its weights in convolutions is therefore refused instead of being shipped slow or nearly unchanged.
+Tables of embeddings are int8 too, with a scale per row. Of what computes, only matrix products are quantized: dynamic
+convolutions run as ConvInteger, which ONNX Runtime's CPU provider has no fast kernel for (4 to 12 times slower than
+fp32 on the CNNs we measured). A graph that keeps most of its weights in convolutions is therefore refused instead of
+being shipped slow or nearly unchanged.
 """
 
 from collections import Counter
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
-from edge_assets.core.quantization.graph import quantized_nodes, weight_elements
+from edge_assets.core.quantization.graph import LEAST_SHARE, quantized_nodes, weight_elements
+from edge_assets.core.quantization.tables import quantize_rows
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 OPERATORS = ("MatMul", "Gemm")
-LEAST_SHARE = 0.5  # of the graph's weights that must be in OPERATORS
 
 
 def share(held: Counter[str]) -> float:
@@ -50,10 +51,11 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: Collection[str] = ()) -> int:
-    """Write `source` with int8 matrix products to `path`; returns how many nodes quantize or compute in integers.
+    """Write `source` with int8 products and tables to `path`; returns how many nodes quantize or compute in integers.
 
-    `exclude` names nodes that stay in floating point. Raises Refused if no node changed.
+    `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -67,6 +69,9 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
     )
     if not (count := quantized_nodes(path)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    model = onnx.load(path)
+    if quantize_rows(model, exclude):
+        onnx_format.save(model, path)
     return count
 
 
@@ -85,9 +90,9 @@ def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
 VARIANT = replace(
     onnx_format.FROM_MODEL,
     name="onnx_int8_dynamic",
-    description="Int8 matrix products with activations quantized at run time; for graphs made of matrix products.",
+    description="Int8 products and embeddings, activations quantized at run time; for graphs made of matrix products.",
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="2",
+    code_version="3",
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
-from edge_assets.core.quantization.int8_dynamic import LEAST_SHARE
+from edge_assets.core.quantization.graph import LEAST_SHARE
 from edge_assets.core.variant import BuildRequest, Variant
 
 if TYPE_CHECKING:
