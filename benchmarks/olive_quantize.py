@@ -5,6 +5,7 @@ olive-ai, onnxruntime and requests, and nothing of edge-assets.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ class Samples:
         self.batch = batch
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values()))) // self.batch
+        return math.ceil(len(next(iter(self.arrays.values()))) / self.batch)
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], int]:
         if index >= len(self):

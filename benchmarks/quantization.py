@@ -243,16 +243,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     parser.add_argument("--olive", metavar="PYTHON", help="the Python of an environment with olive-ai and requests")
     arguments = parser.parse_args()
+    home = arguments.home.resolve()
     console = Console(width=int(os.environ.get("COLUMNS", "200")))
-    store = open_store(str(arguments.home / "store"), arguments.home / "cache")
+    store = open_store(str(home / "store"), home / "cache")
     every: dict[str, Rows] = {}
     compared: dict[str, Table] = {}
     for name in arguments.models:
-        cell = open_cell(name, arguments.home, store, lambda line: console.print(f"  [dim]{line}[/]", highlight=False))
+        cell = open_cell(name, home, store, lambda line: console.print(f"  [dim]{line}[/]", highlight=False))
         builts = cell.build_all()
         every[name] = measured(cell, builts, arguments.mode)
         if arguments.olive:
-            compared[name] = beside_olive(cell, builts, every[name], arguments.olive, arguments.mode)
+            python = str(Path(arguments.olive).absolute())
+            compared[name] = beside_olive(cell, builts, every[name], python, arguments.mode)
     for name, rows in every.items():
         console.print(table(name, rows))
         if name in compared:

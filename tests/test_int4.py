@@ -14,6 +14,7 @@ from edge_assets.core.quantization.block_weights import check_share
 from edge_assets.core.quantization.gptq import round_weights
 
 WIDTH, TOKENS = 64, 500
+DYNAMIC = {"per_channel": True, "reduce_range": False, "weights": "int8"}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +86,10 @@ def test_excluded_nodes_keep_their_weights(graph: Path, feeds: dict[str, np.ndar
 
 
 def test_dynamic_int8_takes_the_table_too(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
-    parameters = {"per_channel": True, "reduce_range": False, "weights": "int8"}
-    assert int8_dynamic.quantize(graph, tmp_path / "dynamic.onnx", parameters) > 0
+    assert int8_dynamic.quantize(graph, tmp_path / "dynamic.onnx", DYNAMIC) > 0
     assert (tmp_path / "dynamic.onnx").stat().st_size < 0.35 * graph.stat().st_size
     assert error(tmp_path / "dynamic.onnx", graph, feeds) < 2e-3
-    int8_dynamic.quantize(graph, tmp_path / "kept.onnx", parameters, ["embed"])
+    int8_dynamic.quantize(graph, tmp_path / "kept.onnx", DYNAMIC, ["embed"])
     assert (tmp_path / "kept.onnx").stat().st_size > 0.6 * graph.stat().st_size
 
 
@@ -97,6 +97,65 @@ def test_int8_weights_keep_the_table_in_rows(graph: Path, feeds: dict[str, np.nd
     assert int8_weights.quantize(graph, tmp_path / "w8.onnx") == 3
     assert (tmp_path / "w8.onnx").stat().st_size < 0.35 * graph.stat().st_size
     assert error(tmp_path / "w8.onnx", graph, feeds) < 1e-3
+
+
+def test_integers_and_numbers_by_row_are_no_embeddings(tmp_path: Path) -> None:
+    """Two lookups, of neighbours int64 [500, 4] and of a factor float [500], and a product of width 300."""
+    rng = np.random.default_rng(4)
+    arrays = {
+        "neighbours": rng.integers(0, 99, (TOKENS, 4)),
+        "factors": rng.normal(size=TOKENS).astype(np.float32),
+        "weights": rng.normal(size=(300, 64)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["neighbours", "tokens"], ["found"], name="neighbour"),
+        helper.make_node("Gather", ["factors", "tokens"], ["factor"], name="scale"),
+        helper.make_node("MatMul", ["x", "weights"], ["product"], name="product"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 300]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("found", TensorProto.INT64, ["batch", 4]),
+        helper.make_tensor_value_info("factor", TensorProto.FLOAT, ["batch"]),
+        helper.make_tensor_value_info("product", TensorProto.FLOAT, ["batch", 64]),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    path = tmp_path / "lookups.onnx"
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, tensors), opset_imports=opset, ir_version=10),
+        path,
+    )
+    feeds = {"tokens": np.arange(8), "x": rng.normal(size=(8, 300)).astype(np.float32)}
+    made = {method: tmp_path / f"{method}.onnx" for method in ("rtn", "gptq", "weights", "dynamic")}
+    for method in ("rtn", "gptq"):
+        assert int4_weights.quantize(path, made[method], method, lambda: feeds) == 1
+    int8_weights.quantize(path, made["weights"])
+    int8_dynamic.quantize(path, made["dynamic"], DYNAMIC)
+    expected = arrays["neighbours"][:8], arrays["factors"][:8], feeds["x"] @ arrays["weights"]
+    for method, file in made.items():
+        found, factor, product = onnxruntime.InferenceSession(file).run(None, feeds)
+        assert (found == expected[0]).all() and (factor == expected[1]).all(), method
+        assert np.linalg.norm(product - expected[2]) < 0.15 * np.linalg.norm(expected[2]), method
+
+
+def test_a_gemm_that_is_excluded_keeps_its_weights(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.random.default_rng(5).normal(size=(32, 64)).astype(np.float32), "weights")
+    more = numpy_helper.from_array(np.random.default_rng(6).normal(size=(16, 32)).astype(np.float32), "more")
+    bias = numpy_helper.from_array(np.ones(32, np.float32), "bias")
+    nodes = [
+        helper.make_node("Gemm", ["x", "weights", "bias"], ["hidden"], name="first", transB=1),
+        helper.make_node("Gemm", ["hidden", "more"], ["y"], name="second", transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])
+    graph = helper.make_graph(nodes, "g", [x], [y], [weights, more, bias])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    int8_dynamic.quantize(tmp_path / "g.onnx", tmp_path / "kept.onnx", DYNAMIC, ["first"])
+    operators = {node.name: node.op_type for node in onnx.load(tmp_path / "kept.onnx").graph.node}
+    assert operators["first"] == "MatMul" and list(operators.values()).count("MatMulInteger") == 1
 
 
 @pytest.fixture(scope="module")

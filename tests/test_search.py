@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import InvalidSpec
-from edge_assets.core.quantization import mixed, search, sensitivity
+from edge_assets.core.quantization import int8_weights, mixed, search, sensitivity
 from edge_assets.core.quantization.layers import layers, name_nodes
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trials
@@ -191,7 +191,7 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
     def question(_path: Path) -> Any:
         raise AssertionError("scores are known")
 
-    trials = Trials(remember, question, Limits(0.5, 10**9, 10**9), 1000)
+    trials = Trials(remember, question, Limits(0.5, 10**9, 10**9), 1000, "logits")
     return scheme, mixed.Bench(trials, Search(max_trials=100), lambda _line: None)
 
 
@@ -202,6 +202,18 @@ def test_exactly_the_needed_layers_are_kept(needed: set[str]) -> None:
     scheme, bench = known(needed, 12)
     found = mixed.fewest_kept(scheme, [layer.name for layer in scheme.layers], bench)
     assert found is not None and set(found[0]) == needed
+
+
+def test_a_scheme_that_fails_is_left_out_of_the_search(
+    build: Callable[..., Built], store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_options: object) -> int:
+        raise AssertionError("a quantizer's own\nerror")
+
+    monkeypatch.setattr(int8_weights, "quantize", broken)
+    monkeypatch.setattr(int8_weights, "VARIANT", replace(int8_weights.VARIANT, code_version="broken"))
+    log = json.loads((folder_of(store, build("onnx_search")) / search.LOG).read_text())
+    assert log["trials"] and not any(trial["recipe"].startswith("int8_weights") for trial in log["trials"])
 
 
 def test_all_layers_kept_is_no_result() -> None:

@@ -240,7 +240,8 @@ class Cell:
         built = self._run(variant, recipe, source, others or {})
         name = self._runtime(variant, built.facts)
         evidence = self._verify(variant, name, built) if built.artifact and variant.is_model else None
-        return Built(variant.name, variant.format, variant.precision, name, built, evidence)
+        precision = built.facts.get("precision", variant.precision)  # of what a search chose
+        return Built(variant.name, variant.format, precision, name, built, evidence)
 
     def build_all(self) -> dict[str, Built]:
         """The checkpoint and every variant of the family, in the order of the graph."""
@@ -325,7 +326,8 @@ class Cell:
             return {name: row["latency_ms"]["1"]["p50"] for name, row in rows.items()}
 
         samples = self.evaluation.facts["samples"]
-        return Trials(remember, question, self.limits, samples, time if self.is_local else None)
+        output = self.spec.outputs[0].name
+        return Trials(remember, question, self.limits, samples, output, time if self.is_local else None)
 
     def question(self, loadable: Loadable, samples: int | None = None) -> "Question":
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""

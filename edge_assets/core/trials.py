@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
+from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused
 from edge_assets.model import PARITY_SAMPLES
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Trials:
     question: Callable[[Path], "Question"]  # about a candidate's file, on the whole evaluation set
     limits: "Limits"
     samples: int  # of the evaluation set
+    output: str  # the model's first, whose agreement with fp32's counts
     # P50 in ms at batch 1 of files by name, interleaved in child processes; None: the target is not at hand
     time: Callable[[Mapping[str, Path]], dict[str, float]] | None = None
 
@@ -73,15 +74,22 @@ class Trials:
             from edge_assets.core.verify.evaluate import evaluate
 
             path = folder / "candidate.onnx"
-            write(path)
-            facts = {**evaluate(replace(self.question(path), samples=count)), "size_bytes": path.stat().st_size}
+            try:
+                write(path)
+                facts = {**evaluate(replace(self.question(path), samples=count)), "size_bytes": path.stat().st_size}
+            except ExportError as error:
+                raise Refused(str(error)) from error
+            except (EdgeAssetsError, MemoryError, OSError):  # these say nothing of the candidate
+                raise
+            except Exception as error:  # a quantizer or a runtime can raise anything, and the next candidate may work
+                raise Refused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
             path.unlink()  # the facts are kept; what is chosen is written again
             return facts
 
         result = self.remember({**parameters, "samples": count}, build)
         if result.refused:
             raise Refused(result.refused)
-        agreement = next(iter(result.facts["agreement"].values()))
+        agreement = result.facts["agreement"][self.output]
         accuracy = result.facts["accuracy"]
         return Trial(
             parameters=parameters,

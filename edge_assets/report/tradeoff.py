@@ -4,6 +4,7 @@ A ratio compares with the unquantized variant of the same format on the same tar
 alone. Speed is compared only where both were timed on the target's hardware, in one interleaved measurement.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ PROMISES = {
 }
 
 OVERHEAD = "scales, zero points and what stays in fp32"
+SMALL_BYTES = 16 * 2**20  # of the fp32 file below which overheads weigh
 SMALL_MS = 1.0  # P50 of fp32 below which conversions between int8 and fp32 weigh
 DEPTHWISE_SHARE = 0.2  # of the convolutions
 WHY_LARGE = {"tensorrt": "the engine's kernels"}
@@ -73,15 +75,14 @@ def tradeoffs(rows: Rows) -> list[Tradeoff]:
         if row["precision"] == "fp32" and row["size_bytes"]:
             bases.setdefault((row["target"], row["format"]), row)  # the plain conversion comes first
     graphs = {row["target"]: row["graph"] for row in rows if row.get("graph")}
-    seen: dict[tuple[str, bool], Tradeoff] = {}
+    seen: dict[tuple[str, str, str | None], Tradeoff] = {}
     for row in rows:
         if row["precision"] == "fp32" or row["accuracy"] is None:
             continue
         base = bases.get((row["target"], row["format"]))
         entry = _tradeoff(row, base, graphs.get(row["target"], {}))
-        known = seen.get((row["sha256"], entry.faster is not None))
-        if known is None:
-            seen[row["sha256"], entry.faster is not None] = entry
+        timed_on = row["target"] if entry.faster is not None else None
+        seen.setdefault((row["artifact"], row["sha256"], timed_on), entry)
     order = [*PROMISES, "int8 weights", "6-bit palette", "4-bit palette"]
     return sorted(seen.values(), key=lambda t: (order.index(t.scheme) if t.scheme in order else len(order), t.artifact))
 
@@ -131,7 +132,7 @@ def _remarks(
     if promise and drop > promise.drop_points[1]:
         yield f"loses more than the promised {promise.drop_points[1]:g} points"
     if promise and smaller < promise.smaller[0] * 0.95:
-        yield f"less small than promised: {WHY_LARGE.get(row['format'], OVERHEAD)} weigh in a small model"
+        yield f"less small than promised: {_why_large(row, base)}"
     least = promise.faster[0] if promise else 1 - TIE
     if faster is None or faster >= least:
         return
@@ -140,14 +141,21 @@ def _remarks(
     yield f"{what}: {why}" if why else what
 
 
+def _why_large(row: Row, base: Row | None) -> str:
+    if kept := re.search(r"_keep(\d+)", str(row["recipe"])):
+        return f"{kept[1]} layers are kept in higher precision"
+    small = base is not None and base["size_bytes"] < SMALL_BYTES
+    return f"{WHY_LARGE.get(row['format'], OVERHEAD)} weigh{' in a small model' if small else ''}"
+
+
 def _why_slow(row: Row, base: Row | None, graph: Mapping[str, int]) -> Iterator[str]:
     """Reasons that are known of this row, the weightiest first."""
     if row["precision"] == "fp16" and row["family"] == "cpu":
         yield "the CPU computes it in fp32, behind casts"
-    if "_a16" in str(row["artifact"]) and row["family"] == "cpu":
+    if re.search(r"_[us]16s8_", str(row["recipe"])) and row["family"] == "cpu":
         yield "CPUs have no products of 16-bit activations and compute in fp32, between conversions"
         return
-    if "_int4" in str(row["artifact"]) and row["family"] == "cpu":
+    if row["precision"] == "int4" and row["family"] == "cpu":
         yield "weights are unpacked at every product"
     if row["precision"] == "int8" and "reducedrange" in str(row["recipe"]):
         yield "no VNNI"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.onnx"
+LARGEST_BYTES = 2**31  # of a protobuf message
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
 
@@ -60,6 +61,8 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
     import onnx
 
+    if model.ByteSize() >= LARGEST_BYTES:
+        raise ExportError(f"the graph has {model.ByteSize() / 2**30:.1f} GiB, and a single ONNX file holds at most 2")
     try:
         onnx.checker.check_model(model, full_check=not _uses_contrib(model))
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

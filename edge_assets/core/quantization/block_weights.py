@@ -123,7 +123,7 @@ def product_node(node: "onnx.NodeProto", codes: np.ndarray, scales: np.ndarray, 
         "scales": scales.T.reshape(-1),
         "zeros": (zeros[:, 0::2] | zeros[:, 1::2] << 4).reshape(-1),
     }
-    names = {what: f"{node.input[1]}_{what}" for what in arrays}
+    names = {what: f"{node.output[0]}_{what}" for what in arrays}  # a weight may have several readers
     product = helper.make_node(
         "MatMulNBits",
         [node.input[0], *names.values()],

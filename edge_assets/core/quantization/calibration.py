@@ -221,7 +221,7 @@ def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], s
     if infinite := [tensor for tensor, bounds in extremes.items() if not np.isfinite(bounds).all()]:
         raise Refused(
             f"tensor '{infinite[0]}' (of {len(infinite)}) is infinite on the calibration data, so it has no integer "
-            f"range. Use a large finite value in its place, or onnx_int8_dynamic."
+            f"range. Use onnx_int8_dynamic, or in its place a finite value of the size of the other values."
         )
     constant = [tensor for tensor, (least, most) in extremes.items() if least == most]
     varying = depend_on_data(onnx.load(graph, load_external_data=False).graph) if constant else set()

@@ -5,20 +5,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_assets.core.errors import Refused
+
 if TYPE_CHECKING:
     import onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather")
 LEAST_SHARE = 0.5  # of a graph's weights that a scheme must apply to
+FLOATS = (1, 10)  # FLOAT and FLOAT16 of onnx.TensorProto
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
 def weight_elements(path: Path) -> Counter[str]:
-    """Weight elements by the operator type that consumes them (Conv, MatMul, Gemm, Gather, ...)."""
+    """Floating-point weight elements by the operator type that consumes them (Conv, MatMul, Gemm, Gather, ...)."""
     import onnx
 
     model = onnx.load(path)
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type in FLOATS}
     held: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in WEIGHTED:
@@ -37,7 +40,12 @@ def quantized_nodes(path: Path) -> int:
 
 
 def replace_nodes(model: "onnx.ModelProto", nodes: "list[onnx.NodeProto]") -> None:
-    """Put `nodes` in the place of the graph's, and drop weights that none of them reads."""
+    """Put `nodes` in the place of the graph's, and drop weights that none of them reads.
+
+    Raises Refused for a graph with branches or loops, whose bodies read weights too.
+    """
+    if held := [node.op_type for node in nodes if any(entry.HasField("g") or entry.graphs for entry in node.attribute)]:
+        raise Refused(f"the graph has {held[0]} with a body of its own, which this quantization does not look into")
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)

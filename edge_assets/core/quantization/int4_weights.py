@@ -18,6 +18,7 @@ from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.block_weights import Blocks
 from edge_assets.core.quantization.gptq import hessians, products, round_weights
 from edge_assets.core.quantization.graph import replace_nodes
+from edge_assets.core.quantization.tables import unfit
 from edge_assets.core.variant import BuildRequest, Feeds, in_depth
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def quantize(
 
     model = block_weights.split_gemm(onnx.load(source))
     # embeddings first, so that what comes after is fitted to what they really give
-    model = block_weights.to_nearest(model, BLOCKS, ["Gather"], exclude)
+    model = block_weights.to_nearest(model, BLOCKS, ["Gather"], {*exclude, *unfit(model)})
     if method == "gptq":
         model = _gptq(model, path, calibration(), exclude)
     elif method == "hqq":
@@ -66,8 +67,8 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
 
     weights = {name: array for name, array in products(model, BLOCKS.size).items() if name not in exclude}
     onnx.save(model, scratch)
-    inputs = {node.name: node.input[0] for node in model.graph.node if node.name in weights}
-    curvature = hessians(scratch, feeds, sorted(set(inputs.values())))
+    inputs = {node.input[0] for node in model.graph.node if node.name in weights}
+    curvature = hessians(scratch, feeds, sorted(inputs)) if inputs else {}
     nodes = []
     for node in model.graph.node:
         if node.name in weights:
@@ -76,7 +77,7 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
             model.graph.initializer.extend(tensors)
         nodes.append(node)
     replace_nodes(model, nodes)
-    return model
+    return block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)  # those that no block cuts evenly
 
 
 def recipe(method: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ RTN = replace(
     precision="int4",
     build=build,
     parameters=lambda _spec, _target: recipe("rtn"),
-    code_version="2",
+    code_version="3",
 )
 HQQ = replace(
     RTN,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
+from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.graph import LEAST_SHARE, quantized_nodes, weight_elements
 from edge_assets.core.quantization.tables import quantize_rows
 from edge_assets.core.variant import BuildRequest
@@ -59,7 +60,7 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
-        source,
+        block_weights.split_gemm(onnx.load(source)),  # it would split them itself, under names that `exclude` misses
         path,
         op_types_to_quantize=list(OPERATORS),
         per_channel=parameters["per_channel"],
@@ -79,8 +80,9 @@ def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """Weight type, granularity and range of the target's kernels."""
     flavour = target.quantization
     granularity = "perchannel" if flavour.per_channel else "pertensor"
+    width = "_reducedrange" if flavour.reduce_range else ""
     return {
-        "recipe": f"int8_dynamic_{flavour.flavour[2:].lower()}_{granularity}",
+        "recipe": f"int8_dynamic_{flavour.flavour[2:].lower()}_{granularity}{width}",
         "weights": flavour.weights,
         "per_channel": flavour.per_channel,
         "reduce_range": flavour.reduce_range,
@@ -94,5 +96,5 @@ VARIANT = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="3",
+    code_version="4",
 )

@@ -137,8 +137,9 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         found = fewest_kept(scheme, [entry["layer"] for entry in ranked], bench)
         if found is None:
             raise Refused(
-                f"no number of layers kept in fp32 brings {scheme.recipe} under {describe_limits(request.trials)} "
-                f"(stopped by {bench.spent() or 'the last layer'}): {closest(bench.log)}"
+                f"no number of layers kept in {scheme.kept_in} brings {scheme.recipe} under "
+                f"{describe_limits(request.trials)} (stopped by {bench.spent() or 'the last layer'}): "
+                f"{closest(bench.log)}"
             )
         kept, trial = found
         if not kept:

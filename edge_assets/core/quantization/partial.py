@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import (
     block_weights,
@@ -48,6 +49,12 @@ class Scheme:
     write: Callable[[Collection[str], Path], None]  # names of nodes to leave alone; the file. May raise Refused
     keep: Callable[[Collection[str], Path], None] | None = None  # as `write`, those nodes not in fp32 but as `kept_as`
     kept_as: str = ""
+    precision: str = "int8"
+
+    @property
+    def kept_in(self) -> str:
+        """What kept layers are, in words."""
+        return f"int8 blocks of {KEPT.size}" if self.keep else "fp32"
 
     def write_keeping(self, kept: Collection[str], path: Path) -> None:
         """Write the graph with the layers of those names kept in high precision."""
@@ -74,7 +81,9 @@ def int8(request: BuildRequest, scratch: Path) -> Scheme:
     prepared = _prepared(request, scratch)
     if int8_dynamic.suits(weight_elements(request.source)):
         return _dynamic(request.parameters["dynamic"], prepared)
-    return _static(request.parameters["static"], prepared)
+    static = request.parameters["static"]
+    ranges = prepared.ranges(static["method"], Flavour.of(static).operators)
+    return _static({**static, "recipe": static["recipe"].replace(static["method"], ranges.method)}, prepared)
 
 
 def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
@@ -119,6 +128,8 @@ def _static(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
 
     def write(left: Collection[str], path: Path) -> None:
         ranges = prepared.ranges(parameters["method"], flavour.operators)
+        if ranges.method not in parameters["recipe"]:
+            raise Refused(f"calibration by {parameters['method']} fails: {ranges.fallback}")
         int8_static.quantize_with(prepared.path, ranges, flavour, path, left)
 
     chosen = prepared.layers
@@ -136,7 +147,7 @@ def _dynamic(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
 
     def keep(left: Collection[str], path: Path) -> None:
         write(left, path)
-        model = block_weights.split_gemm(onnx.load(path))
+        model = onnx.load(path)
         products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
         exact = block_weights.to_nearest(model, KEPT, ["MatMul"], products - set(left))
         onnx_format.save(exact, path)
@@ -160,7 +171,7 @@ def _whole(variant: Variant, parameters: Mapping[str, Any], write: Callable[[Pat
     def all_of_it(_left: Collection[str], path: Path) -> None:
         write(path)
 
-    return Scheme(parameters["recipe"], parameters, (), (), variant.name, all_of_it)
+    return Scheme(parameters["recipe"], parameters, (), (), variant.name, all_of_it, precision=variant.precision)
 
 
 def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:

@@ -67,6 +67,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         best.write(request.output / onnx_format.FILE)
     facts = {
         "recipe": best.recipe,
+        "precision": best.scheme.precision,
         "kept_layers": list(best.kept),
         "objective": objective,
         "latency_ms": latencies,
@@ -142,7 +143,7 @@ def take(request: BuildRequest) -> Mapping[str, Any]:
     """The chosen graph by itself, with the facts of its choice."""
     shutil.copyfile(request.source / onnx_format.FILE, request.output / onnx_format.FILE)
     facts = json.loads((request.source / LOG).read_text())
-    chosen = {name: facts[name] for name in ("recipe", "kept_layers", "objective", "searched_on_samples")}
+    chosen = {name: facts[name] for name in ("recipe", "precision", "kept_layers", "objective", "searched_on_samples")}
     return onnx_format.describe(request.output / onnx_format.FILE) | chosen
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_assets.core.quantization.graph import replace_nodes
+from edge_assets.core.quantization.graph import FLOATS, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ def quantize_rows(model: "onnx.ModelProto", exclude: Collection[str] = ()) -> in
         name = node.input[0] if node.op_type == "Gather" else ""
         table = tensors.get(name)
         axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 0)
-        if table is None or axis != 0 or node.name in exclude or len(table.dims) < 2 or users[name] > 1:
+        if table is None or not _fits(table) or axis != 0 or node.name in exclude or users[name] > 1:
             nodes.append(node)
             continue
         codes, scales = per_channel(numpy_helper.to_array(table), 0)
@@ -44,6 +44,17 @@ def quantize_rows(model: "onnx.ModelProto", exclude: Collection[str] = ()) -> in
         count += 1
     replace_nodes(model, nodes)
     return count
+
+
+def unfit(model: "onnx.ModelProto") -> set[str]:
+    """Names of the Gather nodes that read what is no table of embeddings: integers, or a number a row."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    reads = {node.name: tensors.get(node.input[0]) for node in model.graph.node if node.op_type == "Gather"}
+    return {name for name, tensor in reads.items() if tensor is not None and not _fits(tensor)}
+
+
+def _fits(tensor: "onnx.TensorProto") -> bool:
+    return tensor.data_type in FLOATS and len(tensor.dims) >= 2
 
 
 def per_channel(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
