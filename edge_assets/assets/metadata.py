@@ -39,7 +39,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "sha256": built.build.sha256,
         "size_bytes": built.size_bytes,
         **_numbers(built),
-        "parity_by_output": dg.MetadataValue.json(built.parity["by_output"] if built.parity else {}),
+        **({"parity_by_output": dg.MetadataValue.json(built.parity["by_output"])} if built.parity else {}),
         **_pictures(cell, built.build),
         **{name: _shown(value) for name, value in facts.items() if name not in ("recipe", "session")},
         "target": cell.target.name,

@@ -307,7 +307,7 @@ def draw(progress: Progress, path: Path) -> None:
 
     epochs, best = progress.history, progress.best_epoch
     judged = [epoch for epoch in epochs if epoch.held_out_accuracy is not None]
-    figure = Figure(figsize=(11 if judged else 5.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(9 if judged else 4.5, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     (left, *right) = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
     numbers = [epoch.number for epoch in epochs]

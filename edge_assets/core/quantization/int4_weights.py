@@ -28,8 +28,7 @@ BLOCKS = Blocks(bits=4, size=32)
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
-    """Quantize. Raises Refused where products and embeddings hold too little of the model, or nothing was changed."""
-    block_weights.check_share(request.source, instead="onnx_int8_static")
+    """Quantize. Raises Refused as `quantize` does."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters["method"], request.calibration)
     return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
@@ -40,11 +39,13 @@ def quantize(
 ) -> int:
     """Write `source` with int4 weights by "rtn", "hqq" or "gptq" to `path`; returns how many nodes have them.
 
-    `exclude` names nodes that keep theirs. Raises Refused if no node changed.
+    `exclude` names nodes that keep theirs. Raises Refused where products and embeddings hold too little of the model,
+    or no node changed.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig
 
+    block_weights.check_share(source, instead="onnx_int8_static")
     model = block_weights.split_gemm(onnx.load(source))
     # embeddings first, so that what comes after is fitted to what they really give
     model = block_weights.to_nearest(model, BLOCKS, ["Gather"], {*exclude, *unfit(model)})

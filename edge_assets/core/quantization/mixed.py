@@ -62,7 +62,7 @@ class Bench:
                 "kept": names,
                 "size_bytes": trial.size_bytes,
                 "drop_points": trial.drop_points,
-                "drop_interval_points": list(trial.drop_interval_points),
+                "drop_interval_points": [round(bound, 3) for bound in trial.drop_interval_points],
                 "cosine_mean": trial.cosine_mean,
                 "snr_db": trial.snr_db,
                 "missed_by": trial.missed_by(self.trials.limits),

@@ -53,7 +53,7 @@ def rank(
             continue
         snr = trial.snr_db if trial.snr_db is not None else float("-inf")
         log(f"{scheme.recipe}, layer {number} of {len(scheme.layers)}: {layer.name} alone, SNR {snr:.1f} dB")
-        interval = list(trial.drop_interval_points)
+        interval = [round(bound, 3) for bound in trial.drop_interval_points]
         found.append(Sensitivity(layer.name, layer.operator, layer.weights, snr, trial.drop_points, interval))
     return sorted(found, key=lambda entry: entry.snr_db)
 
@@ -78,7 +78,7 @@ def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 1.5 + 0.22 * len(ranking)), layout="constrained")
+    figure = Figure(figsize=(9, 1.5 + 0.22 * len(ranking)), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     names = [f"{entry.layer}  {entry.operator}" for entry in ranking]
