@@ -160,7 +160,8 @@ def _why_slow(row: Row, base: Row | None, graph: Mapping[str, int]) -> Iterator[
     if row["precision"] == "int8" and "reducedrange" in str(row["recipe"]):
         yield "no VNNI"
     depthwise, convolutions = graph.get("depthwise", 0), graph.get("convolutions", 0)
-    if row["precision"] == "int8" and depthwise >= DEPTHWISE_SHARE * max(1, convolutions):
+    in_integers = row["precision"] == "int8" and scheme(row) != "int8 weights"
+    if in_integers and depthwise >= DEPTHWISE_SHARE * max(1, convolutions):
         yield f"{depthwise} of {convolutions} convolutions are depthwise, which int8 products do little for"
-    if base and _p50(base) < SMALL_MS:
+    if in_integers and base and _p50(base) < SMALL_MS:
         yield f"fp32 takes {_p50(base):.2f} ms, too little for what int8 saves to outweigh its conversions"
