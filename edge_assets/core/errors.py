@@ -65,3 +65,8 @@ class MissingTool(EdgeAssetsError):
 
 class NothingReleasable(EdgeAssetsError):
     """No variant passed every gate. The message says what came closest."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first; the rest is often its log or a traceback of its own."""
+    return str(error).strip().partition("\n")[0]

@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import ConverterError, EdgeAssetsError
+from edge_assets.core.errors import ConverterError, EdgeAssetsError, first_line
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -42,7 +42,7 @@ def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: f
     except ProcessExpired as error:
         raise ConverterError(f"{what} died with exit code {error.exitcode}.{_tail(log, start)}") from None
     except Exception as error:  # a converter can raise anything
-        first = str(error).strip().partition("\n")[0]
+        first = first_line(error)
         raise ConverterError(f"{what} failed: {type(error).__name__}: {first}.{_tail(log, start)}") from error
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused
+from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, first_line
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
@@ -364,7 +364,7 @@ def _export(
     try:
         return torch.export.export(model, example, dynamic_shapes=shapes, strict=False).run_decompositions({})
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise ExportError(f"torch.export failed: {reason}") from error
 
 

@@ -98,6 +98,7 @@ def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x) over its sum along the axis."""
     return torch.softmax(x, axis)
 
 
@@ -115,6 +116,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
 
 
 def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
+    """The sum of products that the equation names, in Einstein's notation."""
     return torch.einsum(equation, *values)
 
 

@@ -59,8 +59,11 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # split here: the quantizer would do it itself, under names that `exclude` misses
+    model = block_weights.split_gemm(onnx.load(source))
+    quantize_rows(model, exclude)
     quantize_dynamic(
-        block_weights.split_gemm(onnx.load(source)),  # it would split them itself, under names that `exclude` misses
+        model,
         path,
         op_types_to_quantize=list(OPERATORS),
         per_channel=parameters["per_channel"],
@@ -70,9 +73,6 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
     )
     if not (count := quantized_nodes(path)):
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
-    model = onnx.load(path)
-    if quantize_rows(model, exclude):
-        onnx_format.save(model, path)
     return count
 
 
@@ -96,5 +96,5 @@ VARIANT = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="4",
+    code_version="5",
 )

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model, read_state
-from edge_assets.core.errors import ExportError, Refused
+from edge_assets.core.errors import ExportError, Refused, first_line
 from edge_assets.core.formats import executorch
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import finetuning
@@ -77,7 +77,7 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     try:
         exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False).module()
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
-        first = str(error).strip().partition("\n")[0]
+        first = first_line(error)
         raise ExportError(f"torch.export failed: {type(error).__name__}: {first}") from error
     fold_batch_norm(exported)
     prepared = prepare_qat_pt2e(exported, quantizer(trained=True))
