@@ -7,9 +7,9 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -43,11 +43,15 @@ WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell: `built`, `fresh` or `failed`, and the failed asset's message."""
+    """What became of one cell: `built`, `fresh` or `failed`, and the failed asset's message.
+
+    `failures` has the reason of every variant that failed; the others were judged without it.
+    """
 
     cell: Cell
     status: str
     message: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Any, Any]]:
@@ -121,7 +125,13 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
     job = family_job_name(cell.spec, cell.family)
     failure = _run(job, planned.partition_key, config, instance, lambda event: _narrate(event, say))
-    return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built")
+    return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
+
+
+def _failed_variants(cell: Cell) -> dict[str, str]:
+    """Reasons of a judged cell's failed variants, by name."""
+    rows = scorecard.read(cell.store, cell.path)
+    return {row["artifact"]: row["reason"] for row in rows if row["verdict"] == "failed"}
 
 
 def _op_name(cell: Cell, artifact: str) -> str:
@@ -191,7 +201,7 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     name = materialization.asset_key.path[-1]
     values = {key: entry.value for key, entry in materialization.metadata.items()}
     parts = ["reused" if values.get("reused") else "built"]
-    for outcome in ("refused", "unavailable"):
+    for outcome in ("failed", "refused", "unavailable"):
         if values.get(outcome):
             return f"{name}: {outcome}: {values[outcome]}"
     if isinstance(size := values.get("size_bytes"), int):

@@ -9,20 +9,28 @@ from typing import Any
 
 import click
 
+from edge_assets.core import failures
 from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.settings import home
 
 MODES = ("rapid", "quick", "release")
 
 
 def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """The user's errors as one line on stderr and exit code 1; Ctrl-C as exit code 130."""
+    """Every error as one message on stderr and exit code 1, a log with the rest where it is not the user's to fix.
+
+    Ctrl-C is exit code 130.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except EdgeAssetsError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except Exception as error:
+            message = failures.report(error, home().cache / failures.FOLDER, f"edge-assets {command.__name__}")
+            click.secho(f"error: {message}", fg="red", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.secho("interrupted: what was finished is kept; the same command goes on from there", err=True)
@@ -44,15 +52,17 @@ def main() -> None:
 @click.option("--target", "targets", multiple=True, help="A target of the model. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any variant failed, not only if a target did.")
 @clear_errors
-def build(model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool) -> None:
-    """Build, verify, measure and release what is not up to date. Exits with 1 if anything failed."""
+def build(
+    model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool, strict: bool
+) -> None:
+    """Build, verify, measure and release what is not up to date. Exits with 1 if a target has nothing to release."""
     from rich.console import Console
 
     from edge_assets import building
     from edge_assets.instance import open_instance
     from edge_assets.registry import registry
-    from edge_assets.settings import home
     from edge_assets.wiring import store_resource, tracking_resource
 
     console = Console(highlight=False, soft_wrap=True)
@@ -69,9 +79,12 @@ def build(model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mo
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     counts = {status: sum(o.status == status for o in outcomes) for status in ("built", "fresh", "failed")}
     console.print(f"{counts['built']} built, {counts['fresh']} up to date, {counts['failed']} failed")
+    for outcome in outcomes:
+        for variant, reason in outcome.failures.items():
+            click.secho(f"failed variant: {outcome.cell.target.name}: {variant}: {reason}", fg="yellow", err=True)
     for outcome in failed:
         click.secho(f"error: {outcome.cell.target.name}: {outcome.message}", fg="red", err=True)
-    if failed:
+    if failed or (strict and any(outcome.failures for outcome in outcomes)):
         sys.exit(1)
 
 

@@ -4,9 +4,10 @@ The command line, the sensor and the nightly schedule all ask here, so that a bu
 launches no run.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import dagster as dg
 
@@ -69,11 +70,20 @@ def _why(cell: Cell, recipe: Recipe) -> str:
     if data is None:
         return f"{recipe.step}: not done yet"
     value = data["value"]
+    if _has_failed(data):
+        return f"{recipe.step}: failed before, tried again"
     older = Recipe.from_dict((value["build"] if data["type"] == "Built" else value)["recipe"])
     if older.step != recipe.step:
         return f"{recipe.step}: what it is made from changed"
     changes = recipe.changes_from(older)
     return f"{recipe.step}: {', '.join(changes) if changes else 'its bytes are missing or damaged'}"
+
+
+def _has_failed(data: Mapping[str, Any]) -> bool:
+    """Whether what a pointer holds is a failure, of a conversion, a verification or a measurement."""
+    value = data["value"]
+    results = [value["build"], value["evidence"]] if data["type"] == "Built" else [value]
+    return any(result and result["facts"].get("failed") for result in results)
 
 
 def _pointed(cell: Cell, name: str) -> str | None:

@@ -12,11 +12,17 @@ def write(store: ArtifactStore, path: str, judged: list[dict[str, Any]]) -> None
     store.point(f"scorecards/{path}", {"rows": judged})
 
 
+def read(store: ArtifactStore, path: str) -> list[dict[str, Any]]:
+    """The rows of one cell, as `write` kept them; none where it was never judged."""
+    data = store.pointer(f"scorecards/{path}")
+    return data["rows"] if data else []
+
+
 def mark_reused(store: ArtifactStore, path: str) -> None:
     """Say of every row of a cell that the last build reused it."""
-    data = store.pointer(f"scorecards/{path}")
-    if data and not all(row["reused"] for row in data["rows"]):
-        write(store, path, [{**row, "reused": True} for row in data["rows"]])
+    judged = read(store, path)
+    if not all(row["reused"] for row in judged):
+        write(store, path, [{**row, "reused": True} for row in judged])
 
 
 def rows(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[dict[str, Any]]:
@@ -24,6 +30,5 @@ def rows(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[dict[st
     found: list[dict[str, Any]] = []
     for family, targets in family_targets(spec):
         for target in targets:
-            data = store.pointer(f"scorecards/{spec.name}/{family.name}/{checkpoint}/{target.name}")
-            found += data["rows"] if data else []
+            found += read(store, f"{spec.name}/{family.name}/{checkpoint}/{target.name}")
     return found

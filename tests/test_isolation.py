@@ -1,6 +1,7 @@
 """A toolchain that aborts, hangs or raises fails its own call, with its log, and nothing else."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -82,20 +83,23 @@ def test_a_hang_is_stopped() -> None:
 
 
 def test_an_unexpected_error_is_one_line_and_our_own_keeps_its_type() -> None:
-    with pytest.raises(ConverterError, match="raise_value_error failed: ValueError: no such layout. It logged nothing"):
+    with pytest.raises(ConverterError, match="raise_value_error failed: ValueError: no such layout\nwith more lines. It logged nothing"):
         call(raise_value_error)
     with pytest.raises(ExportError, match=r"^operator x in module y$"):
         call(raise_export_error)
 
 
-def test_a_crashing_converter_fails_its_variant_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
+def test_a_crashing_converter_fails_its_variant_alone_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
     variant = replace(onnx.MODEL, name="crashing", build=abort_build, process="test")
     store = open_store(str(tmp_path / "store"), tmp_path / "cache")
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
     cell = Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
     source = cell.build_checkpoint()
     assert source.variant == CHECKPOINT
-    with pytest.raises(ConverterError, match=r"abort_build died with exit code .*\nconverting tiny.safetensors"):
-        cell.build_variant(variant, source)
+    built = cell.build_variant(variant, source)
+    assert built.failed is not None and built.artifact is None
+    assert re.search(r"abort_build died with exit code .*\nconverting tiny.safetensors", built.failed)
+    log = store.cache / "failures" / str(built.failure_log)
+    assert "converting tiny.safetensors" in log.read_text()
     assert store.recall(cell.variant_recipe(variant, source, {})) is None
     assert not list((tmp_path / "cache" / "work").iterdir())

@@ -16,7 +16,7 @@ from edge_assets.assets import metadata
 from edge_assets.assets.family import Family
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.core import failures
 from edge_assets.core.types import Built, Result, digest
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.model import ModelSpec
@@ -70,12 +70,14 @@ def artifact_names(family: Family) -> list[str]:
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """The user's errors as one message without a traceback; any other keeps its traceback."""
+def clear_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Every error as one message without a traceback; of one that is not the user's to fix, a log has the rest."""
     try:
         yield
-    except EdgeAssetsError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+    except Exception as error:
+        name = f"{context.asset_key.to_user_string()} {context.partition_key}"
+        message = failures.report(error, home().cache / failures.FOLDER, name)
+        raise dg.Failure(message, allow_retries=False) from None
 
 
 def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource) -> Cell:
@@ -131,7 +133,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
     def checkpoint(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
     ) -> dg.MaterializeResult[Built]:
-        with clear_errors():
+        with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.build_checkpoint()
             urls = tracking.log([metadata.variant_entry(cell, built, None, context.run_id)], context.log.warning)
@@ -147,11 +149,13 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
 def _variant_asset(
     spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, variant: Variant
 ) -> dg.AssetsDefinition:
-    checks = variant.is_model and {
+    checks = {
         "parity": "Outputs against PyTorch eager, in batches of 1, 2 and 5",
         "accuracy": f"Drop of at most {spec.gates.max_accuracy_drop_points} points on the whole evaluation set",
         "size": "Artifact size within the tighter of the model's and the target's budget",
     }
+    if not variant.is_model:
+        checks = {"built": "Made without a failure; refused or unavailable is a warning"}
 
     @dg.asset(
         **_common(spec, family, partitions, variant.name),
@@ -159,7 +163,7 @@ def _variant_asset(
         description=variant.description,
         kinds=set(variant.kinds),
         code_version=variant.code_version,
-        check_specs=_checks(spec, family, partitions, variant.name, checks or {}),
+        check_specs=_checks(spec, family, partitions, variant.name, checks),
     )
     def build(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         context: dg.AssetExecutionContext,
@@ -168,7 +172,7 @@ def _variant_asset(
         tracking: MLflowTracking,
         **others: Built,
     ):
-        with clear_errors():
+        with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.build_variant(variant, source, others)
             urls = tracking.log([metadata.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
@@ -176,7 +180,7 @@ def _variant_asset(
             value=built,
             metadata=metadata.variant(cell, built, urls),
             data_version=dg.DataVersion(built.data_version),
-            check_results=metadata.variant_checks(cell, built) if variant.is_model else [],
+            check_results=metadata.variant_checks(cell, built, list(checks)),
         )
 
     return build
@@ -202,7 +206,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
         tracking: MLflowTracking,
         **builts: Built,
     ):
-        with clear_errors():
+        with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             ordered = {name: builts[name] for name in sources}
             judgement = Judgement(cell, ordered, cell.measure(ordered, config.mode))
@@ -236,7 +240,7 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         **upstream: Any,
     ) -> dg.MaterializeResult[Result]:
         measurement: Result = upstream.pop(REPORT)
-        with clear_errors():
+        with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
             scorecard.write(cell.store, cell.path, judgement.rows())

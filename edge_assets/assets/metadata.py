@@ -1,7 +1,7 @@
 """What the assets show in Dagster and log to MLflow: the same numbers under the same names."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import dagster as dg
 
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
+from edge_assets.core import failures
 from edge_assets.core.select import Candidate, Gate, gates
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import Variant
@@ -33,8 +34,12 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "build_seconds": built.build.seconds,
         "mlflow_run": _link(urls[built.variant]),
     }
-    if built.build.refused:
-        return shown | {"unavailable" if built.unavailable else "refused": built.build.refused}
+    if built.failed:
+        shown |= {"failed": built.failed, "log": _failure_log(cell, built)}
+    elif built.build.refused:
+        shown["unavailable" if built.unavailable else "refused"] = built.build.refused
+    if built.artifact is None:
+        return shown
     return shown | {
         "sha256": built.build.sha256,
         "size_bytes": built.size_bytes,
@@ -64,12 +69,19 @@ def _numbers(built: Built) -> Metadata:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def variant_checks(cell: Cell, built: Built) -> list[dg.AssetCheckResult]:
-    """Parity, accuracy and size of one variant. A refused one warns: there is nothing to check."""
+def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.AssetCheckResult]:
+    """The checks `names` of one variant: parity, accuracy and size, or, of what is no model, that it was built.
+
+    A failed variant fails them. A refused, unavailable or unverified one warns: there is nothing to check.
+    """
+    if built.failed:
+        return [_failure(name, built.failed) for name in names]
     if built.build.refused:
-        return [_warning(name, f"not built: {built.build.refused}") for name in ("parity", "accuracy", "size")]
+        return [_warning(name, f"not built: {built.build.refused}") for name in names]
     if built.unverified:
-        return [_warning(name, f"not verified: {built.unverified}") for name in ("parity", "accuracy", "size")]
+        return [_warning(name, f"not verified: {built.unverified}") for name in names]
+    if "built" in names:
+        return [dg.AssetCheckResult(check_name="built", passed=True)]
     candidate = Candidate(
         name=built.variant,
         format=built.format,
@@ -109,7 +121,8 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         precision=built.precision,
         sha256=built.build.sha256 if built.artifact else "",
         recipe_sha256=built.build.recipe.sha256,
-        refused=built.build.refused or "",
+        refused=built.build.refused or "" if not built.failed else "",
+        failed=built.failed or "",
     )
     return Entry(
         cell=cell.path,
@@ -198,6 +211,7 @@ def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
         entry.candidate.name: gate for entry in judgement.verdicts for gate in entry.gates if gate.name == "memory"
     }
     over = [f"{name}: {gate.sentence}" for name, gate in outcomes.items() if not gate.passed]
+    over += [f"{name}: {reason}" for name, reason in judgement.measurement.facts.get("failed", {}).items()]
     return dg.AssetCheckResult(
         check_name="memory",
         passed=not over,
@@ -265,6 +279,16 @@ def _check(gate: Gate) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=gate.name, passed=bool(gate.passed), severity=dg.AssetCheckSeverity.ERROR, description=gate.sentence
     )
+
+
+def _failure(name: str, sentence: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=name, passed=False, severity=dg.AssetCheckSeverity.ERROR, description=sentence
+    )
+
+
+def _failure_log(cell: Cell, built: Built) -> dg.MetadataValue:
+    return dg.MetadataValue.path(cell.store.cache / failures.FOLDER / (built.failure_log or ""))
 
 
 def _warning(name: str, sentence: str) -> dg.AssetCheckResult:

@@ -90,7 +90,7 @@ class Judgement:
             recipe=built.build.facts.get("recipe", built.precision),
             sha256=built.build.sha256 if built.artifact else None,
             size_bytes=built.size_bytes,
-            blocked=_blocked(built),
+            blocked=self._blocked(built),
             parity=built.parity,
             accuracy=built.accuracy,
             cosine_mean=built.cosine_mean(self.cell.spec.outputs[0].name),
@@ -99,6 +99,15 @@ class Judgement:
             latency_ms=measured["latency_ms"]["1"] if self.is_timed and measured else None,
             is_baseline=name == CHECKPOINT,
         )
+
+    def _blocked(self, built: Built) -> tuple[Verdict, str] | None:
+        """Why a variant does not come before the gates."""
+        failed = built.failed or self.measurement.facts.get("failed", {}).get(built.variant)
+        if failed:
+            return "failed", failed
+        if built.build.refused:
+            return ("unavailable" if built.unavailable else "refused"), built.build.refused
+        return ("unverified", built.unverified) if built.unverified else None
 
     def _memory(self, built: Built) -> tuple[int | None, str]:
         """Bytes for the memory gate and how they are known: measured here, else estimated from the program."""
@@ -269,12 +278,6 @@ class Judgement:
                 [entry.evidence() for entry in self.verdicts],
             ]
         )
-
-
-def _blocked(built: Built) -> tuple[Verdict, str] | None:
-    if built.build.refused:
-        return ("unavailable" if built.unavailable else "refused"), built.build.refused
-    return ("unverified", built.unverified) if built.unverified else None
 
 
 def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:

@@ -46,7 +46,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         from edge_assets.report import tables
 
         checkpoint = context.partition_key
-        with clear_errors():
+        with clear_errors(context):
             opened = store.open()
             rows = table.rows(opened, spec, checkpoint)
             if not rows:

@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.assets.family import Family
-from edge_assets.core import data, remarks
+from edge_assets.core import data, failures, remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
-from edge_assets.core.errors import CheckpointError, MissingTool
+from edge_assets.core.errors import (
+    CheckpointError,
+    EdgeAssetsError,
+    MeasurementError,
+    MissingTool,
+    StoreError,
+    shortened,
+    told,
+)
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
@@ -41,11 +49,12 @@ from edge_assets.settings import project_path
 from edge_assets.targets import Target, local_target, this_machine
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
-from resources.store import ArtifactStore, sha256_of
+from resources.store import ArtifactStore, NotBuilt, sha256_of
 
 if TYPE_CHECKING:
     from edge_assets.core.verify.evaluate import Question
 
+NOT_THE_VARIANTS = (StoreError, NotBuilt)  # what a step raises that says nothing of the variant
 MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
 
 
@@ -226,20 +235,24 @@ class Cell:
     def build_variant(self, variant: Variant, source: Built, others: Mapping[str, Built] | None = None) -> Built:
         """Build one variant from its source and verify it.
 
-        A refusal is a result, with its reason, and so is a missing toolchain, which is asked for anew each time.
-        Raises ConverterError and ExportError.
+        A refusal is a result, with its reason. So are a missing toolchain and a failure, of the conversion or of the
+        verification, which the next build tries again. Raises StoreError, and NotBuilt when planning.
         """
         if source.artifact is None:
-            return self._not_built(variant, source, f"there is no {source.variant} to make it from", source.unavailable)
+            return self._without_source(variant, source)
         try:
             recipe = self.variant_recipe(variant, source, others or {})
             runtime = RUNTIMES[self._runtime(variant, {})]
             installed(runtime.distributions, runtime.extra)
+            built = self._run(variant, recipe, source, others or {})
         except MissingTool as missing:
-            return self._not_built(variant, source, str(missing), unavailable=True)
-        built = self._run(variant, recipe, source, others or {})
+            return self._not_built(variant, source, str(missing), {"unavailable": True})
+        except NOT_THE_VARIANTS:
+            raise
+        except Exception as error:  # a converter can raise anything, and takes none of the other variants with it
+            built = self._failure(variant, recipe, error, "conversion")
         name = self._runtime(variant, built.facts)
-        evidence = self._verify(variant, name, built) if built.artifact and variant.is_model else None
+        evidence = self._evidence(variant, name, built) if built.artifact and variant.is_model else None
         precision = built.facts.get("precision", variant.precision)  # of what a search chose
         return Built(variant.name, variant.format, precision, name, built, evidence)
 
@@ -256,9 +269,24 @@ class Cell:
         runs_here = self.is_local and not facts.get("needs_device")
         return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
 
-    def _not_built(self, variant: Variant, source: Built, reason: str, unavailable: bool) -> Built:
+    def _without_source(self, variant: Variant, source: Built) -> Built:
+        """A variant whose source was refused, is unavailable or failed shares that outcome."""
+        if source.failed:
+            reason = f"{source.variant}, which it is made from, failed"
+            return self._not_built(variant, source, reason, {"failed": True, "log": source.failure_log})
+        reason = f"there is no {source.variant} to make it from"
+        return self._not_built(variant, source, reason, {"unavailable": source.unavailable})
+
+    def _failure(self, variant: Variant, recipe: Recipe, error: Exception, doing: str) -> Result:
+        """What is known of a conversion or a verification that failed. It is not kept: the next build tries again."""
+        log = failures.keep(error, self.store.cache / failures.FOLDER, f"{self.path} {variant.name} {doing}")
+        reason = told(error) if isinstance(error, EdgeAssetsError) else f"{doing} failed: {told(error)}"
+        self.log(f"{variant.name} failed: {reason}")
+        return Result(recipe, None, {"failed": True, "log": log}, refused=reason)
+
+    def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, Any]) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
-        result = Result(recipe, None, {"unavailable": unavailable}, refused=reason)
+        result = Result(recipe, None, facts, refused=reason)
         return Built(variant.name, variant.format, variant.precision, variant.runtime, result, None)
 
     def variant_recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
@@ -347,6 +375,16 @@ class Cell:
             samples=samples,
         )
 
+    def _evidence(self, variant: Variant, name: str, built: Result) -> Result:
+        """The verification, or how it failed."""
+        try:
+            return self._verify(variant, name, built)
+        except NOT_THE_VARIANTS:
+            raise
+        except Exception as error:  # a runtime can raise anything
+            inputs = {"artifact": built.sha256}
+            return self._failure(variant, Recipe("verification", "2", inputs), error, "verification")
+
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         # what a stand-in opens may be the same in several artifacts: it is verified once
         opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
@@ -387,8 +425,22 @@ class Cell:
         """Peak memory of every built variant and, if this machine is the target, its latency.
 
         A measurement in a longer mode than asked for is reused. All variants are measured together, so a new
-        variant measures all of them again: timings of different sessions are not comparable.
+        variant measures all of them again: timings of different sessions are not comparable. One whose process dies,
+        hangs or raises is named in the fact `failed`, with its reason, and the others are measured without it.
         """
+        measured, failed = dict(builts), {}
+        while True:
+            try:
+                result = self._measured(measured, mode)
+            except MeasurementError as error:
+                failures.keep(error, self.store.cache / failures.FOLDER, f"{self.path} {error.variant} measurement")
+                self.log(f"{error.variant} failed: {error.message}")
+                failed[error.variant] = shortened(error.message)
+                measured.pop(error.variant)
+            else:
+                return replace(result, facts={**result.facts, "failed": failed}) if failed else result
+
+    def _measured(self, builts: Mapping[str, Built], mode: str) -> Result:
         longer = list(MODES)[list(MODES).index(mode) :]
         recipes = [self._measurement_recipe(builts, name) for name in longer] if self.is_local else []
         for recipe in recipes[1:]:
@@ -446,8 +498,11 @@ class Cell:
             lock.acquire(blocking=False)
         except Timeout:
             self.log("waiting for another measurement on this machine")
-        with lock:
+            lock.acquire()
+        try:
             return measure(contestants, feeds, mode, batch_sizes, self._threads(), self.log)
+        finally:
+            lock.release()
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""

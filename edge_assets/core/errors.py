@@ -1,7 +1,21 @@
-"""Errors that are the user's to fix. Each message says what was wrong, where, and what to do."""
+"""Errors that are the user's to fix, and what to show of any other: what was wrong, where, and what to do."""
 
-from collections.abc import Iterable
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from pathlib import Path
+
+SHOWN = 700  # characters of a foreign message that a person is shown; the rest is in a log
+# what torch.export and others print around what was wrong: where to find more, which is in the log too
+SIDE_NOTES = re.compile(
+    r"https?://|TORCH_?\w*=|stack trace|[Ff]or (more|extended) (information|logs)|^Caused by: \(|"
+    r"replace your `export\(\)` call|^\(Refer to"
+)
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # escape sequences, and all but tab and newline
+PRODUCT = Path(__file__).parent.parent
 
 
 class EdgeAssetsError(Exception):
@@ -39,7 +53,26 @@ class ExportError(EdgeAssetsError):
 
 
 class ConverterError(EdgeAssetsError):
-    """A toolchain that crashed, hung or raised. The message carries the end of its log."""
+    """A toolchain that crashed, hung or raised. The message carries the end of its log, `log` all of it."""
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+
+    def __reduce__(self) -> tuple[type["ConverterError"], tuple[str, str]]:
+        return ConverterError, (str(self), self.log)
+
+
+class MeasurementError(EdgeAssetsError):
+    """One variant's measuring process that died, hung or raised; `variant` names it."""
+
+    def __init__(self, variant: str, message: str, log: str = "") -> None:
+        super().__init__(f"{variant}: {message}")
+        self.variant, self.message, self.log = variant, message, log
+
+
+class UserCodeError(EdgeAssetsError):
+    """Code that a spec names raised. The message says which, what it raised, and in which line."""
 
 
 class Refused(EdgeAssetsError):
@@ -67,6 +100,57 @@ class NothingReleasable(EdgeAssetsError):
     """No variant passed every gate. The message says what came closest."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of a library says first; the rest is often its log or a traceback of its own."""
-    return str(error).strip().partition("\n")[0]
+def told(error: BaseException) -> str:
+    """What a person is shown of any error: its type, its telling lines, and the line of the user's own code.
+
+    An error that was raised from another is told as that one: the wrappers of converters say less than what they wrap.
+    """
+    if isinstance(error, EdgeAssetsError):
+        return shortened(str(error))
+    cause = _explicit_cause(error)
+    lines = telling_lines(cause)
+    kind = type(cause).__name__
+    place = _users_line(cause) or _users_line(error)
+    return f"{kind}: {lines}{place}" if lines else f"{kind}{place}"
+
+
+def telling_lines(error: BaseException) -> str:
+    """The lines of an error's message that say what was wrong and what would help, at most `SHOWN` characters."""
+    text = CONTROL.sub("", str(error).replace("\r", ""))
+    lines = [line.rstrip() for line in text.splitlines()]
+    return shortened("\n".join(line for line in lines if line and not SIDE_NOTES.search(line)))
+
+
+def shortened(text: str, limit: int = SHOWN) -> str:
+    """`text` in printable characters, cut at `limit` with a word that it was cut."""
+    text = CONTROL.sub("", text).strip()
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} ..."
+
+
+def _explicit_cause(error: BaseException) -> BaseException:
+    """The error at the end of the chain of `raise ... from`; of a child process's, the error that it raised."""
+    while error.__cause__ is not None and "RemoteTraceback" not in type(error.__cause__).__name__:
+        error = error.__cause__
+    return error
+
+
+def _users_line(error: BaseException) -> str:
+    """Where in the user's own code an error arose, in words; empty where none of it took part."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if not own:
+        return ""
+    return f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})"
+
+
+def _is_users(filename: str) -> bool:
+    path = Path(filename)
+    return path.is_file() and not any(path.is_relative_to(folder) for folder in _foreign_folders())
+
+
+def _foreign_folders() -> Iterator[Path]:
+    """Where code lies that is not the user's: the interpreter's, installed packages, this product."""
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        yield Path(sysconfig.get_path(name))
+    yield Path(sys.base_prefix) / "lib"
+    yield PRODUCT
+    yield PRODUCT.parent / "resources"

@@ -5,6 +5,7 @@ crash or a timeout the next call gets a new one. Everything that it prints goes 
 """
 
 import atexit
+import errno
 import multiprocessing
 import os
 import sys
@@ -14,12 +15,12 @@ from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import ConverterError, EdgeAssetsError, first_line
+from edge_assets.core.errors import ConverterError, EdgeAssetsError, told
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
-TAIL = 3000  # characters of the log that an error carries
+TAIL_LINES = 12  # of the log that a message shows; the error carries all of it
 
 
 def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
@@ -38,12 +39,13 @@ def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: f
     except EdgeAssetsError:
         raise
     except Expired:
-        raise ConverterError(f"{what} took longer than {seconds:.0f} s and was stopped.{_tail(log, start)}") from None
+        raise _converter_error(f"{what} took longer than {seconds:.0f} s and was stopped.", log, start) from None
     except ProcessExpired as error:
-        raise ConverterError(f"{what} died with exit code {error.exitcode}.{_tail(log, start)}") from None
+        raise _converter_error(f"{what} died with exit code {error.exitcode}.", log, start) from None
     except Exception as error:  # a converter can raise anything
-        first = first_line(error)
-        raise ConverterError(f"{what} failed: {type(error).__name__}: {first}.{_tail(log, start)}") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is not the converter's fault: the store says it
+        raise _converter_error(f"{what} failed: {told(error)}.", log, start) from error
 
 
 def close() -> None:
@@ -81,8 +83,14 @@ def _redirect(log: str) -> None:
     os.close(descriptor)
 
 
-def _tail(log: Path, start: int) -> str:
+def _converter_error(sentence: str, log: Path, start: int) -> ConverterError:
+    """The error of a call, with the end of what its process logged since `start`, a position in the log."""
     with log.open("rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace").strip()
-    return f" Its log:\n{text[-TAIL:]}" if text else " It logged nothing."
+    if not text:
+        return ConverterError(f"{sentence} It logged nothing.")
+    lines = text.splitlines()
+    end = "\n".join(lines[-TAIL_LINES:])
+    what = "Its log" if len(lines) <= TAIL_LINES else "Its log ends"
+    return ConverterError(f"{sentence} {what}:\n{end}", text)

@@ -13,6 +13,7 @@ from edge_assets.core.verify import parity
 Verdict = Literal[
     "released",
     "baseline",
+    "failed",
     "refused",
     "unavailable",
     "unverified",
@@ -61,7 +62,7 @@ class Candidate:
     recipe: str
     sha256: str | None
     size_bytes: int | None
-    blocked: tuple[Verdict, str] | None  # why it is no candidate for the gates: refused, unavailable or unverified
+    blocked: tuple[Verdict, str] | None  # why no gate is asked: it failed, is refused, unavailable or unverified
     parity: Mapping[str, Any] | None
     accuracy: Mapping[str, Any] | None
     peak_memory_bytes: int | None
@@ -128,7 +129,8 @@ def gates(candidate: Candidate, limits: Limits) -> tuple[Gate, ...]:
 
 def _gated(candidate: Candidate, limits: Limits) -> Judged:
     if candidate.is_baseline:
-        return Judged(candidate, "baseline", "PyTorch eager in fp32: what every variant is compared with")
+        trouble = f"; {candidate.blocked[1]}" if candidate.blocked else ""
+        return Judged(candidate, "baseline", f"PyTorch eager in fp32: what every variant is compared with{trouble}")
     if candidate.blocked:
         return Judged(candidate, *candidate.blocked)
     outcomes = gates(candidate, limits)

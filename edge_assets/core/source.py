@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from edge_assets.core.errors import InvalidSpec
+from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told
 
 
 def locate(reference: str, field: str) -> Path:
@@ -37,6 +37,16 @@ def load(reference: str) -> Any:
     """The object that `package.module:attribute` names."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def call(reference: str, what: str, *arguments: Any) -> Any:
+    """What the user's function or class gives. Raises UserCodeError naming it, `what` it is, and what it raised."""
+    try:
+        return load(reference)(*arguments)
+    except EdgeAssetsError:
+        raise
+    except Exception as error:
+        raise UserCodeError(f"{what} {reference} raised {told(error)}") from error
 
 
 @cache

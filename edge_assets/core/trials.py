@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, first_line
+from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.model import PARITY_SAMPLES
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Trials:
             except (EdgeAssetsError, MemoryError, OSError):  # these say nothing of the candidate
                 raise
             except Exception as error:  # a quantizer or a runtime can raise anything, and the next candidate may work
-                raise Refused(f"{type(error).__name__}: {first_line(error)}") from error
+                raise Refused(told(error)) from error
             path.unlink()  # the facts are kept; what is chosen is written again
             return facts
 

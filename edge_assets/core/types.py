@@ -165,6 +165,23 @@ class Built:
         return bool(self.build.facts.get("unavailable"))
 
     @property
+    def failed(self) -> str | None:
+        """Why its conversion or its verification failed, if so; the fact `log` of the same result names the log."""
+        result = self._failure
+        return result.refused if result else None
+
+    @property
+    def failure_log(self) -> str | None:
+        """The file in the failures folder that tells the whole story of a failure."""
+        result = self._failure
+        return result.facts.get("log") if result else None
+
+    @property
+    def _failure(self) -> Result | None:
+        results = [result for result in (self.build, self.evidence) if result and result.facts.get("failed")]
+        return results[0] if results else None
+
+    @property
     def unverified(self) -> str | None:
         """Why no parity or accuracy could be computed for what was built, if so."""
         return self.evidence.refused if self.evidence else None

@@ -3,9 +3,12 @@ does meanwhile (frequency, neighbours, temperature) hits all of them alike.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -15,12 +18,13 @@ from typing import Any, Self
 
 from edge_assets.core.benchmark.statistics import Mode, histogram, summarize
 from edge_assets.core.data import save_arrays
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.core.errors import MeasurementError
 from edge_assets.core.variant import Feeds, Loadable
 
 ROUNDS = 12  # interleaved turns of each variant
 SWEEP_SHARE = 1 / 12  # of a mode's duration, for each batch size besides the first
-TIMEOUT = 900  # seconds for one answer
+TIMEOUT = 600  # seconds for an answer, besides those that the request itself asks for
+TAIL_LINES = 12  # of a process's log that a message shows; the error carries all of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,  # so that what it started, such as a browser, can be ended with it
             )
+        self.is_hung = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,29 +64,57 @@ class WorkerProcess:
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
 
     def ask(self, command: str, **request: Any) -> dict[str, Any]:
-        """Send one request. Raises EdgeAssetsError, with the child's log, if it failed or died."""
-        assert self.process.stdin and self.process.stdout
-        line = ""
+        """Send one request.
+
+        Raises MeasurementError, with the child's log, if it failed, died, or did not answer in `TIMEOUT` seconds more
+        than the request asks it to work.
+        """
+        seconds = TIMEOUT + request.get("seconds", 0)
+        watch = threading.Timer(seconds, self._give_up)
+        watch.start()
         try:
-            self.process.stdin.write(json.dumps({"command": command, **request}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            pass  # the child is gone: said below, with its log
+            line = self._answer_to(json.dumps({"command": command, **request}))
+        finally:
+            watch.cancel()
+        if not line and self.is_hung:
+            raise self._error(f"its process did not answer '{command}' within {seconds:.0f} s and was ended.")
         if not line:
-            tail = self.errors.read_text(errors="replace")[-2000:]
-            raise EdgeAssetsError(
-                f"{self.contestant.name}: its process ended (exit {self.process.wait()}) during '{command}'. "
-                f"Its log:\n{tail}"
-            )
+            raise self._error(f"its process ended (exit {self.process.wait()}) during '{command}'.")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise EdgeAssetsError(f"{self.contestant.name}: '{command}' failed: {answer['error']}")
+            raise self._error(f"'{command}' failed: {answer['error']}.")
         return answer
+
+    def _answer_to(self, request: str) -> str:
+        """The child's answer, empty if it is gone."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            return self.process.stdout.readline()
+        except BrokenPipeError:
+            return ""
+
+    def _give_up(self) -> None:
+        self.is_hung = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """End the child and what it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself meanwhile
+        self.process.wait()
+
+    def _error(self, sentence: str) -> MeasurementError:
+        log = self.errors.read_text(errors="replace").strip()
+        end = "\n".join(log.splitlines()[-TAIL_LINES:])
+        said = f" Its log ends:\n{end}" if log else " It logged nothing."
+        return MeasurementError(self.contestant.name, f"measuring failed: {sentence}{said}", log)
 
 
 def measure(

@@ -8,16 +8,19 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_assets.core.errors import told
 from edge_assets.core.variant import Loadable, Session
 
 Request = dict[str, Any]
 WINDOW, TOLERANCE, LONGEST_WARM_UP = 16, 0.05, 400  # queries, relative, queries
+WARM_UP_SECONDS = 180  # after which a slow model's warm-up ends
 
 
 class Worker:
@@ -46,10 +49,11 @@ class Worker:
         }
 
     def warm_up(self, request: Request) -> Request:
-        """Run until steady: the median of the last 16 queries within 5 % of the 16 before, at most 400 queries."""
+        """Run until steady: the median of the last 16 queries within 5 % of the 16 before, at most 400 or 180 s."""
         times: list[float] = []
         steady = False
-        while not steady and len(times) < LONGEST_WARM_UP:
+        deadline = time.perf_counter() + WARM_UP_SECONDS
+        while not steady and len(times) < LONGEST_WARM_UP and time.perf_counter() < deadline:
             times += self._queries(request["batch"], WINDOW, 60.0)
             if len(times) >= 2 * WINDOW:
                 before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
@@ -116,8 +120,9 @@ def main() -> None:
         request = json.loads(line)
         try:
             answer = commands[request["command"]](request)
-        except Exception as error:  # reported to the parent, which fails the asset with it
-            answer = {"error": f"{type(error).__name__}: {error}"}
+        except Exception as error:  # reported to the parent, which fails the variant with it
+            traceback.print_exc()
+            answer = {"error": told(error)}
         print(json.dumps(answer), file=answers, flush=True)
     if close := getattr(worker.session, "close", None):
         close()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, first_line
+from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
@@ -364,8 +364,7 @@ def _export(
     try:
         return torch.export.export(model, example, dynamic_shapes=shapes, strict=False).run_decompositions({})
     except Exception as error:
-        reason = first_line(error) or type(error).__name__
-        raise ExportError(f"torch.export failed: {reason}") from error
+        raise ExportError(f"torch.export failed: {told(error)}") from error
 
 
 def _bounds(axis: str, spec: "ModelSpec") -> tuple[int, int]:
@@ -411,7 +410,7 @@ def _explained(error: Exception) -> Exception:
     text = str(error).strip()
     if missing := re.search(r"Unsupported fx node \S+, kind (\S+)", text):
         return Refused(f"operator {missing[1]} has no CoreML form; use an ONNX variant, or replace it in the model")
-    return ExportError(f"conversion to CoreML failed: {text.partition(chr(10))[0] or type(error).__name__}")
+    return ExportError(f"conversion to CoreML failed: {told(error)}")
 
 
 @contextlib.contextmanager

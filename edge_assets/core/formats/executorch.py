@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, Refused, first_line
+from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats.coreml import deployment_target
 from edge_assets.core.formats.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.core.formats.fixed_batch import describe as describe_static
@@ -87,8 +87,7 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
     try:
         return torch.export.export(model, example_inputs(fixed(spec), batch=1), strict=False)
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
-        first = first_line(error)
-        raise ExportError(f"torch.export failed: {type(error).__name__}: {first}") from error
+        raise ExportError(f"torch.export failed: {told(error)}") from error
 
 
 def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRequest) -> dict[str, Any]:
@@ -190,7 +189,7 @@ def _explained(error: BaseException) -> Refused | ExportError:
 
     if missing := re.search(r"Missing out variants: \{(.*)\}", str(error)):
         return _unsupported([name.strip(" '") for name in missing[1].split(",")])
-    return ExportError(f"lowering to ExecuTorch failed: {type(error).__name__}: {first_line(error)}")
+    return ExportError(f"lowering to ExecuTorch failed: {told(error)}")
 
 
 def _signature(spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, Refused, first_line
+from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.core.formats.fixed_batch import describe as describe_static
 from edge_assets.core.formats.onnx import example_inputs
@@ -153,8 +153,7 @@ def _explained(error: BaseException) -> Refused | ExportError:
             f"operator {missing[1]} has no LiteRT form. The nearest alternative format is ExecuTorch "
             f"(executorch_fp32); else replace the operator in the model."
         )
-    reason = first_line(chain[-1]) or type(chain[-1]).__name__
-    return ExportError(f"conversion to LiteRT failed: {reason}")
+    return ExportError(f"conversion to LiteRT failed: {told(error)}")
 
 
 def _name_interface(path: Path, spec: "ModelSpec") -> None:

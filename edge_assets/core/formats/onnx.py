@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, first_line
+from edge_assets.core.errors import ExportError, told
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
 
 if TYPE_CHECKING:
@@ -211,8 +211,7 @@ def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["tor
     missing = re.search(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", "\n".join(map(str, chain)))
     found = _find_operator(model, example, missing[1]) if missing else None
     if found is None:
-        reason = first_line(chain[-1]) or type(chain[-1]).__name__
-        return f"export to ONNX failed: {reason}"
+        return f"export to ONNX failed: {told(error)}"
     operator, module = found
     return f"operator {operator} in {module} has no ONNX form. Replace it in the model."
 

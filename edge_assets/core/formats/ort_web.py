@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
-from edge_assets.core.errors import EdgeAssetsError, Refused, first_line
+from edge_assets.core.errors import EdgeAssetsError, Refused
 from edge_assets.core.variant import Feeds, Session
 
 if TYPE_CHECKING:
@@ -112,5 +112,5 @@ def decode(tensor: Mapping[str, Any]) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     """The runtime's message without Playwright's prefix and the page's stack."""
-    first = first_line(error)
+    first, _, _ = str(error).strip().partition("\n")
     return first.removeprefix("Page.evaluate: ").removeprefix("Error: ")

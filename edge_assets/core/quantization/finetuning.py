@@ -14,12 +14,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import Refused
 from edge_assets.core.formats.pytorch import as_tuple
-from edge_assets.core.source import load
+from edge_assets.core.source import call
 from edge_assets.model import FineTuning
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def split(samples: Samples, seed: int) -> tuple[Samples, Samples]:
 def loss_of(name: str) -> Loss:
     """The built-in loss or the function `package.module:function` names."""
     if ":" in name:
-        return load(name)
+        return partial(call, name, "loss")
     from torch.nn.functional import cross_entropy
 
     return lambda outputs, labels: cross_entropy(next(iter(outputs.values())), labels)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model, read_state
-from edge_assets.core.errors import ExportError, Refused, first_line
+from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats import executorch
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import finetuning
@@ -22,7 +22,7 @@ from edge_assets.core.quantization.executorch_int8 import lower_quantized, quant
 from edge_assets.core.quantization.flavour import retype
 from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.quantization.graph import quantized_nodes
-from edge_assets.core.source import load
+from edge_assets.core.source import call
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     try:
         exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False).module()
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
-        first = first_line(error)
-        raise ExportError(f"torch.export failed: {type(error).__name__}: {first}") from error
+        raise ExportError(f"torch.export failed: {told(error)}") from error
     fold_batch_norm(exported)
     prepared = prepare_qat_pt2e(exported, quantizer(trained=True))
     if not any(_is_fake_quantize(module) for module in prepared.modules()):
@@ -91,7 +90,7 @@ def converted(request: BuildRequest) -> "torch.fx.GraphModule":
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     # the architecture gives the graph; all its numbers are the trained ones
-    prepared = prepare(load(request.spec.architecture)().eval(), request.spec)
+    prepared = prepare(call(request.spec.architecture, "architecture").eval(), request.spec)
     finetuning.load_state(prepared, read_state(request.source / WEIGHTS))
     return convert_pt2e(prepared)
 

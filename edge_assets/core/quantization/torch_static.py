@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, Refused, first_line
+from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import BATCH, batches
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
@@ -37,9 +37,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             try:
                 prepared = prepare_fx(model, qconfig_mapping(request.parameters), example)
             except Exception as error:  # FX runs the model's own code on proxies, which can raise anything
-                first = first_line(error)
                 raise Refused(
-                    f"FX cannot trace this model for static quantization: {first}. Use onnx_int8_static, which "
+                    f"FX cannot trace this model for static quantization: {told(error)}. Use onnx_int8_static, which "
                     f"quantizes the exported graph"
                 ) from error
             for batch in batches(feeds, BATCH):

@@ -6,12 +6,13 @@ Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), seeded.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edge_assets.core.errors import DataError
-from edge_assets.core.source import load
+from edge_assets.core.source import call
 from edge_assets.core.variant import Feeds, Session
 
 BATCH = 64
@@ -25,8 +26,8 @@ def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
 
 
 def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
-    """The built-in metric or the function `package.module:function` names."""
-    return load(name) if ":" in name else {"top1_accuracy": top1_accuracy}[name]
+    """The built-in metric or the function `package.module:function` names, which raises UserCodeError."""
+    return partial(call, name, "metric") if ":" in name else {"top1_accuracy": top1_accuracy}[name]
 
 
 def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:
