@@ -190,7 +190,8 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
             style = "dim" if entry.level in (logging.DEBUG, logging.INFO) else "yellow"
             say(f"  [{style}]{escape(entry.user_message)}[/]")
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        say(f"  [green]✓[/] {escape(_summary(event.materialization))}")
+        mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
+        say(f"  {mark} {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
         message = _message(event)
         if INTERRUPTED not in message:  # which the command says itself

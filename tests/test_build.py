@@ -18,8 +18,8 @@ ROW_FIELDS = {
 }
 
 
-def rows(project: Project, **changes: str) -> dict[str, dict[str, Any]]:
-    result = project.run("scorecard", "--model", "tiny", "--json", **changes)
+def rows(project: Project, model: str = "tiny", **changes: str) -> dict[str, dict[str, Any]]:
+    result = project.run("scorecard", "--model", model, "--json", **changes)
     assert result.returncode == 0, result.stderr
     return {row["artifact"]: row for row in json.loads(result.stdout)}
 

@@ -83,7 +83,7 @@ def test_a_hang_is_stopped() -> None:
 
 
 def test_an_unexpected_error_is_one_line_and_our_own_keeps_its_type() -> None:
-    with pytest.raises(ConverterError, match="raise_value_error failed: ValueError: no such layout\nwith more lines. It logged nothing"):
+    with pytest.raises(ConverterError, match=r"failed: ValueError: no such layout\nwith more lines. It logged nothing"):
         call(raise_value_error)
     with pytest.raises(ExportError, match=r"^operator x in module y$"):
         call(raise_export_error)

@@ -281,7 +281,6 @@ class Cell:
         """What is known of a conversion or a verification that failed. It is not kept: the next build tries again."""
         log = failures.keep(error, self.store.cache / failures.FOLDER, f"{self.path} {variant.name} {doing}")
         reason = told(error) if isinstance(error, EdgeAssetsError) else f"{doing} failed: {told(error)}"
-        self.log(f"{variant.name} failed: {reason}")
         return Result(recipe, None, {"failed": True, "log": log}, refused=reason)
 
     def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, Any]) -> Built:

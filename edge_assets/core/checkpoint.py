@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.errors import CheckpointError
-from edge_assets.core.source import load
+from edge_assets.core.source import call
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def load_model(architecture: str, path: Path) -> "torch.nn.Module":
     Raises CheckpointError listing missing keys, unexpected keys and different shapes, or tensors with NaN.
     """
     state = read_state(path)
-    model: torch.nn.Module = load(architecture)()
+    model: torch.nn.Module = call(architecture, "architecture")
     _check_fits(state, model.state_dict(), architecture, path)
     _check_finite(state, path)
     model.load_state_dict(state)

@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_assets.core.errors import DataError
 from edge_assets.core.preprocess import Preprocessing
-from edge_assets.core.source import load
+from edge_assets.core.source import call
 from edge_assets.model import PARITY_SAMPLES, Tensor
 
 Arrays = dict[str, np.ndarray]
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 
 def load_arrays(reference: str, what: str) -> Arrays:
     """What the dataset function returns, checked to be arrays of one length by name. Raises DataError."""
-    arrays = load(reference)()
+    arrays = call(reference, f"{what} data")
     if not isinstance(arrays, Mapping) or not arrays:
         raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(arrays).__name__}")
     arrays = {name: np.asarray(array) for name, array in arrays.items()}

@@ -14,6 +14,8 @@ SIDE_NOTES = re.compile(
     r"https?://|TORCH_?\w*=|stack trace|[Ff]or (more|extended) (information|logs)|^Caused by: \(|"
     r"replace your `export\(\)` call|^\(Refer to"
 )
+TRACEBACK = re.compile(r"\bTraceback\b.*most recent call last")
+RAISED = re.compile(r"\w+(Error|Exception|Interrupt)\b")  # the last line of a traceback
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # escape sequences, and all but tab and newline
 PRODUCT = Path(__file__).parent.parent
 
@@ -118,7 +120,17 @@ def telling_lines(error: BaseException) -> str:
     """The lines of an error's message that say what was wrong and what would help, at most `SHOWN` characters."""
     text = CONTROL.sub("", str(error).replace("\r", ""))
     lines = [line.rstrip() for line in text.splitlines()]
-    return shortened("\n".join(line for line in lines if line and not SIDE_NOTES.search(line)))
+    telling = [line for line in _without_tracebacks(lines) if line and not SIDE_NOTES.search(line)]
+    return shortened("\n".join(telling))
+
+
+def _without_tracebacks(lines: list[str]) -> list[str]:
+    """Some libraries put whole tracebacks into a message: what stands before them and the error that ends them stay."""
+    starts = [number for number, line in enumerate(lines) if TRACEBACK.search(line)]
+    if not starts:
+        return lines
+    ends = [line for line in lines[starts[-1] :] if RAISED.match(line)]
+    return lines[: starts[0]] + ends[-1:]
 
 
 def shortened(text: str, limit: int = SHOWN) -> str:

@@ -4,7 +4,7 @@ The objective is the median latency at batch 1 where it was measured on the targ
 size; which one is part of the verdict. Missing evidence blocks: a variant nobody verified cannot win.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -106,8 +106,7 @@ def closest(judged: Sequence[Judged]) -> str:
     order = ["missing_evidence", "failed_parity", "failed_accuracy", "failed_size", "failed_memory"]
     failed = [entry for entry in judged if entry.verdict in order]
     if not failed:
-        blocked = [f"{e.candidate.name} is {e.verdict}: {e.reason}" for e in judged if e.candidate.blocked]
-        return "none could be judged. " + "; ".join(blocked)
+        return "none could be judged. " + "; ".join(_blocked_ones(judged))
 
     def nearness(entry: Judged) -> tuple[int, float]:
         drop = entry.candidate.accuracy["drop_points"] if entry.candidate.accuracy else float("inf")
@@ -115,6 +114,17 @@ def closest(judged: Sequence[Judged]) -> str:
 
     best = max(failed, key=nearness)
     return f"{best.candidate.name} came closest: {best.reason}"
+
+
+def _blocked_ones(judged: Sequence[Judged]) -> Iterator[str]:
+    """Why no gate was asked of any, those with the same reason together, each reason by its first line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in judged:
+        if entry.candidate.blocked:
+            reason = entry.reason.partition("\n")[0]
+            groups.setdefault((entry.verdict, reason), []).append(entry.candidate.name)
+    for (verdict, reason), names in groups.items():
+        yield f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {verdict}: {reason}"
 
 
 def gates(candidate: Candidate, limits: Limits) -> tuple[Gate, ...]:

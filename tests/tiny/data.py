@@ -64,3 +64,11 @@ def leaking() -> dict[str, np.ndarray]:
 def wrong_labels() -> dict[str, np.ndarray]:
     data = split("evaluation")
     return data | {"label": data["label"] + 5}
+
+
+def raising() -> dict[str, np.ndarray]:
+    return {"image": split("evaluation")["pictures"]}
+
+
+def raising_metric(outputs: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return outputs["scores"] == labels

@@ -103,3 +103,17 @@ class Topics(Encoder):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.head(super().forward(ids, mask))
+
+
+class Constant(TinyNet):
+    """TinyNet plus a constant by an operator that ONNX has no form for; FX computes it while tracing."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) + torch.special.bessel_j0(torch.zeros(1))
+
+
+class Raising(TinyNet):
+    """TinyNet with a mistake in its forward."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) + self.bias_of_nothing

@@ -28,3 +28,9 @@ TINY_QAT = replace(
 )
 MLP = replace(TINY, name="mlp", architecture="tests.tiny.network:Mlp")
 UNSUPPORTED = replace(TINY, name="unsupported", architecture="tests.tiny.network:Unsupported")
+CONSTANT = replace(TINY, name="constant", architecture="tests.tiny.network:Constant")
+RAISING = replace(TINY, name="raising", architecture="tests.tiny.network:Raising")
+BAD_LOADER = replace(TINY, name="bad_loader", evaluation=Evaluation(Dataset("tests.tiny.data:raising"), minimum=500))
+BAD_METRIC = replace(
+    TINY, name="bad_metric", evaluation=replace(TINY.evaluation, metric="tests.tiny.data:raising_metric")
+)

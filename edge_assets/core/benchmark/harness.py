@@ -59,8 +59,11 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process.stdin:
+        assert self.process.stdin
+        try:
             self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is gone, with a request in the pipe
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

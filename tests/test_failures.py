@@ -1,0 +1,190 @@
+"""One fault stays one fault: a variant that fails is one row, also while measured, and an error is one message."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edge_assets.assets.cpu import CPU
+from edge_assets.assets.releasing import Judgement
+from edge_assets.assets.steps import Cell
+from edge_assets.core.benchmark import harness
+from edge_assets.core.benchmark.harness import Contestant
+from edge_assets.core.errors import MeasurementError, told
+from edge_assets.core.formats import onnx
+from edge_assets.core.types import Built
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.registry import target
+from resources import checkpoints
+from resources.store import ArtifactStore
+from tests.conftest import Project
+from tests.test_build import rows
+from tests.tiny.spec import TINY
+
+WORKER = "edge_assets.core.benchmark.worker"
+SPECS = ",".join(f"tests.tiny.spec:{name}" for name in ("CONSTANT", "RAISING", "BAD_LOADER", "BAD_METRIC"))
+
+
+# --- variants ------------------------------------------------------------------------------------------
+
+
+def test_variants_that_fail_are_rows_and_another_is_released(project: Project) -> None:
+    result = project.run("build", "--model", "constant", "--target", "graviton3", EDGE_ASSETS_MODELS=SPECS)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "failed variant: graviton3: onnx_model: operator aten.special_bessel_j0.default" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    judged = rows(project, "constant", EDGE_ASSETS_MODELS=SPECS)
+    verdicts = {name: row["verdict"] for name, row in judged.items()}
+    assert verdicts.pop("checkpoint") == "baseline"
+    assert verdicts.pop("torch_int8") == "released"
+    assert set(verdicts.values()) == {"failed"}, verdicts
+    assert {status for name, status in checks(project, "constant").items() if name[0] == "onnx_model"} == {False}
+    assert {status for name, status in checks(project, "constant").items() if name[0] == "torch_int8"} == {True}
+
+    again = project.run("build", "--model", "constant", "--target", "graviton3", "--strict", EDGE_ASSETS_MODELS=SPECS)
+    assert again.returncode == 1, "strict: a failed variant is an error"
+    assert "onnx_model: failed before, tried again" in again.stdout
+    assert "verifying" not in again.stdout, "what did not fail is reused"
+
+
+def checks(project: Project, model: str) -> dict[tuple[str, str], bool]:
+    """Whether each evaluated check of the model's cpu family passed, by asset and name."""
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(project.home / "dagster")) as instance:
+        (run,) = instance.get_runs(dg.RunsFilter(job_name=f"{model}_cpu"))
+        records = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = {}
+    for record in records:
+        assert record.dagster_event is not None
+        evaluation = record.dagster_event.asset_check_evaluation_data
+        found[evaluation.asset_key.path[-1], evaluation.check_name] = evaluation.passed
+    return found
+
+
+# --- measurement ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+    return Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
+
+
+@pytest.fixture
+def builts(cell: Cell) -> dict[str, Built]:
+    """The baseline and two variants."""
+    built = {CHECKPOINT: cell.build_checkpoint()}
+    built["onnx_model"] = cell.build_variant(onnx.MODEL, built[CHECKPOINT])
+    built["onnx_optimized"] = cell.build_variant(onnx.OPTIMIZED, built["onnx_model"])
+    return built
+
+
+def stopping_a_worker(number: int, sent: signal.Signals) -> threading.Thread:
+    """Sends a signal to this process's measuring child of that number as soon as there are as many."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            workers = [child for child in psutil.Process().children() if is_worker(child)]
+            workers.sort(key=lambda child: child.pid)
+            if len(workers) > number:
+                workers[number].send_signal(sent)
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return WORKER in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (signal.SIGSTOP, "its process did not answer 'load' within 8 s and was ended"),
+        (signal.SIGKILL, "its process ended (exit -9) during"),
+    ],
+)
+def test_a_variant_whose_measuring_process_hangs_or_dies_fails_alone(
+    cell: Cell, builts: dict[str, Built], monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, words: str
+) -> None:
+    monkeypatch.setattr(harness, "TIMEOUT", 8)
+    thread = stopping_a_worker(1, sent)
+    measured = cell.measure(builts, "rapid")
+    thread.join()
+    (failed,) = measured.facts["failed"].items()
+    assert failed[0] == "onnx_model" and words in failed[1]
+    judged = {entry.candidate.name: entry for entry in Judgement(cell, builts, measured).verdicts}
+    assert judged["onnx_model"].verdict == "failed" and words in judged["onnx_model"].reason
+    assert judged["onnx_optimized"].verdict == "released"
+    assert not [child for child in psutil.Process().children() if is_worker(child)]
+
+
+def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, builts: dict[str, Built]) -> None:
+    right = cell.loadable("onnx", builts["onnx_model"].build)
+    missing = Contestant("missing", "0" * 64, replace(right, path="/nowhere/model.onnx"))
+    with pytest.raises(MeasurementError, match="missing: measuring failed: 'load' failed") as kept:
+        cell.interleaved([missing], None, (1,))
+    contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
+    assert cell.interleaved([contestant], None, (1,))["onnx_model"]["peak_bytes"] > 0
+    assert kept.value.__traceback__ is not None, "the error was alive all the while"
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("raising", "raising/cpu/checkpoint: AttributeError: 'Raising' object has no attribute 'bias_of_nothing' ("),
+        ("bad_loader", "evaluation data tests.tiny.data:raising raised KeyError: 'pictures' ("),
+        ("bad_metric", "metric tests.tiny.data:raising_metric raised KeyError: 'scores' ("),
+    ],
+)
+def test_an_error_in_a_users_code_is_one_message_with_its_line_and_a_log(
+    project: Project, model: str, message: str
+) -> None:
+    result = project.run("build", "--model", model, "--target", "graviton3", EDGE_ASSETS_MODELS=SPECS)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert f"{os.sep}tiny{os.sep}" in result.stderr and ", line " in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    log = Path(result.stderr.partition("The whole story is in ")[2].strip())
+    assert "Traceback (most recent call last)" in log.read_text()
+
+
+def test_what_torch_export_suggests_survives() -> None:
+    import torch
+
+    class Fixed(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image + torch.ones(image.shape[0], 16)
+
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    with pytest.raises(Exception) as error:  # torch's own type is private
+        torch.export.export(Fixed(), (torch.rand(2, 16),), dynamic_shapes=({0: batch, 1: tokens},), strict=False)
+    text = told(error.value)
+    assert "tokens = 16" in text, text
+    assert "Suggested fixes" in text
+    assert "http" not in text and "TORCH_LOGS" not in text
+
+
+def test_a_message_that_holds_a_traceback_keeps_its_first_line_and_the_error_at_its_end() -> None:
+    text = "it failed\nTraceback of X (most recent call last):\n  File 'a'\n    b()\nRuntimeError: rank 4 is required\n"
+    assert told(ValueError(text)) == "ValueError: it failed\nRuntimeError: rank 4 is required"
+
+
+def test_control_characters_of_a_foreign_message_never_reach_the_terminal() -> None:
+    assert told(ValueError("\x1b[31mred\x1b[0m\rover\x07")) == "ValueError: redover"
