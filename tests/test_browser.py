@@ -214,6 +214,94 @@ def test_a_corrupt_chunk_is_named_and_nothing_runs(changeable: Path, page: Page,
     assert not page.locator("#work").is_visible()
 
 
+def test_a_changed_runtime_is_named_and_never_runs(changeable: Path, page: Page, serve: Any) -> None:
+    module = json.loads((changeable / "manifest.json").read_text())["runtimes"]["wasm"]["module"]
+    with (changeable / module).open("a") as file:
+        file.write("\nself.planted = true;\n")
+    page.goto(f"{serve(changeable).url}/bundle/")
+    expect(page.locator("#error")).to_be_visible(timeout=60_000)
+    assert f"{module} is corrupt: sha256" in page.locator("#error").inner_text()
+    assert page.evaluate("self.planted") is None
+
+
+def test_the_page_lets_no_script_run_but_the_bundles(bundle: Path, page: Page, serve: Any) -> None:
+    visit(page, serve(bundle))
+    refused = page.evaluate(
+        """() => new Promise((resolve) => {
+            document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+            const script = document.createElement("script");
+            script.textContent = "self.planted = true";
+            document.body.append(script);
+        })"""
+    )
+    assert refused == "script-src-elem"
+    assert page.evaluate("self.planted") is None
+
+
+def test_the_runtime_runs_with_threads(bundle: Path, page: Page, serve: Any) -> None:
+    server = serve(bundle)
+    page.goto(f"{server.url}/bundle/")
+    expect(page.locator("#work")).to_be_visible(timeout=60_000)
+    other = page.context.new_page()  # a runtime takes its number of threads once
+    other.goto(f"{server.url}/bundle/manifest.json")
+    shape = other.evaluate(
+        """async () => {
+            const { EdgeModel } = await import("/bundle/loader.js");
+            const model = await EdgeModel.load("/bundle/", { threads: 2 });
+            const image = { type: "float32", data: new Float32Array(64), dims: [1, 1, 8, 8] };
+            const { logits } = await model.run({ image });
+            return [...logits.dims, model.ort.env.wasm.numThreads];
+        }"""
+    )
+    assert shape == [1, 10, 2]
+
+
+def test_the_service_worker_keeps_its_own_files_and_nothing_else(bundle: Path, page: Page, serve: Any) -> None:
+    server = serve(bundle, **{"bundle/api": ROOT / "pyproject.toml"})  # another application below the same folder
+    visit(page, server)
+    page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    visit(page, server)
+    fetched = "async (url) => { try { return (await fetch(url)).status } catch { return 'unreachable' } }"
+    assert page.evaluate(fetched, "/bundle/api?user=1") == 200
+    assert page.evaluate(fetched, "/bundle/api") == 200
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    kept = page.evaluate(
+        """async () => {
+            const [name] = await caches.keys();
+            return (await (await caches.open(name)).keys()).map((request) => new URL(request.url).pathname);
+        }"""
+    )
+    own = {f"/bundle/{file['path']}" for file in manifest["shell"]}
+    assert set(kept) == own | {"/bundle/manifest.json", "/bundle/default.json"}
+    server.close()
+    assert page.evaluate(fetched, "/bundle/api?user=2") == "unreachable"
+    assert page.evaluate(fetched, "/bundle/api") == "unreachable"
+    assert page.evaluate(fetched, "/bundle/loader.js?v=2") == 200, "its own files, whatever the query"
+
+
+def test_a_new_release_replaces_what_the_service_worker_keeps(changeable: Path, page: Page, serve: Any) -> None:
+    import hashlib
+
+    server = serve(changeable)
+    visit(page, server)
+    page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    page.wait_for_function("caches.keys().then((names) => names.length)")
+    path = changeable / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (entry,) = (file for file in manifest["shell"] if file["path"] == "demo.css")
+    style = (changeable / "demo.css").read_text() + "/* another release */\n"
+    (changeable / "demo.css").write_text(style)
+    path.write_text(json.dumps(manifest | {"description": "another release"}))
+    text = "async () => { const kept = await caches.match('/bundle/demo.css'); return kept ? kept.text() : ''; }"
+    visit(page, server)
+    page.wait_for_timeout(500)
+    assert "another release" not in page.evaluate(text), "a file that is not the manifest's is not kept"
+    entry["sha256"] = hashlib.sha256(style.encode()).hexdigest()
+    path.write_text(json.dumps(manifest | {"description": "another release"}))
+    visit(page, server)
+    page.wait_for_function(f"({text})().then((kept) => kept.includes('another release'))")
+
+
 def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve: Any) -> None:
     server = serve(bundle)
     visit(page, server)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import BUILD, Project
 
 VARIANTS = ["onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8"]
@@ -137,11 +139,33 @@ def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None
     manifest = json.loads((copied / "manifest.json").read_text())
     assert manifest["sha256"] == next(r["sha256"] for r in rows(built).values() if r["verdict"] == "released")
     assert "not measured: no device attached" in (copied / "MODEL_CARD.md").read_text()
-    (copied / manifest["file"]).write_bytes(b"something else")
-    assert (
-        "is not the released file"
-        in subprocess.run([sys.executable, "infer.py"], cwd=copied, capture_output=True, text=True).stderr
-    )
+
+
+@pytest.mark.parametrize("name", ["the artifact", "preprocess.py", "runtime.py", "sample.npz", "MODEL_CARD.md"])
+def test_a_changed_file_of_a_release_is_named_before_anything_of_it_is_imported(
+    built: Project, tmp_path: Path, name: str
+) -> None:
+    (folder,) = (built.home / "releases" / "tiny" / "graviton3").iterdir()
+    copied = shutil.copytree(folder, tmp_path / "shipped")
+    path = copied / (json.loads((copied / "manifest.json").read_text())["file"] if name == "the artifact" else name)
+    with path.open("ab") as file:
+        file.write(b"\nprint('planted code ran')\n")
+    result = subprocess.run([sys.executable, "infer.py"], cwd=copied, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"{path.name} is not the released file: sha256 " in result.stderr
+    assert "planted" not in result.stdout
+
+
+def test_a_file_that_was_put_into_a_release_is_named_and_never_imported(built: Project, tmp_path: Path) -> None:
+    (folder,) = (built.home / "releases" / "tiny" / "graviton3").iterdir()
+    copied = shutil.copytree(folder, tmp_path / "shipped")
+    for name in ("argparse.py", "json.py", "numpy.py", "onnxruntime.py"):  # what it imports, under the same names
+        (copied / name).write_text("print('planted code ran')\n")
+    result = subprocess.run([sys.executable, "infer.py"], cwd=copied, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "planted" not in result.stdout
+    assert "not part of the release, and not used: argparse.py, json.py, numpy.py, onnxruntime.py" in result.stderr
+    assert "largest difference from the outputs recorded at release: 0\n" in result.stdout
 
 
 def start_until(project: Project, words: str) -> tuple[subprocess.Popen[str], str]:

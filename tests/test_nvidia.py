@@ -349,6 +349,20 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
     folder = Path(shutil.copytree(store.checkout(released), tmp_path / "shipped"))
     result = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+    kit = folder / json.loads((folder / "manifest.json").read_text())["file"]
+    (kit / "onnxruntime.py").write_text("print('planted code ran')\n")
+    (kit / "numpy.py").write_text("print('planted code ran')\n")
+    planted = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert planted.returncode == 0 and "planted" not in planted.stdout, planted.stderr
+    assert f"not part of the release, and not used: {kit.name}/numpy.py, {kit.name}/onnxruntime.py" in planted.stderr
+    alone = subprocess.run([sys.executable, "build_engine.py", "--check"], cwd=kit, capture_output=True, text=True)
+    assert "planted" not in alone.stdout
+    (kit / "kit.json").write_text((kit / "kit.json").read_text() + "\n")
+    changed = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert changed.returncode == 1
+    assert "kit.json is not the released file" in changed.stderr and "say --rebuilt" in changed.stderr
+    rebuilt = [sys.executable, "infer.py", "--rebuilt"]
+    assert subprocess.run(rebuilt, cwd=folder, capture_output=True, text=True, timeout=120).returncode == 0
     if not gpus():
         assert "running model.onnx in ONNX Runtime on the CPU, not the engine" in result.stderr
         assert "largest difference from the outputs recorded at release: 0\n" in result.stdout

@@ -29,7 +29,7 @@ WEB = Path(__file__).parents[2] / "edge_assets" / "web"
 RUNTIME = WEB / "node_modules" / "onnxruntime-web" / "dist"
 TRANSFORMERS = WEB / "node_modules" / "@huggingface" / "transformers" / "dist" / "transformers.web.min.js"
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--headless", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 DEVICES = {"wasm": ("--disable-gpu",), "webgpu": ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")}

@@ -1,7 +1,7 @@
 """The last steps of a cell: judge the variants, report on them, release the winner."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ class Judgement:
             release.write(folder, artifact, manifest, spec.preprocess.files, sample, outputs)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "1", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "2", inputs, parameters), build)
 
     def _shipped(self, winner: Judged) -> Built:
         """What the released folder holds: the winner, or the family's package of it. Raises NothingReleasable."""
@@ -242,7 +242,7 @@ class Judgement:
             "precision": candidate.precision,
             "file": shipped.artifact.files[0].path if len(shipped.artifact.files) == 1 else shipped.variant,
             "package": dict(shipped.build.facts) if shipped is not built else None,
-            "files": [asdict(file) for file in shipped.artifact.files],
+            "rebuildable": [f"{shipped.variant}/{name}" for name in built.build.facts.get("rebuildable", ())],
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
             "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),

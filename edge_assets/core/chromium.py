@@ -3,6 +3,7 @@
 The server sends the headers of a cross-origin isolated page, so that the page has threads and a clock of 5 us.
 """
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from edge_assets.targets.machine import browser
 WEB = Path(__file__).parent.parent / "web"  # the page, what bundles are made of, and node_modules
 RUNTIME = WEB / "node_modules" / "onnxruntime-web" / "dist"
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--headless", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 # WebGPU in software: right results, at a speed that says nothing of a GPU's
@@ -27,6 +28,11 @@ TYPES = {
     **{".html": "text/html", ".json": "application/json", ".css": "text/css", ".wasm": "application/wasm"},
     **{".js": "text/javascript", ".mjs": "text/javascript", ".png": "image/png", ".svg": "image/svg+xml"},
 }
+
+
+def may_be_sandboxed() -> bool:
+    """Whether Chromium can run in its own sandbox: for everyone but root, as whom it refuses to start in it."""
+    return not (hasattr(os, "geteuid") and os.geteuid() == 0)
 
 
 class Server:
@@ -117,7 +123,9 @@ class Chromium:
         try:
             flags = [*FLAGS, *(SOFTWARE_WEBGPU if webgpu else NO_GPU)]
             # a new profile each time, so nothing of an earlier visit is cached
-            self.browser = playwright.chromium.launch(executable_path=executable, args=flags)
+            self.browser = playwright.chromium.launch(
+                executable_path=executable, args=flags, chromium_sandbox=may_be_sandboxed()
+            )
         except BaseException:
             _driver.stop()
             raise

@@ -211,6 +211,7 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
     parameters = request.parameters
     facts: dict[str, Any] = {"recipe": parameters["recipe"], "profile": parameters["inputs"]}
     facts["workspace_bytes"] = parameters["workspace_bytes"]
+    facts["rebuildable"] = [tensorrt_kit.KIT, tensorrt_kit.ENGINE]  # what the kit's script writes on another machine
     facts["stand_in_sha256"] = kit["onnx"]["sha256"]
     by = f"{parameters['builder']} {parameters['builder_version']}"
     if kit["engine"] is None:
@@ -243,7 +244,7 @@ def _variant(
         runtime="tensorrt",
         build=build,
         parameters=parameters_of(precision, recipe or (lambda _spec: precision)),
-        code_version="2",
+        code_version="3",
         tools=("onnx", "onnxruntime"),  # the builder and its version are parameters, because they depend on the machine
         kinds=("tensorrt",),
         extra=EXTRA,

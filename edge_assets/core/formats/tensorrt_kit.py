@@ -13,13 +13,20 @@ An engine runs on the kind of GPU, the TensorRT release and the operating system
 else. kit.json says which; another machine's engine is refused before TensorRT sees it.
 """
 
+import os
+import sys
+
+if __name__ == "__main__":
+    # a script's folder comes first where modules are looked for: nothing in the kit may pass for another module
+    HERE = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != HERE]
+
 import argparse
 import ctypes
 import hashlib
 import importlib
 import json
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

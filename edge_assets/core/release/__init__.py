@@ -1,16 +1,17 @@
 """The released folder: what a team ships.
 
 model.onnx, model.pt ...  the artifact: a file, or a folder named as its asset
-manifest.json            hashes, recipe, versions, measurements, verdict
+manifest.json            hashes of every other file, recipe, versions, measurements, verdict
 preprocess.py            the preprocessing, the very code that every measurement used
 tokenizer.json           of a model of texts: what preprocess.py reads
-infer.py                 runnable sample: verifies the hashes, runs the model
+infer.py                 runnable sample: verifies every hash before it imports anything, runs the model
 <package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
 sample.npz               one raw input and the outputs the released artifact gave for it
 MODEL_CARD.md            for people
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -52,9 +53,20 @@ def write(
         shutil.copyfile(loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}
     save_arrays(sample | {f"output_{name}": array for name, array in outputs.items()}, folder / "sample.npz")
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
     (folder / "MODEL_CARD.md").write_text(template.render(**manifest) + "\n")
+    whole = {**manifest, "files": listing(folder)}
+    (folder / "manifest.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """Path, sha256 and size in bytes of every file in a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = []
+    for path in paths:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        files.append({"path": path.relative_to(folder).as_posix(), "sha256": sha256, "size": path.stat().st_size})
+    return files
 
 
 def choose(package: Path, variant: str) -> None:

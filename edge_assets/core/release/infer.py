@@ -1,28 +1,67 @@
 """Run the released model: `python infer.py` on the bundled sample, with `--image FILE` or `--text "..."` on your own.
 
-Needs NumPy and what runtime.py imports; `--image` also needs Pillow, a model of texts tokenizers.
+Needs NumPy and what runtime.py imports; `--image` also needs Pillow, a model of texts tokenizers. Every file of the
+folder is checked against its hash in manifest.json before any of it is imported.
 """
+
+import os
+import sys
+
+# a script's folder comes first where modules are looked for: nothing in it may pass for another module
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != HERE]
 
 import argparse
 import hashlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import preprocess
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(HERE)
+MANIFEST = "manifest.json"
 
 
-def verified(manifest: dict) -> Path:
-    """The artifact's path, after every file's hash was checked."""
-    path = HERE / manifest["file"]
-    for file in manifest["files"]:
-        part = path if len(manifest["files"]) == 1 else path / file["path"]
-        found = hashlib.sha256(part.read_bytes()).hexdigest()
-        if found != file["sha256"]:
-            raise SystemExit(f"{part.name} is not the released file: sha256 {found}, expected {file['sha256']}")
-    return path
+def verify(manifest: dict, takes_rebuilt: bool) -> None:
+    """Check every file against the manifest; what is no part of the release is named, and never imported.
+
+    `takes_rebuilt` accepts other contents of the files that a kit writes anew when its engine is built again.
+    """
+    expected = {file["path"]: file["sha256"] for file in manifest["files"]}
+    rebuildable = manifest.get("rebuildable", []) if takes_rebuilt else []
+    for path, sha256 in expected.items():
+        check(path, sha256, path in rebuildable)
+    present = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    if more := sorted(present - {*expected, *rebuildable, MANIFEST}):
+        print(f"not part of the release, and not used: {', '.join(more)}", file=sys.stderr)
+
+
+def check(path: str, expected: str, may_differ: bool = False) -> bytes:
+    """The content of one file of the release."""
+    try:
+        content = (FOLDER / path).read_bytes()
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be read: {error.strerror}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found == expected:
+        return content
+    if may_differ:
+        print(f"{path} is not the released file: taken as built here", file=sys.stderr)
+        return content
+    hint = " If you built the engine on this machine, say --rebuilt." if path.endswith(("kit.json", ".engine")) else ""
+    raise SystemExit(f"{path} is not the released file: sha256 {found}, expected {expected}.{hint}")
+
+
+def module(name: str, manifest: dict) -> ModuleType:
+    """A module of the release from the very bytes that were checked, never from a compiled file beside them."""
+    path = f"{name}.py"
+    expected = next(file["sha256"] for file in manifest["files"] if file["path"] == path)
+    found = ModuleType(name)
+    found.__file__ = str(FOLDER / path)
+    sys.modules[name] = found
+    exec(compile(check(path, expected), found.__file__, "exec"), found.__dict__)
+    return found
 
 
 def image_fields(path: Path, declared: dict) -> dict[str, np.ndarray]:
@@ -44,7 +83,7 @@ def own_fields(arguments: argparse.Namespace, declared: dict) -> dict[str, np.nd
     return {declared["field"]: np.array(arguments.text)} if arguments.text else None
 
 
-def inputs_of(raw: dict[str, np.ndarray], declared: dict) -> dict[str, np.ndarray]:
+def inputs_of(preprocess: ModuleType, raw: dict[str, np.ndarray], declared: dict) -> dict[str, np.ndarray]:
     """The model's inputs."""
     try:
         return preprocess.from_dict(declared).apply(raw)
@@ -52,22 +91,27 @@ def inputs_of(raw: dict[str, np.ndarray], declared: dict) -> dict[str, np.ndarra
         raise SystemExit(str(error)) from None
 
 
-def main() -> None:
-    """Print each output; on the bundled sample, check it against what was measured at release."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments_of() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="a picture, for models with image preprocessing")
     parser.add_argument("--text", action="append", help="a text, for models with text preprocessing; may be repeated")
-    arguments = parser.parse_args()
-    manifest = json.loads((HERE / "manifest.json").read_text())
-    with np.load(HERE / "sample.npz", allow_pickle=False) as data:
+    parser.add_argument("--rebuilt", action="store_true", help="take an engine that was built again on this machine")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print each output; on the bundled sample, check it against what was measured at release."""
+    arguments = arguments_of()
+    manifest = json.loads((FOLDER / MANIFEST).read_text())
+    verify(manifest, arguments.rebuilt)
+    own = own_fields(arguments, manifest["preprocessing"])
+    with np.load(FOLDER / "sample.npz", allow_pickle=False) as data:
         sample = {name: data[name] for name in data.files}
     recorded = {name.removeprefix("raw_"): array for name, array in sample.items() if name.startswith("raw_")}
-    own = own_fields(arguments, manifest["preprocessing"])
-    path = verified(manifest)
-    feeds = inputs_of(own or recorded, manifest["preprocessing"])
-    import runtime  # after the check, because it loads a library
-
-    outputs = runtime.load(path, manifest)(feeds)
+    preprocess, runtime = module("preprocess", manifest), module("runtime", manifest)
+    feeds = inputs_of(preprocess, own or recorded, manifest["preprocessing"])
+    outputs = runtime.load(FOLDER / manifest["file"], manifest)(feeds)
     for name, array in outputs.items():
         for one in array:
             print(f"{name} {array.dtype} {array.shape}: {np.array2string(one, precision=4, threshold=16)}")

@@ -11,6 +11,7 @@
 
 import { ChunkError } from "./chunks.js";
 import { openCache } from "./cache.js";
+import { importVerified } from "./modules.js";
 import { fromPixels, pixelsOf } from "./preprocess.js";
 import { fromTexts, openTokenizer } from "./text.js";
 
@@ -188,7 +189,8 @@ async function openRuntime(device, files, threads) {
   const { module, wasm } = files.manifest.runtimes[device];
   const address = new URL(module, files.base).href;
   const load = async () => {
-    const [ort, binary] = await Promise.all([import(address), files.read(wasm, "runtime")]);
+    const loading = [importVerified(files.base, files.manifest, module), files.read(wasm, "runtime")];
+    const [ort, binary] = await Promise.all(loading);
     ort.env.wasm.wasmBinary = binary.buffer;
     ort.env.wasm.numThreads = self.crossOriginIsolated ? threads : 1; // more need COOP and COEP headers
     ort.env.logLevel = "error";

@@ -1,48 +1,86 @@
 /**
  * The service worker: the page works offline after the first visit, and plain model paths answer with whole files.
  *
- * Small files come from the network while there is one, so that a new release is seen, else from the cache of the
- * last visit. Large files are in IndexedDB, by content.
+ * It keeps the files that the manifest lists as the bundle's own, verified, and nothing else: whatever another
+ * application serves below the same folder passes through. Small files come from the network while there is one, so
+ * that a new release is seen; its manifest then replaces all of them. Large files are in IndexedDB, by content.
  */
 
-import { readFile } from "./chunks.js";
+import { readFile, sha256 } from "./chunks.js";
 
 const BASE = new URL("./", self.location.href).href;
 const SHELL = `edge-assets ${BASE}`;
+const MANIFEST = "manifest.json";
+const DEFAULT = "default.json"; // written by the release, after the manifest
 
 self.addEventListener("install", (event) => event.waitUntil(fill().then(() => self.skipWaiting())));
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener("fetch", (event) => {
   const address = new URL(event.request.url);
+  const hasQuery = address.search !== "";
   address.search = address.hash = "";
   if (event.request.method !== "GET" || !address.href.startsWith(BASE)) return;
-  const path = address.href.slice(BASE.length);
-  if (!/\.part\d+$/.test(path)) event.respondWith(answer(path, address.href, event.request));
+  const path = address.href.slice(BASE.length) || "index.html";
+  if (!/\.part\d+$/.test(path)) event.respondWith(answer(path, hasQuery, event));
 });
 
+/** Keep the bundle as its manifest says now, all of it or nothing, and forget what it no longer names. */
 async function fill() {
+  const response = await fetch(MANIFEST, { cache: "no-cache" });
+  const manifest = await response.clone().json();
   const cache = await caches.open(SHELL);
-  const manifest = await (await fetch("manifest.json", { cache: "no-cache" })).json();
-  await cache.addAll(["./", "manifest.json", ...manifest.shell.map((file) => file.path)]);
-  const released = await fetch("default.json", { cache: "no-cache" });
-  if (released.ok) await cache.put("default.json", released);
+  const found = await Promise.all(manifest.shell.map((file) => shellFile(cache, file)));
+  const paths = manifest.shell.map((file) => file.path);
+  await Promise.all(paths.map((path, i) => cache.put(path, found[i])));
+  await cache.put(MANIFEST, response);
+  const released = await fetch(DEFAULT, { cache: "no-cache" });
+  if (released.ok) await cache.put(DEFAULT, released);
+  const own = new Set([...paths, MANIFEST, DEFAULT].map((path) => new URL(path, BASE).href));
+  for (const request of await cache.keys()) {
+    if (!own.has(request.url)) await cache.delete(request);
+  }
 }
 
-async function answer(path, address, request) {
+/** One verified file of the shell: as it is kept, if it is still the same, else from the network. */
+async function shellFile(cache, { path, sha256: expected }) {
+  const kept = await cache.match(path);
+  if (kept && (await hashOf(kept)) === expected) return kept;
+  const response = await fetch(path, { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${path} could not be fetched: HTTP ${response.status}`);
+  const found = await hashOf(response);
+  if (found !== expected) throw new Error(`${path} is corrupt: sha256 ${found}, expected ${expected}`);
+  return response;
+}
+
+async function hashOf(response) {
+  return sha256(await response.clone().arrayBuffer());
+}
+
+async function answer(path, hasQuery, event) {
   const cache = await caches.open(SHELL);
-  if (path.endsWith(".onnx") || path.endsWith(".wasm")) {
-    const entry = (await (await cache.match("manifest.json")).json()).files[path];
-    if (entry) return whole(path, entry);
-  }
+  const kept = await cache.match(MANIFEST);
+  const manifest = await kept.clone().json();
+  if (manifest.files[path] && !hasQuery) return whole(path, manifest.files[path]);
+  const isOwn = [MANIFEST, DEFAULT].includes(path) || manifest.shell.some((file) => file.path === path);
+  if (!isOwn) return fetch(event.request);
   try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(address, response.clone());
+    const response = await fetch(event.request);
+    if (response.ok && !hasQuery) await notice(cache, path, response.clone(), kept, event);
     return response;
   } catch (error) {
-    const kept = await cache.match(address);
-    if (kept) return kept;
+    const offline = await cache.match(path);
+    if (offline) return offline;
     throw error;
   }
+}
+
+/** A new release has another manifest, or chooses another variant. */
+async function notice(cache, path, response, kept, event) {
+  if (path === DEFAULT) await cache.put(DEFAULT, response);
+  if (path !== MANIFEST) return;
+  const isNew = (await response.text()) !== (await kept.text());
+  // a file that fails to arrive leaves the former release in place; the next visit tries again
+  if (isNew) event.waitUntil(fill().catch((error) => console.warn(error.message)));
 }
 
 async function whole(path, entry) {

@@ -3,6 +3,7 @@
  */
 
 import { sha256 } from "./chunks.js";
+import { importVerified } from "./modules.js";
 
 /**
  * The bundle's tokenizer, its file verified.
@@ -14,7 +15,7 @@ export async function openTokenizer(base, manifest) {
   const declared = /** @type {import("./loader.js").TextPreprocessing} */ (manifest.preprocessing);
   const folder = new URL(`models/${manifest.id}/`, base);
   const [{ Tokenizer }, file, settings] = await Promise.all([
-    import(new URL("runtime/tokenizers.min.mjs", base).href),
+    importVerified(base, manifest, "runtime/tokenizers.min.mjs"),
     bytesOf(new URL("tokenizer.json", folder)),
     bytesOf(new URL("tokenizer_config.json", folder)),
   ]);

@@ -9,6 +9,7 @@
  */
 
 import { bundleFetch } from "./loader.js";
+import { importVerified, readVerified } from "./modules.js";
 
 /**
  * Transformers.js, set up to take this bundle's models and nothing from elsewhere.
@@ -19,7 +20,10 @@ import { bundleFetch } from "./loader.js";
  */
 export async function open(url) {
   const base = new URL(url, location.href).href;
-  const transformers = await import("./runtime/transformers.web.min.js");
+  const manifest = await (await fetch(new URL("manifest.json", base), { cache: "no-cache" })).json();
+  // what the page's import map names is imported by the browser: checked here, before anything of it runs
+  await readVerified(base, manifest, manifest.runtimes.wasm.module);
+  const transformers = await importVerified(base, manifest, "runtime/transformers.web.min.js");
   const { env } = transformers;
   const answer = await bundleFetch(base);
   // a path, because Transformers.js looks for a tokenizer's files at no local address with a host
@@ -29,7 +33,6 @@ export async function open(url) {
   env.allowRemoteModels = false;
   env.useBrowserCache = false; // the chunks are in the bundle's own cache
   env.useWasmCache = false;
-  const manifest = await (await fetch(new URL("manifest.json", base))).json();
   const wasm = await answer(new URL(manifest.runtimes.wasm.wasm, base).href);
   env.backends.onnx.wasm.wasmPaths = undefined; // Transformers.js points it at a CDN
   env.backends.onnx.wasm.wasmBinary = await wasm.arrayBuffer();

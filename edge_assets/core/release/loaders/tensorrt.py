@@ -7,13 +7,20 @@ GPU than the engine's it refuses: build an engine there with build_engine.py.
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+
+
+def kit_script(path: Path) -> ModuleType:
+    """build_engine.py as a module, from its source, without the kit's folder on sys.path."""
+    module = ModuleType("build_engine")
+    sys.modules[module.__name__] = module
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
 
 
 def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
     """A function from inputs by name to outputs by name."""
-    sys.path.insert(0, str(path))
-    import build_engine
-
+    build_engine = kit_script(path / "build_engine.py")
     try:
         build_engine.Cuda()
     except build_engine.KitError as error:
