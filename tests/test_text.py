@@ -314,7 +314,7 @@ def test_the_released_folder_runs_texts_on_its_own(released: Path, tokenizer: Pa
     assert wrong.returncode and "--image: the inputs of this model are of the kind 'text'" in wrong.stderr
     (folder / "tokenizer.json").write_text(tokenizer.read_text().replace("gull", "fish"))
     wrong = infer(folder)
-    assert wrong.returncode and "is not the released tokenizer" in wrong.stderr
+    assert wrong.returncode and "tokenizer.json is not the released file" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
