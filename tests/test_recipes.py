@@ -1,7 +1,8 @@
 """Recipes decide what users rebuild: those of a plan, on one target of every family, are what they were.
 
-The recipes are walked as a build would, on a store that makes nothing: each result is named by its recipe alone, so that
-neither the machine nor the bytes of a conversion enter. Versions of tools and the machine's fingerprint are left out.
+The recipes are walked as a build would, on a store that makes nothing: each result is named by its recipe alone, so
+that neither the machine nor the bytes of a conversion enter. Versions of tools and the machine's fingerprint are left
+out.
 """
 
 import json
@@ -48,17 +49,17 @@ class Recording(ArtifactStore):
 
     asked: dict[str, str] = field(default_factory=dict)  # what was asked for, by step -> digest of its recipe
 
-    def remember(self, recipe: Recipe, build: Build) -> Result:
+    def remember(self, recipe: Recipe, _build: Build) -> Result:
         kept = {name: value for name, value in recipe.parameters.items() if name not in LEFT_OUT}
         known = replace(recipe, parameters=kept, tools=dict.fromkeys(recipe.tools, ""))
-        name = f"{recipe.step} of {recipe.inputs.get('artifact', '')[:8]}" if "artifact" in recipe.inputs else recipe.step
-        self.asked[name] = known.sha256
+        of = f" of {recipe.inputs['artifact'][:8]}" if "artifact" in recipe.inputs else ""
+        self.asked[recipe.step + of] = known.sha256
         return Result(recipe, Artifact((File("file", digest(known.sha256), 1),)), FACTS)
 
-    def recall(self, recipe: Recipe) -> None:
+    def recall(self, _recipe: Recipe) -> None:
         return None
 
-    def checkout(self, artifact: Artifact) -> Path:
+    def checkout(self, _artifact: Artifact) -> Path:
         path = self.cache / "measurement.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"rows": {}}))
