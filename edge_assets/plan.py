@@ -16,7 +16,7 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import EdgeAssetsError
 from edge_assets.core.types import Built, Recipe
-from resources.artifacts import pointer_key
+from resources.artifacts import pointed_result, pointer_key
 from resources.store import NotBuilt
 
 Materialized = Callable[[dg.AssetKey], Collection[str]]
@@ -66,34 +66,29 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
 def _why(cell: Cell, recipe: Recipe) -> str:
     """The missing step, and what changed since the result that is pointed at now."""
     holder = {"measurement": REPORT}.get(recipe.step, recipe.step)
-    data = cell.store.pointer(_key(cell, holder))
-    if data is None:
+    pointed = pointed_result(cell.store, _key(cell, holder))
+    if pointed is None:
         return f"{recipe.step}: not done yet"
-    value = data["value"]
-    if _has_failed(data):
+    if _has_failed(pointed):
         return f"{recipe.step}: failed before, tried again"
-    older = Recipe.from_dict((value["build"] if data["type"] == "Built" else value)["recipe"])
+    older = pointed.build.recipe if isinstance(pointed, Built) else pointed.recipe
     if older.step != recipe.step:
         return f"{recipe.step}: what it is made from changed"
     changes = recipe.changes_from(older)
     return f"{recipe.step}: {', '.join(changes) if changes else 'its bytes are missing or damaged'}"
 
 
-def _has_failed(data: Mapping[str, Any]) -> bool:
+def _has_failed(pointed: Built | Result) -> bool:
     """Whether what a pointer holds is a failure, of a conversion, a verification or a measurement."""
-    value = data["value"]
-    results = [value["build"], value["evidence"]] if data["type"] == "Built" else [value]
-    return any(result and result["facts"].get("failed") for result in results)
+    results = [pointed.build, pointed.evidence] if isinstance(pointed, Built) else [pointed]
+    return any(result is not None and result.facts.get("failed") for result in results)
 
 
 def _pointed(cell: Cell, name: str) -> str | None:
-    from resources.artifacts import TYPES
-
-    data = cell.store.pointer(_key(cell, name))
-    if data is None:
+    pointed = pointed_result(cell.store, _key(cell, name))
+    if pointed is None:
         return None
-    value = TYPES[data["type"]].from_dict(data["value"])
-    return value.build.sha256 if isinstance(value, Built) else value.sha256
+    return pointed.build.sha256 if isinstance(pointed, Built) else pointed.sha256
 
 
 def _unknown_to_dagster(cell: Cell, materialized: Materialized) -> str | None:

@@ -13,16 +13,17 @@ def write(store: ArtifactStore, path: str, judged: list[dict[str, Any]]) -> None
 
 
 def read(store: ArtifactStore, path: str) -> list[dict[str, Any]]:
-    """The rows of one cell, as `write` kept them; none where it was never judged."""
-    data = store.pointer(f"scorecards/{path}")
-    return data["rows"] if data else []
+    """The rows of one cell, as `write` kept them; none where it was never judged, or not by a version as this one."""
+    rows = (store.pointer(f"scorecards/{path}") or {}).get("rows", [])
+    known = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    return rows if known else []
 
 
 def mark_reused(store: ArtifactStore, path: str) -> None:
     """Say of every row of a cell that the last build reused it."""
     judged = read(store, path)
-    if not all(row["reused"] for row in judged):
-        write(store, path, [{**row, "reused": True} for row in judged])
+    if not all(row.get("reused") for row in judged):
+        store.hint(f"scorecards/{path}", {"rows": [{**row, "reused": True} for row in judged]})
 
 
 def rows(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[dict[str, Any]]:

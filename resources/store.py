@@ -2,12 +2,19 @@
 
 Layout below the root:
 
+    store.json               the version of this layout
     blobs/ab/abcd...         file contents, named by their sha256
     recipes/ab/abcd....json  what a recipe made: its artifact's file hashes and facts
     pointers/...json         which result a (model, family, artifact, checkpoint, target) has now
+    corrupt/...              blobs whose content is not what their name says, set aside
+    tmp/...                  files on their way to their name
 
 A result becomes visible only by its recipe file, which is written last and atomically: a process killed
 at any point leaves nothing half-visible, and what was finished is found again by the next run.
+
+Whoever may write the store decides what its readers get, but not where: paths stay inside, a memo counts only for the
+recipe that hashes to its name, and what has another shape is absent. Nothing is removed here but pointers;
+`resources.collection` frees what nothing needs, and goes by the times that `put` and `recall` set anew.
 """
 
 import errno
@@ -16,27 +23,43 @@ import json
 import logging
 import os
 import shutil
-import socket
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import psutil
 from filelock import FileLock
 from upath import UPath
 
-from edge_assets.core.errors import Refused, StoreError
-from edge_assets.core.types import Artifact, File, Recipe, Result, canonical_json
+from edge_assets.core.errors import Malformed, Refused, StoreError, first_line
+from edge_assets.core.types import (
+    Artifact,
+    File,
+    Recipe,
+    Result,
+    canonical_json,
+    checked_path,
+    checked_sha256,
+    digest,
+)
+from resources import folders, trust
+from resources.storage import Damaged, Denied, Storage, open_storage
 
 log = logging.getLogger(__name__)
-CHUNK = 2**20
 Build = Callable[[Path], Mapping[str, Any]]  # writes files into the folder, returns facts; may raise Refused
+T = TypeVar("T")
+
+VERSION = 1  # of the layout: raised when an older version would misread what a newer one writes
+VERSION_FILE = "store.json"
+WORK = "work-"  # how names of private folders in the cache begin
+STAGING = ".export-"  # and of those beside an exported folder
+FRESH = 12 * 3600  # seconds for which what was used is not marked as used again; half of the collector's grace period
+DEEPEST = 64  # levels of nested JSON; no record of ours has a dozen
+TRIES = 3  # downloads of a blob that is cut off or arrives with another content
 
 
 class NotBuilt(Exception):
@@ -49,19 +72,48 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """The store at `root`; `cache` is a local folder for checked-out files and work in progress."""
+    """The store at `storage`; `cache` is a local folder for checked-out files and work in progress."""
 
-    root: UPath
+    storage: Storage
     cache: Path
     read_only: bool = False  # for planning: a missing result raises NotBuilt instead of being built
+    verifier: trust.Verifier | None = None  # takes only memos that it verifies; None: takes all
+    _written: set[str] = field(default_factory=set, compare=False, repr=False)  # digests of this process's memos
+
+    @property
+    def root(self) -> UPath:
+        return self.storage.root
 
     @property
     def is_local(self) -> bool:
-        return self.root.protocol in ("", "file")
+        return self.storage.is_local
 
     def planning(self) -> "ArtifactStore":
         """The same store, read-only: running a step on it tells whether the step has anything to do."""
         return replace(self, read_only=True)
+
+    @cached_property
+    def version(self) -> int | None:
+        """The version that the store says it has, None where it says nothing, as before there were versions.
+
+        Raises StoreError for one that is unknown here: it would be misread.
+        """
+        content = self.storage.read(VERSION_FILE)
+        if content is None:
+            return None
+        where = self.storage.path(VERSION_FILE)
+        try:
+            said = json.loads(content)["version"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise StoreError(
+                f"{where} does not say the version of this store: restore it or name another store"
+            ) from None
+        if said != VERSION:
+            raise StoreError(
+                f"the store {self.root} has version {said!r}, and this edge-assets knows version {VERSION}: "
+                f"use the edge-assets that wrote it, or name another store in EDGE_ASSETS_STORE"
+            )
+        return VERSION
 
     # --- results ---------------------------------------------------------------------------------------
 
@@ -89,77 +141,162 @@ class ArtifactStore:
             except Refused as reason:
                 refused = str(reason)
             result = Result(recipe, artifact, facts, refused, round(time.perf_counter() - started, 3))
-            self._write_json(self._recipe_path(recipe.sha256), result.to_dict())
+            memo = result.to_dict()
+            self._write_json(_recipe_key(recipe.sha256), memo)
+            self._written.add(digest(memo))
         return result
 
     def recall(self, recipe: Recipe) -> Result | None:
-        """What `recipe` made before, or None. A corrupted blob is named, dropped and not returned."""
-        data = self._read_json(self._recipe_path(recipe.sha256))
-        if data is None:
+        """What `recipe` made before, or None. A corrupted blob is named, set aside and not returned.
+
+        A memo that has another shape, is another recipe's or is not signed by a trusted key where that is asked for is
+        absent too, with a warning that names it. What is recalled is marked as used.
+        """
+        key = _recipe_key(recipe.sha256)
+        memo = self._read_json(key)
+        if memo is None:
             return None
-        result = Result.from_dict(data, reused=True)
+        try:
+            result = Result.from_dict(memo, reused=True)
+        except Malformed as error:
+            self._absent(key, str(error))
+            return None
+        if _plain(result.recipe) != _plain(recipe):
+            self._absent(key, "it is the memo of another recipe than its name says")
+            return None
+        if not self._trusted(memo):
+            _warn_once(
+                f"{trust.VARIABLE} is set, and results in {self.root} are not signed by a trusted key: "
+                f"they are taken as absent, and built here"
+            )
+            return None
         intact = all(self._intact(file) for file in result.artifact.files) if result.artifact else True
-        return result if intact else None
+        if not intact or not self._mark_used(key):
+            return None
+        return result
+
+    def vouched(self, result: Result) -> Result | None:
+        """A result that came in another way than `recall`, such as in a pointer: as it is where all memos are taken,
+        else what its own memo says, or None where no memo of it is trusted."""
+        if self.verifier is None or result.refused is not None:
+            return result
+        return self.recall(result.recipe)
+
+    def _trusted(self, memo: dict[str, Any]) -> bool:
+        if self.verifier is None or digest(memo) in self._written:
+            return True
+        return self.verifier.verify(trust.signed_content(memo), memo.get(trust.SIGNATURE))
+
+    def _absent(self, key: str, reason: str) -> None:
+        _warn_once(f"{self.storage.path(key)} is taken as absent, and written anew: {reason}")
+
+    def _mark_used(self, key: str) -> bool:
+        """Set a memo's time, by which it is collected, to now. False if it was collected this very moment."""
+        if self.read_only:
+            return True
+        if not self.is_local:  # once in a while: each time would be two requests for each memo
+            return _touch_once(self.storage, key, int(time.time() / FRESH))
+        return _touch_if_old(self.storage, key)
+
+    # --- files of results ------------------------------------------------------------------------------
 
     def checkout(self, artifact: Artifact) -> Path:
         """Local path of the artifact's files, verified: the file itself if there is one, else their folder.
 
-        Raises StoreError, naming the blob, if its content is not what its name says; the blob is dropped,
+        Raises StoreError, naming the blob, if its content is not what its name says; the blob is set aside,
         so that the next run builds it again.
         """
         tree = self.cache / "trees" / artifact.sha256
-        for file in artifact.files:
-            local = tree / file.path
-            if not (local.is_file() and sha256_of(local) == file.sha256):
-                self._fetch(file, local)
+        with _disk_errors(str(tree), every=True):
+            if tree.is_dir():
+                os.utime(tree)  # in use: the collector goes by it
+            for file in artifact.files:
+                local = tree / file.path
+                if not (local.is_file() and sha256_of(local) == file.sha256):
+                    self._fetch(file, local)
         return tree / artifact.files[0].path if len(artifact.files) == 1 else tree
 
     def export(self, artifact: Artifact, folder: Path) -> None:
-        """Put a copy of the artifact at `folder`, replacing what is there in one rename."""
-        source = self.checkout(artifact)
-        with self.workspace() as work:
-            copy = work / "copy"
-            for file in artifact.files:
-                (copy / file.path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source if source.is_file() else source / file.path, copy / file.path)
+        """Put a copy of the artifact at `folder`, whatever is there now.
+
+        Who reads `folder` meanwhile finds the former content or the new one, whole (see `folders.replace`). A folder
+        that holds just this already is left alone. Raises StoreError.
+        """
+        folder = folder.absolute()
+        with self._exclusive(f"export-{digest(str(folder))}"), _disk_errors(str(folder), every=True):
+            if _holds_exactly(folder, artifact):
+                return
+            source = self.checkout(artifact)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists():
-                os.replace(folder, work / "replaced")
-            os.replace(copy, folder)
+            folders.sweep(folder.parent, STAGING)
+            with folders.private_folder(folder.parent, STAGING) as staging:  # renames do not cross file systems
+                copy = staging / "copy"
+                for file in artifact.files:
+                    (copy / file.path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source if source.is_file() else source / file.path, copy / file.path)
+                folders.replace(copy, folder)
 
     # --- pointers --------------------------------------------------------------------------------------
 
     def point(self, key: str, data: Mapping[str, Any]) -> None:
         """Set the pointer `key` (a path such as digits/cpu/onnx_model/...) to JSON data, atomically."""
-        self._write_json(self._pointer_path(key), data)
+        self._write_json(_pointer_key(key), data)
+
+    def hint(self, key: str, data: Mapping[str, Any]) -> None:
+        """`point`, for what only saves work: a store that cannot be written is warned about and changes nothing."""
+        try:
+            self.point(key, data)
+        except Denied as error:
+            _warn_once(f"{error}. It only saves work: going on without")
 
     def pointer(self, key: str) -> dict[str, Any] | None:
-        """The data of pointer `key`, or None where it was never set."""
-        return self._read_json(self._pointer_path(key))
+        """The data of pointer `key`, or None where it was never set or is no JSON object."""
+        return self._read_json(_pointer_key(key))
+
+    def typed_pointer(self, key: str, parse: Callable[[dict[str, Any]], T]) -> T | None:
+        """Pointer `key` as what `parse` makes of its data, or None where it was never set.
+
+        For pointers that nothing writes anew by itself: where `pointer` would take one of another shape as absent, this
+        raises StoreError naming it.
+        """
+        name = _pointer_key(key)
+        content = self._read(name)
+        if content is None:
+            return None
+        where = self.storage.path(name)
+        try:
+            return parse(_parsed(content))
+        except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{where} is not as this version writes it ({error}): correct or remove it") from None
 
     def pointers(self, prefix: str) -> list[str]:
         """Names of the pointers directly below `prefix`."""
-        folder = self.root / "pointers" / prefix
-        return sorted(path.stem for path in folder.glob("*.json")) if folder.exists() else []
+        names = self.storage.names(f"pointers/{checked_path(prefix)}")
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def all_pointers(self, prefix: str) -> Iterator[str]:
         """Keys of every pointer anywhere below `prefix`."""
-        base = self.root / "pointers"
-        folder = base / prefix
-        for path in folder.rglob("*.json") if folder.exists() else ():
-            yield path.relative_to(base).as_posix().removesuffix(".json")
+        for stat in self.storage.files(f"pointers/{checked_path(prefix)}"):
+            if stat.key.endswith(".json") and not stat.key.rpartition("/")[2].startswith("."):
+                yield stat.key.removeprefix("pointers/").removesuffix(".json")
 
     def drop_pointer(self, key: str) -> None:
         """Remove pointer `key` if it is there."""
-        self._pointer_path(key).unlink(missing_ok=True)
+        self.storage.remove(_pointer_key(key))
 
     # --- files -----------------------------------------------------------------------------------------
 
     def put(self, path: Path, name: str) -> File:
-        """Keep one file's content. Returns its entry for an artifact."""
+        """Keep one file's content. Returns its entry for an artifact.
+
+        What is there already is marked as used, so that the collector leaves it for what will soon name it.
+        """
         file = File(name, sha256_of(path), path.stat().st_size)
-        if not self._intact(file):
-            self._commit(path, self._blob_path(file.sha256))
+        self._check_version()
+        key = _blob_key(file.sha256)
+        if self._intact(file) and _touch_if_old(self.storage, key):
+            return file
+        self.storage.commit(path, key)
         return file
 
     def holds(self, file: File) -> bool:
@@ -168,15 +305,13 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A private folder, gone afterwards. Its name tells its owner, so that a killed one's can be swept."""
+        """A private folder, gone afterwards. The kernel knows whether its process lives, so that a killed one's can be
+        swept."""
         parent = self.cache / "work"
-        with _disk_errors(str(parent)):
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=parent))
-        try:
+        with ExitStack() as stack:
+            with _disk_errors(str(parent)):
+                folder = stack.enter_context(folders.private_folder(parent, WORK))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def kept(self, recipe: Recipe) -> Iterator[Path]:
@@ -188,18 +323,21 @@ class ArtifactStore:
         shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes of this host left in the work folder."""
-        for folder in (self.cache / "work").glob(f"{socket.gethostname()}-*-*"):
-            if not psutil.pid_exists(int(folder.name.split("-")[-2])):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove what killed processes left in the work folder."""
+        folders.sweep(self.cache / "work", WORK)
 
     @contextmanager
     def _alone(self, recipe: Recipe) -> Iterator[None]:
         """One build of a recipe at a time on this machine: runs of several families want the same at once."""
+        with self._exclusive(recipe.sha256):
+            yield
+
+    @contextmanager
+    def _exclusive(self, name: str) -> Iterator[None]:
         folder = self.cache / "locks"
         with _disk_errors(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / recipe.sha256):
+        with FileLock(folder / name):
             yield
 
     def _keep(self, folder: Path) -> Artifact | None:
@@ -209,83 +347,89 @@ class ArtifactStore:
     def _intact(self, file: File) -> bool:
         """Whether the blob is there and right: by its hash on a folder, by its size on a remote store,
         whose content is hashed when it is fetched."""
-        blob = self._blob_path(file.sha256)
-        try:
-            stat = blob.stat()
-        except FileNotFoundError:
+        key = _blob_key(file.sha256)
+        stat = self.storage.stat(key)
+        if stat is None:
             return False
-        if stat.st_size == file.size and (
-            not self.is_local or _hash_at(blob.path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == file.sha256
+        if stat.size == file.size and (
+            not self.is_local or _hash_at(self.storage.path(key).path, stat.size, stat.identity) == file.sha256
         ):
             return True
+        blob = self.storage.path(key)
         log.warning("corrupted blob %s (%s): its content does not match its name; it will be rebuilt", blob, file.path)
-        if not self.read_only:
-            blob.unlink()
+        self._set_aside(file)
         return False
 
-    def _fetch(self, file: File, local: Path) -> None:
-        blob = self._blob_path(file.sha256)
-        with self.workspace() as work, _disk_errors(str(local)):
-            copy = work / "blob"
-            try:
-                if self.is_local:
-                    shutil.copyfile(blob.path, copy)
-                else:
-                    self.root.fs.get_file(blob.path, str(copy))
-            except FileNotFoundError:
-                raise StoreError(f"{blob} ({file.path}) is missing from the store; run again to rebuild it") from None
-            if sha256_of(copy) != file.sha256:
-                blob.unlink()
-                raise StoreError(
-                    f"corrupted blob {blob} ({file.path}): its content does not match its name. It was dropped; "
-                    f"run again to rebuild it"
-                )
-            local.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(copy, local)
+    def _set_aside(self, file: File) -> None:
+        """Move a blob to `corrupt/`: whoever finds it wrong may have a bad disk, and it may be the only copy."""
+        if not self.read_only:
+            self.storage.move(_blob_key(file.sha256), f"corrupt/{file.sha256}-{uuid.uuid4().hex[:8]}")
 
-    def _commit(self, source: Path, destination: UPath) -> None:
-        """Make `destination` appear with the content of `source`, whole or not at all."""
-        with _disk_errors(str(destination)):
-            if not self.is_local:  # an object store's upload is atomic
-                self.root.fs.put_file(str(source), destination.path)
-                return
-            final = Path(destination.path)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-            try:
-                with source.open("rb") as reader, temporary.open("wb") as writer:
-                    shutil.copyfileobj(reader, writer, CHUNK)
-                    writer.flush()
-                    os.fsync(writer.fileno())
-                os.replace(temporary, final)
-            finally:
-                temporary.unlink(missing_ok=True)
+    def _fetch(self, file: File, local: Path) -> None:
+        blob = self.storage.path(_blob_key(file.sha256))
+        with self.workspace() as work:
+            copy, found = work / "blob", None
+            for attempt in range(1, TRIES + 1):
+                found = self._download(file, copy, attempt)
+                if found == file.sha256:
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(copy, local)
+                    return
+            if found is None:
+                raise StoreError(f"{blob} ({file.path}) is missing from the store; run again to rebuild it")
+            self._set_aside(file)
+            what = "Left where it is" if self.read_only else "It was moved to corrupt/"
+            raise StoreError(
+                f"corrupted blob {blob} ({file.path}): its content does not match its name, {TRIES} times. {what}; "
+                f"run again to rebuild it"
+            )
+
+    def _download(self, file: File, copy: Path, attempt: int) -> str | None:
+        """The hash of what arrived in `copy`, None if the blob is absent. A failure counts on the last attempt."""
+        try:
+            if not self.storage.fetch(_blob_key(file.sha256), copy):
+                return None
+        except Damaged:
+            if attempt == TRIES:
+                raise
+            return ""
+        return sha256_of(copy)
 
     # --- JSON ------------------------------------------------------------------------------------------
 
-    def _write_json(self, path: UPath, data: Mapping[str, Any]) -> None:
-        with self.workspace() as folder, _disk_errors(str(path)):
+    def _write_json(self, key: str, data: Mapping[str, Any]) -> None:
+        if key != VERSION_FILE and self.version is None:
+            self._write_json(VERSION_FILE, {"version": VERSION})
+            self.__dict__.pop("version")  # read anew from now on
+        with self.workspace() as folder, _disk_errors(str(self.storage.path(key))):
             source = folder / "data.json"
             source.write_text(canonical_json(data))
-            self._commit(source, path)
+            self.storage.commit(source, key)
 
-    def _read_json(self, path: UPath) -> dict[str, Any] | None:
+    def _read_json(self, key: str) -> dict[str, Any] | None:
+        content = self._read(key)
+        if content is None:
+            return None
         try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
+            return _parsed(content)
+        except Malformed as error:
+            self._absent(key, str(error))
             return None
-        except ValueError:
-            log.warning("unreadable JSON in %s: taken as absent, and written anew", path)
-            return None
+
+    def _read(self, key: str) -> bytes | None:
+        """A record's content. Raises StoreError if the store's version is not known here."""
+        self._check_version()
+        return self.storage.read(key)
+
+    def _check_version(self) -> None:
+        """Raises StoreError for a store that a later version wrote."""
+        _ = self.version
 
     def _blob_path(self, sha256: str) -> UPath:
-        return self.root / "blobs" / sha256[:2] / sha256
+        return self.storage.path(_blob_key(sha256))
 
     def _recipe_path(self, sha256: str) -> UPath:
-        return self.root / "recipes" / sha256[:2] / f"{sha256}.json"
-
-    def _pointer_path(self, key: str) -> UPath:
-        return self.root / "pointers" / f"{key}.json"
+        return self.storage.path(_recipe_key(sha256))
 
 
 def sha256_of(path: Path) -> str:
@@ -294,26 +438,95 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def _hash_at(path: str, _size: int, _modified_ns: int, _inode: int) -> str:
+def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, **storage_options: Any) -> ArtifactStore:
+    """The store at a folder or an fsspec URL. `storage_options` go to fsspec."""
+    return ArtifactStore(open_storage(root, storage_options), cache, verifier=verifier)
+
+
+def _blob_key(sha256: str) -> str:
+    return f"blobs/{sha256[:2]}/{checked_sha256(sha256)}"
+
+
+def _recipe_key(sha256: str) -> str:
+    return f"recipes/{sha256[:2]}/{checked_sha256(sha256)}.json"
+
+
+def _pointer_key(key: str) -> str:
+    return f"pointers/{checked_path(key)}.json"
+
+
+def _plain(recipe: Recipe) -> Any:
+    """A recipe as it is after a way through JSON: tuples are lists, keys are texts."""
+    return json.loads(canonical_json(asdict(recipe)))
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """A record's JSON object. Raises Malformed."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"unreadable JSON ({first_line(error)[:100]})") from None
+    if not isinstance(data, dict):
+        raise Malformed("its JSON is no object")
+    level: list[Any] = [data]
+    for _ in range(DEEPEST):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return data
+    raise Malformed(f"its JSON is nested more than {DEEPEST} deep")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _holds_exactly(folder: Path, artifact: Artifact) -> bool:
+    """Whether a folder holds the artifact's files, and no others."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    paths = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    if any(path.is_symlink() for path in paths):
+        return False
+    if {path.relative_to(folder).as_posix() for path in paths} != {file.path for file in artifact.files}:
+        return False
+    return all(sha256_of(folder / file.path) == file.sha256 for file in artifact.files)
+
+
+@lru_cache(maxsize=2**16)
+def _hash_at(path: str, _size: int, _identity: tuple[int, int]) -> str:
     """sha256 of a file as it was found: a plan of many cells asks for the same blobs again and again."""
     return sha256_of(Path(path))
 
 
+def _touch_if_old(storage: Storage, key: str) -> bool:
+    """Mark a file as used, unless that was done a while ago. False where it is gone."""
+    stat = storage.stat(key)
+    if stat is None:
+        return False
+    return stat.modified > time.time() - FRESH or storage.touch(key)
+
+
+@lru_cache(maxsize=2**12)
+def _touch_once(storage: Storage, key: str, _period: int) -> bool:
+    return _touch_if_old(storage, key)
+
+
+@lru_cache(maxsize=2**10)
+def _warn_once(message: str) -> None:
+    """Plans and runs meet the same record again and again."""
+    log.warning("%s", message)
+
+
 @contextmanager
-def _disk_errors(where: str) -> Iterator[None]:
-    """Turns a full or unwritable disk into one clear message."""
+def _disk_errors(where: str, every: bool = False) -> Iterator[None]:
+    """Turns a full or unwritable disk into one clear message, and with `every` any other error of the system too."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left on the disk while writing {where}; nothing was half-written") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if every or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StoreError(f"cannot write {where}: {error.strerror}") from error
         raise
-
-
-def open_store(root: str, cache: Path, **storage_options: Any) -> ArtifactStore:
-    """The store at a folder or an fsspec URL. `storage_options` go to fsspec."""
-    path = UPath(root, **storage_options)
-    return ArtifactStore(path if "://" in root else UPath(Path(root).resolve()), cache)

@@ -186,7 +186,7 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
             "agreement": {"logits": {"cosine_mean": 1.0, "snr_db": 30.0}},
             "accuracy": {"drop_points": float(missing), "drop_interval_points": [0.0, 0.0]},
         }
-        return Result(Recipe("trial", "1"), Artifact((File("x", "0", 1),)), facts)
+        return Result(Recipe("trial", "1"), Artifact((File("x", "0" * 64, 1),)), facts)
 
     def question(_path: Path) -> Any:
         raise AssertionError("scores are known")

@@ -11,7 +11,7 @@ import numpy as np
 from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.errors import NothingReleasable
-from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
 from edge_assets.core.types import Built, Recipe, Result, digest
 from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
@@ -246,7 +246,7 @@ class Judgement:
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
             "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
-            "session": cell.session(built.runtime) | built.build.facts.get("session", {}),
+            "session": cell.session(built.runtime) | build_session(built.runtime, built.build),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],
             "preprocessing": cell.spec.preprocess.to_dict(),

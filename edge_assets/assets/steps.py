@@ -28,7 +28,7 @@ from edge_assets.core.errors import (
     shortened,
     told,
 )
-from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.trials import Trials
@@ -390,7 +390,7 @@ class Cell:
         inputs = {"artifact": opened or built.sha256} | self._evaluation_inputs()
         runtime = RUNTIMES[name]
         # the target's options are for its own engine: another one here computes the same whatever they say
-        session = (self.session(name) if runtime.is_the_targets else {}) | built.facts.get("session", {})
+        session = (self.session(name) if runtime.is_the_targets else {}) | build_session(name, built)
         parameters = self._evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
         parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
         samples = self.target.options.get("evaluation_samples")
@@ -415,7 +415,7 @@ class Cell:
     def loadable(self, runtime: str, built: Result) -> Loadable:
         """How to open a built artifact, in this process or another."""
         assert built.artifact is not None
-        options = session_options(self.spec, runtime, self.target) | built.facts.get("session", {})
+        options = session_options(self.spec, runtime, self.target) | build_session(runtime, built)
         return Loadable(runtime, str(self.store.checkout(built.artifact)), options)
 
     # --- measurement -------------------------------------------------------------------------------------

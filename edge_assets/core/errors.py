@@ -85,6 +85,10 @@ class StoreError(EdgeAssetsError):
     """The artifact store could not be read or written."""
 
 
+class Malformed(StoreError):
+    """A record in the store that has not the shape of what it should be, or names a file outside of its artifact."""
+
+
 class MissingTool(EdgeAssetsError):
     """A toolchain that is not installed. The message names the extra, or the command, that installs it."""
 

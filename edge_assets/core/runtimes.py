@@ -3,6 +3,12 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.errors import Malformed
+
+if TYPE_CHECKING:
+    from edge_assets.core.types import Result
 
 
 @dataclass(frozen=True)
@@ -19,19 +25,21 @@ class Runtime:
     evidence_of: str | None = None  # the runtime that computes the very same, on the file that this one opens
     takes_architecture: bool = False
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
+    build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
 
 
 ON_MAC = sys.platform == "darwin"
 
 RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime("torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True),
-    "torchscript": Runtime("torch", ("torch",), "PyTorch on this machine's CPU"),
+    "torchscript": Runtime("torch", ("torch",), "PyTorch on this machine's CPU", build_options=("engine",)),
     "onnx": Runtime("onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
     "litert": Runtime(
         "ai_edge_litert.interpreter",
         ("ai-edge-litert",),
         "LiteRT's interpreter with XNNPACK on this machine's CPU",
         extra="litert",
+        build_options=("channels_last",),
     ),
     "executorch": Runtime(
         "executorch.runtime",
@@ -39,6 +47,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ExecuTorch's runtime with XNNPACK on this machine's CPU",
         extra="executorch",
         is_the_targets=False,  # its Python binding loads PyTorch
+        build_options=("backends",),
     ),
     "tflite_micro": Runtime(
         "tflite_micro.python.tflite_micro.runtime",
@@ -46,6 +55,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "TFLite Micro's interpreter with reference kernels on this machine's CPU",
         extra="microcontroller",
         is_the_targets=False,
+        build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
     "tensorrt": Runtime("edge_assets.core.formats.tensorrt_kit", (), "the engine in TensorRT on this machine's GPU"),
@@ -57,7 +67,11 @@ RUNTIMES: Mapping[str, Runtime] = {
         evidence_of="onnx",
     ),
     "torch_tensorrt": Runtime(
-        "torch_tensorrt", ("torch", "torch-tensorrt"), "Torch-TensorRT on this machine's GPU", "torch-tensorrt"
+        "torch_tensorrt",
+        ("torch", "torch-tensorrt"),
+        "Torch-TensorRT on this machine's GPU",
+        extra="torch-tensorrt",
+        build_options=("largest_batch",),
     ),
     "ort_web": Runtime(
         "playwright.sync_api",
@@ -77,5 +91,26 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="apple",
         is_the_targets=ON_MAC,
         target_options=("compute_units",),
+        build_options=("image",),
     ),
 }
+
+
+def build_session(runtime: str, result: "Result") -> dict[str, Any]:
+    """What a build says of the sessions that open it: `facts["session"]`, limited to what the runtime declares.
+
+    Facts come from the store, and the other options decide what code a session imports. Raises Malformed naming the
+    memo and what of it the runtime does not take.
+    """
+    said = result.facts.get("session", {})
+    allowed = RUNTIMES[runtime].build_options
+    memo = f"the memo {result.recipe.sha256} ({result.recipe.step})"
+    if not isinstance(said, Mapping):
+        raise Malformed(f"{memo} has session options that are no mapping: remove it from the store to build it again")
+    refused = sorted(str(name) for name in said if name not in allowed)
+    if refused:
+        raise Malformed(
+            f"{memo} sets the session option {', '.join(refused)}, which {runtime} takes from no build "
+            f"({', '.join(allowed) or 'it takes none'}): remove it from the store to build it again"
+        )
+    return dict(said)

@@ -2,14 +2,24 @@
 
 Everything here is a frozen dataclass that turns into JSON and back, so that it can be stored beside the
 bytes it describes, shown in Dagster and logged to MLflow without translation.
+
+What is read back was written by whoever may write the store, perhaps by a later version: `from_dict` ignores fields
+that it does not know and raises Malformed for anything that is not of the right shape. Paths and hashes become parts of
+file names, so no File exists whose path leaves its artifact or whose hash is not one.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
+
+from edge_assets.core.errors import Malformed
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical_json(value: Any) -> str:
@@ -20,6 +30,49 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 (hex) of a JSON-able value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def checked_sha256(value: Any) -> str:
+    """`value`, which is a sha256 in hex. Raises Malformed for anything else: hashes become file names."""
+    if isinstance(value, str) and SHA256.fullmatch(value):
+        return value
+    raise Malformed(f"{_short(value)} is not a sha256: 64 hexadecimal digits, lower case")
+
+
+def checked_path(value: Any) -> str:
+    """`value`, a relative, normalised path that stays where it is joined. Raises Malformed for anything else."""
+    if not isinstance(value, str) or not value:
+        raise Malformed(f"{_short(value)} is not a path")
+    names = value.split("/")
+    windows = PureWindowsPath(value)
+    leaves = any(name in ("", ".") for name in names) or ".." in {*names, *windows.parts}
+    if leaves or "\0" in value or windows.drive or windows.root:
+        raise Malformed(f"{_short(value)} is not a relative, normalised path that stays inside of its folder")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _known_fields(cls: type, data: Any) -> dict[str, Any]:
+    """What of `data` the dataclass knows; a later version may have written more. Raises Malformed."""
+    if not isinstance(data, Mapping):
+        raise Malformed(f"{_short(data)} is not a {cls.__name__}")
+    for entry in fields(cls):
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and entry.name not in data:
+            raise Malformed(f"a {cls.__name__} without {entry.name}")
+    names = [entry.name for entry in fields(cls)]
+    return {name: data[name] for name in names if name in data}
+
+
+def _check_types(cls: type, data: Mapping[str, Any], names: Iterable[str], types: type | tuple[type, ...]) -> None:
+    """Raises Malformed unless each named value that is there is of one of the types."""
+    for name in names:
+        if name in data and not isinstance(data[name], types):
+            raise Malformed(f"{name} of a {cls.__name__} is {_short(data[name])}")
 
 
 @dataclass(frozen=True)
@@ -52,7 +105,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
+        """The recipe that was stored. Raises Malformed."""
+        known = _known_fields(cls, data)
+        _check_types(cls, known, ("step", "code_version"), str)
+        _check_types(cls, known, ("inputs", "parameters", "tools"), Mapping)
+        return cls(**known)
 
 
 def _differing(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
@@ -61,11 +118,25 @@ def _differing(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class File:
-    """One file of an artifact: its path inside the artifact, its content hash and its size in bytes."""
+    """One file of an artifact: its path inside the artifact, its content hash and its size in bytes.
+
+    Raises Malformed for a path that leaves the artifact, and for a hash or a size that is none.
+    """
 
     path: str
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        checked_path(self.path)
+        checked_sha256(self.sha256)
+        if type(self.size) is not int or self.size < 0:
+            raise Malformed(f"{_short(self.size)} is not the size of a file")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The entry that was stored. Raises Malformed."""
+        return cls(**_known_fields(cls, data))
 
 
 @dataclass(frozen=True)
@@ -73,6 +144,16 @@ class Artifact:
     """Content-addressed files. A single file's artifact has that file's hash; a folder's, its listing's."""
 
     files: tuple[File, ...]
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise Malformed("an artifact without files")
+        paths = {file.path for file in self.files}
+        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        if len(paths) < len(self.files) or paths & folders:
+            raise Malformed(
+                f"an artifact that has {_short(sorted(paths))}: one path twice, or a file that is a folder too"
+            )
 
     @property
     def sha256(self) -> str:
@@ -86,7 +167,11 @@ class Artifact:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return cls(tuple(File(**file) for file in data["files"]))
+        """The artifact that was stored. Raises Malformed."""
+        listed = _known_fields(cls, data)["files"]
+        if not isinstance(listed, list | tuple):
+            raise Malformed(f"files of an Artifact are {_short(listed)}")
+        return cls(tuple(File.from_dict(file) for file in listed))
 
 
 @dataclass(frozen=True)
@@ -110,16 +195,18 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], reused: bool | None = None) -> Self:
-        """The result that `to_dict` gave; `reused` overrides what was stored."""
-        artifact = Artifact.from_dict(data["artifact"]) if data["artifact"] else None
-        return cls(
-            recipe=Recipe.from_dict(data["recipe"]),
-            artifact=artifact,
-            facts=data["facts"],
-            refused=data["refused"],
-            seconds=data["seconds"],
-            reused=data["reused"] if reused is None else reused,
-        )
+        """The result that `to_dict` gave; `reused` overrides what was stored. Raises Malformed."""
+        known = _known_fields(cls, data)
+        _check_types(cls, known, ("facts",), Mapping)
+        _check_types(cls, known, ("refused",), (str, type(None)))
+        _check_types(cls, known, ("seconds",), (int, float))
+        _check_types(cls, known, ("reused",), bool)
+        known["recipe"] = Recipe.from_dict(known["recipe"])
+        if known["artifact"] is not None:
+            known["artifact"] = Artifact.from_dict(known["artifact"])
+        if reused is not None:
+            known["reused"] = reused
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -200,5 +287,10 @@ class Built:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        results = {name: Result.from_dict(data[name]) if data[name] else None for name in ("build", "evidence")}
-        return cls(**{**data, **results})
+        """The variant that was stored. Raises Malformed."""
+        known = _known_fields(cls, data)
+        _check_types(cls, known, ("variant", "format", "precision", "runtime"), str)
+        known["build"] = Result.from_dict(known["build"])
+        if known["evidence"] is not None:
+            known["evidence"] = Result.from_dict(known["evidence"])
+        return cls(**known)
