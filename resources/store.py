@@ -27,7 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +59,7 @@ WORK = "work-"  # how names of private folders in the cache begin
 STAGING = ".export-"  # and of those beside an exported folder
 FRESH = 12 * 3600  # seconds for which what was used is not marked as used again; half of the collector's grace period
 DEEPEST = 64  # levels of nested JSON; no record of ours has a dozen
+OWN_MEMOS: set[str] = set()  # digests of what this process wrote: it trusts itself
 TRIES = 3  # downloads of a blob that is cut off or arrives with another content
 
 
@@ -78,7 +79,6 @@ class ArtifactStore:
     cache: Path
     read_only: bool = False  # for planning: a missing result raises NotBuilt instead of being built
     verifier: trust.Verifier | None = None  # takes only memos that it verifies; None: takes all
-    _written: set[str] = field(default_factory=set, compare=False, repr=False)  # digests of this process's memos
 
     @property
     def root(self) -> UPath:
@@ -143,7 +143,7 @@ class ArtifactStore:
             result = Result(recipe, artifact, facts, refused, round(time.perf_counter() - started, 3))
             memo = result.to_dict()
             self._write_json(_recipe_key(recipe.sha256), memo)
-            self._written.add(digest(memo))
+            OWN_MEMOS.add(digest(memo))
         return result
 
     def recall(self, recipe: Recipe) -> Result | None:
@@ -183,7 +183,7 @@ class ArtifactStore:
         return self.recall(result.recipe)
 
     def _trusted(self, memo: dict[str, Any]) -> bool:
-        if self.verifier is None or digest(memo) in self._written:
+        if self.verifier is None or digest(memo) in OWN_MEMOS:
             return True
         return self.verifier.verify(trust.signed_content(memo), memo.get(trust.SIGNATURE))
 
@@ -444,11 +444,11 @@ def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, *
 
 
 def _blob_key(sha256: str) -> str:
-    return f"blobs/{sha256[:2]}/{checked_sha256(sha256)}"
+    return f"blobs/{checked_sha256(sha256)[:2]}/{sha256}"
 
 
 def _recipe_key(sha256: str) -> str:
-    return f"recipes/{sha256[:2]}/{checked_sha256(sha256)}.json"
+    return f"recipes/{checked_sha256(sha256)[:2]}/{sha256}.json"
 
 
 def _pointer_key(key: str) -> str:
