@@ -61,9 +61,10 @@ def pointed_result(store: ArtifactStore, key: str) -> Built | Result | None:
     if data is None:
         return None
     try:
-        if data.get("type") not in TYPES:
-            raise Malformed(f"{str(data.get('type'))[:100]} is no type of result")
-        result = TYPES[data["type"]].from_dict(data.get("value") or {})
+        name = str(data.get("type"))
+        if name not in TYPES:
+            raise Malformed(f"{name[:100]} is no type of result")
+        result = TYPES[name].from_dict(data.get("value") or {})
         if isinstance(result, Built) and result.runtime not in RUNTIMES:
             raise Malformed(f"{result.runtime[:100]} is no runtime")
     except Malformed as error:

@@ -29,7 +29,7 @@ REMOVING = "removing-"  # names in TEMPORARY that go back to their place if whoe
 S3_CONFIG: Mapping[str, Any] = {
     "connect_timeout": 5,
     "read_timeout": 20,
-    "retries": {"mode": "standard", "max_attempts": 5},
+    "retries": {"mode": "standard", "total_max_attempts": 5},
 }
 RIGHTS = (
     "to read, the credentials need s3:GetObject below the prefix and s3:ListBucket on the bucket, without which "

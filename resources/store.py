@@ -206,6 +206,7 @@ class ArtifactStore:
         Raises StoreError, naming the blob, if its content is not what its name says; the blob is set aside,
         so that the next run builds it again.
         """
+        self._check_version()
         tree = self.cache / "trees" / artifact.sha256
         with _disk_errors(str(tree), every=True):
             if tree.is_dir():
@@ -271,17 +272,20 @@ class ArtifactStore:
 
     def pointers(self, prefix: str) -> list[str]:
         """Names of the pointers directly below `prefix`."""
+        self._check_version()
         names = self.storage.names(f"pointers/{checked_path(prefix)}")
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def all_pointers(self, prefix: str) -> Iterator[str]:
         """Keys of every pointer anywhere below `prefix`."""
+        self._check_version()
         for stat in self.storage.files(f"pointers/{checked_path(prefix)}"):
             if stat.key.endswith(".json") and not stat.key.rpartition("/")[2].startswith("."):
                 yield stat.key.removeprefix("pointers/").removesuffix(".json")
 
     def drop_pointer(self, key: str) -> None:
         """Remove pointer `key` if it is there."""
+        self._check_version()
         self.storage.remove(_pointer_key(key))
 
     # --- files -----------------------------------------------------------------------------------------
@@ -301,6 +305,7 @@ class ArtifactStore:
 
     def holds(self, file: File) -> bool:
         """Whether the file's content is in the store and intact."""
+        self._check_version()
         return self._intact(file)
 
     @contextmanager

@@ -155,6 +155,24 @@ def store(once: Callable[..., Path]) -> "ArtifactStore":
     return open_store(str(folder / "store"), folder / "cache")
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 API over HTTP, with the bucket `models`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="models")
+    yield endpoint
+    server.stop()
+
+
 def trained(architecture: Callable[[], "torch.nn.Module"], path: Path) -> Path:
     """A checkpoint of an architecture for the tiny data, trained for a second."""
     import torch

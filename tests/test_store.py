@@ -7,14 +7,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from edge_assets.core.errors import Refused, StoreError
 from edge_assets.core.types import Recipe, Result
@@ -22,22 +21,6 @@ from resources.store import ArtifactStore, NotBuilt, open_store
 from tests.conftest import ROOT, Project
 
 RECIPE = Recipe("example", "1", {"source": "abc"}, {"bits": 8}, {"numpy": "2.4"})
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="models")
-    yield endpoint
-    server.stop()
 
 
 @pytest.fixture(params=["folder", "s3"])
