@@ -2,7 +2,10 @@
 
 import os
 import re
+import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +24,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.registry import target
 from resources import checkpoints
 from resources.store import open_store
+from tests.conftest import ROOT
 from tests.tiny.spec import TINY
 
 
@@ -68,6 +72,32 @@ def test_close_ends_the_processes_and_the_next_call_gets_a_new_one() -> None:
     isolation.close()
     assert not psutil.pid_exists(first)
     assert call(where, 1)[0] != first
+
+
+KILLED = """
+    import os, signal
+    from edge_assets.core import isolation
+    isolation.call("killed", os.getcwd, seconds=60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_logs_of_killed_processes_are_swept_and_those_of_living_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolation.close()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED)], env=environment)
+    (left,) = tmp_path.glob("*.log")
+    call(where, 1)
+    (own,) = set(tmp_path.glob("*.log")) - {left}
+    for log in (left, own):
+        os.utime(log, (1, 1))
+    isolation.sweep_logs()
+    assert list(tmp_path.glob("*.log")) == [own]
+    isolation.close()
+    assert not list(tmp_path.glob("*.log"))
 
 
 def test_a_native_abort_is_an_error_with_its_log_and_the_next_call_works() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from edge_assets.core.errors import Refused, StoreError
-from edge_assets.core.types import Recipe, Result
+from edge_assets.core.types import Artifact, Recipe, Result
 from resources.store import ArtifactStore, NotBuilt, open_store
 from tests.conftest import ROOT, Project
 
@@ -184,6 +186,162 @@ def test_export_replaces_the_folder(store: ArtifactStore, tmp_path: Path) -> Non
     (target / "old.txt").write_text("old")
     store.export(result.artifact, target)
     assert sorted(path.name for path in target.iterdir()) == ["model.json", "weights"]
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+
+
+def numbered(store: ArtifactStore, number: int) -> Artifact:
+    """An artifact of two files that both say which it is."""
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        for name in ("model.bin", "manifest.json"):
+            (folder / name).write_text(f"{name} of {number}")
+        return {}
+
+    artifact = store.remember(Recipe("numbered", "1", {}, {"number": number}), build).artifact
+    assert artifact is not None
+    return artifact
+
+
+def test_an_export_of_what_is_there_already_writes_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+    folder = tmp_path / "releases" / "x"
+    store.export(numbered(store, 1), folder)
+    before = inodes(folder)
+    store.export(numbered(store, 1), folder)
+    assert inodes(folder) == before
+    (folder / "model.bin").write_text("changed by hand")
+    store.export(numbered(store, 1), folder)
+    assert (folder / "model.bin").read_text() == "model.bin of 1"
+    (folder / "extra.txt").write_text("of nobody")
+    store.export(numbered(store, 1), folder)
+    assert set(inodes(folder)) == set(before)
+    assert [path.name for path in folder.parent.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("before", ["a file", "a link", "a dangling link"])
+def test_an_export_takes_the_place_of_whatever_is_there(tmp_path: Path, before: str) -> None:
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    folder, elsewhere = tmp_path / "releases" / "x", tmp_path / "elsewhere"
+    folder.parent.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+    if before == "a file":
+        folder.write_text("a file")
+    else:
+        folder.symlink_to(elsewhere if before == "a link" else tmp_path / "nothing")
+    store.export(numbered(store, 1), folder)
+    assert not folder.is_symlink() and (folder / "model.bin").read_text() == "model.bin of 1"
+    assert (elsewhere / "mine.txt").read_text() == "mine"
+
+
+def test_an_export_works_where_the_cache_is_on_another_file_system(tmp_path: Path) -> None:
+    if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is on the file system of the temporary folder")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as cache:
+        store = open_store(str(tmp_path / "store"), Path(cache))
+        for number in (1, 2):
+            store.export(numbered(store, number), tmp_path / "releases" / "x")
+            assert (tmp_path / "releases" / "x" / "model.bin").read_text() == f"model.bin of {number}"
+
+
+EXPORTER = """
+    import sys, time
+    from pathlib import Path
+    from edge_assets.core.types import Recipe
+    from resources import folders
+    from resources.store import open_store
+
+    base, own, exchanges = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if exchanges == "no":
+        folders.exchange = lambda one, other: False
+    store = open_store(str(base / "store"), base / "cache")
+    artifacts = []
+    for number in (1, 2):
+        def build(folder):
+            for name in ("model.bin", "manifest.json"):
+                (folder / name).write_text(f"{name} of {own}-{number}")
+            return {}
+        artifacts.append(store.remember(Recipe("numbered", "1", {}, {"number": f"{own}-{number}"}), build).artifact)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    until, count = time.monotonic() + 1.5, 0
+    while time.monotonic() < until:
+        store.export(artifacts[count % 2], base / "releases" / "x")
+        count += 1
+    print(count, flush=True)
+"""
+
+
+@pytest.mark.parametrize("exchanges", ["yes", "no"])
+def test_exporters_of_one_folder_all_succeed_and_a_reader_never_finds_it_absent(tmp_path: Path, exchanges: str) -> None:
+    """Where names cannot be exchanged in one step, exporters still all succeed; the folder is absent for moments."""
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    folder = tmp_path / "releases" / "x"
+    store.export(numbered(store, 1), folder)
+    command = [sys.executable, "-c", textwrap.dedent(EXPORTER), str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            [*command, own, exchanges],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for own in "abc"
+    ]
+    for process in processes:
+        assert process.stdout and process.stdin
+        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    absent = looks = 0
+    while any(process.poll() is None for process in processes):
+        looks += 1
+        absent += not folder.is_dir()
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert sum(int(output) for output, _errors in outputs) >= 10 and looks > 100
+    assert not absent or exchanges == "no", f"absent at {absent} of {looks} looks"
+    owners = {path.read_text().rpartition(" ")[2] for path in folder.iterdir()}
+    assert len(owners) == 1, "the two files of one exporter"
+    assert [path.name for path in folder.parent.iterdir()] == ["x"]
+
+
+def test_put_marks_what_is_there_as_used(store: ArtifactStore, tmp_path: Path) -> None:
+    """So that the collector leaves it for the result that will soon name it."""
+    artifact = numbered(store, 1)
+    name = artifact.files[0].path
+    file = store.checkout(artifact) / name
+    if store.is_local:
+        blob = Path(store._blob_path(artifact.files[0].sha256).path)
+        os.utime(blob, (1, 1))
+        store.put(file, name)
+        assert blob.stat().st_mtime > time.time() - 60
+    else:
+        key = f"blobs/{artifact.files[0].sha256[:2]}/{artifact.files[0].sha256}"
+        before = store.storage.stat(key)
+        time.sleep(1.1)  # times on S3 are in whole seconds
+        assert store.storage.touch(key)
+        after = store.storage.stat(key)
+        assert before and after and after.modified > before.modified and after.size == before.size
+
+
+def test_work_of_other_hosts_and_of_living_processes_is_never_swept(tmp_path: Path) -> None:
+    """The kernel knows who lives, whatever host or container a state folder is shared by."""
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    work = tmp_path / "cache" / "work"
+    with store.workspace() as mine:
+        for name in (f"{socket.gethostname()}-1-abc-def", f"{socket.gethostname()}-x-y", "web-1-9999999-abc"):
+            (work / name).mkdir()
+        others = open_store(str(tmp_path / "store"), tmp_path / "cache")
+        others.sweep()
+        assert mine.is_dir()
+        assert len(list(work.iterdir())) == 4
 
 
 def test_work_of_killed_processes_is_swept(tmp_path: Path) -> None:

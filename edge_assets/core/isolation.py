@@ -6,10 +6,12 @@ crash or a timeout the next call gets a new one. Everything that it prints goes 
 
 import atexit
 import errno
+import fcntl
 import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from pebble import ProcessPool
 
 TAIL_LINES = 12  # of the log that a message shows; the error carries all of it
+LOG = "edge-assets-"  # how names of logs begin, in the system's folder for temporary files
+NEW = 60  # seconds for which a log may not be locked yet
 
 
 def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
@@ -55,9 +59,29 @@ def close() -> None:
         pool.stop()
         pool.join()
         log.unlink(missing_ok=True)
+        os.close(_locks.pop(log))
+
+
+def sweep_logs() -> None:
+    """Remove the logs that killed processes left. A living one holds a lock on its own, which the kernel frees."""
+    for log in Path(tempfile.gettempdir()).glob(f"{LOG}*.log"):
+        try:
+            descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # gone, or another account's
+        try:
+            stat = os.fstat(descriptor)
+            if stat.st_uid == os.getuid() and stat.st_mtime < time.time() - NEW:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                log.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue  # its process lives
+        finally:
+            os.close(descriptor)
 
 
 _pools: "dict[str, tuple[ProcessPool, Path]]" = {}
+_locks: dict[Path, int] = {}  # descriptors that hold the locks on this process's logs
 atexit.register(close)
 
 
@@ -65,8 +89,10 @@ def _pool(process: str) -> "tuple[ProcessPool, Path]":
     from pebble import ProcessPool
 
     if process not in _pools:
-        descriptor, name = tempfile.mkstemp(prefix=f"edge-assets-{process}-", suffix=".log")
-        os.close(descriptor)
+        sweep_logs()
+        descriptor, name = tempfile.mkstemp(prefix=f"{LOG}{process}-", suffix=".log")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _locks[Path(name)] = descriptor
         context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can deadlock
         pool = ProcessPool(max_workers=1, initializer=_redirect, initargs=(name,), context=context)
         _pools[process] = pool, Path(name)
