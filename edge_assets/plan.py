@@ -4,10 +4,9 @@ The command line, the sensor and the nightly schedule all ask here, so that a bu
 launches no run.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import dagster as dg
 
@@ -15,7 +14,7 @@ from edge_assets.assets.graph import REPORT, artifact_names, asset_key
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import EdgeAssetsError
-from edge_assets.core.types import Built, Recipe
+from edge_assets.core.types import Built, Recipe, Result
 from resources.artifacts import pointed_result, pointer_key
 from resources.store import NotBuilt
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from upath import UPath
 
-from edge_assets.core.errors import StoreError, first_line
+from edge_assets.core.errors import StoreError, telling_lines
 
 CHUNK = 2**20
 LARGEST_COPY = 5 * 2**30  # bytes that S3 copies in one request
@@ -282,8 +282,8 @@ class Storage:
         if code in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk while writing {local or where}; nothing was half-written"
         if self.is_local:
-            return f"cannot {verb} {where}: {getattr(error, 'strerror', None) or first_line(error)}"
-        said = first_line(error) or type(error).__name__
+            return f"cannot {verb} {where}: {getattr(error, 'strerror', None) or telling_lines(error)}"
+        said = telling_lines(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, PermissionError):
             return f"cannot {verb} {where}: access denied ({said}); {RIGHTS}"
         if isinstance(error, FileNotFoundError):

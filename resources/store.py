@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from upath import UPath
 
-from edge_assets.core.errors import Malformed, Refused, StoreError, first_line
+from edge_assets.core.errors import Malformed, Refused, StoreError, telling_lines
 from edge_assets.core.types import (
     Artifact,
     File,
@@ -177,10 +177,16 @@ class ArtifactStore:
 
     def vouched(self, result: Result) -> Result | None:
         """A result that came in another way than `recall`, such as in a pointer: as it is where all memos are taken,
-        else what its own memo says, or None where no memo of it is trusted."""
+        else what its own memo says, or None where no memo of it is trusted.
+
+        What says that something was refused or failed only takes away, and needs no memo.
+        """
         if self.verifier is None or result.refused is not None:
             return result
-        return self.recall(result.recipe)
+        recalled = self.recall(result.recipe)
+        if recalled is None or "failed" not in result.facts:
+            return recalled
+        return replace(recalled, facts={**recalled.facts, "failed": result.facts["failed"]})
 
     def _trusted(self, memo: dict[str, Any]) -> bool:
         if self.verifier is None or digest(memo) in OWN_MEMOS:
@@ -470,7 +476,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"unreadable JSON ({first_line(error)[:100]})") from None
+        raise Malformed(f"unreadable JSON ({telling_lines(error)[:100]})") from None
     if not isinstance(data, dict):
         raise Malformed("its JSON is no object")
     level: list[Any] = [data]
