@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -128,6 +128,39 @@ def doctor() -> None:
 
     if not examine():
         sys.exit(1)
+
+
+class Duration(click.ParamType):
+    """A time such as 30d, 12h, 90m or 45s, in seconds."""
+
+    name = "duration"
+    units: ClassVar[dict[str, int]] = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number, unit = value[:-1], value[-1:]
+        if unit not in self.units or not number.isascii() or not number.isdigit():
+            self.fail(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d", param, ctx)
+        return int(number) * self.units[unit]
+
+
+@main.command()
+@click.option("--keep", type=click.IntRange(min=1), help="How many of a model's newest checkpoints keep all they have.")
+@click.option("--older-than", type=Duration(), default="30d", show_default=True, help="Not used for so long.")
+@click.option("--model", "models", multiple=True, help="Free results of this model alone. Default: all.")
+@click.option("--dry-run", is_flag=True, help="Say what would be freed, and free nothing.")
+@clear_errors
+def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bool) -> None:
+    """Free what nothing needs any more: in the store, in this state folder, and in its MLflow."""
+    from edge_assets.report.terminal import print_freed
+    from edge_assets.wiring import store_resource
+    from resources import collection, superseded
+
+    settings = home()
+    policy = collection.Policy(older_than=older_than, keep=keep, models=models, dry_run=dry_run)
+    exports = (settings.releases, settings.root / "scorecards")
+    freed = collection.collect(store_resource().open(), policy, exports)
+    superseded.collect(settings.tracking_uri, policy, freed)
+    print_freed(freed.counts, freed.sizes, freed.notes, dry_run)
 
 
 @main.command()

@@ -82,22 +82,20 @@ class Storage:
 
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Contents by key, of those that are there; many at once from an object store. Raises StoreError."""
-        patterns = [key for key in keys if self.is_local or set(key) & set("*?[")]  # fsspec would expand them
-        for key in patterns:
-            if (content := self.read(key)) is not None:
-                yield key, content
-        keys = [key for key in keys if key not in set(patterns)]
+        if self.is_local:
+            for key in keys:
+                if (content := self.read(key)) is not None:
+                    yield key, content
+            return
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
             with self._errors("read", batch[0]):
-                found = self.root.fs.cat([self._remote(key) for key in batch], on_error="return")
-                if not isinstance(found, dict):  # of a single path
-                    found = {self._remote(batch[0]): found}
-                for key in batch:
-                    content = found.get(self._remote(key))
+                paths = [self._remote(key) for key in batch]
+                found = self.root.fs.cat_ranges(paths, starts=None, ends=None, on_error="return")  # `cat` asks twice
+                for key, content in zip(batch, found, strict=True):
                     if isinstance(content, bytes):
                         yield key, content
-                    elif isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                    elif not isinstance(content, FileNotFoundError):
                         raise content
 
     def stat(self, key: str) -> Stat | None:
@@ -126,9 +124,29 @@ class Storage:
         """Make a file appear with the content of `source`, whole or not at all. Raises StoreError."""
         with self._errors("write", key):
             if self.is_local:
-                self._commit_local(source, self._local(key))
+                final = self._local(key)
+                with self._temporary_copy(source) as temporary:
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(temporary, final)
             else:  # an object store's upload is atomic
                 self.root.fs.put_file(str(source), self._remote(key))
+
+    def create(self, source: Path, key: str) -> bool:
+        """`commit`, unless the file is there already: of several that create it at once, one is told True.
+
+        An object store decides this itself if it knows conditional writes, as S3 does. Raises StoreError.
+        """
+        with self._errors("write", key):
+            if not self.is_local:
+                try:
+                    self.root.fs.put_file(str(source), self._remote(key), mode="create")
+                except FileExistsError:
+                    return False
+                return True
+            final = self._local(key)
+            with self._temporary_copy(source) as temporary:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                return _link(temporary, final)
 
     def touch(self, key: str) -> bool:
         """Say that a file is in use now. False where it is gone; who may not write changes nothing."""
@@ -190,12 +208,12 @@ class Storage:
             aside.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._local(key).rename(aside)
+                if aside.stat().st_mtime > since:
+                    self._put_back(aside, key)
+                    return False
+                aside.unlink()
             except FileNotFoundError:
-                return False
-            if aside.stat().st_mtime > since:
-                self._put_back(aside, key)
-                return False
-            aside.unlink()
+                return False  # another was faster
             return True
 
     def put_back_unfinished(self) -> None:
@@ -208,10 +226,7 @@ class Storage:
                 self._put_back(aside, key)
 
     def _put_back(self, aside: Path, key: str) -> None:
-        try:
-            os.link(aside, self._local(key))
-        except FileExistsError:
-            pass  # written anew meanwhile
+        _link(aside, self._local(key))  # unless it was written anew meanwhile
         aside.unlink(missing_ok=True)
 
     def files(self, folder: str) -> Iterator[Stat]:
@@ -239,17 +254,17 @@ class Storage:
                 return []
         return sorted(name for name in entries if name and not name.startswith("."))
 
-    def _commit_local(self, source: Path, final: Path) -> None:
-        # beside no final name: a temporary name must not be longer than it, and leftovers must be found
+    @contextmanager
+    def _temporary_copy(self, source: Path) -> Iterator[Path]:
+        """A whole copy on the store's disk. Its name is beside no final name, so that leftovers are found."""
         temporary = self._local(f"{TEMPORARY}/{uuid.uuid4().hex}")
-        for folder in (temporary.parent, final.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
             with source.open("rb") as reader, temporary.open("wb") as writer:
                 shutil.copyfileobj(reader, writer, CHUNK)
                 writer.flush()
                 os.fsync(writer.fileno())
-            os.replace(temporary, final)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -310,6 +325,23 @@ def open_storage(root: str, options: Mapping[str, Any]) -> Storage:
     path = UPath(root, **s3_options(options))
     path.fs.retries = 1  # botocore has tried again already: five times five tries are minutes
     return Storage(path)
+
+
+def _link(temporary: Path, final: Path) -> bool:
+    """Give a file a second name, unless that is taken. Unlike a rename, neither way replaces."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        try:  # a file system without hard links: exclusive, though not whole at once
+            with final.open("xb") as writer:
+                writer.write(temporary.read_bytes())
+        except FileExistsError:
+            return False
+    return True
 
 
 def _is_of_the_network(error: Exception) -> bool:

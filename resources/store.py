@@ -249,6 +249,15 @@ class ArtifactStore:
         """Set the pointer `key` (a path such as digits/cpu/onnx_model/...) to JSON data, atomically."""
         self._write_json(_pointer_key(key), data)
 
+    def claim(self, key: str, data: Mapping[str, Any]) -> bool:
+        """Set the pointer `key` unless there is one: of several that claim it at once, one is told True."""
+        name = _pointer_key(key)
+        if self._read(name) is not None:
+            return False
+        self._write_version()
+        with self._as_file(data) as source:
+            return self.storage.create(source, name)
+
     def hint(self, key: str, data: Mapping[str, Any]) -> None:
         """`point`, for what only saves work: a store that cannot be written is warned about and changes nothing."""
         try:
@@ -272,7 +281,7 @@ class ArtifactStore:
             return None
         where = self.storage.path(name)
         try:
-            return parse(_parsed(content))
+            return parse(parsed(content))
         except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{where} is not as this version writes it ({error}): correct or remove it") from None
 
@@ -409,20 +418,31 @@ class ArtifactStore:
     # --- JSON ------------------------------------------------------------------------------------------
 
     def _write_json(self, key: str, data: Mapping[str, Any]) -> None:
-        if key != VERSION_FILE and self.version is None:
-            self._write_json(VERSION_FILE, {"version": VERSION})
-            self.__dict__.pop("version")  # read anew from now on
-        with self.workspace() as folder, _disk_errors(str(self.storage.path(key))):
-            source = folder / "data.json"
-            source.write_text(canonical_json(data))
+        self._write_version()
+        with self._as_file(data) as source:
             self.storage.commit(source, key)
+
+    def _write_version(self) -> None:
+        """Say the store's version with its first record. Raises StoreError for a version that is not known here."""
+        if self.version is None:
+            with self._as_file({"version": VERSION}) as source:
+                self.storage.commit(source, VERSION_FILE)
+            self.__dict__.pop("version")  # read anew from now on
+
+    @contextmanager
+    def _as_file(self, data: Mapping[str, Any]) -> Iterator[Path]:
+        with self.workspace() as folder:
+            source = folder / "data.json"
+            with _disk_errors(str(source)):
+                source.write_text(canonical_json(data))
+            yield source
 
     def _read_json(self, key: str) -> dict[str, Any] | None:
         content = self._read(key)
         if content is None:
             return None
         try:
-            return _parsed(content)
+            return parsed(content)
         except Malformed as error:
             self._absent(key, str(error))
             return None
@@ -471,7 +491,7 @@ def _plain(recipe: Recipe) -> Any:
     return json.loads(canonical_json(asdict(recipe)))
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def parsed(content: bytes) -> dict[str, Any]:
     """A record's JSON object. Raises Malformed."""
     try:
         data = json.loads(content)

@@ -47,3 +47,21 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def print_freed(counts: Mapping[str, int], sizes: Mapping[str, int], notes: Sequence[str], dry_run: bool) -> None:
+    """What a collection freed, or would free, by kind; then what it left, and why."""
+    console = Console(highlight=False, soft_wrap=True)
+    verb = "would be freed" if dry_run else "freed"
+    if counts:
+        table = Table()
+        table.add_column("what", no_wrap=True)
+        table.add_column("number", justify="right", no_wrap=True)
+        table.add_column("bytes", justify="right", no_wrap=True)
+        for kind, count in counts.items():
+            table.add_row(kind, f"{count:,}", f"{sizes[kind]:,}")
+        console.print(table)
+    total = sum(sizes.values())
+    console.print(f"{total:,} bytes ({total / 2**20:,.1f} MiB) {verb}" if counts else f"nothing {verb}")
+    for note in notes:
+        console.print(note, style="yellow", markup=False)

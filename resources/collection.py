@@ -1,0 +1,427 @@
+"""Freeing what nothing needs: results and blobs of the store, and what this machine keeps of them.
+
+A result is needed while an asset partition points at it, or another needed result was made from it. Every other goes
+once it was not used for a while. A build that works at the same time loses nothing, and neither does a collection that
+is killed at any point, because of the order and of the times:
+
+1. Files are listed, then pointers and memos are read. Whoever starts to use a file later sets its time anew.
+2. Pointers of old checkpoints go, then memos, then blobs that no remaining memo or pointer names. Each is looked at
+   once more as it goes: what was touched since stays.
+3. A blob younger than the grace period always stays: its memo may be about to be written.
+
+A memo without its blobs and a pointer without its memo are results to build again, so to stop in between is no harm.
+"""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edge_assets.core.errors import Malformed, StoreError, UnknownName
+from edge_assets.core.types import SHA256, Built, Result
+from resources import folders
+from resources.artifacts import TYPES
+from resources.storage import REMOVING, TEMPORARY, Stat
+from resources.store import FRESH, STAGING, WORK, ArtifactStore, parsed
+
+GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
+RELEASE = "release"  # the asset whose result is a released folder
+# What a plan asks for though no pointer names it and nothing is made from it: kept while what it was made from is.
+COMPANIONS = ("data_check", "benchmark_report")
+NO_ROOTS = ("scorecards", "sources")  # pointers that name results without needing them
+
+RESULTS, POINTERS, BLOBS, CORRUPT = "results", "pointers of older checkpoints", "blobs", "corrupt blobs"
+LEFTOVERS, TREES, KEPT, LOCKS = "leftovers of killed processes", "checked-out files", "resumable work", "locks"
+LOGS = "logs of failures"
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to free. Times are in seconds."""
+
+    older_than: float = 30 * 24 * 3600  # not used for so long
+    keep: int | None = None  # how many of a model's newest checkpoints keep all they have; None: all of them
+    models: Collection[str] = ()  # whose results go; empty: all models', and those of none
+    grace: float = GRACE
+    dry_run: bool = False
+
+
+@dataclass
+class Freed:
+    """How many files of each kind were freed, and their bytes."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)  # what was not freed, and why
+
+    def add(self, kind: str, size: int) -> None:
+        self.counts[kind] += 1
+        self.sizes[kind] += size
+
+
+@dataclass(frozen=True)
+class Memo:
+    """A result in the store, with what decides whether it stays."""
+
+    stat: Stat
+    result: Result | None  # None where it cannot be read, which makes it absent
+
+    @property
+    def blobs(self) -> Iterable[str]:
+        artifact = self.result.artifact if self.result else None
+        return [file.sha256 for file in artifact.files] if artifact else []
+
+    @property
+    def name(self) -> str:
+        return self.stat.key.rpartition("/")[2].removesuffix(".json")
+
+
+@dataclass(frozen=True)
+class Pointed:
+    """What pointers need: recipes of results that are kept warm with what they were made from, and blobs."""
+
+    warm: frozenset[str] = frozenset()  # sha256 of recipes
+    contents: frozenset[str] = frozenset()  # and of results
+    alone: frozenset[str] = frozenset()  # recipes of results that are kept without what they were made from
+    blobs: frozenset[str] = frozenset()
+    dropped: tuple[Stat, ...] = ()  # pointers that go
+    released_from: frozenset[str] = frozenset()  # recipes that only dropped pointers name, of the policy's models
+
+
+def collect(
+    store: ArtifactStore, policy: Policy, exports: Sequence[Path] = (), say: Step = lambda _line: None
+) -> Freed:
+    """Free what the policy lets go. `exports` are folders with released and exported folders.
+
+    Raises StoreError for a store that may not be written, that has a version unknown here, or whose pointers cannot be
+    read, and for a second collection at the same time; nothing is freed then.
+    """
+    if store.read_only:
+        raise StoreError("a store that is opened to read only is not collected")
+    _ = store.version  # refuses one that a later version wrote
+    if not store.is_local and not str(store.root).startswith(("s3://", "s3a://")):
+        raise StoreError(f"only stores in a folder or on S3 can be collected, and this one is {store.root}")
+    lock = store.cache / "locks" / "collection"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            freed = Freed()
+            _collect_store(store, policy, freed, say)
+            _collect_cache(store, policy, freed, exports)
+            return freed
+    except Timeout:
+        raise StoreError("another collection of this state folder is running: nothing was done") from None
+
+
+# --- the store -----------------------------------------------------------------------------------------------
+
+
+def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step) -> None:
+    storage, now = store.storage, time.time()
+    unused, settled = now - max(policy.older_than, policy.grace), now - policy.grace
+    if not policy.dry_run:
+        storage.put_back_unfinished()
+    say("listing the store")
+    blobs = list(storage.files("blobs"))  # before anything is read: what is used later has a later time
+    memos = list(_memos(store))
+    say(f"reading {len(memos)} results and the pointers")
+    pointed = _pointed(store, policy, unused)
+    doomed = _doomed(memos, pointed, policy, unused)
+    for stat in pointed.dropped:
+        _remove(store, stat, unused, policy, freed, POINTERS)
+    removed = {memo.name for memo in doomed if _remove(store, memo.stat, unused, policy, freed, RESULTS)}
+    needed = set(pointed.blobs).union(*(memo.blobs for memo in memos if memo.name not in removed))
+    for stat in blobs:
+        name = stat.key.rpartition("/")[2]
+        kind = BLOBS if SHA256.fullmatch(name) else LEFTOVERS  # earlier versions' temporary files lay here
+        if name not in needed and stat.modified <= settled:
+            _remove(store, stat, settled, policy, freed, kind)
+    for folder, kind, since in (("corrupt", CORRUPT, unused), (TEMPORARY, LEFTOVERS, settled)):
+        for stat in storage.files(folder):
+            if stat.modified <= since and REMOVING not in stat.key:
+                _remove(store, stat, since, policy, freed, kind)
+    for folder in ("recipes", "pointers"):
+        for stat in storage.files(folder):
+            if stat.key.rpartition("/")[2].startswith(".") and stat.modified <= settled:
+                _remove(store, stat, settled, policy, freed, LEFTOVERS)
+
+
+def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, freed: Freed, kind: str) -> bool:
+    """Remove a file that was not touched after `since`, or only count it. Returns whether it goes."""
+    if policy.dry_run:
+        goes = stat.modified <= since
+    elif kind == LEFTOVERS:
+        store.storage.remove(stat.key)
+        goes = True
+    else:
+        goes = store.storage.remove_unused(stat.key, since)
+    if goes:
+        freed.add(kind, stat.size)
+    return goes
+
+
+def _memos(store: ArtifactStore) -> Iterator[Memo]:
+    stats = {stat.key: stat for stat in store.storage.files("recipes") if stat.key.endswith(".json")}
+    for key, content in store.storage.read_many(list(stats)):
+        try:
+            yield Memo(stats[key], Result.from_dict(parsed(content)))
+        except Malformed:
+            yield Memo(stats[key], None)
+
+
+def _doomed(memos: Sequence[Memo], pointed: Pointed, policy: Policy, unused: float) -> list[Memo]:
+    """Memos that nothing needs and that were not used of late."""
+    young = {memo.name for memo in memos if memo.stat.modified > unused}
+    needed = _closure(memos, pointed.warm | young, pointed.contents) | pointed.alone
+    doomed = [memo for memo in memos if memo.name not in needed and memo.stat.modified <= unused]
+    if not policy.models:
+        return doomed
+    own = _closure(memos, pointed.released_from, frozenset())
+    return [memo for memo in doomed if memo.name in own]
+
+
+def _closure(memos: Sequence[Memo], names: Collection[str], contents: Collection[str]) -> set[str]:
+    """Names of the memos named, of those that gave the contents, of all that they were made from, and companions."""
+    by_content: dict[str, list[Memo]] = {}
+    for memo in memos:
+        if memo.result:
+            by_content.setdefault(memo.result.sha256, []).append(memo)
+    found: set[str] = set()
+    waiting = [memo for memo in memos if memo.name in names]
+    reached = set(contents)
+    for content in contents:
+        waiting += by_content.get(content, [])
+    while waiting:
+        memo = waiting.pop()
+        if memo.name in found or memo.result is None:
+            continue
+        found.add(memo.name)
+        reached.add(memo.result.sha256)
+        for content in memo.result.recipe.inputs.values():
+            waiting += by_content.get(content, [])
+    for memo in memos:
+        if memo.result and memo.result.recipe.step in COMPANIONS:
+            made_from = [content for content in memo.result.recipe.inputs.values() if content in by_content]
+            if made_from and reached.issuperset(made_from):
+                found.add(memo.name)
+    return found
+
+
+# --- what pointers need ----------------------------------------------------------------------------------------
+
+
+def _pointed(store: ArtifactStore, policy: Policy, unused: float) -> Pointed:
+    stats = _pointers_with_roots(store)
+    texts = dict(store.storage.read_many([stat.key for stat in stats.values()]))
+    old = _older_checkpoints(store, stats, texts, policy)
+    warm, contents, alone, blobs = set[str](), set[str](), set[str](), set[str]()
+    dropped, from_dropped = [], set[str]()
+    for key, stat in stats.items():
+        kind = key.partition("/")[0]
+        content = texts.get(stat.key)
+        if content is None:
+            continue  # dropped since it was listed
+        if kind != "assets":
+            blobs |= set(_hashes(_readable(store, stat, content)))
+            continue
+        _kind, model, *_family, artifact, checkpoint, _target = key.split("/")
+        results = list(_results(content))
+        names = {result.recipe.sha256 for result in results}
+        if (model, checkpoint) not in old:
+            warm |= names
+            contents |= {result.sha256 for result in results}
+        elif artifact == RELEASE or stat.modified > unused:
+            alone |= names
+        else:
+            dropped.append(stat)
+            from_dropped |= names
+            continue
+        blobs |= {file.sha256 for result in results if result.artifact for file in result.artifact.files}
+    return Pointed(
+        warm=frozenset(warm),
+        contents=frozenset(contents),
+        alone=frozenset(alone),
+        blobs=frozenset(blobs),
+        dropped=tuple(dropped),
+        released_from=frozenset(from_dropped),
+    )
+
+
+def _pointers_with_roots(store: ArtifactStore) -> dict[str, Stat]:
+    found = {}
+    for stat in store.storage.files("pointers"):
+        key = stat.key.removeprefix("pointers/").removesuffix(".json")
+        temporary = stat.key.rpartition("/")[2].startswith(".")
+        if stat.key.endswith(".json") and not temporary and key.partition("/")[0] not in NO_ROOTS:
+            found[key] = stat
+    return found
+
+
+def _older_checkpoints(
+    store: ArtifactStore, stats: Mapping[str, Stat], texts: Mapping[str, bytes], policy: Policy
+) -> set[tuple[str, str]]:
+    """Registered checkpoints of the policy's models that are not among the newest to keep, as (model, key)."""
+    registered: dict[str, list[tuple[tuple[float, float], str]]] = {}
+    for key, stat in stats.items():
+        kind, _, rest = key.partition("/")
+        if kind != "checkpoints" or stat.key not in texts:
+            continue
+        model, _, checkpoint = rest.rpartition("/")
+        data = _readable(store, stat, texts[stat.key])
+        order = (_number(store, stat, data.get("number", 0)), _number(store, stat, data.get("registered")))
+        registered.setdefault(model, []).append((order, checkpoint))
+    for model in policy.models:
+        if model not in registered:
+            raise UnknownName("model with checkpoints", model, registered)
+    if policy.keep is None:
+        return set()
+    old = set()
+    for model in policy.models or registered:
+        ordered = sorted(registered[model])
+        old |= {(model, checkpoint) for _order, checkpoint in ordered[: max(0, len(ordered) - policy.keep)]}
+    return old
+
+
+def _number(store: ArtifactStore, stat: Stat, value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise StoreError(
+        f"{store.storage.path(stat.key)} does not say when its checkpoint was registered: nothing was freed"
+    )
+
+
+def _readable(store: ArtifactStore, stat: Stat, content: bytes) -> dict[str, Any]:
+    """A pointer's data. Raises StoreError where it cannot be read: it may need anything."""
+    try:
+        return parsed(content)
+    except Malformed as error:
+        where = store.storage.path(stat.key)
+        raise StoreError(f"{where} cannot be read ({error}), so nothing was freed: correct or remove it") from None
+
+
+def _results(content: bytes) -> Iterator[Result]:
+    """The results in an asset pointer; none where it is absent for everybody else too."""
+    try:
+        data = parsed(content)
+        found = TYPES[str(data.get("type"))].from_dict(data.get("value") or {})
+    except (Malformed, KeyError):
+        return
+    if isinstance(found, Built):
+        yield found.build
+        if found.evidence:
+            yield found.evidence
+    else:
+        yield found
+
+
+def _hashes(value: Any) -> Iterator[str]:
+    """Every sha256 anywhere in a record, whatever kind of pointer it is and whichever version wrote it."""
+    if isinstance(value, str) and SHA256.fullmatch(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _hashes(child)
+
+
+# --- this machine's cache ------------------------------------------------------------------------------------
+
+
+def _collect_cache(store: ArtifactStore, policy: Policy, freed: Freed, exports: Sequence[Path]) -> None:
+    now = time.time()
+    unused, settled = now - max(policy.older_than, policy.grace), now - policy.grace
+    _leftovers(store.cache / "work", WORK, settled, policy, freed)
+    for base in exports:
+        for parent in sorted({path.parent for path in base.rglob(f"*{STAGING}*")}):
+            _leftovers(parent, STAGING, settled, policy, freed)
+    for tree in _entries(store.cache / "trees"):
+        if _time(tree) <= unused:
+            _remove_tree(store, tree, unused, policy, freed)
+    for folder in _entries(store.cache / "kept"):
+        if max(_time(path) for path in (folder, *folder.rglob("*"))) <= unused:
+            with _free(store, folder.name, policy) as free:
+                if free:
+                    _remove_local(folder, policy, freed, KEPT)
+    for log in _entries(store.cache / "failures"):
+        if _time(log) <= unused:
+            _remove_local(log, policy, freed, LOGS)
+    for lock in _entries(store.cache / "locks"):
+        if lock.name != "collection" and _time(lock) <= settled:
+            with _free(store, lock.name, policy) as free:
+                if free:
+                    _remove_local(lock, policy, freed, LOCKS)
+
+
+def _leftovers(parent: Path, prefix: str, settled: float, policy: Policy, freed: Freed) -> None:
+    """Private folders whose process is dead, and those of an earlier version, or killed at once, by their age."""
+    for folder in _entries(parent):
+        ours = folder.name.startswith(prefix)
+        older = prefix == WORK or folder.name.startswith(f".new-{prefix}")
+        if folders.is_abandoned(folder) and (ours or (older and _time(folder) <= settled)):
+            _remove_local(folder, policy, freed, LEFTOVERS)
+
+
+def _remove_tree(store: ArtifactStore, tree: Path, unused: float, policy: Policy, freed: Freed) -> None:
+    """Set a checked-out tree aside, and remove it unless a process has just begun to use it."""
+    if policy.dry_run:
+        freed.add(TREES, folders.size_of(tree))
+        return
+    with store.workspace() as work:
+        aside = work / tree.name
+        try:
+            tree.rename(aside)
+        except FileNotFoundError:
+            return
+        if _time(aside) <= unused:
+            freed.add(TREES, folders.size_of(aside))
+            return
+        try:
+            aside.rename(tree)
+        except OSError:
+            pass  # checked out anew meanwhile
+
+
+def _remove_local(path: Path, policy: Policy, freed: Freed, kind: str) -> None:
+    freed.add(kind, folders.size_of(path))
+    if policy.dry_run:
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _free(store: ArtifactStore, name: str, policy: Policy) -> Iterator[bool]:
+    """Whether nobody else holds the lock `name`, and then hold it."""
+    path = store.cache / "locks" / name
+    if policy.dry_run and not path.exists():
+        yield True
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return time.time()  # gone: not ours to remove
