@@ -294,7 +294,7 @@ def many(store: ArtifactStore, count: int) -> list[Recipe]:
 
 def test_a_builder_that_works_at_the_same_time_loses_nothing(local: ArtifactStore) -> None:
     """It uses results and blobs that are old enough to go, in the same moments in which they go."""
-    recipes = many(local, 300)
+    recipes = many(local, 120)
     age(Path(local.root.path))
     used: list[Result] = []
     errors: list[BaseException] = []
@@ -302,7 +302,7 @@ def test_a_builder_that_works_at_the_same_time_loses_nothing(local: ArtifactStor
     def build() -> None:
         own = open_store(str(local.root), local.cache.with_name("builder"))
         try:
-            for recipe in random.Random(0).sample(recipes, 200):
+            for recipe in random.Random(0).sample(recipes, 80):
                 result = make(own, recipe.step)
                 assert result.artifact is not None
                 own.checkout(result.artifact)
@@ -320,13 +320,13 @@ def test_a_builder_that_works_at_the_same_time_loses_nothing(local: ArtifactStor
         rounds += 1
     builder.join()
     assert not errors, errors
-    assert len(used) == 200
+    assert len(used) == 80
     again = open_store(str(local.root), local.cache.with_name("another"))
     for result in used:
         recalled = again.recall(result.recipe)
         assert recalled and recalled.artifact
         again.checkout(recalled.artifact)
-    assert len(blobs(local)) < 300, "and what was not used went"
+    assert len(blobs(local)) < 120, "and what was not used went"
 
 
 def killed_at(step: int, store: ArtifactStore, policy: Policy) -> None:
@@ -432,8 +432,6 @@ def test_the_command_keeps_a_build_up_to_date_and_older_checkpoints_rebuild_on_d
     home = copy_of_built.home
     release = next((home / "releases" / "tiny" / "graviton3").iterdir())
     age(home / "store", home / "cache")
-    result = copy_of_built.run("gc", "--dry-run")
-    assert result.returncode == 0 and "would be freed" in result.stdout, result.stdout + result.stderr
     result = copy_of_built.run("gc")
     assert result.returncode == 0 and "MiB) freed" in result.stdout, result.stdout + result.stderr
     result = copy_of_built.build()

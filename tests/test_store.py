@@ -188,6 +188,21 @@ def test_export_replaces_the_folder(store: ArtifactStore, tmp_path: Path) -> Non
     assert sorted(path.name for path in target.iterdir()) == ["model.json", "weights"]
 
 
+def test_of_several_that_claim_a_pointer_at_once_one_is_told_so(store: ArtifactStore) -> None:
+    store.point("some/other", {})
+    waiting = threading.Barrier(4)
+
+    def claim(number: int) -> bool:
+        waiting.wait()
+        return store.claim("checkpoints/tiny/a-0", {"number": number})
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(claim, range(4)))
+    assert sum(won) == 1
+    assert store.pointer("checkpoints/tiny/a-0") == {"number": won.index(True)}
+    assert not store.claim("checkpoints/tiny/a-0", {"number": 9})
+
+
 def inodes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
 
