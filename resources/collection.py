@@ -34,6 +34,7 @@ GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
 RELEASE = "release"  # the asset whose result is a released folder
 # What a plan asks for though no pointer names it and nothing is made from it: kept while what it was made from is.
 COMPANIONS = ("data_check", "benchmark_report")
+ASSET_PARTS = 6  # of an asset pointer's key: assets/model/family/artifact/checkpoint/target
 NO_ROOTS = ("scorecards", "sources")  # pointers that name results without needing them
 
 RESULTS, POINTERS, BLOBS, CORRUPT = "results", "pointers of older checkpoints", "blobs", "corrupt blobs"
@@ -224,14 +225,14 @@ def _pointed(store: ArtifactStore, policy: Policy, unused: float) -> Pointed:
     warm, contents, alone, blobs = set[str](), set[str](), set[str](), set[str]()
     dropped, from_dropped = [], set[str]()
     for key, stat in stats.items():
-        kind = key.partition("/")[0]
+        parts = key.split("/")
         content = texts.get(stat.key)
         if content is None:
             continue  # dropped since it was listed
-        if kind != "assets":
+        if parts[0] != "assets" or len(parts) != ASSET_PARTS:
             blobs |= set(_hashes(_readable(store, stat, content)))
             continue
-        _kind, model, *_family, artifact, checkpoint, _target = key.split("/")
+        _assets, model, _family, artifact, checkpoint, _target = parts
         results = list(_results(content))
         names = {result.recipe.sha256 for result in results}
         if (model, checkpoint) not in old:

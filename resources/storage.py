@@ -22,6 +22,7 @@ from edge_assets.core.errors import StoreError, telling_lines
 
 CHUNK = 2**20
 LARGEST_COPY = 5 * 2**30  # bytes that S3 copies in one request
+TRIES = 3  # of a download that is cut off or arrives with another content
 BATCH = 500  # files that are read from an object store at once
 TEMPORARY = "tmp"  # files on their way to their name, and those on their way out
 REMOVING = "removing-"  # names in TEMPORARY that go back to their place if whoever removed them was killed
@@ -73,7 +74,15 @@ class Storage:
         return self.root / key
 
     def read(self, key: str) -> bytes | None:
-        """A file's content, or None where there is none. Raises StoreError."""
+        """A file's content, or None where there is none; asked for again if it arrives damaged. Raises StoreError."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._read_once(key)
+            except Damaged:
+                continue
+        return self._read_once(key)
+
+    def _read_once(self, key: str) -> bytes | None:
         with self._errors("read", key):
             try:
                 return self._local(key).read_bytes() if self.is_local else self.root.fs.cat_file(self._remote(key))
@@ -92,11 +101,11 @@ class Storage:
             with self._errors("read", batch[0]):
                 paths = [self._remote(key) for key in batch]
                 found = self.root.fs.cat_ranges(paths, starts=None, ends=None, on_error="return")  # `cat` asks twice
-                for key, content in zip(batch, found, strict=True):
-                    if isinstance(content, bytes):
-                        yield key, content
-                    elif not isinstance(content, FileNotFoundError):
-                        raise content
+            for key, content in zip(batch, found, strict=True):
+                known = isinstance(content, bytes | FileNotFoundError)
+                text = content if known else self.read(key)  # once more, by itself
+                if isinstance(text, bytes):
+                    yield key, text
 
     def stat(self, key: str) -> Stat | None:
         """What is known of a file without reading it, or None where there is none. Raises StoreError."""

@@ -47,7 +47,7 @@ from edge_assets.core.types import (
     digest,
 )
 from resources import folders, trust
-from resources.storage import Damaged, Denied, Storage, open_storage
+from resources.storage import TRIES, Damaged, Denied, Storage, open_storage
 
 log = logging.getLogger(__name__)
 Build = Callable[[Path], Mapping[str, Any]]  # writes files into the folder, returns facts; may raise Refused
@@ -60,7 +60,6 @@ STAGING = ".export-"  # and of those beside an exported folder
 FRESH = 12 * 3600  # seconds for which what was used is not marked as used again; half of the collector's grace period
 DEEPEST = 64  # levels of nested JSON; no record of ours has a dozen
 OWN_MEMOS: set[str] = set()  # digests of what this process wrote: it trusts itself
-TRIES = 3  # downloads of a blob that is cut off or arrives with another content
 
 
 class NotBuilt(Exception):
@@ -215,12 +214,16 @@ class ArtifactStore:
         self._check_version()
         tree = self.cache / "trees" / artifact.sha256
         with _disk_errors(str(tree), every=True):
-            if tree.is_dir():
+            try:
                 os.utime(tree)  # in use: the collector goes by it
+            except FileNotFoundError:
+                pass  # not checked out yet
             for file in artifact.files:
-                local = tree / file.path
-                if not (local.is_file() and sha256_of(local) == file.sha256):
-                    self._fetch(file, local)
+                if not _is_right(tree / file.path, file):
+                    self._fetch(file, tree / file.path)
+            for file in artifact.files:
+                if not (tree / file.path).is_file():  # collected while the others were looked at
+                    self._fetch(file, tree / file.path)
         return tree / artifact.files[0].path if len(artifact.files) == 1 else tree
 
     def export(self, artifact: Artifact, folder: Path) -> None:
@@ -511,6 +514,13 @@ def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def _is_right(local: Path, file: File) -> bool:
+    try:
+        return sha256_of(local) == file.sha256
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return False
 
 
 def _holds_exactly(folder: Path, artifact: Artifact) -> bool:

@@ -16,11 +16,11 @@ from edge_assets.assets.families import CPU
 from edge_assets.assets.steps import Cell
 from edge_assets.core.errors import Malformed, StoreError
 from edge_assets.core.runtimes import RUNTIMES, build_session
-from edge_assets.core.types import Artifact, File, Recipe, Result
+from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.registry import target
 from resources import checkpoints, trust
+from resources.artifacts import vouched
 from resources.store import ArtifactStore, open_store
-from tests.conftest import Project
 from tests.tiny.spec import TINY
 
 RECIPE = Recipe("example", "1", {"source": "abc"})
@@ -235,7 +235,16 @@ def test_a_memo_that_a_trusted_key_signed_counts_until_a_byte_of_it_changes(
     assert own.vouched(pointed) == pointed and strict.vouched(pointed) is None
 
 
-def test_a_build_with_trusted_keys_takes_nothing_of_others_and_completes(copy_of_built: Project) -> None:
-    result = copy_of_built.build(EDGE_ASSETS_TRUSTED_KEYS="keys.pem")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "building onnx_model" in result.stdout and "1 built" in result.stdout
+def test_assets_hand_on_only_results_that_are_trusted(own: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, evidence = own.remember(RECIPE, one_file), own.remember(OTHER, one_file)
+    handed = Built("onnx_model", "onnx", "fp32", "onnx", build, evidence)
+    refused = replace(handed, build=Result(RECIPE, None, {}, refused="no convolutions"), evidence=None)
+    strict = replace(own, verifier=trust.NothingVerifies())
+    taken = vouched(strict, handed)
+    assert isinstance(taken, Built) and taken.build.artifact == build.artifact, "built by this process"
+    failed = vouched(strict, replace(evidence, facts={"failed": {"onnx_model": "hung"}, "layers": 9}))
+    assert isinstance(failed, Result) and failed.facts == {"layers": 3, "failed": {"onnx_model": "hung"}}
+    monkeypatch.setattr("resources.store.OWN_MEMOS", set())
+    assert vouched(strict, handed) is None
+    assert vouched(strict, refused) == refused, "what only takes away needs no memo"
+    assert vouched(own, handed) == handed
