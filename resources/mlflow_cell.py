@@ -109,9 +109,9 @@ class CellLog:
             run_id = None
         if run_id is None:
             run_id = self._create(entry)
-        if entry.kind == "variant":
+        if entry.kind == "variant" and self.state.begun.get(entry.run) != entry.digest:
             self.state.begun[entry.run] = entry.digest
-        self.save()  # now, so that a failure later does not leave a second run
+            self.save()
         return run_id
 
     def save(self) -> None:
@@ -119,8 +119,7 @@ class CellLog:
         self.store.point(f"mlflow/{self.cell}", asdict(self.state))
 
     def finish(self, entry: Entry) -> None:
-        """Close the run of an entry that MLflow now has."""
-        self.client.set_terminated(self.state.runs[entry.run])
+        """Note that MLflow has the whole entry."""
         self.state.logged[entry.name] = entry.digest
         self.save()
 
@@ -129,6 +128,7 @@ class CellLog:
         run_id = self.client.create_run(self.state.experiment, tags=tags, run_name=entry.run).info.run_id
         self.state.runs[entry.run] = run_id
         self.state.begun[entry.run] = BARE
+        self.save()  # now, so that a failure later does not leave a second run
         return run_id
 
     def _begin(self, artifacts: str | None) -> None:
@@ -160,7 +160,7 @@ class CellLog:
         name, number = model, 1
         while (found := self.client.get_experiment_by_name(name)) is not None:
             if found.lifecycle_stage == "active":
-                return found.experiment_id
+                break
             number += 1
             name = f"{model} {number}"
         if number > 1:
@@ -168,6 +168,8 @@ class CellLog:
                 f"the experiment '{model}' was deleted in MLflow, which keeps its name: new runs go to '{name}'. "
                 f"To use it again, restore it with `mlflow experiments restore`"
             )
+        if found is not None:
+            return found.experiment_id
         place = None if artifacts is None else f"{Path(artifacts).resolve().as_uri()}/{name.replace(' ', '-')}"
         return self.client.create_experiment(name, artifact_location=place)
 
@@ -191,6 +193,7 @@ class CellLog:
             params=[Param(name, str(value)[:6000]) for name, value in entry.parameters.items()],
             tags=[RunTag(name, str(value)) for name, value in entry.tags.items()],
         )
+        self.client.set_terminated(run_id)  # before the files, which may have to wait; a finished run still takes them
         self.state.numbers[entry.name] = entry.digest
         self.save()
 

@@ -8,13 +8,14 @@ A cell is `model/family/checkpoint/target`. Every machine that shares the store 
 vanish at any time, and may be one that only a later version understands.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from upath import UPath
 
-from edge_assets.core.types import digest
+from edge_assets.core.types import canonical_json, digest
 from resources.store import ArtifactStore
 
 PARENT = "parent"
@@ -110,10 +111,10 @@ class Outbox:
     def waits(self, key: str) -> bool:
         return self.store.pointer(key) is not None
 
-    def drop(self, key: str) -> None:
-        """Forget an entry that was sent."""
-        self.store.drop_pointer(key)
-        self.store.drop_pointer(_moved(key, TROUBLE))
+    def drop(self, entry: Entry) -> None:
+        """Forget an entry that was sent, unless a newer one was put in its place meanwhile."""
+        if self.store.pointer(entry.key) == json.loads(canonical_json(asdict(entry))):
+            self._remove(entry.key)
 
     def postpone(self, key: str) -> None:
         """Let the others go first next time: this one was being sent as the server stopped answering."""
@@ -132,8 +133,12 @@ class Outbox:
         if data is None:
             data = {"unreadable": self._text(key)}
         self.store.point(aside, data)
-        self.drop(key)
+        self._remove(key)
         return f"It was put aside. Once that is mended, move {self._path(aside)} to {self._path(key)}"
+
+    def _remove(self, key: str) -> None:
+        self.store.drop_pointer(key)
+        self.store.drop_pointer(_moved(key, TROUBLE))
 
     def _failures(self, key: str) -> int:
         noted = self.store.pointer(_moved(key, TROUBLE))

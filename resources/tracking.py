@@ -113,8 +113,9 @@ class MLflowTracking(dg.ConfigurableResource):
             memory.outage = ""
             try:
                 client = mlflow_server.connect(self.uri)
+                sent = 0
                 for key in waiting:
-                    self._try(client, outbox, key, tell)
+                    sent += self._try(client, outbox, key, tell, others_went=sent > 0)
             except Outage as outage:
                 memory.outage = str(outage)
                 memory.rest("outage")
@@ -124,40 +125,55 @@ class MLflowTracking(dg.ConfigurableResource):
         elif memory.rests("files"):
             tell("files", f"{memory.files}. {len(outbox.keys())} entries wait for a machine that may write there")
 
-    def _try(self, client: "MlflowClient", outbox: Outbox, key: str, tell: Tell) -> None:
-        """Send one entry. Whatever is wrong with it is said, and it is kept. Raises Outage."""
+    def _try(self, client: "MlflowClient", outbox: Outbox, key: str, tell: Tell, others_went: bool) -> bool:
+        """Send one entry and return whether it went. Whatever is wrong with it is said, and it is kept.
+
+        Raises Outage.
+        """
         memory = self._memory(outbox.store)
         if memory.rests(key):
             tell(key, memory.failures[key])
-            return
+            return False
         name = key.removeprefix(f"{WAITING}/")
         try:
-            if self._send(client, outbox, key, tell):
-                outbox.drop(key)
-            return
+            return self._send(client, outbox, key, tell)
         except OfLaterVersion as later:
             problem = f"{name} is kept for a later version of edge-assets: {later}"
         except NotFromHere as elsewhere:
             memory.files = f"MLflow at {self._shown} has the numbers, but {elsewhere}"
             memory.rest("files")
-            return
+            return False
         except Exception as error:  # one entry's trouble, of any kind, must not fail the asset that happens to log
             reason = mlflow_server.said_by(error)
             if mlflow_server.is_outage(error):
-                outbox.postpone(key)
-                raise Outage(reason) from error
-            problem = f"MLflow at {self._shown} did not take {name}: {reason}. It waits and is logged by the next run"
-            if not mlflow_server.is_forbidden(error) and outbox.count_failure(key) >= FAILURES:
-                problem = f"MLflow at {self._shown} did not take {name}: {reason}. {outbox.refuse(key)}"
+                raise Outage(self._interrupted(outbox, key, reason, others_went)) from error
+            problem = f"MLflow at {self._shown} did not take {name}: {reason}. "
+            if mlflow_server.is_forbidden(error) or outbox.count_failure(key) < FAILURES:
+                problem += "It waits and is logged by the next run"
+            else:
+                problem += outbox.refuse(key)
         memory.failures[key] = problem
         memory.rest(key)
         tell(key, problem)
+        return False
+
+    def _interrupted(self, outbox: Outbox, key: str, reason: str, others_went: bool) -> str:
+        """What is said where the server stopped answering. Where it took others just before, the entry may be why."""
+        said = f"{reason} (as {key.removeprefix(f'{WAITING}/')} was sent)"
+        if not others_went:
+            outbox.postpone(key)
+        elif outbox.count_failure(key) >= FAILURES:
+            said += f". {outbox.refuse(key)}"
+        return said
 
     def _send(self, client: "MlflowClient", outbox: Outbox, key: str, tell: Tell) -> bool:
         """Log one entry. False if it has to wait for another, or for a machine that may keep files."""
         entry = outbox.read(key)
         if entry is None:
             return True  # another machine was faster
+        no_files = bool(entry.artifact) and self._memory(outbox.store).rests("files")
+        if no_files and CellRuns.read(outbox.store, entry.cell).numbers.get(entry.name) == entry.digest:
+            return False
         log = CellLog.open(
             client, outbox.store, entry.cell, self.uri, self.artifacts, say=lambda sentence: tell(sentence, sentence)
         )
@@ -166,13 +182,13 @@ class MLflowTracking(dg.ConfigurableResource):
             return False
         run_id = log.run_for(entry)
         log.add_numbers(entry)
-        if entry.artifact and self._memory(outbox.store).rests("files"):
-            client.set_terminated(run_id)
+        if no_files:
             return False
         log.add_files(entry)
         if entry.version:
-            _register(client, log.state.models.get(entry.run), run_id, entry)
+            _register(client, log.state.models.get(entry.run), run_id, entry, log.say)
         log.finish(entry)
+        outbox.drop(entry)
         return True
 
 
@@ -187,7 +203,7 @@ def dagster_tags(run_id: str) -> dict[str, str]:
     return {"dagster.run_id": run_id, "dagster.run_url": f"{dagster_url()}/runs/{run_id}"}
 
 
-def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry: Entry) -> None:
+def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry: Entry, say: Say) -> None:
     """A version of the registered model `<model>.<target>`, and the alias `released` on it.
 
     The same content is registered once; the alias never moves from a newer checkpoint to an older one.
@@ -217,7 +233,18 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
             raise
         current = None
     if current is None or float(current.tags.get("registered", 0)) <= float(tags["registered"]):
-        client.set_registered_model_alias(name, RELEASED, version.version)
+        _set_alias(client, name, version.version, say)
+
+
+def _set_alias(client: "MlflowClient", name: str, version: str, say: Say) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_registered_model_alias(name, RELEASED, version)
+    except MlflowException as error:
+        if not mlflow_server.is_missing_endpoint(error):
+            raise
+        say(f"this MLflow server is of a version before 2.3: it has no aliases, so none marks {name}/{version}")
 
 
 def _version_of(client: "MlflowClient", name: str, release_sha256: str) -> "ModelVersion | None":
