@@ -7,6 +7,7 @@ EARLIER := --checkpoint digits-epoch08 --target x86-64-vnni
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
+BUILD_LOCK := requirements/build.lock
 LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # each file by its hash and nothing that no lock names, so pip has nothing to resolve; only wheels, which run no code to
 # be installed, but for two small packages that the index has as sources alone
@@ -32,18 +33,20 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve
 
-lock: $(STAMP) $(TOOLS_STAMP)  ## Write the versions of the two environments, and the hashes of their files, to requirements/
+# not after $(STAMP), which would put the locked versions back
+lock: $(TOOLS_STAMP)  ## Write the versions of the two environments, and the hashes of their files, to requirements/
 	$(BIN)/python requirements/lock.py $(TOOLS)
 
 audit: $(TOOLS_STAMP)  ## Look for known vulnerabilities of what is locked; asks the index for each version
-	$(TOOLS)/bin/pip-audit --no-deps --disable-pip --requirement requirements/torch.txt \
-	$(foreach lock,$(LOCKS) requirements/build.lock requirements/tools.lock,--requirement $(lock))
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes $(foreach lock,$(BUILD_LOCK) $(LOCKS),--requirement $(lock))
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes --requirement requirements/tools.lock
+	$(TOOLS)/bin/pip-audit --disable-pip --no-deps --requirement requirements/torch.txt
 
 # torch last: what it shares with others is there by then in its locked version, and it brings only what belongs to the
 # build that suits the machine
-$(STAMP): pyproject.toml requirements/build.lock $(LOCKS) requirements/torch.txt
+$(STAMP): pyproject.toml $(BUILD_LOCK) $(LOCKS) requirements/torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(LOCKED) --requirement requirements/build.lock
+	$(PIP) install $(LOCKED) --requirement $(BUILD_LOCK)
 	$(PIP) install $(LOCKED) $(foreach lock,$(LOCKS),--requirement $(lock))
 	$(PIP) install --requirement requirements/torch.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .

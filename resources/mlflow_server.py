@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.core.addresses import hide_credentials, without_credentials
-from edge_assets.core.errors import first_line
+from edge_assets.core.errors import telling_lines
 from edge_assets.core.types import digest
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def is_forbidden(error: BaseException) -> bool:
 
 def said_by(error: BaseException) -> str:
     """An error's first line as it may be logged."""
-    return hide_credentials(first_line(error)) or type(error).__name__
+    return hide_credentials(telling_lines(error).partition("\n")[0]) or type(error).__name__
 
 
 def _is_active(ask: Callable[[], bool]) -> bool:
@@ -153,7 +153,7 @@ def _check_database(uri: str) -> None:
         with closing(sqlite3.connect(path, timeout=HEALTH_SECONDS)) as database:
             database.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
-        raise Outage(first_line(error)) from error
+        raise Outage(said_by(error)) from error
 
 
 def _client(uri: str) -> "MlflowClient":
