@@ -5,8 +5,15 @@ STAMP := $(VENV)/.installed
 WEB := edge_assets/web/node_modules/.installed
 EARLIER := --checkpoint digits-epoch08 --target x86-64-vnni
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+TOOLS := .tools
+TOOLS_STAMP := $(TOOLS)/.installed
+BUILD_LOCK := requirements/build.lock
+LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
+# each file by its hash and nothing that no lock names, so pip has nothing to resolve; only wheels, which run no code to
+# be installed, but for two small packages that the index has as sources alone
+LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo test serve lock chromium
+.PHONY: demo test serve lock audit chromium
 
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for every target and print its scorecard
 	$(BIN)/edge-assets build --model digits $(EARLIER)
@@ -26,15 +33,29 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve
 
-lock: $(STAMP)  ## Write the versions of this environment to requirements.lock
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+# not after $(STAMP), which would put the locked versions back
+lock: $(TOOLS_STAMP)  ## Write the versions of the two environments, and the hashes of their files, to requirements/
+	$(BIN)/python requirements/lock.py $(TOOLS)
 
-# torch first and alone: what else needs it then takes the version that is there
-$(STAMP): pyproject.toml requirements.lock
+audit: $(TOOLS_STAMP)  ## Look for known vulnerabilities of what is locked; asks the index for each version
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes $(foreach lock,$(BUILD_LOCK) $(LOCKS),--requirement $(lock))
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes --requirement requirements/tools.lock
+	$(TOOLS)/bin/pip-audit --disable-pip --no-deps --requirement requirements/torch.txt
+
+# torch last: what it shares with others is there by then in its locked version, and it brings only what belongs to the
+# build that suits the machine
+$(STAMP): pyproject.toml $(BUILD_LOCK) $(LOCKS) requirements/torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $$(grep '^torch==' requirements.lock)
-	$(PIP) install -r requirements.lock
-	$(PIP) install --no-deps --editable .
+	$(PIP) install $(LOCKED) --requirement $(BUILD_LOCK)
+	$(PIP) install $(LOCKED) $(foreach lock,$(LOCKS),--requirement $(lock))
+	$(PIP) install --requirement requirements/torch.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	@touch $@
+
+$(TOOLS_STAMP): requirements/tools.lock
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip --disable-pip-version-check --quiet install $(LOCKED) --requirement requirements/tools.lock
 	@touch $@
 
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script

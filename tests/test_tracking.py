@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from resources.store import sha256_of
 from tests.conftest import Project
 from tests.tiny.data import evaluation
 from tests.tiny.spec import TINY
@@ -116,6 +117,16 @@ def test_plots_and_tables_are_artifacts_of_the_parent(
     assert [item.path for item in client.list_artifacts(scorecard.info.run_id, "scorecard")] == [
         "scorecard/scorecard.html"
     ]
+
+
+def test_each_artifact_is_kept_once_and_the_released_one_again_in_its_whole_folder(
+    built: Project, runs: dict[str, mlflow.entities.Run]
+) -> None:
+    hashes = [sha256_of(path) for path in (built.home / "mlflow" / "artifacts").rglob("*") if path.is_file()]
+    kept = {name: hashes.count(run.data.tags["sha256"]) for name, run in runs.items() if "sha256" in run.data.tags}
+    (released,) = (name for name, run in runs.items() if run.data.tags.get("verdict") == "released")
+    assert len(kept) == 6
+    assert kept == {name: 2 if name == released else 1 for name in kept}
 
 
 @pytest.fixture

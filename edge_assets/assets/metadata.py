@@ -15,7 +15,8 @@ from edge_assets.core.select import Candidate, Gate, gates
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import Variant
 from edge_assets.report import tables
-from resources.tracking import PARENT, Entry, dagster_tags, variant_tags
+from resources.outbox import PARENT, Entry
+from resources.tracking import dagster_tags, variant_tags
 
 Metadata = dict[str, Any]
 URLs = Mapping[str, str]

@@ -13,8 +13,9 @@ from edge_assets.core.types import Recipe, Result, digest
 from edge_assets.model import ModelSpec
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource
+from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore
-from resources.tracking import PARENT, Entry, MLflowTracking, dagster_tags
+from resources.tracking import MLflowTracking, dagster_tags
 
 SCORECARD = "scorecard"
 PAGE = "scorecard.html"
