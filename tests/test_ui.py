@@ -78,7 +78,7 @@ def test_dagster_shows_the_checks(served: tuple[str, str], page: Page) -> None:
 
 
 def test_dagster_shows_the_graph(served: tuple[str, str], page: Page) -> None:
-    page.goto(f"{served[0]}/locations/edge_assets.definitions/asset-groups/tiny_cpu")
+    page.goto(f"{served[0]}/locations/edge_assets/asset-groups/tiny_cpu")
     expect(page.get_by_text("benchmark_report").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "dagster-graph.png")
 
