@@ -15,7 +15,7 @@ from edge_assets.settings import allowed_hosts, home, token
 
 HOST = "127.0.0.1"
 POLL_MILLISECONDS = 2000  # how often Dagster's pages ask for what changed
-DATABASE = {"db_statement_timeout": 15_000, "db_pool_recycle": 3600, "db_pool_max_overflow": 20}  # dagster-webserver's
+DATABASE = {"statement_timeout": 15_000, "pool_recycle": 3600, "max_overflow": 20}  # dagster-webserver's
 
 
 @click.group()
