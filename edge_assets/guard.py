@@ -46,7 +46,7 @@ ONLY_ITSELF = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'
 PAGE_HEADERS = {
     "Content-Security-Policy": ONLY_ITSELF,
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without a referrer a browser sends the form with the origin null
 }
 
 
@@ -57,6 +57,7 @@ class Door:
     port: int
     allowed_hosts: frozenset[str] = frozenset()  # besides the loopback names; with the port where it is not the usual
     token: str | None = None
+    open_paths: frozenset[str] = frozenset()  # answered without the token: they say no more than that somebody is there
 
     def knows(self, host: str) -> bool:
         """Whether a `Host`, or the host of an `Origin`, is this server's own."""
@@ -127,28 +128,32 @@ class Guard:
     # --- who it is ---------------------------------------------------------------------------------------
 
     async def _unknown(self, connection: HTTPConnection, receive: Receive) -> Response | None:
-        """None if the request is signed in, or no token was set. Otherwise the answer, which may sign it in."""
+        """None if the request may come in. Otherwise the answer, which may be that it has signed in."""
         if self.door.token is None:
             return None
         scope = connection.scope
-        if scope["type"] == "http":
-            if scope["method"] == "POST" and scope["path"] == SIGN_IN:
-                return await self._sign_in(Request(scope, receive))
-            if scope["method"] == "GET" and "token" in connection.query_params:
-                return self._token_in_address(connection)
-        if self._is_signed_in(connection):
-            return None
-        if scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
-            return self._form("This server asks for the token that `edge-assets serve` was started with.", _path(scope))
-        text = "sign in first: send the token as `Authorization: Bearer ...`, or open the page in a browser"
-        return PlainTextResponse(f"{text}\n", 401, {"WWW-Authenticate": "Bearer"})
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == SIGN_IN:
+            return await self._sign_in(Request(scope, receive))
+        if scope["type"] == "http" and scope["method"] == "GET" and "token" in connection.query_params:
+            return self._token_in_address(connection)
+        return None if self._is_signed_in(connection) else self._ask(connection)
 
     def _is_signed_in(self, connection: HTTPConnection) -> bool:
+        scope = connection.scope
+        if scope["type"] == "http" and scope["method"] in READING and scope["path"] in self.door.open_paths:
+            return True
         scheme, _, given = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(given.strip()):
             return True
         cookie = connection.cookies.get(self.door.cookie_name, "")
         return hmac.compare_digest(cookie.encode(), self.door.cookie_value.encode())
+
+    def _ask(self, connection: HTTPConnection) -> Response:
+        scope = connection.scope
+        if scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
+            return self._form("This server asks for the token that `edge-assets serve` was started with.", _path(scope))
+        text = "sign in first: send the token as `Authorization: Bearer ...`, or open the page in a browser"
+        return PlainTextResponse(f"{text}\n", 401, {"WWW-Authenticate": "Bearer"})
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self.door.token or "").encode())

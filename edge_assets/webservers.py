@@ -41,7 +41,7 @@ def dagster(port: int, workspace: Path) -> None:
         target = WorkspaceFileTarget([str(workspace)])
         with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
             app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MILLISECONDS)
-            run(app, port, graphql=True)
+            run(app, Door(port, allowed_hosts(), token()), graphql=True)
 
 
 @main.command()
@@ -65,13 +65,12 @@ def mlflow(port: int) -> None:
     initialize_backend_stores(uri, uri, "mlflow-artifacts:/")
     from mlflow.server.fastapi_app import app
 
-    run(app, port, graphql=False)
+    run(app, Door(port, allowed_hosts(), token(), open_paths=frozenset({"/health"})), graphql=False)
 
 
-def run(app: ASGIApp, port: int, graphql: bool) -> None:
-    """Serve an application to those whom the environment lets in, until SIGTERM."""
-    door = Door(port, allowed_hosts(), token())
-    uvicorn.run(Guard(app, door, graphql), host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=5)
+def run(app: ASGIApp, door: Door, graphql: bool) -> None:
+    """Serve an application to those whom its door lets in, until SIGTERM."""
+    uvicorn.run(Guard(app, door, graphql), host=HOST, port=door.port, log_level="warning", timeout_graceful_shutdown=5)
 
 
 if __name__ == "__main__":
