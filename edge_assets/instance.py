@@ -27,6 +27,10 @@ DAGSTER_YAML = """\
 concurrency:
   runs:
     max_concurrent_runs: 1
+# A code server that died is started again: what is queued waits for it.
+run_queue:
+  max_user_code_failure_retries: 120
+  user_code_failure_retry_delay: 5
 # "Terminate" also for runs whose server is gone.
 run_launcher:
   module: edge_assets.launcher
@@ -62,6 +66,7 @@ telemetry:
 )
 NEEDED = (
     ("concurrency.runs.max_concurrent_runs", "runs at the same time disturb each other's measurements"),
+    ("run_queue.max_user_code_failure_retries", "a queued run fails if the code server is being started again"),
     ("run_launcher.class", '"Terminate" fails for a run whose server is gone'),
     ("run_monitoring.max_runtime_seconds", "a run that hangs keeps the queue waiting for ever"),
 )

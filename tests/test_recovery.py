@@ -1,6 +1,7 @@
 """Runs whose process is gone: by asking about processes that are, and with a real daemon whose processes are killed."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -136,21 +137,12 @@ def project(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path) -> 
 
 def launch(served: Served, checkpoint: Path) -> str:
     """Launch a run of the checkpoint's, and return its id."""
-    from edge_assets.core.types import File
-
-    key = f"tiny-{sha256(checkpoint)[:8]}"
+    key = f"tiny-{hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:8]}"
     served.graphql(ADD, key=key)
     tags = {"dagster/partition/checkpoint": key, "dagster/partition/target": "graviton3"}
     tags["dagster/partition"] = f"{key}|graviton3"
     launched = served.graphql(LAUNCH, tags=[{"key": name, "value": value} for name, value in tags.items()])
-    assert File
     return str(launched["launchRun"]["run"]["runId"])
-
-
-def sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def status(served: Served, run: str) -> str:
@@ -172,49 +164,54 @@ def executed(served: Served, run: str) -> int:
     return pid
 
 
+def code_servers(served: Served) -> list[int]:
+    """Process ids of the code server: what serves, and what has loaded the code."""
+    found = [pid for name, pid in served.processes().items() if "code-server start" in name or "api grpc" in name]
+    assert len(found) == 2
+    return found
+
+
 def kill(*pids: int) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
 
+def terminate(served: Served, run: str) -> None:
+    """As the button in Dagster's UI does."""
+    assert served.graphql(TERMINATE, run=run)["terminateRun"] == {"__typename": "TerminateRunSuccess"}
+
+
 def test_killed_processes_are_noticed_and_the_queue_goes_on(project: Project, checkpoint_file: Path) -> None:
     served = start(project)
     try:
-        # the code server and the run's process are killed together, as by the kernel when memory runs out
         first, second, third = (launch(served, checkpoint_file) for _ in range(3))
-        pid = executed(served, first)
+        worker = executed(served, first)
         assert status(served, second) == "QUEUED"
-        code = [number for name, number in served.processes().items() if "code-server" in name or "api grpc" in name]
-        assert len(code) >= 2
-        kill(*code, pid)
+        kill(*code_servers(served), worker)  # as the kernel does when memory runs out
         wait_for(lambda: status(served, first) == "FAILURE", 30, "the dead run is closed")
         assert "the code server died and is started again" in "".join(served.printed)
 
-        # a run that is alive ends soon when it is terminated
-        pid = executed(served, second)
-        assert served.graphql(TERMINATE, run=second)["terminateRun"]["__typename"] == "TerminateRunSuccess"
-        wait_for(lambda: status(served, second) == "CANCELED", 20, "the live run ends")
-        wait_for(lambda: not is_alive(pid), 20, "its process ends")
+        worker = executed(served, second)
+        terminate(served, second)
+        wait_for(lambda: status(served, second) == "CANCELED" and not is_alive(worker), 20, "the live run ends")
 
-        # so does one whose code server is gone, and one that is dead is closed at once
-        pid = executed(served, third)
+        worker = executed(served, third)
         fourth, fifth = launch(served, checkpoint_file), launch(served, checkpoint_file)
-        code = [number for name, number in served.processes().items() if "code-server" in name or "api grpc" in name]
-        kill(*(number for number in code if number != pid))
-        assert served.graphql(TERMINATE, run=third)["terminateRun"]["__typename"] == "TerminateRunSuccess"
-        wait_for(lambda: status(served, third) == "CANCELED", 20, "the run without a code server ends")
-        pid = executed(served, fourth)
-        code = [number for name, number in served.processes().items() if "code-server" in name or "api grpc" in name]
-        kill(*code, pid)
-        assert served.graphql(TERMINATE, run=fourth)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+        kill(*code_servers(served))
+        assert is_alive(worker)
+        terminate(served, third)
+        wait_for(lambda: status(served, third) == "CANCELED", 20, "the live run ends without its code server")
+
+        # what was queued waits for the new code server
+        worker = executed(served, fourth)
+        kill(*code_servers(served), worker)
+        terminate(served, fourth)
         assert status(served, fourth) in ("CANCELED", "FAILURE")
 
-        # everything dies, as by a power loss; what was queued goes on when it is started again
         executed(served, fifth)
         sixth = launch(served, checkpoint_file)
     finally:
-        everything = [served.process.pid, *served.processes().values()]
-        kill(*everything)
+        kill(served.process.pid, *served.processes().values())  # all of it, as by a power loss
         served.process.wait()
     served = start(project)
     try:
