@@ -18,7 +18,7 @@ import html
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 from starlette.datastructures import MutableHeaders
@@ -111,9 +111,9 @@ class Guard:
             return self._refused(f"this server is not called {_shown(hosts)}", hosts)
         origins = connection.headers.getlist("origin")
         for origin in origins:
-            parts = urlsplit(origin)
-            if parts.scheme not in ("http", "https") or not self.door.knows(parts.netloc):
-                return self._refused(f"the request comes from a page of {_shown([origin])}", [parts.netloc])
+            scheme, _, host = origin.partition("://")
+            if scheme not in ("http", "https") or not self.door.knows(host):
+                return self._refused(f"the request comes from a page of {_shown([origin])}", [host])
         site = connection.headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none") and not _follows_a_link(connection):
             return self._refused("the request comes from a page of another site", [])

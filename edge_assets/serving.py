@@ -34,6 +34,14 @@ LOOK_SECONDS, PATIENCE = 5, 3  # how often the code server is asked, and how man
 LOCATION = "edge_assets"  # the code location's name, as in workspace.yaml and pyproject.toml
 CODE, DAEMON, WEB, MLFLOW = "code-server", "dagster-daemon", "dagster-webserver", "mlflow"
 LOG_LINES = 5
+# Becomes the server, which the kernel asks to end when `serve` is killed: it would keep the port otherwise. Linux only.
+TETHERED = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass
@@ -59,7 +67,7 @@ class Servers:
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
         with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                command,
+                [sys.executable, "-c", TETHERED, *command],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from tests.conftest import Project
 
@@ -71,10 +72,13 @@ class Served:
 
     def processes(self) -> dict[str, int]:
         """Process ids by command line of all that `serve` started, and of what these started."""
-        import psutil
-
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return {f"{child.pid} {' '.join(child.cmdline())}": child.pid for child in children}
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                found[f"{child.pid} {' '.join(child.cmdline())}"] = child.pid
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                pass  # it has just ended
+        return found
 
 
 def free_port() -> int:
@@ -120,10 +124,9 @@ def serving(project: Project, token: str | None = None) -> Iterator[Served]:
 
 def is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from tests.conftest import Project
-from tests.serving import CHROMIUM, Answer, Served, serving
+from tests.serving import CHROMIUM, Answer, Served, serving, wait_for
 
 MUTATION = (
     'mutation { addDynamicPartition(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: '
@@ -321,7 +321,20 @@ def test_the_own_page_loads_and_changes_what_it_is_asked_to(served: Served, page
     assert partitions(served) == ["by-own-page"]
 
 
+def test_reloading_the_location_loads_the_code_anew_in_one_server_for_all(served: Served) -> None:
+    def code() -> list[int]:
+        return [pid for name, pid in served.processes().items() if "api grpc" in name]
+
+    before = code()
+    assert len(before) == 1, "web server and daemon share it"
+    query = "mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"
+    reloaded = served.graphql(query, name="edge_assets")["reloadRepositoryLocation"]
+    assert reloaded == {"__typename": "WorkspaceLocationEntry"}
+    wait_for(lambda: len(code()) == 1 and code() != before, 20, "a new process has the code")
+
+
 def test_the_state_folder_is_its_owners_alone(served: Served) -> None:
     assert served.project.home.stat().st_mode & 0o777 == 0o700
-    sockets = [Path(name) for name in Path("/tmp").glob("edge-assets-*")]
-    assert sockets and all(path.stat().st_mode & 0o077 == 0 for path in sockets)
+    (command,) = [name for name in served.processes() if "code-server start" in name]
+    socket = Path(command.split("--socket ")[1].split()[0])
+    assert socket.is_socket() and socket.parent.stat().st_mode & 0o777 == 0o700

@@ -1,10 +1,12 @@
 """The state folder and its Dagster instance: made once by many, for their owner alone, with settings of today."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,13 +16,14 @@ from edge_assets import building
 from edge_assets.automation import dead_runs_sensor
 from edge_assets.core.errors import EdgeAssetsError, StoreError
 from edge_assets.core.types import File
-from edge_assets.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, prepare
-from edge_assets.running import Worker
+from edge_assets.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
+from edge_assets.running import TAG, Worker
 from edge_assets.settings import Home, allowed_hosts, home_mode, mlflow_url, token
 from resources.checkpoints import Checkpoint
 from resources.store import open_store
 from tests.conftest import ROOT, Project
 
+PIPES: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
 OPEN_AND_ADD = """
 from edge_assets.instance import add_partitions, open_instance
 from edge_assets.settings import home
@@ -34,9 +37,8 @@ with open_instance(home()) as instance:
 def test_commands_at_once_make_one_instance_and_each_partition_once(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     project = Project(tmp_path / "home", tmp_path / "checkpoints")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-c", OPEN_AND_ADD]
-    processes = [subprocess.Popen(command, env=project.env(), cwd=ROOT, text=True, **pipes) for _ in range(4)]
+    processes = [subprocess.Popen(command, env=project.env(), cwd=ROOT, **PIPES) for _ in range(4)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n", process.communicate()[1]
@@ -75,6 +77,44 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
         answer = dead_runs_sensor(dg.build_sensor_context(instance))
         assert isinstance(answer, dg.SkipReason) and answer.skip_message == "3 dead runs were closed"
         assert {run.run_id: run.status.value for run in instance.get_runs()} == expected
+
+
+INTERRUPTIBLE = """
+import json, time
+from edge_assets.running import Worker
+print(json.dumps(Worker.current().tags), flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_terminate_interrupts_the_process_of_a_command_and_no_other(home: Home) -> None:
+    command = [sys.executable, "-c", INTERRUPTIBLE]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **PIPES)
+    assert process.stdout is not None
+    tags = json.loads(process.stdout.readline())
+    worker = json.loads(tags[TAG])
+    with open_instance(home) as instance:
+
+        def run(**changes: str) -> str:
+            tagged = {TAG: json.dumps({**worker, **changes})}
+            return create_run_for_test(instance, "tiny_cpu", status=dg.DagsterRunStatus.STARTED, tags=tagged).run_id
+
+        def status(run_id: str) -> str:
+            found = instance.get_run_by_id(run_id)
+            assert found is not None
+            return found.status.value
+
+        launcher = instance.run_launcher
+        given_away = run(started="1")  # its process id belongs to another process today
+        assert launcher.terminate(given_away) and status(given_away) == "FAILURE"
+        elsewhere = run(namespace="pid:[1]")
+        assert not launcher.terminate(elsewhere) and status(elsewhere) == "CANCELING"
+        assert process.poll() is None
+        assert launcher.terminate(run())
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
 
 
 # --- dagster.yaml --------------------------------------------------------------------------------------
