@@ -1,10 +1,8 @@
 """`edge-assets build`: plan every (checkpoint, target), run what is stale, in this process."""
 
 import logging
-import os
 import shutil
 import signal
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 from rich.markup import escape
 
 from edge_assets import scorecard
@@ -27,9 +24,11 @@ from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
+from edge_assets.instance import add_partitions
 from edge_assets.model import ModelSpec
 from edge_assets.plan import Plan, known_to, plan
 from edge_assets.registry import checkpoint_folder
+from edge_assets.running import Worker, close_dead_runs
 from edge_assets.settings import Home
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
@@ -37,7 +36,6 @@ from resources.store import ArtifactStore
 
 Say = Callable[[str], None]
 INTERRUPTED = "DagsterExecutionInterruptedError"
-PROCESS_TAG = "edge_assets/process"  # host:pid of the command that executes a run
 WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
 
@@ -97,10 +95,10 @@ def build(
 ) -> list[Outcome]:
     """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run."""
     store.sweep()
-    _close_orphans(instance)
-    _check_space(home, chosen)
+    close_dead_runs(instance)
+    _check_space(home, store, chosen)
     partitions = checkpoint_partitions(spec)
-    instance.add_dynamic_partitions(partitions.name or "", [checkpoint.key for checkpoint in chosen])
+    add_partitions(instance, partitions.name or "", [checkpoint.key for checkpoint in chosen])
     outcomes = []
     materialized = known_to(instance)  # a run adds partitions of its own cell alone
     for checkpoint in chosen:
@@ -162,7 +160,7 @@ def _run(
             partition_key=partition,
             run_id=run_id,
             raise_on_error=False,
-            tags={PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags=Worker.current().tags,
         )
     if any(INTERRUPTED in failure for failure in failures):  # Dagster made a failed step of it
         raise KeyboardInterrupt
@@ -216,24 +214,20 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     return f"{name}: {', '.join(parts)}"
 
 
-def _check_space(home: Home, chosen: Sequence[Checkpoint]) -> None:
-    """Refuse to start on a disk that is all but full."""
+def _check_space(home: Home, store: ArtifactStore, chosen: Sequence[Checkpoint]) -> None:
+    """Refuse to start where the state folder's disk, or the store's if it is a folder, is all but full."""
     needed = WORK_FACTOR * max(checkpoint.file.size for checkpoint in chosen)
-    free = shutil.disk_usage(home.root).free
-    if free < needed:
-        raise StoreError(
-            f"no space left: {home.root} has {free / 2**20:.0f} MiB free, a build of this model wants "
-            f"{needed / 2**20:.0f} MiB. Free some, or set EDGE_ASSETS_HOME to another disk."
-        )
-
-
-def _close_orphans(instance: dg.DagsterInstance) -> None:
-    """Runs of a killed command would stay 'started' for ever: mark them as failed."""
-    active = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(active):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
-        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
-            instance.report_run_failed(run, "The command that executed this run was killed; the next build went on.")
+    places = {"EDGE_ASSETS_HOME": home.root}
+    if store.is_local:
+        places["EDGE_ASSETS_STORE"] = Path(store.root.path)
+    for variable, folder in places.items():
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise StoreError(
+                f"no space left: {folder} has {free / 2**20:.0f} MiB free, a build of this model wants "
+                f"{needed / 2**20:.0f} MiB. Free some, or set {variable} to another disk."
+            )
 
 
 @contextmanager

@@ -39,6 +39,11 @@ def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def warn(message: str) -> None:
+    """Something that the user should know, and that stops nothing."""
+    click.secho(message, fg="yellow", err=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edge-assets")
 def main() -> None:
@@ -61,7 +66,7 @@ def build(
     from rich.console import Console
 
     from edge_assets import building
-    from edge_assets.instance import open_instance
+    from edge_assets.instance import open_instance, prepare
     from edge_assets.registry import registry
     from edge_assets.wiring import store_resource, tracking_resource
 
@@ -69,6 +74,7 @@ def build(
     say = (lambda _line: None) if quiet else console.print
     spec = registry().model(model)
     chosen_targets = building.choose_targets(spec, targets)
+    prepare(home(), warn)  # before the store is: it lies in the state folder
     resource = store_resource()
     store = resource.open()
     chosen = building.choose_checkpoints(store, spec, checkpoints)

@@ -5,7 +5,14 @@ import dagster as dg
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import family_assets
 from edge_assets.assets.scorecard import scorecard_asset
-from edge_assets.automation import checkpoint_sensor, family_job, nightly_schedule, scorecard_job, scorecard_sensor
+from edge_assets.automation import (
+    checkpoint_sensor,
+    dead_runs_sensor,
+    family_job,
+    nightly_schedule,
+    scorecard_job,
+    scorecard_sensor,
+)
 from edge_assets.model import ModelSpec
 from edge_assets.registry import registry
 from edge_assets.wiring import resources
@@ -29,7 +36,7 @@ def model_definitions(spec: ModelSpec) -> dg.Definitions:
 defs = dg.Definitions.merge(
     dg.Definitions(
         resources=resources(),
-        sensors=[scorecard_sensor],
+        sensors=[scorecard_sensor, dead_runs_sensor],
         executor=dg.in_process_executor,  # a process per step would import torch again for each
     ),
     *(model_definitions(spec) for spec in registry().models.values()),

@@ -1,5 +1,6 @@
 """`edge-assets doctor`: what is installed, what this machine is, what is registered, and what is missing."""
 
+import stat
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -8,9 +9,11 @@ from rich.table import Table
 
 from edge_assets import registry
 from edge_assets.assets.families import FAMILIES
+from edge_assets.core.addresses import without_credentials
 from edge_assets.core.errors import MissingTool
 from edge_assets.core.tools import version
-from edge_assets.settings import home
+from edge_assets.instance import missing_settings
+from edge_assets.settings import home, home_mode
 from edge_assets.targets import local_target, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
@@ -49,7 +52,19 @@ def examine() -> bool:
     console = Console(highlight=False)
     complete = [_toolchains(console), _models(console)]
     _devices(console)
+    _places(console)
     return all(complete)
+
+
+def _places(console: Console) -> None:
+    """Where things are, without the credentials in their addresses, and what the settings leave open."""
+    settings = home()
+    store, tracking = without_credentials(settings.store), without_credentials(settings.tracking_uri)
+    console.print(f"state in {settings.root}, store {store}, MLflow {tracking}", markup=False)
+    for lack in missing_settings(settings):
+        console.print(f"[yellow]![/] {escape(lack)}", soft_wrap=True)
+    if settings.root.exists() and stat.S_IMODE(settings.root.stat().st_mode) & ~home_mode() & 0o777:
+        console.print(f"[yellow]![/] {settings.root} can be read by other accounts of this machine")
 
 
 def _toolchains(console: Console) -> bool:
@@ -82,7 +97,6 @@ def _devices(console: Console) -> None:
         )
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
-    console.print(f"state in {home().root}, store {home().store}, MLflow {home().tracking_uri}")
 
 
 def _models(console: Console) -> bool:

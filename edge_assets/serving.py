@@ -1,24 +1,82 @@
-"""`edge-assets serve`: Dagster (web server and daemon) and MLflow on 127.0.0.1, started and stopped together."""
+"""`edge-assets serve`: Dagster (web server, daemon, code server) and MLflow on 127.0.0.1, started and stopped together.
+
+Web server and daemon share one code server, which listens on a socket in a folder of this account alone. It is the one
+that may die without the others (user code runs in it): it is started again, and runs that died with it are closed.
+"""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from urllib.parse import quote
 
 import click
+import dagster as dg
+import yaml
 
 from edge_assets.core.errors import EdgeAssetsError
-from edge_assets.instance import open_instance
-from edge_assets.settings import Home, home
+from edge_assets.instance import missing_settings, open_instance
+from edge_assets.running import ACTIVE, Worker, close_dead_runs, is_here
+from edge_assets.settings import Home, allowed_hosts, home, token
 
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 90, 15
-DEFINITIONS = ["-m", "edge_assets.definitions"]
+LOOK_SECONDS, PATIENCE = 5, 3  # how often the code server is asked, and how many times in vain
+LOCATION = "edge_assets"  # the code location's name, as in workspace.yaml and pyproject.toml
+CODE, DAEMON, WEB, MLFLOW = "code-server", "dagster-daemon", "dagster-webserver", "mlflow"
+LOG_LINES = 5
+# Becomes the server, which the kernel asks to end when `serve` is killed: it would keep the port otherwise. Linux only.
+TETHERED = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@dataclass
+class Servers:
+    """The processes by name, and where they write."""
+
+    logs: Path
+    sockets: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ended: list[subprocess.Popen[bytes]] = field(default_factory=list)  # whose groups may hold processes of theirs yet
+
+    @property
+    def code_socket(self) -> Path:
+        return self.sockets / "code.sock"
+
+    @property
+    def workspace(self) -> Path:
+        return self.sockets / "workspace.yaml"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def start(self, name: str, command: Sequence[str], **environment: str) -> None:
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-c", TETHERED, *command],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    def has_ended(self, name: str) -> bool:
+        return self.running[name].poll() is not None
 
 
 def serve(dagster_port: int, mlflow_port: int) -> None:
@@ -26,15 +84,51 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     for name, port in (("Dagster", dagster_port), ("MLflow", mlflow_port)):
         if _answers(port):
             raise EdgeAssetsError(f"port {port} is taken: stop what listens there, or choose --{name.lower()}-port")
+    secret = token()
+    os.environ.pop("EDGE_ASSETS_TOKEN", None)  # the web servers alone have to know it
     settings = home()
-    with open_instance(settings):
-        pass  # creates Dagster's databases, which daemon and web server would otherwise both try to create at once
+    _set_addresses(settings, dagster_port, mlflow_port)
     logs = settings.root / "logs"
-    logs.mkdir(exist_ok=True)
+    with open_instance(settings, _warn) as instance, _sockets() as sockets:
+        logs.mkdir(exist_ok=True)
+        for lack in missing_settings(settings):
+            _warn(lack)
+        _recover(instance)
+        servers = Servers(logs, sockets)
+        with _stoppable(servers):
+            _start_all(servers, dagster_port, mlflow_port, secret)
+            suffix = f"/?token={quote(secret, safe='')}" if secret else ""
+            click.echo(f"Dagster  http://{HOST}:{dagster_port}{suffix}")
+            click.echo(f"MLflow   http://{HOST}:{mlflow_port}{suffix}")
+            click.echo(f"state in {settings.root}, logs in {logs}. Ctrl-C stops both.")
+            _watch(servers, instance)
+
+
+def _set_addresses(settings: Home, dagster_port: int, mlflow_port: int) -> None:
     os.environ.setdefault("EDGE_ASSETS_DAGSTER_URL", f"http://{HOST}:{dagster_port}")
     if not settings.tracking_uri.startswith("http"):  # a tracking server has an address of its own
         os.environ.setdefault("EDGE_ASSETS_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
-    processes: list[subprocess.Popen[bytes]] = []
+    names = sorted(allowed_hosts())
+    if names:  # MLflow looks at them too, behind the guard
+        own = [f"{HOST}:{mlflow_port}", f"localhost:{mlflow_port}", f"[::1]:{mlflow_port}"]
+        origins = [f"{scheme}://{name}" for name in names for scheme in ("http", "https")]
+        os.environ.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(own + names))
+        os.environ.setdefault("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", ",".join(origins))
+
+
+@contextmanager
+def _sockets() -> Iterator[Path]:
+    """A folder that no other account can enter, with a path short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="edge-assets-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stoppable(servers: Servers) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block quietly; whatever ends it, the servers are stopped."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -42,41 +136,54 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a background start leaves SIGINT ignored
         signal.signal(number, stop)
     try:
-        # MLflow first: it creates its database, which a run could otherwise try to create at the same time
-        processes.append(_start("mlflow", _mlflow(settings, mlflow_port), logs))
-        _wait("MLflow", mlflow_port, processes[-1], logs / "mlflow.log")
-        processes.append(_start("dagster-daemon", ["dagster-daemon", "run", *DEFINITIONS], logs))
-        webserver = ["dagster-webserver", "-h", HOST, "-p", str(dagster_port), *DEFINITIONS]
-        processes.append(_start("dagster-webserver", webserver, logs))
-        _wait("Dagster", dagster_port, processes[-1], logs / "dagster-webserver.log")
-        click.echo(f"Dagster  http://{HOST}:{dagster_port}")
-        click.echo(f"MLflow   http://{HOST}:{mlflow_port}")
-        click.echo(f"state in {settings.root}, logs in {logs}. Ctrl-C stops both.")
-        _watch(processes, logs)
+        yield
     except KeyboardInterrupt:
         click.echo("stopping")
     finally:
-        _stop(processes)
+        _stop([*servers.ended, *servers.running.values()])
 
 
-def _mlflow(settings: Home, port: int) -> list[str]:
-    artifacts = (settings.mlflow / "artifacts").as_uri()
-    store = ["--backend-store-uri", f"sqlite:///{settings.mlflow / 'mlflow.db'}", "--artifacts-destination", artifacts]
-    return ["mlflow", "server", *store, "--host", HOST, "--port", str(port), "--workers", "1"]
+def _recover(instance: dg.DagsterInstance) -> None:
+    """Close what died, and name what may have."""
+    for run in close_dead_runs(instance):
+        click.echo(f"closed run {run.run_id} of {run.job_name}: its process is gone")
+    for run in instance.get_runs(dg.RunsFilter(statuses=ACTIVE)):
+        worker = Worker.of(run)
+        if worker is None or not is_here(worker):
+            place = f"on {worker.host}" if worker else "somewhere"
+            _warn(
+                f"run {run.run_id} of {run.job_name} is executed {place}, as far as can be seen from here, and the "
+                f"queue waits for it: terminate it in Dagster's UI if you know that it is gone"
+            )
 
 
-def _start(name: str, command: Sequence[str], logs: Path) -> subprocess.Popen[bytes]:
-    scripts = Path(sys.executable).parent  # the environment's own, whatever the PATH says
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven idle processes otherwise
-    with (logs / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [str(scripts / command[0]), *command[1:]],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
+def _start_all(servers: Servers, dagster_port: int, mlflow_port: int, secret: str | None) -> None:
+    servers.workspace.write_text(
+        yaml.safe_dump(
+            {"load_from": [{"grpc_server": {"socket": str(servers.code_socket), "location_name": LOCATION}}]}
         )
+    )
+    known = {"EDGE_ASSETS_TOKEN": secret} if secret else {}
+    web = [sys.executable, "-m", "edge_assets.webservers"]
+    _start_code_server(servers)
+    # MLflow before the daemon: it creates its database, which a run could otherwise try to create at the same time
+    servers.start(MLFLOW, [*web, "mlflow", "--port", str(mlflow_port)], **known)
+    _wait(servers, MLFLOW, lambda: _answers(mlflow_port))
+    _wait(servers, CODE, lambda: _has_code(servers))
+    workspace = ["--workspace", str(servers.workspace)]
+    servers.start(DAEMON, [_script("dagster-daemon"), "run", *workspace])
+    servers.start(WEB, [*web, "dagster", "--port", str(dagster_port), *workspace], **known)
+    _wait(servers, WEB, lambda: _answers(dagster_port))
+
+
+def _start_code_server(servers: Servers) -> None:
+    servers.code_socket.unlink(missing_ok=True)
+    location = ["--module-name", "edge_assets.definitions", "--location-name", LOCATION]
+    servers.start(CODE, [_script("dagster"), "code-server", "start", "--socket", str(servers.code_socket), *location])
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)  # the environment's own, whatever the PATH says
 
 
 def _answers(port: int) -> bool:
@@ -87,18 +194,65 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _wait(name: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _has_code(servers: Servers) -> bool:
+    """Whether the code server answers, be it that the code cannot be loaded."""
+    from dagster._core.errors import DagsterUserCodeProcessError, DagsterUserCodeUnreachableError
+    from dagster._grpc.client import DagsterGrpcClient
+
+    if not servers.code_socket.exists():
+        return False
+    try:
+        DagsterGrpcClient(socket=str(servers.code_socket)).list_repositories()
+    except DagsterUserCodeProcessError:
+        return True
+    except DagsterUserCodeUnreachableError:
+        return False
+    return True
+
+
+def _wait(servers: Servers, name: str, is_up: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise EdgeAssetsError(f"{name} did not come up; its log is {log}")
+    while not is_up():
+        if servers.has_ended(name) or time.monotonic() > deadline:
+            raise EdgeAssetsError(f"{name} did not come up; {_last_words(servers, name)}")
         time.sleep(0.2)
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], logs: Path) -> None:
-    while all(process.poll() is None for process in processes):
+def _watch(servers: Servers, instance: dg.DagsterInstance) -> None:
+    """Until one of the servers ends by itself; the code server is started again."""
+    in_vain, asked = 0, time.monotonic()
+    while True:
         time.sleep(0.5)
-    raise EdgeAssetsError(f"one of the servers ended by itself; the logs are in {logs}")
+        for name in (MLFLOW, DAEMON, WEB):
+            if servers.has_ended(name):
+                raise EdgeAssetsError(
+                    f"{name} ended by itself, and the others were stopped; {_last_words(servers, name)}"
+                )
+        if time.monotonic() > asked + LOOK_SECONDS:
+            asked = time.monotonic()
+            in_vain = 0 if _has_code(servers) else in_vain + 1
+        if servers.has_ended(CODE) or in_vain >= PATIENCE:
+            in_vain = 0
+            _warn(f"the code server died and is started again; {_last_words(servers, CODE)}")
+            _restart_code_server(servers)
+            for run in close_dead_runs(instance):
+                _warn(f"closed run {run.run_id} of {run.job_name}, which died with it")
+
+
+def _restart_code_server(servers: Servers) -> None:
+    """Start it again, and leave alone the processes of its that execute runs: they do not need it."""
+    process = servers.running[CODE]
+    process.kill()
+    process.wait()
+    servers.ended.append(process)
+    _start_code_server(servers)
+    _wait(servers, CODE, lambda: _has_code(servers))
+
+
+def _last_words(servers: Servers, name: str) -> str:
+    log = servers.log(name)
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    return "\n  ".join([f"its log is {log}, which ends", *lines]) if lines else f"its log, {log}, is empty"
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -120,3 +274,7 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
     except ProcessLookupError:
         pass  # the whole group has ended
+
+
+def _warn(message: str) -> None:
+    click.secho(message, fg="yellow", err=True)

@@ -1,10 +1,16 @@
-"""Where things are: the state folder, the project's settings, and the addresses of the two UIs."""
+"""Where things are: the state folder, the project's settings, the addresses of the two UIs; and who may reach them."""
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from edge_assets.core.addresses import without_credentials
+from edge_assets.core.errors import EdgeAssetsError
+
+TOKEN_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,45 @@ def project_path(path: str) -> Path:
 
 def dagster_url() -> str:
     """Where links in MLflow point."""
-    return os.environ.get("EDGE_ASSETS_DAGSTER_URL", "http://127.0.0.1:3000")
+    return without_credentials(os.environ.get("EDGE_ASSETS_DAGSTER_URL", "http://127.0.0.1:3000")).rstrip("/")
 
 
 def mlflow_url() -> str:
     """Where links in Dagster point: the tracking server if it has a web address, else `serve`'s."""
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     served = tracking if tracking.startswith("http") else "http://127.0.0.1:5000"
-    return os.environ.get("EDGE_ASSETS_MLFLOW_URL", served).rstrip("/")
+    return without_credentials(os.environ.get("EDGE_ASSETS_MLFLOW_URL", served)).rstrip("/")
+
+
+def home_mode() -> int:
+    """The permissions of the state folder, `EDGE_ASSETS_HOME_MODE` in octal. Default: its owner's alone."""
+    given = os.environ.get("EDGE_ASSETS_HOME_MODE") or "0700"
+    if not re.fullmatch(r"[0-7]{3,4}", given) or given[-3] != "7":
+        raise EdgeAssetsError(f"EDGE_ASSETS_HOME_MODE={given}: give permissions such as 0750, with all of the owner's")
+    return int(given, 8)
+
+
+def allowed_hosts() -> frozenset[str]:
+    """Names besides 127.0.0.1 and localhost by which people reach the servers (`EDGE_ASSETS_ALLOWED_HOSTS`)."""
+    given = os.environ.get("EDGE_ASSETS_ALLOWED_HOSTS", "")
+    names = [name.strip().lower() for name in given.split(",") if name.strip()]
+    for name in names:
+        if not re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?", name):
+            raise EdgeAssetsError(
+                f"EDGE_ASSETS_ALLOWED_HOSTS: '{name}' is not a host name. Give names as they stand in the browser's "
+                f"address, with the port where one stands there: models.example.com,localhost:8000"
+            )
+    return frozenset(names)
+
+
+def token() -> str | None:
+    """What the servers ask for (`EDGE_ASSETS_TOKEN`). None: nothing."""
+    given = os.environ.get("EDGE_ASSETS_TOKEN")
+    if not given:
+        return None
+    if len(given) < TOKEN_LENGTH or not re.fullmatch(r"[!-~]+", given):
+        raise EdgeAssetsError(
+            f"EDGE_ASSETS_TOKEN: give at least {TOKEN_LENGTH} letters and digits without spaces, such as what "
+            f"`openssl rand -hex 16` prints"
+        )
+    return given

@@ -1,8 +1,16 @@
-"""The resources of this installation, from the environment."""
+"""The resources of this installation, from the environment alone.
+
+None of them takes configuration: where artifacts are read from and written to, and which server hears of them, must not
+be for a run to say, which anybody may launch who can reach the web server.
+"""
 
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import dagster as dg
+
+from edge_assets.running import executing
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource, PointerIOManager
 from resources.tracking import MLflowTracking
@@ -31,6 +39,31 @@ def tracking_resource(store: ArtifactStoreResource) -> MLflowTracking:
 
 
 def resources() -> dict[str, Any]:
-    """Dagster resources by key."""
+    """Dagster resources by key. A run's configuration that names one of them with a value is refused."""
     store = store_resource()
-    return {"store": store, "pointers": PointerIOManager(store=store), "tracking": tracking_resource(store)}
+    pointers = PointerIOManager(store=store)
+    tracking = tracking_resource(store)
+    io_manager = dg.IOManagerDefinition(_given(pointers), config_schema={}, description="Pointers to the store.")
+    return {
+        "store": dg.ResourceDefinition(_marking(store), config_schema={}, description="The artifact store."),
+        "tracking": dg.ResourceDefinition(_given(tracking), config_schema={}, description="Logging to MLflow."),
+        "pointers": io_manager,
+        "io_manager": io_manager,  # Dagster's own default would pickle into a folder that a run may name
+    }
+
+
+def _given(resource: Any) -> Callable[[dg.InitResourceContext], Any]:
+    return lambda _context: resource
+
+
+def _marking(store: ArtifactStoreResource) -> Callable[[dg.InitResourceContext], Iterator[ArtifactStoreResource]]:
+    """The store, which every run uses: the process that opens it for a run is the one that executes the run."""
+
+    def give(context: dg.InitResourceContext) -> Iterator[ArtifactStoreResource]:
+        if context.run is None or context.instance is None:  # a sensor or a schedule
+            yield store
+            return
+        with executing(context.instance, context.run):
+            yield store
+
+    return give

@@ -29,6 +29,7 @@ SPEC = "tests.tiny.spec:TINY"
 LONGEST = (
     "test_automation",
     "test_formats",
+    "test_recovery",
     "test_build",
     "test_store",
     "test_tracking",

@@ -1,0 +1,23 @@
+"""The sensor that closes runs whose process is gone, so that the queue goes on."""
+
+import os
+
+import dagster as dg
+
+from edge_assets.running import close_dead_runs
+
+INTERVAL = int(os.environ.get("EDGE_ASSETS_RECOVERY_SECONDS", "60"))
+
+
+@dg.sensor(
+    name="dead_runs_sensor",
+    minimum_interval_seconds=INTERVAL,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks runs as failed whose process was killed, or went down with its machine.",
+)
+def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Launches nothing: a model's sensor and schedule, and people, know what is to be run again."""
+    closed = close_dead_runs(context.instance)
+    for run in closed:
+        context.log.warning(f"closed {run.run_id} ({run.job_name}), whose process is gone")
+    return dg.SkipReason(f"{len(closed)} dead runs were closed" if closed else "no dead runs")
