@@ -133,6 +133,30 @@ class ArtifactStore:
         """Set the pointer `key` (a path such as digits/cpu/onnx_model/...) to JSON data, atomically."""
         self._write_json(self._pointer_path(key), data)
 
+    def claim(self, key: str, data: Mapping[str, Any]) -> bool:
+        """Set the pointer `key` unless there is one: of several that claim it at once, one is told True.
+
+        An object store decides this itself if it knows conditional writes, as S3 does.
+        """
+        path = self._pointer_path(key)
+        if path.exists():
+            return False
+        text = canonical_json(data).encode()
+        with _disk_errors(str(path)):
+            if not self.is_local:
+                return _created(path, text)
+            final = Path(path.path)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = final.parent / f".{uuid.uuid4().hex}"
+            try:
+                with temporary.open("wb") as writer:
+                    writer.write(text)
+                    writer.flush()
+                    os.fsync(writer.fileno())
+                return _linked(temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+
     def pointer(self, key: str) -> dict[str, Any] | None:
         """The data of pointer `key`, or None where it was never set."""
         return self._read_json(self._pointer_path(key))
@@ -292,6 +316,31 @@ def sha256_of(path: Path) -> str:
     """sha256 (hex) of a file's content, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _linked(temporary: Path, final: Path) -> bool:
+    """Give a file its name, unless that is taken. Unlike a rename, neither way replaces."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        try:  # a file system without hard links: exclusive, though not whole at once
+            with final.open("xb") as writer:
+                writer.write(temporary.read_bytes())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _created(path: UPath, content: bytes) -> bool:
+    try:
+        path.fs.pipe_file(path.path, content, mode="create")
+    except FileExistsError:
+        return False
+    return True
 
 
 @cache

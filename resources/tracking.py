@@ -289,8 +289,13 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
         current = client.get_model_version_by_alias(name, RELEASED)
     except MlflowException:
         current = None
-    if current is None or float(current.tags.get("registered", 0)) <= float(tags["registered"]):
+    if current is None or _order(current.tags) <= _order(tags):
         client.set_registered_model_alias(name, RELEASED, version.version)
+
+
+def _order(tags: Mapping[str, str]) -> tuple[int, float]:
+    """Which of two versions is of a newer checkpoint: `Checkpoint.order`. Older versions have no number."""
+    return int(tags.get("number", 0)), float(tags.get("registered", 0))
 
 
 def _state(store: ArtifactStore, cell: str) -> dict[str, Any]:
