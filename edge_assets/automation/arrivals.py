@@ -62,7 +62,7 @@ class Sighting:
     stamp: str
     look: int  # which first saw it so
     history: bool  # it lay there when the folder was first seen with files: at most the newest of these is built
-    number: int = 0  # of the checkpoint it becomes
+    number: int | None = None  # of the checkpoint it becomes
     key: str = ""
     build: bool = False
     asked: int = 0  # by which look
@@ -191,7 +191,8 @@ class _Look:
         if self.refused.get(file.name) == file.stamp:
             return True
         key = self._key_of(file)
-        return key != "" and (taken or key in self.partitions)
+        # without a record of its own a partition says little: Dagster adds it before it keeps the runs
+        return key != "" and (taken or (self.record.begun and key in self.partitions))
 
     def _key_of(self, file: CheckpointFile) -> str:
         """The checkpoint that the file was registered as, if it has not changed since."""
@@ -203,7 +204,7 @@ class _Look:
         """Give what has settled its place in the order: files that settled together, in natural order of names."""
         new = []
         for name, entry in self.waiting.items():
-            if entry.number:
+            if entry.number is not None:
                 continue
             if entry.key:
                 found = self.store.pointer(f"checkpoints/{self.spec.name}/{entry.key}") or {}
@@ -217,8 +218,8 @@ class _Look:
 
     def _settle(self, files: Mapping[str, CheckpointFile]) -> None:
         """Register and ask for what has settled, the newest first, while there is time."""
-        names = [name for name, entry in self.waiting.items() if entry.key or entry.number]
-        names.sort(key=lambda name: (self.waiting[name].number, checkpoints.natural(name)), reverse=True)
+        names = [name for name, entry in self.waiting.items() if entry.number is not None]
+        names.sort(key=lambda name: (self.waiting[name].number or 0, checkpoints.natural(name)), reverse=True)
         for position, name in enumerate(names):
             is_late = position > 0 and time.monotonic() > self.until
             if is_late or len(self.added) >= PARTITIONS:
@@ -233,12 +234,15 @@ class _Look:
 
     def _settle_one(self, name: str, file: CheckpointFile | None) -> None:
         entry = self.waiting[name]
+        build = entry.build or not entry.history or not self.history_built
+        if entry.key in self.partitions and not build:
+            self.waiting[name] = replace(entry, asked=self.number)
+            return
         checkpoint = self._registered(entry, file)
         if checkpoint is None:
             return  # its hash is still being computed
         if file is not None:
             self.known[name] = Known(entry.stamp, checkpoint.key)
-        build = entry.build or not entry.history or not self.history_built
         if build:
             self._request(checkpoint)
         if entry.history and build:
@@ -254,7 +258,7 @@ class _Look:
         content = self._content(file)
         if content is None:
             return None
-        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number)
+        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number or 0)
 
     def _content(self, file: CheckpointFile) -> Content | None:
         if file.size >= LARGE:

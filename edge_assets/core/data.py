@@ -51,8 +51,8 @@ def _array(name: object, field: Any, where: str) -> np.ndarray:
     except Exception as error:  # an object may raise anything when it is made an array
         raise DataError(f"{where} cannot be made an array: {printable(first_line(error), 200)}") from None
     if array.dtype.kind not in KINDS:
-        kind = type(field).__name__ if array.ndim == 0 else f"array of {array.dtype}"
-        raise DataError(f"{where} is a {printable(kind)}: it must be an array of numbers, truth values or texts")
+        kind = type(field).__name__ if array.ndim == 0 else f"{array.dtype} array"
+        raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
     return array
 
 

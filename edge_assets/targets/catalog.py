@@ -131,6 +131,16 @@ Size = Annotated[int, BeforeValidator(_size)]
 Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no tuples
 
 
+KINDS = {  # what pydantic calls by Python's names
+    "model_type": "must be a mapping of fields",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+}
+
+
 class _Form(BaseModel):
     """Nothing is converted: `threads: "4"` and `per_channel: 1` are mistakes."""
 
@@ -215,7 +225,8 @@ def _said(where: str, error: ValidationError) -> InvalidSpec:
     elif first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
     else:
-        reason = f"{printable(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        must = KINDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
+        reason = f"{printable(first['input'])} {must}"
     more = f" (and {len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
     return InvalidSpec(f"{where}.{place}", f"{reason}{more}")
 
