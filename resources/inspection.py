@@ -20,7 +20,7 @@ from edge_assets.core.errors import CheckpointError, EdgeAssetsError, first_line
 from edge_assets.core.types import digest
 from resources.store import sha256_of
 
-LARGE = 2**30  # bytes from which a file is hashed in the background: a slow disk takes ten seconds for them
+LARGE = 2**28  # bytes from which a file is hashed in the background: a slow disk reads it several times in ten seconds
 KEPT_SECONDS = 86400  # an answer that nobody fetched: the file changed meanwhile
 
 

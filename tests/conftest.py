@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
-LONGEST = ("test_automation", "test_formats", "test_build", "test_store", "test_tracking", "test_bad_input", "test_ui")
+LONGEST = (
+    "test_automation",
+    "test_sensor",
+    "test_formats",
+    "test_build",
+    "test_store",
+    "test_tracking",
+    "test_bad_input",
+    "test_ui",
+)
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 

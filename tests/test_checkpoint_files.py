@@ -296,6 +296,27 @@ def test_numbers_are_given_once_whoever_asks(own_store: ArtifactStore, tmp_path:
     assert taken == list(range(1, 108))
 
 
+def test_the_alias_follows_numbers_and_not_clocks(tmp_path: Path) -> None:
+    """A version of before there were numbers, then two whose machines' clocks disagree, then the older one again."""
+    from mlflow import MlflowClient
+
+    from resources.tracking import Entry, _register
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.create_run(client.create_experiment("tiny", artifact_location=tmp_path.as_uri())).info.run_id
+    versions = [
+        {"release_sha256": "a", "registered": 5e9},
+        {"release_sha256": "b", "registered": 9e9, "number": 1},
+        {"release_sha256": "c", "registered": 1e9, "number": 2},
+        {"release_sha256": "d", "registered": 9e9, "number": 1},
+    ]
+    released = []
+    for version in versions:
+        _register(client, None, run, Entry("tiny/cpu/key/graviton3", "onnx_fp16", "release", version=version))
+        released.append(client.get_model_version_by_alias("tiny.graviton3", "released").tags["release_sha256"])
+    assert released == ["a", "b", "c", "c"]
+
+
 # --- on S3 -----------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,10 @@ class Record:
     refused: Mapping[str, str] = field(default_factory=dict)  # stamps of broken files
     odd: Mapping[str, str] = field(default_factory=dict)  # what was said of files that are no checkpoints
 
+    def to_dict(self) -> dict[str, Any]:
+        waiting = {name: vars(entry) for name, entry in self.waiting.items()}  # flat: `asdict` would copy each value
+        return {**vars(self), "waiting": waiting}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         waiting = {name: Sighting(**entry) for name, entry in data["waiting"].items()}
@@ -292,7 +296,7 @@ class _Look:
             odd=dict(listing.odd),
         )
         if now != before:
-            self.store.point(self._record_at, asdict(replace(now, look=self.number)))
+            self.store.point(self._record_at, replace(now, look=self.number).to_dict())
 
     def _tell(self) -> None:
         for message in self.messages[:SAID]:
