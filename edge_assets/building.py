@@ -65,7 +65,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     """Checkpoints by file path, by partition key, `all`, or by default the newest; new files are registered."""
     folder = checkpoint_folder(spec)
     if not names or "all" in names:
-        list(checkpoints.discover(store, spec.name, folder))
+        checkpoints.discover(store, spec.name, folder)
         known = checkpoints.registered(store, spec.name)
         if not known:
             raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
@@ -78,7 +78,7 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
         return checkpoints.lookup(store, spec.name, name)
     urls = [file.url for file in checkpoints.list_files(folder)]
     files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
-    if name in files or Path(name).suffix in SUFFIXES:
+    if name in files or Path(name).suffix.lower() in SUFFIXES:
         return checkpoints.register(store, spec.name, files.get(name, name))
     raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *store.pointers(f"checkpoints/{spec.name}")})
 

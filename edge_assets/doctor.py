@@ -101,10 +101,14 @@ def _devices(console: Console) -> None:
 
 def _models(console: Console) -> bool:
     found = registry.registry()
+    catalog = registry.project_catalog()
+    wrong = [*catalog.broken.values(), *catalog.unread]
+    for problem in wrong:
+        console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
     for spec in found.models.values():
         console.print(f"[green]✓[/] model {spec.name}: {', '.join(spec.targets)}")
     for reference, reason in found.broken.items():
         console.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
     if not found.models and not found.broken:
         console.print("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
-    return not found.broken
+    return not found.broken and not wrong

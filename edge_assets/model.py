@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from edge_assets.core.errors import InvalidSpec
+from edge_assets.core.errors import InvalidSpec, printable
 from edge_assets.core.preprocess import KINDS, Passthrough, Preprocessing, TextPreprocessing
 from edge_assets.core.source import locate
 from edge_assets.settings import project_path
@@ -21,7 +21,9 @@ LOSSES = ("cross_entropy",)
 METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
 AXIS_RANGE = (1, 128, 512)  # of a dynamic axis that `axis_ranges` does not mention
 PARITY_SAMPLES = 8  # batches of 1, 2 and 5
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # a Dagster asset key, group and job name all at once
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")  # a Dagster asset key, group, job name and tag all at once
+RESERVED = ("file", "allow_pickle", "scores")  # as the names of arrays that are kept together
+OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Tensor:
         where = f"tensor '{self.name}'"
         if not self.name.isidentifier():
             raise InvalidSpec(where, "the name must be a Python identifier")
+        if self.name in RESERVED:
+            raise InvalidSpec(where, f"the name must not be one of {', '.join(RESERVED)}, which arrays are kept with")
         if self.dtype not in get_args(DType):
             raise InvalidSpec(f"{where}.dtype", f"'{self.dtype}' is not one of {', '.join(get_args(DType))}")
         if not self.shape or self.shape[0] != "batch":
@@ -148,8 +152,7 @@ class ModelSpec:
     search: Search | None = None  # without it there is no accuracy-bounded search
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise InvalidSpec("name", f"'{self.name}' must match {NAME.pattern}")
+        self._check_names()
         names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
         if not self.inputs or not self.outputs:
             raise InvalidSpec("inputs" if not self.inputs else "outputs", "must not be empty")
@@ -197,6 +200,23 @@ class ModelSpec:
             raise InvalidSpec("schemes", f"'{self.schemes}' is not one of {', '.join(get_args(Schemes))}")
         if not self.targets:
             raise InvalidSpec("targets", "must name at least one target")
+
+    def _check_names(self) -> None:
+        """What Dagster would refuse, together with every other model."""
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise InvalidSpec("name", f"'{printable(self.name)}' must match {NAME.pattern}")
+        for name in ("architecture", "checkpoints", "description", "license"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidSpec(name, f"{printable(getattr(self, name))} is not text")
+        for name in ("owners", "targets", "class_names"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+                raise InvalidSpec(name, f"{printable(values)} is not a tuple of texts")
+        if repeated := sorted({name for name in self.targets if self.targets.count(name) > 1}):
+            raise InvalidSpec("targets", f"named more than once: {printable(repeated)}")
+        for owner in self.owners:
+            if not OWNER.fullmatch(owner):
+                raise InvalidSpec("owners", f"'{printable(owner)}' is neither an e-mail address nor 'team:name'")
 
     def _check_finetuning(self) -> None:
         recipe = self.finetuning

@@ -12,7 +12,7 @@ from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.core.source import load
 from edge_assets.model import ModelSpec
 from edge_assets.settings import project_file, project_path, project_settings
-from edge_assets.targets import Target, load_catalog
+from edge_assets.targets import Catalog, Target, load_catalog
 
 log = logging.getLogger(__name__)
 VARIABLE = "EDGE_ASSETS_MODELS"  # comma-separated references, besides those of pyproject.toml
@@ -36,17 +36,19 @@ class Registry:
         raise error
 
 
-def catalog() -> Mapping[str, Target]:
-    """The built-in targets and those of the project."""
+def project_catalog() -> Catalog:
+    """The built-in targets and those of the project, and why some of the project's could not be read."""
     return load_catalog(*map(project_path, project_settings().get("targets", [])))
 
 
+def catalog() -> Mapping[str, Target]:
+    """The built-in targets and those of the project."""
+    return project_catalog().targets
+
+
 def target(name: str) -> Target:
-    """The target of that name. Raises UnknownName with the nearest names."""
-    targets = catalog()
-    if name not in targets:
-        raise UnknownName("target", name, targets)
-    return targets[name]
+    """The target of that name. Raises InvalidSpec if its entry is wrong, UnknownName with the nearest names."""
+    return project_catalog().target(name)
 
 
 @cache

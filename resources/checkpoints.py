@@ -1,37 +1,164 @@
 """Checkpoints: where training leaves them, and the immutable partitions they become.
 
 A partition is named by content, `<file stem>-<first 8 of sha256>`: the same file dropped twice is one
-partition, and a file overwritten in place is a new one. Registering copies the bytes into the store, so an
-old partition can be rebuilt after training has cleaned up.
+partition, and a file overwritten in place is a new one. Nothing that is registered is ever overwritten.
+
+Registering records name, hash, size and source, and gives the checkpoint its number: which of two is newer is
+decided by numbers, which are given once, and not by clocks, which differ between machines. A file that a person
+names is copied into the store at once. One that was found in the checkpoint folder is copied when it is about to
+be built: years of history are recorded, not copied. From then on an old partition can be rebuilt after training
+has cleaned up; before, a file that was changed or removed is said to be.
 """
 
+import logging
+import os
 import re
+import stat
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from upath import UPath
 
-from edge_assets.core.checkpoint import SUFFIXES, check_complete
-from edge_assets.core.errors import CheckpointError, UnknownName
-from edge_assets.core.types import Artifact, File
-from resources.store import ArtifactStore
+from edge_assets.core.checkpoint import SUFFIXES
+from edge_assets.core.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, first_line, printable
+from edge_assets.core.types import Artifact, File, digest
+from resources.inspection import Content, download, inspect, is_local, local_path
+from resources.store import ArtifactStore, sha256_of
+
+log = logging.getLogger(__name__)
+KEY_LETTERS = 100  # of a partition's key at most
+HASH_LETTERS = (8, 16, 32, 64)  # of the hash in a key; more where another content has the shorter key
+UNREAD_SUFFIXES = (".ckpt", ".bin", ".pkl", ".pickle", ".h5", ".keras", ".tar", ".gguf")  # weights of a kind not read
+TRAINERS_OWN = re.compile(  # what training frameworks save beside the weights
+    r"(optim(izer)?|(lr_)?scheduler|(grad_)?scaler|rng_states?|random_states?|training_args|trainer_state)"
+    r"([_-](rank[_-]?)?\d+)*",
+    re.IGNORECASE,
+)
+REMOTE_STAMP = ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "modified", "created")
+
+
+# --- what lies in a folder -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A file as listed in a source, with what tells whether it is still being written."""
+    """A file as listed in a source, with what tells whether it was written to."""
 
     url: str
     size: int
-    modified: float
+    stamp: str  # changes whenever the file was written to or replaced, also by one of equal size and time
 
     @property
-    def stamp(self) -> str:
-        """Changes whenever the file was written to."""
-        return f"{self.size}-{self.modified}"
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: checkpoint files in natural order of their names, and why others are none, by name."""
+
+    files: tuple[CheckpointFile, ...] = ()
+    odd: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes whenever a file came, went, or changed."""
+        return digest([[[file.name, file.stamp] for file in self.files], dict(self.odd)])
+
+
+def scan(source: str) -> Listing:
+    """The checkpoint files in a folder or at an fsspec URL. Empty if there is no such folder.
+
+    What cannot be a checkpoint stops nothing: links to nothing, files that cannot be looked at, trainers' own state.
+    Raises CheckpointError if the folder itself cannot be listed.
+    """
+    try:
+        found = list(_scan_folder(local_path(source)) if is_local(source) else _scan_url(source))
+    except FileNotFoundError:
+        return Listing()
+    except Exception as error:  # whatever an object store's client raises
+        reason = first_line(error) or type(error).__name__
+        raise CheckpointError(f"checkpoints in {source} cannot be listed: {printable(reason, 200)}") from None
+    files = [entry for entry in found if isinstance(entry, CheckpointFile)]
+    odd = dict(entry for entry in found if not isinstance(entry, CheckpointFile))
+    return Listing(tuple(sorted(files, key=lambda file: natural(file.name))), dict(sorted(odd.items())))
+
+
+def list_files(source: str) -> list[CheckpointFile]:
+    """Checkpoint files of a source, in natural order of their names. Empty if there is no such folder."""
+    return list(scan(source).files)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sort key by which e2 comes before e10."""
+    parts = re.split(r"(\d+)", name, flags=re.ASCII)
+    return [(int(part), part) if part.isdecimal() and part.isascii() else (0, part) for part in parts]
+
+
+def _scan_folder(folder: Path) -> Iterator[CheckpointFile | tuple[str, str]]:
+    try:
+        entries = os.scandir(folder)
+    except NotADirectoryError:
+        return
+    with entries:
+        for entry in entries:
+            reason = _unwanted(entry.name)
+            if reason is not None:
+                yield from _said(entry.name, reason)
+                continue
+            try:
+                info = entry.stat()
+            except FileNotFoundError:
+                yield from _said(entry.name, "is a link to nothing" if entry.is_symlink() else "")
+                continue
+            except OSError as error:
+                yield entry.name, f"cannot be looked at: {error.strerror}"
+                continue
+            if not stat.S_ISREG(info.st_mode):
+                yield entry.name, "is not a file"
+                continue
+            stamp = f"{info.st_size}-{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}"
+            yield CheckpointFile(f"{folder}/{entry.name}", info.st_size, stamp)
+
+
+def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
+    """One listing, which has sizes and times: asking for each file would be a request each."""
+    folder = UPath(source, use_listings_cache=False)
+    for entry in folder.fs.ls(folder.path, detail=True):
+        name = entry["name"].rstrip("/").rpartition("/")[2]
+        reason = _unwanted(name)
+        if reason is not None:
+            yield from _said(name, reason)
+        elif entry["type"] != "file":
+            yield name, "is not a file"
+        else:
+            stamp = "-".join(str(entry[key]) for key in REMOTE_STAMP if key in entry)
+            yield CheckpointFile(f"{source.rstrip('/')}/{name}", entry["size"] or 0, stamp)
+
+
+def _unwanted(name: str) -> str | None:
+    """Why a file of that name is no checkpoint: "" where nobody would take it for one, None if it may be one."""
+    path = PurePosixPath(name)
+    suffix = path.suffix.lower()
+    if name.startswith(".") or suffix not in (*SUFFIXES, *UNREAD_SUFFIXES):
+        return ""
+    if TRAINERS_OWN.fullmatch(path.stem):
+        return "is a trainer's own state, not a model's weights"
+    if suffix in UNREAD_SUFFIXES:
+        return f"'{suffix}' is not read: save the state dict as {SUFFIXES[0]}"
+    return None
+
+
+def _said(name: str, reason: str) -> Iterator[tuple[str, str]]:
+    if reason:
+        yield name, reason
+
+
+# --- registrations ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -42,108 +169,263 @@ class Checkpoint:
     key: str  # the partition
     file: File
     source: str
-    registered: float  # seconds since the epoch
+    registered: float  # seconds since the epoch by the clock of the machine that registered it: for people
+    number: int = 0  # the higher, the newer; 0 if it was registered before there were numbers
 
     @property
     def artifact(self) -> Artifact:
         return Artifact((self.file,))
 
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts checkpoints of a model from the oldest to the newest."""
+        return self.number, self.registered
+
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**{**data, "file": File(**data["file"])})
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        known = {name.name: data[name.name] for name in fields(cls) if name.name in data}
+        entry = {name.name: data["file"][name.name] for name in fields(File)}
+        return cls(**{**known, "file": File(**entry)})
 
 
-def list_files(source: str) -> list[CheckpointFile]:
-    """Checkpoint files in a folder or an fsspec URL, in natural order of their names. Empty if absent."""
-    folder = UPath(source, use_listings_cache=False) if "://" in source else UPath(source)
-    if not folder.is_dir():
-        return []
-    paths = [path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
-    return [CheckpointFile(str(path), *_stat(path)) for path in sorted(paths, key=lambda p: _natural(p.name))]
+@dataclass(frozen=True)
+class Ledger:
+    """The keys of a model's checkpoints, listed once: what a pass over many files asks instead of reading all."""
+
+    store: ArtifactStore
+    model: str
+    keys: dict[str, list[str]]  # by the first letters of the content's hash, which each key ends with
+
+    @classmethod
+    def open(cls, store: ArtifactStore, model: str) -> Self:
+        keys: dict[str, list[str]] = {}
+        for key in store.pointers(f"checkpoints/{model}"):
+            keys.setdefault(_hash_in(key), []).append(key)
+        return cls(store, model, keys)
+
+    def find(self, sha256: str) -> Checkpoint | None:
+        """The checkpoint with that content."""
+        for key in self.keys.get(sha256[: HASH_LETTERS[0]], []):
+            checkpoint = _read(self.store, self.model, key)
+            if checkpoint and checkpoint.file.sha256 == sha256:
+                return checkpoint
+        return None
+
+    def enter(self, url: str, content: Content, number: int) -> Checkpoint:
+        """Register a content. Another machine may do so at the same time: both get the one that was first."""
+        name = PurePosixPath(url.replace(os.sep, "/"))
+        stem = re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", name.stem)  # a partition key must not hold "..."
+        file = File(f"{stem[:KEY_LETTERS]}{name.suffix.lower()}", content.sha256, content.size)
+        for letters in HASH_LETTERS:
+            key = f"{stem[: KEY_LETTERS - 1 - letters]}-{content.sha256[:letters]}"
+            checkpoint = Checkpoint(self.model, key, file, url, registered=time.time(), number=number)
+            if self.store.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
+                self.keys.setdefault(_hash_in(key), []).append(key)
+                return checkpoint
+            taken = _read(self.store, self.model, key)
+            if taken and taken.file.sha256 == content.sha256:
+                return taken
+        raise StoreError(f"checkpoint {printable(url, 200)} cannot be registered: every key of it is taken")
 
 
 def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
-    """Check a file and copy it into the store. Registering the same content again returns the first.
+    """Check a file that a person named, register it, and copy it into the store.
 
-    Raises CheckpointError for a file that is missing, truncated or of an unsupported kind.
+    Registering the same content again returns the first. Raises CheckpointError for a file that is missing, broken or
+    of an unsupported kind.
     """
+    source = str(local_path(url)) if is_local(url) else url
+    ledger = Ledger.open(store, model)
     with store.workspace() as work:
-        path = _local(url, work)
-        check_complete(path)
-        name = UPath(url).name
-        file = store.put(path, name)
-    for known in registered(store, model):
-        if known.file.sha256 == file.sha256:
-            return known
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(name).stem)
-    checkpoint = Checkpoint(model, f"{stem}-{file.sha256[:8]}", file, url, time.time())
-    store.point(f"checkpoints/{model}/{checkpoint.key}", asdict(checkpoint))
+        content = inspect(url, work)
+        checkpoint = ledger.find(content.sha256)
+        if checkpoint is None:
+            checkpoint = ledger.enter(source, content, reserve(store, model, 1))
+        _put(store, checkpoint, download(url, work))
     return checkpoint
 
 
+def reserve(store: ArtifactStore, model: str, count: int) -> int:
+    """The first of `count` numbers in a row that are nobody else's, above all that were given before."""
+    given = store.pointers(f"sequence/{model}")
+    first = _after(store, model, given[-1]) if given else 1
+    while not store.claim(f"sequence/{model}/{first:012}", {"count": count}):
+        first = _after(store, model, f"{first:012}")  # another machine was faster
+    return first
+
+
+def _after(store: ArtifactStore, model: str, block: str) -> int:
+    data = store.pointer(f"sequence/{model}/{block}") or {}
+    return int(block) + max(1, int(data.get("count", 1)))
+
+
 def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
-    """Every registered checkpoint of a model, oldest first."""
-    found = [lookup(store, model, key) for key in store.pointers(f"checkpoints/{model}")]
-    return sorted(found, key=lambda checkpoint: checkpoint.registered)
+    """Every registered checkpoint of a model, oldest first. One whose record cannot be read is named in the log."""
+    found = [_read(store, model, key) for key in store.pointers(f"checkpoints/{model}")]
+    return sorted((checkpoint for checkpoint in found if checkpoint), key=lambda checkpoint: checkpoint.order)
 
 
 def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
     """The checkpoint of a partition key. Raises UnknownName with the nearest keys."""
+    checkpoint = _read(store, model, key)
+    if checkpoint is None:
+        raise UnknownName(f"checkpoint of {model}", key, store.pointers(f"checkpoints/{model}"))
+    return checkpoint
+
+
+def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
     data = store.pointer(f"checkpoints/{model}/{key}")
     if data is None:
-        raise UnknownName(f"checkpoint of {model}", key, store.pointers(f"checkpoints/{model}"))
-    return Checkpoint.from_dict(data)
+        return None
+    try:
+        checkpoint = Checkpoint.from_dict(data)
+    except (KeyError, TypeError, ValueError, EdgeAssetsError) as error:
+        log.warning("the record of checkpoint %s of %s cannot be read (%s): it is left out", key, model, repr(error))
+        return None
+    return checkpoint if checkpoint.key == key else None
 
 
-def discover(store: ArtifactStore, model: str, source: str) -> Iterator[Checkpoint]:
-    """Register every complete file of a source; those still incomplete are left for later.
+def _hash_in(key: str) -> str:
+    return key.rpartition("-")[2][: HASH_LETTERS[0]]
 
-    Files that did not change since they were registered are not read again.
+
+# --- what is known of a folder's files -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file that was registered: as it was then, and as which checkpoint."""
+
+    stamp: str
+    key: str
+
+
+def known_files(store: ArtifactStore, model: str, source: str) -> dict[str, Known]:
+    """By name, the files of a source that were read before, so that they need not be again."""
+    data = store.pointer(_known_at(model, source))
+    try:
+        entries = data["files"].items() if data else ()
+        return {name: Known(*entry) for name, entry in entries if "/" not in name}
+    except (AttributeError, KeyError, TypeError):
+        return {}  # of another form: each is read again
+
+
+def keep_known_files(store: ArtifactStore, model: str, source: str, known: Mapping[str, Known]) -> None:
+    """Write down what `known_files` reads. A store that is read-only is read from all the same."""
+    entries = {name: [entry.stamp, entry.key] for name, entry in known.items()}
+    try:
+        store.point(_known_at(model, source), {"source": source, "files": entries})
+    except StoreError as error:
+        log.info("%s: the files of %s are read again next time", error, source)
+
+
+def _known_at(model: str, source: str) -> str:
+    return f"sources/{model}/{digest(source)[:16]}"
+
+
+def discover(store: ArtifactStore, model: str, source: str) -> list[Checkpoint]:
+    """Register every whole file of a source that is not registered yet, and return those, oldest first.
+
+    Files that did not change since they were registered are not read again. Files that are broken, or still being
+    written, are left for later.
     """
-    known = store.pointer(f"sources/{model}") or {}
-    stamps = {}
-    for file in list_files(source):
-        if (entry := known.get(file.url)) and entry["stamp"] == file.stamp:
-            checkpoint = lookup(store, model, entry["key"])
-        else:
-            try:
-                checkpoint = register(store, model, file.url)
-            except CheckpointError:
-                continue  # named explicitly, it fails loudly; found by listing, it may still be being written
-        stamps[file.url] = {"stamp": file.stamp, "key": checkpoint.key}
-        yield checkpoint
-    if stamps != known:
-        store.point(f"sources/{model}", stamps)
+    known, ledger = known_files(store, model, source), Ledger.open(store, model)
+    listing = scan(source)
+    keys = {key for some in ledger.keys.values() for key in some}
+    now = {file.name: known[file.name] for file in listing.files if _is_known(file, known, keys)}
+    contents = dict(_contents(store, [file for file in listing.files if file.name not in now]))
+    found = {file: ledger.find(content.sha256) for file, content in contents.items()}
+    fresh = [file for file, checkpoint in found.items() if checkpoint is None]
+    first = reserve(store, model, len(fresh)) if fresh else 0
+    new = []
+    for number, file in enumerate(fresh, first):
+        found[file] = ledger.enter(file.url, contents[file], number)
+        new.append(found[file])
+    now |= {file.name: Known(file.stamp, checkpoint.key) for file, checkpoint in found.items() if checkpoint}
+    if now != known:
+        keep_known_files(store, model, source, now)
+    return [checkpoint for checkpoint in new if checkpoint]
 
 
-def fetch(store: ArtifactStore, checkpoint: Checkpoint) -> Path:
-    """The checkpoint's verified bytes: from the store, else again from where training left them.
+def _is_known(file: CheckpointFile, known: Mapping[str, Known], keys: set[str]) -> bool:
+    entry = known.get(file.name)
+    return entry is not None and entry.stamp == file.stamp and entry.key in keys
 
-    Raises StoreError if the store's copy is damaged and the source no longer has the same content.
+
+def _contents(store: ArtifactStore, files: Sequence[CheckpointFile]) -> Iterator[tuple[CheckpointFile, Content]]:
+    for file in files:
+        try:
+            with store.workspace() as work:
+                yield file, inspect(file.url, work)
+        except CheckpointError:
+            continue  # named explicitly, it fails loudly; found by listing, it may still be being written
+
+
+# --- the bytes -------------------------------------------------------------------------------------------
+
+
+def fetch(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> Path:
+    """The checkpoint's verified bytes: from the store, else from a file of the checkpoint folder.
+
+    Raises CheckpointError, saying why, if neither has them.
     """
-    name = checkpoint.file.path
-    if UPath(checkpoint.source).is_file() and not store.holds(checkpoint.file):
-        with store.workspace() as work:
-            store.put(_local(checkpoint.source, work), name)
+    keep(store, checkpoint, folder)
     return store.checkout(checkpoint.artifact)
 
 
-def _local(url: str, work: Path) -> Path:
-    path = UPath(url)
-    if path.protocol in ("", "file"):
-        return Path(path.path)
-    copy = work / path.name
-    try:
-        path.fs.get_file(path.path, str(copy))
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {url} does not exist") from None
-    return copy
+def keep(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> None:
+    """Copy a registered checkpoint into the store, unless it is there, from a file of the checkpoint folder.
+
+    Only from there: what a record in the store names as its source may be any file of this machine. And only if the
+    content is the one that was registered. Raises CheckpointError, saying why, otherwise.
+    """
+    if store.holds(checkpoint.file):
+        return
+    changed = []
+    for url in dict.fromkeys(_candidates(store, checkpoint, folder)):
+        with store.workspace() as work:
+            try:
+                path = download(url, work)
+                same = path.is_file() and path.stat().st_size == checkpoint.file.size
+                if same and sha256_of(path) == checkpoint.file.sha256:
+                    _put(store, checkpoint, path)
+                    return
+                changed += [url] if path.exists() else []
+            except (CheckpointError, OSError):
+                continue  # not there, or not readable: said below
+    why = f"{printable(changed[0], 200)} has changed" if changed else f"no file of {folder} has it"
+    raise CheckpointError(
+        f"checkpoint {checkpoint.key} is not in the store, and cannot be taken from where it was registered, "
+        f"{printable(checkpoint.source, 200)}: {why} since. Build a file with the same content: "
+        f"edge-assets build --model {checkpoint.model} --checkpoint FILE"
+    )
 
 
-def _stat(path: UPath) -> tuple[int, float]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime
+def _candidates(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> Iterator[str]:
+    """Files of the checkpoint folder that may have its content."""
+    base = str(local_path(folder)) if is_local(folder) else folder.rstrip("/")
+    if _is_below(checkpoint.source, folder):
+        yield checkpoint.source
+    for name, entry in known_files(store, checkpoint.model, folder).items():
+        if entry.key == checkpoint.key:
+            yield f"{base}/{name}"
+    name = checkpoint.source.replace(os.sep, "/").rpartition("/")[2]
+    if name not in ("", ".", ".."):
+        yield f"{base}/{name}"  # on another machine the folder may be elsewhere
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+def _is_below(source: str, folder: str) -> bool:
+    if is_local(folder) != is_local(source):
+        return False
+    if is_local(folder):
+        return local_path(source).is_relative_to(local_path(folder))
+    return source.startswith(folder.rstrip("/") + "/") and ".." not in source.split("/")
+
+
+def _put(store: ArtifactStore, checkpoint: Checkpoint, path: Path) -> None:
+    """Copy a file whose hash was found right into the store; one that changes meanwhile does not count."""
+    if store.holds(checkpoint.file):
+        return
+    store.put(path, checkpoint.file.path)
+    if not store.holds(checkpoint.file):
+        raise CheckpointError(f"checkpoint {printable(str(path), 200)} was written to while it was copied")

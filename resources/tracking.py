@@ -6,7 +6,7 @@ waiting. Run ids are kept in the store, so that nothing is ever searched for.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -232,8 +232,13 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
         if mlflow_server.is_outage(error):
             raise
         current = None
-    if current is None or float(current.tags.get("registered", 0)) <= float(tags["registered"]):
+    if current is None or _order(current.tags) <= _order(tags):
         _set_alias(client, name, version.version, say)
+
+
+def _order(tags: Mapping[str, str]) -> tuple[int, float]:
+    """Which of two versions is of a newer checkpoint: `Checkpoint.order`. Older versions have no number."""
+    return int(tags.get("number", 0)), float(tags.get("registered", 0))
 
 
 def _set_alias(client: "MlflowClient", name: str, version: str, say: Say) -> None:

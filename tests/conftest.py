@@ -28,6 +28,7 @@ SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
     "test_automation",
+    "test_sensor",
     "test_formats",
     "test_recovery",
     "test_build",

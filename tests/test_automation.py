@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -17,24 +18,39 @@ INTERVAL = 4
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, checkpoint_file: Path) -> Iterator[Project]:
-    """A running dagster-daemon over an empty checkpoint folder."""
+def watched_project(tmp_path: Path) -> Project:
+    """An empty checkpoint folder, and a Dagster instance for a daemon."""
+    from edge_assets.instance import DAGSTER_YAML
+
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
     environment = {"EDGE_ASSETS_SENSOR_SECONDS": str(INTERVAL), "DAGSTER_HOME": str(tmp_path / "home" / "dagster")}
     project = Project(tmp_path / "home", checkpoints, environment)
-    from edge_assets.instance import DAGSTER_YAML
-
     (project.home / "dagster").mkdir(parents=True)
     (project.home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
     with dg.DagsterInstance.from_config(str(project.home / "dagster")):
-        pass  # the daemon and this test must not create its databases at the same time
+        pass  # the daemon and the test must not create its databases at the same time
+    return project
+
+
+@contextmanager
+def running_daemon(project: Project) -> Iterator[None]:
+    """A dagster-daemon of the project."""
     command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "edge_assets.definitions"]
-    with (tmp_path / "daemon.log").open("wb") as log:
+    with (project.folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=project.folder, env=project.env(), stdout=log, stderr=log)
-    yield project
-    process.terminate()
-    process.wait(timeout=30)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def daemon(watched_project: Project) -> Iterator[Project]:
+    """A running dagster-daemon over an empty checkpoint folder."""
+    with running_daemon(watched_project):
+        yield watched_project
 
 
 def test_a_dropped_file_becomes_a_partition_and_its_runs_once(daemon: Project, checkpoint_file: Path) -> None:

@@ -2,9 +2,13 @@
 
 import json
 import pickle
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.steps import Cell
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import CheckpointError, DataError
+from edge_assets.core.data import load_arrays
+from edge_assets.core.errors import CheckpointError, DataError, InvalidSpec
 from edge_assets.registry import target
 from resources import checkpoints
 from resources.store import open_store
@@ -146,8 +151,6 @@ def test_unsupported_operator_names_operator_and_module(project: Project) -> Non
 def test_untrustworthy_data_is_refused_before_slow_work(
     tmp_path: Path, checkpoint_file: Path, which: str, loader: str, message: str
 ) -> None:
-    from dataclasses import replace
-
     part = getattr(TINY, which)
     changed = replace(part, data=replace(part.data, load=f"tests.tiny.data:{loader}"))
     spec = replace(TINY, **{which: changed})
@@ -158,6 +161,74 @@ def test_untrustworthy_data_is_refused_before_slow_work(
     with pytest.raises(DataError, match=message):
         cell.build_checkpoint()
     assert all(line.startswith("loading") for line in lines), "nothing but the data was touched"
+
+
+def generated() -> object:
+    return {"image": (number for number in range(200))}
+
+
+def ragged() -> object:
+    return {"image": [[1.0], [1.0, 2.0]]}
+
+
+def objects() -> object:
+    return {"image": np.array([{}, Path()], dtype=object)}
+
+
+def masked() -> object:
+    return {"image": np.ma.masked_array(np.zeros(3), mask=[0, 1, 0])}
+
+
+def named_file() -> object:
+    return {"file": np.zeros(3)}
+
+
+def path_like() -> object:
+    return {"../image": np.zeros(3)}
+
+
+def numbered() -> object:
+    return {5: np.zeros(3)}
+
+
+def structured() -> object:
+    return {"image": np.zeros(3, dtype=[("a", "f4"), ("b", "i4")])}
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (generated, "field 'image' is of kind generator: it must be an array"),
+        (ragged, "field 'image' cannot be made an array"),
+        (objects, "field 'image' is of kind object array"),
+        (masked, "field 'image' is a masked array"),
+        (named_file, "the field name 'file' must be"),
+        (path_like, "the field name '../image' must be"),
+        (numbered, "the field name '5' must be"),
+        (structured, "field 'image' is of kind [("),
+    ],
+)
+def test_data_that_cannot_be_kept_is_refused_before_it_is_kept(loader: object, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        load_arrays(f"{__name__}:{getattr(loader, '__name__')}", "calibration")  # noqa: B009
+    assert str(error.value).startswith("calibration data: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": 5}, "name"),
+        ({"name": "n" * 64}, "name"),
+        ({"owners": ("somebody",)}, "owners"),
+        ({"owners": "a@b.c"}, "owners"),
+        ({"targets": ("graviton3", "graviton3")}, "targets"),
+        ({"description": None}, "description"),
+    ],
+)
+def test_a_spec_that_dagster_would_refuse_is_refused_by_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidSpec) as error:
+        replace(TINY, **change)
+    assert error.value.field == field
 
 
 # --- the terminal --------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from edge_assets.core.errors import InvalidSpec
+from edge_assets.core.errors import InvalidSpec, UnknownName
 from edge_assets.targets import Machine, load_catalog, local_target, this_machine
-from edge_assets.targets.catalog import BUILT_IN, parse_target
+from edge_assets.targets.catalog import BUILT_IN, NEWEST_OPSET, parse_target
+from tests.conftest import Project
 
+ENTRY = yaml.safe_load(BUILT_IN.read_text())["graviton3"]
 EPYC = Machine("AMD EPYC", "x86_64", 2, ("avx2", "avx512_vnni", "avx512f", "fma"), 2**34, "Linux", None, None)
 SKYLAKE = replace(EPYC, cpu="Core i7-6700", instruction_sets=("avx2", "fma"))
 ALDER_LAKE = replace(EPYC, cpu="Core i7-12700", instruction_sets=("avx2", "avx_vnni", "fma"))
@@ -34,7 +36,7 @@ GRAVITON4 = replace(GRAVITON3, cpu="Neoverse V2", instruction_sets=(*GRAVITON3.i
     ids=lambda value: value.cpu if isinstance(value, Machine) else value,
 )
 def test_a_machine_is_recognised_as_its_own_target_and_no_other(machine: Machine, name: str | None) -> None:
-    catalog = load_catalog()
+    catalog = load_catalog().targets
     found = local_target(catalog.values(), "cpu", machine)
     assert (found.name if found else None) == name
     matching = [t.name for t in catalog.values() if t.family == "cpu" and machine.matches(t)]
@@ -54,7 +56,7 @@ def test_a_machine_is_recognised_as_its_own_target_and_no_other(machine: Machine
     ],
 )
 def test_a_gpu_is_recognised_as_its_own_target(gpu: str, name: str | None) -> None:
-    found = local_target(load_catalog().values(), "nvidia", replace(EPYC, gpus=(gpu,)))
+    found = local_target(load_catalog().targets.values(), "nvidia", replace(EPYC, gpus=(gpu,)))
     assert (found.name if found else None) == name
 
 
@@ -66,7 +68,7 @@ def test_this_machine_says_what_it_is() -> None:
 
 
 def test_flavours_follow_the_hardware() -> None:
-    catalog = load_catalog()
+    catalog = load_catalog().targets
     flavours = {name: (t.quantization.flavour, t.quantization.reduce_range) for name, t in catalog.items()}
     assert flavours["x86-64-vnni"] == ("U8S8", False)
     assert flavours["x86-64-avx2"] == ("U8S8", True)
@@ -77,27 +79,102 @@ def test_flavours_follow_the_hardware() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"opset": 13}, "13 is below 17"),
+        ({"opset": 13}, "opset: 13 must be greater than or equal to 17"),
+        ({"opset": 999}, "opset: 999 must be less than or equal to"),
         ({"batch_sizes": [2, 4]}, "begin with 1"),
-        ({"device": "ssh"}, "neither 'local' nor null"),
-        ({"quantization": {"activations": "int4"}}, "'int4' is not uint8 or int8"),
-        ({"budgets": {"size": "many", "memory": "1 GiB"}}, "'many' is not a size"),
-        ({"colour": "red"}, "unknown .'colour'."),
-        ({"match": {"boards": "Pi"}}, "missing or unknown key: .*'boards'"),
+        ({"batch_sizes": 3}, "batch_sizes: 3 must be a list"),
+        ({"batch_sizes": [1, 0]}, "batch_sizes.1: 0 must be greater"),
+        ({"device": "ssh"}, "device: ssh must be 'local'"),
+        ({"quantization": {"activations": "int4"}}, "quantization.activations: int4 must be 'uint8' or 'int8'"),
+        ({"quantization": {"per_channel": 1}}, "quantization.per_channel: 1 must be"),
+        ({"quantization": {"torch_engine": "foo"}}, "torch_engine: foo must be 'x86' or 'qnnpack'"),
+        ({"quantization": None}, "quantization: None must be a mapping"),
+        ({"budgets": {"size": "many", "memory": "1 GiB"}}, "budgets.size: 'many' is not a size"),
+        ({"budgets": {"size": "0 B", "memory": "1 GiB"}}, "budgets.size: '0 B' is not a size"),
+        ({"colour": "red"}, "colour: is no field that there is"),
+        ({"match": {"boards": "Pi"}}, "match.boards: is no field that there is"),
+        ({"match": ["Pi"]}, "match: .* must be a mapping"),
+        ({"match": {"gpu": "RTX ["}}, "match.gpu: 'RTX \\[' is not a regular expression"),
+        ({"match": {"instruction_sets": "avx2"}}, "instruction_sets: avx2 must be a list"),
+        ({"match": {"browser": "netscape"}}, "browser: netscape must be 'chromium'"),
+        ({"threads": "four"}, "threads: four must be"),
+        ({"threads": 0}, "threads: 0 must be greater"),
+        ({"threads": True}, "threads: True must be"),
+        ({"options": ["fast"]}, "options: .* must be a mapping"),
+        ({"family": 5, "threads": -3}, "family: 5 must be text .and 1 more"),
     ],
 )
 def test_a_wrong_entry_is_named(change: dict[str, Any], reason: str) -> None:
-    entry = yaml.safe_load(BUILT_IN.read_text())["graviton3"]
     with pytest.raises(InvalidSpec, match=f"target mine.*{reason}"):
-        parse_target("mine", {**entry, **change})
+        parse_target("mine", {**ENTRY, **change})
+
+
+@pytest.mark.parametrize("name", ["a|b", "a/b", "../../../x", "a..b", "", 5, True, "a\nb", "it's", "Upper", "n" * 64])
+def test_a_name_that_could_not_be_a_partition_is_refused(name: object) -> None:
+    with pytest.raises(InvalidSpec, match="the name must be lower-case") as error:
+        parse_target(name, ENTRY)
+    assert str(error.value).isprintable()
+
+
+def test_the_newest_opset_is_the_one_of_the_installed_onnx() -> None:
+    import onnx
+
+    assert onnx.defs.onnx_opset_version() == NEWEST_OPSET
 
 
 def test_users_add_targets_and_redefine_none(tmp_path: Path) -> None:
-    entry = yaml.safe_load(BUILT_IN.read_text())["raspberry-pi-5"]
-    mine = tmp_path / "targets.yaml"
-    mine.write_text(yaml.safe_dump({"orange-pi-5": {**entry, "opset": 18}}))
-    assert load_catalog(mine)["orange-pi-5"].opset == 18
-    mine.write_text(yaml.safe_dump({"graviton3": entry}))
-    load_catalog.cache_clear()
+    mine = written(tmp_path, {"orange-pi-5": {**ENTRY, "opset": 18}, "graviton3": ENTRY})
+    catalog = load_catalog(mine)
+    assert catalog.target("orange-pi-5").opset == 18
     with pytest.raises(InvalidSpec, match="'graviton3' is already defined"):
-        load_catalog(mine)
+        catalog.target("graviton3")
+    with pytest.raises(UnknownName, match="Did you mean orange-pi-5"):
+        catalog.target("orange-pi")
+
+
+def written(folder: Path, entries: object) -> Path:
+    path = folder / "targets.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    return path
+
+
+def test_a_wrong_entry_leaves_the_others_alone(tmp_path: Path) -> None:
+    mine = written(
+        tmp_path, {"good": ENTRY, "a|b": ENTRY, "empty": None, True: ENTRY, "slow": {**ENTRY, "threads": -3}}
+    )
+    with mine.open("a") as file:
+        file.write("twice: {family: cpu, family: nvidia}\nodd: !!python/object:os.system {}\n")
+    catalog = load_catalog(mine)
+    assert catalog.target("good").family == "cpu" and catalog.target("graviton3")
+    assert set(catalog.broken) == {"a|b", "empty", "True", "slow", "twice", "odd"}
+    with pytest.raises(InvalidSpec, match="target twice: 'family' is given twice .line "):
+        catalog.target("twice")
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"- a list", b"", b"&a [*a]", None])
+def test_a_file_that_cannot_be_read_stops_only_those_who_may_need_it(tmp_path: Path, content: bytes | None) -> None:
+    mine = tmp_path / "targets.yaml"
+    if content is not None:
+        mine.write_bytes(content)
+    catalog = load_catalog(mine)
+    assert catalog.target("graviton3")
+    with pytest.raises(InvalidSpec, match=f"catalog {mine}: cannot be read: ") as error:
+        catalog.target("of-mine")
+    assert str(error.value).isprintable()
+
+
+def test_one_bad_target_name_breaks_its_model_alone(project: Project) -> None:
+    """In a project of two models, one of which uses a target whose entry is wrong."""
+    (project.folder / "targets.yaml").write_text(yaml.safe_dump({"a|b": ENTRY}))
+    (project.folder / "pyproject.toml").write_text('[tool.edge_assets]\nmodels = []\ntargets = ["targets.yaml"]\n')
+    (project.folder / "mine.py").write_text(
+        "from dataclasses import replace\nfrom tests.tiny.spec import TINY\n"
+        "SPEC = replace(TINY, name='other', targets=('a|b',))\n"
+    )
+    models = {"EDGE_ASSETS_MODELS": "tests.tiny.spec:TINY,mine:SPEC"}
+    result = project.run("doctor", **models)
+    assert "model tiny: graviton3, raspberry-pi-5" in result.stdout
+    assert result.stdout.count("target a|b: the name must be") == 2, "the entry, and the model that uses it"
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    result = project.run_module("tests.ask", "sensor", "1", **models)
+    assert result.returncode == 0, result.stderr

@@ -89,7 +89,7 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     opened = store.open()
     opened.sweep()
     if opened.pointer(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
-        list(checkpoints.discover(opened, spec.name, checkpoint_folder(spec)))
+        checkpoints.discover(opened, spec.name, checkpoint_folder(spec))
     checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
     return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)
 

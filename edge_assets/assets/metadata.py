@@ -251,6 +251,7 @@ def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[En
         "checkpoint": cell.checkpoint.key,
         "artifact": winner.candidate.name,
         "registered": cell.checkpoint.registered,
+        "number": cell.checkpoint.number,
         "reason": winner.reason,
     }
     return [

@@ -44,7 +44,7 @@ from edge_assets.core.variant import (
     session_options,
 )
 from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
-from edge_assets.registry import catalog
+from edge_assets.registry import catalog, checkpoint_folder
 from edge_assets.settings import project_path
 from edge_assets.targets import Target, local_target, this_machine
 from resources import checkpoints
@@ -195,7 +195,7 @@ class Cell:
         from edge_assets.core.checkpoint import load_model
         from edge_assets.core.formats import pytorch
 
-        path = checkpoints.fetch(self.store, self.checkpoint)
+        path = checkpoints.fetch(self.store, self.checkpoint, checkpoint_folder(self.spec))
         model = load_model(self.spec.architecture, path)
         one = {name: array[:1] for name, array in self.feeds(self.evaluation).items()}
         shutil.copyfile(path, folder / path.name)
@@ -213,7 +213,7 @@ class Cell:
             from edge_assets.core.verify import accuracy, parity
 
             self.log("evaluating PyTorch eager in fp32, the reference")
-            path = checkpoints.fetch(self.store, self.checkpoint)
+            path = checkpoints.fetch(self.store, self.checkpoint, checkpoint_folder(self.spec))
             options = session_options(self.spec, "pytorch", self.target)
             session = Loadable("pytorch", str(path), options).open(this_machine().cores)
             feeds, raw = self.feeds(self.evaluation), self.arrays(self.evaluation)

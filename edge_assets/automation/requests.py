@@ -1,17 +1,54 @@
 """Run requests for a checkpoint, shared by the sensor and the schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
 
 import dagster as dg
+from dagster import DagsterRunStatus
 
 from edge_assets.assets.family import Family
+from edge_assets.assets.graph import asset_key
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name
+from edge_assets.core.variant import CHECKPOINT
 from edge_assets.model import ModelSpec
-from edge_assets.plan import known_to, plan
+from edge_assets.plan import Materialized, known_to, plan
 from edge_assets.targets import Target
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
+
+PRIORITY = {"dagster/priority": "-10"}  # what a person starts has 0, and goes first
+SCORECARD_PRIORITY = {"dagster/priority": "-5"}  # a page of what is built already does not wait for what is to be built
+PARTITION, CHECKPOINT_PARTITION = "dagster/partition", "dagster/partition/checkpoint"
+UNFINISHED = [
+    *(DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED),
+    *(DagsterRunStatus.STARTING, DagsterRunStatus.STARTED),
+]
+
+
+class Runs:
+    """What a Dagster instance knows of cells. Each question is asked once: planning looks at many cells."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.materialized: Materialized = known_to(instance)
+        self.unfinished: Callable[[str], Collection[str]] = cache(self._unfinished)
+        self._built = cache(self._built_checkpoints)
+        self._instance = instance
+
+    def has(self, spec: ModelSpec, family: Family, checkpoint: str) -> bool:
+        """Whether a checkpoint was ever run or materialized for a family."""
+        if checkpoint in self._built(asset_key(spec, family, CHECKPOINT)):
+            return True
+        filters = dg.RunsFilter(job_name=family_job_name(spec, family), tags={CHECKPOINT_PARTITION: checkpoint})
+        return bool(self._instance.get_runs(filters, limit=1))
+
+    def _unfinished(self, job: str) -> Collection[str]:
+        """Partitions of the job's runs that wait or run."""
+        runs = self._instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED))
+        return {run.tags.get(PARTITION, "") for run in runs}
+
+    def _built_checkpoints(self, key: dg.AssetKey) -> Collection[str]:
+        return {partition.partition("|")[0] for partition in self.materialized(key)}
 
 
 def stale_requests(
@@ -20,17 +57,20 @@ def stale_requests(
     targets: list[Target],
     checkpoint: Checkpoint,
     store: ArtifactStore,
-    instance: dg.DagsterInstance,
+    runs: Runs,
     run_key: str,
 ) -> Iterator[dg.RunRequest]:
-    """One request per target that has something to do. `run_key` is completed by the target."""
-    materialized = known_to(instance)
+    """One request per target that has something to do and is not waiting or running. `run_key` is completed by it."""
+    job = family_job_name(spec, family)
     for target in targets:
-        planned = plan(Cell(spec, family, target, checkpoint, store), materialized, mode="rapid")
+        cell = Cell(spec, family, target, checkpoint, store)
+        if f"{checkpoint.key}|{target.name}" in runs.unfinished(job):
+            continue
+        planned = plan(cell, runs.materialized, mode="rapid")
         if not planned.is_fresh:
             yield dg.RunRequest(
                 run_key=f"{run_key}:{target.name}",
-                job_name=family_job_name(spec, family),
+                job_name=job,
                 partition_key=planned.partition_key,
-                tags={"edge_assets/reason": (planned.reason or "")[:250]},
+                tags={"edge_assets/reason": (planned.reason or "")[:250], **PRIORITY},
             )

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from edge_assets.assets.family import Family
-from edge_assets.automation.requests import stale_requests
+from edge_assets.automation.requests import Runs, stale_requests
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 from resources import checkpoints
@@ -32,7 +32,8 @@ def nightly_schedule(
             return dg.SkipReason(f"no checkpoint of {spec.name} is registered yet")
         newest = known[-1]
         tick = context.scheduled_execution_time.isoformat()
-        requests = list(stale_requests(spec, family, targets, newest, opened, context.instance, f"nightly:{tick}"))
-        return requests or dg.SkipReason(f"{newest.key} is up to date on every target")
+        runs = Runs(context.instance)
+        requests = list(stale_requests(spec, family, targets, newest, opened, runs, run_key=f"nightly:{tick}"))
+        return requests or dg.SkipReason(f"{newest.key} is up to date on every target, or its runs wait already")
 
     return nightly

@@ -1,53 +1,140 @@
 """Reading a checkpoint safely, and saying exactly how it does not fit.
 
 safetensors first; a torch zip file only through `weights_only=True`, whose unpickler runs no code; anything
-else is refused. There is no fallback to unpickling.
+else is refused. There is no fallback to unpickling. Nothing is unpacked before its form and its checksums are
+right, and whatever a library raises about a file becomes one short CheckpointError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import CheckpointError
+from edge_assets.core.errors import CheckpointError, EdgeAssetsError, first_line, printable
 from edge_assets.core.source import call
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".pt", ".pth")  # in lower or upper case
 SHOWN = 8  # names listed in a message before it says how many more there are
+SHOWN_LETTERS = 240  # of all names of one list together
+PATH_LETTERS = 200  # of a path in a message
+RECORDS = ("/data.pkl", "/version")  # what torch.save puts into every zip file
+WEIGHT_TYPES = (
+    *("float16", "bfloat16", "float32", "float64"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+)  # numbers with a fraction that may be cast to each other; not scales (e8m0) or packed halves (e2m1)
 
 
 def check_complete(path: Path) -> None:
-    """Cheap structural check, without torch: is the whole file here, and of a kind that is read at all?
+    """Is the whole file here, and of a kind that is read at all? Without torch, and nothing is unpacked.
 
-    Raises CheckpointError for a missing, empty, truncated, corrupt or unsupported file.
+    Reads the header of a safetensors file, and all of a torch zip file, whose records carry checksums.
+    Raises CheckpointError for a missing, empty, unreadable, truncated, corrupt or unsupported file.
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"checkpoint {path}: '{path.suffix}' is not one of {', '.join(SUFFIXES)}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="np"):
-                return
-        except SafetensorError as error:
-            raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"checkpoint {path} is not a complete torch zip file: it is truncated, or an old-style pickle, which is "
-            f"refused because reading it can run code. Save it as safetensors."
-        )
+    with _as_checkpoint_error(path, "is truncated or corrupt"):
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {_shown(path)} does not exist")
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise CheckpointError(f"checkpoint {_shown(path)}: '{printable(path.suffix)}' is not one of {known}")
+        if suffix == ".safetensors":
+            _check_safetensors(path)
+        else:
+            _check_torch_zip(path)
 
 
 def read_state(path: Path) -> dict[str, "torch.Tensor"]:
     """The state dict in `path`, on the CPU. Raises CheckpointError; never runs code from the file."""
     check_complete(path)
-    if path.suffix == ".safetensors":
+    with _as_checkpoint_error(path, "is truncated or corrupt"):
+        state = _read(path)
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    return _state_dict(state, path)
+
+
+def load_model(architecture: str, path: Path) -> "torch.nn.Module":
+    """The architecture with the checkpoint's weights, in eval mode.
+
+    Raises CheckpointError listing missing keys, unexpected keys, different shapes and tensors of another kind, or
+    tensors that are NaN or infinite in the architecture's own types.
+    """
+    state = read_state(path)
+    model: torch.nn.Module = call(architecture, "architecture")
+    expected = model.state_dict()
+    _check_fits(state, expected, architecture, path)
+    state = {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+    _check_finite(state, path)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+# --- what is on disk -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _as_checkpoint_error(path: Path, what: str) -> Iterator[None]:
+    """Every error about a file as one CheckpointError: what a library raises about a broken one is not foreseeable."""
+    try:
+        yield
+    except EdgeAssetsError:
+        raise
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise CheckpointError(f"checkpoint {_shown(path)} cannot be read: {printable(reason, 200)}") from None
+    except Exception as error:
+        reason = first_line(error) or type(error).__name__
+        raise CheckpointError(f"checkpoint {_shown(path)} {what}: {printable(reason, 200)}") from None
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import safe_open
+
+    path.open("rb").close()  # says why an unreadable file is; safe_open says that there is none
+    with safe_open(path, framework="np"):
+        return
+
+
+def _check_torch_zip(path: Path) -> None:
+    """What torch.save writes: records as they are, never packed, so that they take no more room than the file has."""
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} is not a complete torch zip file: it is truncated, or an old-style pickle, "
+            f"which is refused because reading it can run code. Save it as safetensors."
+        )
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        for record in RECORDS:
+            if not any(name.endswith(record) for name in names):
+                raise CheckpointError(
+                    f"checkpoint {_shown(path)} is a zip file, not one of torch: it has no '*{record}'"
+                )
+        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise CheckpointError(
+                f"checkpoint {_shown(path)} was refused: {printable(packed[0])} is compressed, which torch.save never "
+                f"does, and could unpack to any size. Save it again, best as safetensors."
+            )
+        unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
+        if unpacked > size:
+            raise CheckpointError(
+                f"checkpoint {_shown(path)} was refused: its records claim {unpacked} bytes, the file has {size}"
+            )
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} is truncated or corrupt: the checksum of {printable(damaged)} is not right"
+        )
+
+
+def _read(path: Path) -> Any:
+    if path.suffix.lower() == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
@@ -56,57 +143,105 @@ def read_state(path: Path) -> dict[str, "torch.Tensor"]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"checkpoint {path} was refused: it holds pickled objects that could run code ({first}). "
-            f"Save the state dict alone, best as safetensors."
+            f"checkpoint {_shown(path)} was refused: it holds pickled objects that could run code "
+            f"({printable(first_line(error), 200)}). Save the state dict alone, best as safetensors."
         ) from None
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise CheckpointError(f"checkpoint {path} is not a state dict of tensors")
+
+
+# --- what is in it ---------------------------------------------------------------------------------------
+
+
+def _state_dict(state: Any, path: Path) -> dict[str, "torch.Tensor"]:
+    """`state` if it is a dict of plain tensors by name."""
+    import torch
+
+    if not isinstance(state, dict) or not state:
+        found = "empty" if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise CheckpointError(f"checkpoint {_shown(path)} is not a state dict of tensors: it is {found}")
+    odd = [name for name in state if not isinstance(name, str)]
+    if odd:
+        raise CheckpointError(f"checkpoint {_shown(path)} has keys that are no text: {_listing(odd)}")
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} is not a state dict of tensors: {_listing(others)} is none. "
+            f"Save the model's state_dict() alone; a trainer's or an optimizer's state is no checkpoint."
+        )
+    special = [name for name, tensor in state.items() if not _is_plain(tensor)]
+    if special:
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} has sparse, quantized or empty (meta) tensors, which are not read: "
+            f"{_listing(special)}. Save dense ones."
+        )
     return state
 
 
-def load_model(architecture: str, path: Path) -> "torch.nn.Module":
-    """The architecture with the checkpoint's weights, in eval mode.
+def _is_plain(tensor: "torch.Tensor") -> bool:
+    import torch
 
-    Raises CheckpointError listing missing keys, unexpected keys and different shapes, or tensors with NaN.
-    """
-    state = read_state(path)
-    model: torch.nn.Module = call(architecture, "architecture")
-    _check_fits(state, model.state_dict(), architecture, path)
-    _check_finite(state, path)
-    model.load_state_dict(state)
-    return model.eval()
+    return tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
 
 
 def _check_fits(state: Mapping[str, Any], expected: Mapping[str, Any], architecture: str, path: Path) -> None:
+    shared = sorted(expected.keys() & state.keys())
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
+    if expected and not shared:
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} holds no tensor of the architecture {architecture}: is it an optimizer's, or "
+            f"another model's? Missing keys: {_listing(missing)}. Unexpected keys: {_listing(unexpected)}"
+        )
     shapes = [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & state.keys())
+        f"{printable(name)} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in shared
         if state[name].shape != expected[name].shape
     ]
-    problems = [
-        f"{label}: {_listing(names)}"
-        for label, names in (("missing keys", missing), ("unexpected keys", unexpected), ("shapes", shapes))
-        if names
+    kinds = [
+        f"{printable(name)} is {_type(state[name])}, expected {_type(expected[name])}"
+        for name in shared
+        if _kind(state[name]) != _kind(expected[name])
     ]
+    found = {"missing keys": missing, "unexpected keys": unexpected, "shapes": shapes, "types": kinds}
+    problems = [f"{label}: {_listing(entries, 160)}" for label, entries in found.items() if entries]
     if problems:
-        raise CheckpointError(f"checkpoint {path} is not of the architecture {architecture}. {'. '.join(problems)}")
+        raise CheckpointError(
+            f"checkpoint {_shown(path)} is not of the architecture {architecture}. {'. '.join(problems)}"
+        )
+
+
+def _kind(tensor: "torch.Tensor") -> str:
+    """What may be cast to each other without changing what the numbers mean."""
+    name = _type(tensor)
+    if name in WEIGHT_TYPES:
+        return "float"
+    whole = not (tensor.is_floating_point() or tensor.is_complex()) and name != "bool"
+    return "int" if whole else name
+
+
+def _type(tensor: "torch.Tensor") -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check_finite(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise CheckpointError(f"checkpoint {path} has NaN or infinite weights in {_listing(bad)}")
+        raise CheckpointError(f"checkpoint {_shown(path)} has NaN or infinite weights in {_listing(bad)}")
 
 
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _listing(names: Sequence[object], letters: int = 80) -> str:
+    """The first names, each on one line and cut at so many letters, and how many more there are."""
+    shown: list[str] = []
+    for name in names[:SHOWN]:
+        text = printable(name, letters)
+        if shown and sum(map(len, shown)) + len(text) > SHOWN_LETTERS:
+            break
+        shown.append(text)
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), PATH_LETTERS)

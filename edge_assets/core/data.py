@@ -5,30 +5,55 @@ of these is refused by name.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from edge_assets.core.errors import DataError
+from edge_assets.core.errors import DataError, first_line, printable
 from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.source import call
 from edge_assets.model import PARITY_SAMPLES, Tensor
 
 Arrays = dict[str, np.ndarray]
+FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED = ("file", "allow_pickle")  # parameters of numpy.savez, which takes fields by name
+KINDS = "biufcSU"
 
 
 def load_arrays(reference: str, what: str) -> Arrays:
-    """What the dataset function returns, checked to be arrays of one length by name. Raises DataError."""
-    arrays = call(reference, f"{what} data")
-    if not isinstance(arrays, Mapping) or not arrays:
-        raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(arrays).__name__}")
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    """What the dataset function returns, checked to be arrays of one length by name that `.npz` can hold.
+
+    Raises DataError.
+    """
+    fields = call(reference, f"{what} data")
+    if not isinstance(fields, Mapping) or not fields:
+        raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(fields).__name__}")
+    arrays = {name: _array(name, field, f"{what} data") for name, field in fields.items()}
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
-        raise DataError(f"{what} data: fields have different lengths {lengths}")
+        raise DataError(f"{what} data: fields have different lengths {printable(lengths, 200)}")
     return arrays
+
+
+def _array(name: object, field: Any, where: str) -> np.ndarray:
+    """One field as an array of numbers, truth values or texts: what can be kept without pickling it."""
+    if not isinstance(name, str) or not FIELD.fullmatch(name) or name in RESERVED:
+        reason = "must be letters, digits and '_', not beginning with a digit, and not 'file' or 'allow_pickle'"
+        raise DataError(f"{where}: the field name '{printable(name)}' {reason}")
+    where = f"{where}: field '{name}'"
+    if isinstance(field, np.ma.MaskedArray):
+        raise DataError(f"{where} is a masked array, whose mask would be lost: fill it, or leave those samples out")
+    try:
+        array = np.asarray(field)
+    except Exception as error:  # an object may raise anything when it is made an array
+        raise DataError(f"{where} cannot be made an array: {printable(first_line(error), 200)}") from None
+    if array.dtype.kind not in KINDS:
+        kind = type(field).__name__ if array.ndim == 0 else f"{array.dtype} array"
+        raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
+    return array
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

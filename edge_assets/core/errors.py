@@ -1,6 +1,7 @@
 """Errors that are the user's to fix, and what to show of any other: what was wrong, where, and what to do."""
 
 import re
+import reprlib
 import sys
 import sysconfig
 import traceback
@@ -170,3 +171,16 @@ def _foreign_folders() -> Iterator[Path]:
     yield Path(sys.base_prefix) / "lib"
     yield PRODUCT
     yield PRODUCT.parent / "resources"
+
+
+def first_line(error: BaseException) -> str:
+    """The first telling line of a library's error: of a file that is odd, more lines say no more."""
+    return telling_lines(error).partition("\n")[0]
+
+
+def printable(value: object, limit: int = 80) -> str:
+    """Text from outside for a message: on one line, without control characters, cut in its middle at `limit`."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    half = limit // 2
+    cut = text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

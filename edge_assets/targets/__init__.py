@@ -4,7 +4,7 @@ A target is one entry in `catalog.yaml`. Users add their own in a YAML file of t
 `pyproject.toml` as `[tool.edge_assets] targets = ["my_targets.yaml"]`.
 """
 
-from edge_assets.targets.catalog import Quantization, Target, load_catalog
+from edge_assets.targets.catalog import Catalog, Quantization, Target, load_catalog
 from edge_assets.targets.machine import Machine, local_target, this_machine
 
-__all__ = ["Machine", "Quantization", "Target", "load_catalog", "local_target", "this_machine"]
+__all__ = ["Catalog", "Machine", "Quantization", "Target", "load_catalog", "local_target", "this_machine"]

@@ -1,22 +1,25 @@
-"""Typed reader of the target catalog."""
+"""Typed reader of the target catalog. A wrong entry breaks only the models that use it, a wrong file only its own."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from edge_assets.core.errors import InvalidSpec
+from edge_assets.core.errors import InvalidSpec, UnknownName, first_line, printable
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
-REQUIRED = ("family", "description", "architecture", "batch_sizes", "threads", "budgets")
-OPTIONAL = ("match", "device", "opset", "quantization", "options")
+NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 OPSET = 20  # unless a target says otherwise
+OLDEST_OPSET, NEWEST_OPSET = 17, 28  # the newest is the one of the installed onnx, which is not imported for it
 IntegerType = Literal["uint8", "int8"]
+TorchEngine = Literal["x86", "qnnpack"]
+Browser = Literal["chromium"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Quantization:
     weights: IntegerType = "int8"
     per_channel: bool = True
     reduce_range: bool = False  # 7-bit weights, where 8-bit products saturate
-    torch_engine: Literal["x86", "qnnpack"] = "qnnpack"
+    torch_engine: TorchEngine = "qnnpack"
 
     @property
     def flavour(self) -> str:
@@ -44,7 +47,7 @@ class Match:
     board: str | None = None  # part of the board's model name
     system: str | None = None  # Linux, Darwin
     gpu: str | None = None  # part of the NVIDIA GPU's name
-    browser: str | None = None  # an installed browser: chromium
+    browser: Browser | None = None  # an installed browser
 
 
 @dataclass(frozen=True)
@@ -66,69 +69,231 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family reads
 
 
+@dataclass(frozen=True)
+class Catalog:
+    """Every target that could be read, and why others could not."""
+
+    targets: Mapping[str, Target]
+    broken: Mapping[str, InvalidSpec] = field(default_factory=dict)  # by name
+    unread: tuple[InvalidSpec, ...] = ()  # of whole files
+
+    def target(self, name: str) -> Target:
+        """The target of that name.
+
+        Raises InvalidSpec if its entry is wrong, or if it may be in a file that cannot be read; else UnknownName with
+        the nearest names.
+        """
+        if name in self.broken:
+            raise self.broken[name]
+        if name in self.targets:
+            return self.targets[name]
+        if self.unread:
+            raise self.unread[0]
+        raise UnknownName("target", name, self.targets)
+
+
+# --- one entry -------------------------------------------------------------------------------------------
+
+
 def parse_size(text: str, where: str) -> int:
     """Bytes of "512 MiB"."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB)", str(text))
-    if not match:
-        raise InvalidSpec(where, f"'{text}' is not a size such as '512 MiB'")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def parse_target(name: str, entry: Mapping[str, Any]) -> Target:
-    """One catalog entry. Raises InvalidSpec with the field and the reason."""
-    where = f"target {name}"
-    missing = [key for key in REQUIRED if key not in entry]
-    unknown = sorted(set(entry) - {*REQUIRED, *OPTIONAL})
-    if missing or unknown:
-        raise InvalidSpec(where, f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    opset, match = entry.get("opset", OPSET), _tuples(entry.get("match", {}))
-    if not isinstance(opset, int) or opset < 17:
-        raise InvalidSpec(f"{where}.opset", f"{opset} is below 17")
-    if entry.get("device") not in (None, "local"):
-        raise InvalidSpec(f"{where}.device", f"'{entry['device']}' is neither 'local' nor null")
-    if entry["batch_sizes"][:1] != [1] or any(not isinstance(size, int) or size < 1 for size in entry["batch_sizes"]):
-        raise InvalidSpec(f"{where}.batch_sizes", f"{entry['batch_sizes']} must be positive and begin with 1")
-    flavour = entry.get("quantization", {})
-    for kind in ("activations", "weights"):
-        if flavour.get(kind, "int8") not in get_args(IntegerType):
-            raise InvalidSpec(f"{where}.quantization.{kind}", f"'{flavour.get(kind)}' is not uint8 or int8")
     try:
-        return Target(
-            name=name,
-            family=entry["family"],
-            description=entry["description"],
-            architecture=entry["architecture"],
-            match=Match(**match),
-            device=entry.get("device"),
-            opset=opset,
-            batch_sizes=tuple(entry["batch_sizes"]),
-            threads=entry["threads"],
-            quantization=Quantization(**flavour),
-            size_bytes=parse_size(entry["budgets"]["size"], f"{where}.budgets.size"),
-            memory_bytes=parse_size(entry["budgets"]["memory"], f"{where}.budgets.memory"),
-            options=entry.get("options", {}),
-        )
-    except (KeyError, TypeError) as error:
-        raise InvalidSpec(where, f"missing or unknown key: {error}") from None
+        return _size(text)
+    except ValueError as error:
+        raise InvalidSpec(where, str(error)) from None
 
 
-def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+def _size(value: Any) -> int:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(B|KiB|MiB|GiB)", str(value), re.ASCII)
+    size = int(float(match[1]) * UNITS[match[2]]) if match else 0
+    if size < 1:
+        raise ValueError(f"'{printable(str(value))}' is not a size such as '512 MiB'")
+    return size
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{printable(text)}' is not a regular expression: {error}") from None
+    return text
+
+
+def _begins_with_one(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if sizes[0] != 1:
+        raise ValueError(f"{printable(list(sizes))} must begin with 1")
+    return sizes
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Count = Annotated[int, Field(ge=1, le=65536)]
+Size = Annotated[int, BeforeValidator(_size)]
+Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no tuples
+
+
+KINDS = {  # what pydantic calls by Python's names
+    "model_type": "must be a mapping of fields",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+}
+
+
+class _Form(BaseModel):
+    """Nothing is converted: `threads: "4"` and `per_channel: 1` are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _QuantizationForm(_Form):
+    activations: IntegerType = "int8"
+    weights: IntegerType = "int8"
+    per_channel: bool = True
+    reduce_range: bool = False
+    torch_engine: TorchEngine = "qnnpack"
+
+
+class _MatchForm(_Form):
+    instruction_sets: Words = ()
+    without: Words = ()
+    board: Text | None = None
+    system: Text | None = None
+    gpu: Annotated[Text, AfterValidator(_regex)] | None = None
+    browser: Browser | None = None
+
+
+class _BudgetsForm(_Form):
+    size: Size
+    memory: Size
+
+
+class _TargetForm(_Form):
+    """One entry as it is written."""
+
+    family: Text
+    description: Text
+    architecture: Text
+    batch_sizes: Annotated[tuple[Count, ...], Field(strict=False, min_length=1), AfterValidator(_begins_with_one)]
+    threads: Count
+    budgets: _BudgetsForm
+    match: _MatchForm = _MatchForm()
+    device: Literal["local"] | None = None
+    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = OPSET
+    quantization: _QuantizationForm = _QuantizationForm()
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def parse_target(name: Any, entry: Any) -> Target:
+    """One catalog entry. Raises InvalidSpec with the field and the reason."""
+    where = f"target {printable(name)}"
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidSpec(where, "the name must be lower-case letters, digits, '.' and '-', and no more than 63")
+    if not isinstance(entry, Mapping):
+        raise InvalidSpec(where, f"must be a mapping of fields, not {printable(entry)}")
+    try:
+        form = _TargetForm.model_validate(dict(entry))
+    except ValidationError as error:
+        raise _said(where, error) from None
+    return Target(
+        name=name,
+        family=form.family,
+        description=form.description,
+        architecture=form.architecture,
+        match=Match(**form.match.model_dump()),
+        device=form.device,
+        opset=form.opset,
+        batch_sizes=form.batch_sizes,
+        threads=form.threads,
+        quantization=Quantization(**form.quantization.model_dump()),
+        size_bytes=form.budgets.size,
+        memory_bytes=form.budgets.memory,
+        options=form.options,
+    )
+
+
+def _said(where: str, error: ValidationError) -> InvalidSpec:
+    """The first mistake, and how many more there are."""
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    place = ".".join(printable(part) for part in first["loc"])
+    if first["type"] == "missing":
+        reason = "is missing"
+    elif first["type"] == "extra_forbidden":
+        reason = "is no field that there is"
+    elif first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+    else:
+        must = KINDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
+        reason = f"{printable(first['input'])} {must}"
+    more = f" (and {len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
+    return InvalidSpec(f"{where}.{place}", f"{reason}{more}")
+
+
+# --- files -----------------------------------------------------------------------------------------------
 
 
 @cache
-def load_catalog(*extra: Path) -> Mapping[str, Target]:
-    """Every known target by name: the built-in catalog, then the user's files, which may not redefine one."""
+def load_catalog(*extra: Path) -> Catalog:
+    """Every known target: the built-in catalog, then the user's files, which may not redefine one."""
     targets: dict[str, Target] = {}
+    broken: dict[str, InvalidSpec] = {}
+    unread = []
     for path in (BUILT_IN, *extra):
         try:
-            entries = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InvalidSpec(f"catalog {path}", str(error)) from None
-        if not isinstance(entries, dict):
-            raise InvalidSpec(f"catalog {path}", "must map target names to entries")
-        for name, entry in entries.items():
-            if name in targets:
-                raise InvalidSpec(f"catalog {path}", f"target '{name}' is already defined")
-            targets[name] = parse_target(name, entry)
-    return targets
+            entries = list(_read(path))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            reason = printable(first_line(error) or type(error).__name__, 300)
+            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {reason}"))
+            continue
+        for name, entry in entries:
+            try:
+                if name in targets or name in broken:
+                    raise InvalidSpec(f"catalog {path}", f"target '{printable(name)}' is already defined")
+                if isinstance(entry, yaml.YAMLError):
+                    raise InvalidSpec(f"target {printable(name)}", printable(_problem(entry), 300))
+                targets[name] = parse_target(name, entry)
+            except InvalidSpec as error:
+                broken[str(name)] = error
+    return Catalog(targets, broken, tuple(unread))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is a mistake, and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _value in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{printable(key)}' is given twice", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Name and entry of each target in a file; an entry that is no YAML value comes as the error that says so."""
+    loader = _Loader(path.read_text(encoding="utf-8"))
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError("it must map target names to entries")
+        for key_node, entry_node in root.value:
+            name = loader.construct_document(key_node)
+            try:
+                entry = loader.construct_document(entry_node)
+            except yaml.YAMLError as error:
+                entry = error
+            yield (name if isinstance(name, Hashable) else str(name)), entry
+    finally:
+        loader.dispose()
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or first_line(error)
+    return f"{problem} (line {mark.line + 1})" if mark else problem
