@@ -33,6 +33,7 @@ LONGEST = (
     "test_recovery",
     "test_build",
     "test_store",
+    "test_tracking_faults",
     "test_tracking",
     "test_gc",
     "test_bad_input",
