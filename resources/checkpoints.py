@@ -10,6 +10,7 @@ be built: years of history are recorded, not copied. From then on an old partiti
 has cleaned up; before, a file that was changed or removed is said to be.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 KEY_LETTERS = 100  # of a partition's key at most
 HASH_LETTERS = (8, 16, 32, 64)  # of the hash in a key; more where another content has the shorter key
 UNREAD_SUFFIXES = (".ckpt", ".bin", ".pkl", ".pickle", ".h5", ".keras", ".tar", ".gguf")  # weights of a kind not read
+LISTED_SUFFIXES = {*SUFFIXES, *UNREAD_SUFFIXES}
 TRAINERS_OWN = re.compile(  # what training frameworks save beside the weights
     r"(optim(izer)?|(lr_)?scheduler|(grad_)?scaler|rng_states?|random_states?|training_args|trainer_state)"
     r"([_-](rank[_-]?)?\d+)*",
@@ -59,15 +61,23 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds: checkpoint files in natural order of their names, and why others are none, by name."""
+    """What a source holds: checkpoint files, and why others are none, by name."""
 
-    files: tuple[CheckpointFile, ...] = ()
+    found: tuple[CheckpointFile, ...] = ()
     odd: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
+    def files(self) -> tuple[CheckpointFile, ...]:
+        """In natural order of their names."""
+        return tuple(sorted(self.found, key=lambda file: natural(file.name)))
+
+    @cached_property
     def digest(self) -> str:
-        """Changes whenever a file came, went, or changed."""
-        return digest([[[file.name, file.stamp] for file in self.files], dict(self.odd)])
+        """Changes whenever a file came, went, or changed. Cheap: a sensor asks for it at every tick."""
+        lines = [f"{file.name}\0{file.stamp}" for file in self.found]
+        lines += [f"{name}\0{reason}" for name, reason in self.odd.items()]
+        text = "\n".join(sorted(lines))
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def scan(source: str) -> Listing:
@@ -85,7 +95,7 @@ def scan(source: str) -> Listing:
         raise CheckpointError(f"checkpoints in {source} cannot be listed: {printable(reason, 200)}") from None
     files = [entry for entry in found if isinstance(entry, CheckpointFile)]
     odd = dict(entry for entry in found if not isinstance(entry, CheckpointFile))
-    return Listing(tuple(sorted(files, key=lambda file: natural(file.name))), dict(sorted(odd.items())))
+    return Listing(tuple(files), dict(sorted(odd.items())))
 
 
 def list_files(source: str) -> list[CheckpointFile]:
@@ -142,11 +152,11 @@ def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
 
 def _unwanted(name: str) -> str | None:
     """Why a file of that name is no checkpoint: "" where nobody would take it for one, None if it may be one."""
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if name.startswith(".") or suffix not in (*SUFFIXES, *UNREAD_SUFFIXES):
+    stem, dot, last = name.rpartition(".")
+    suffix = dot + last.lower()
+    if name.startswith(".") or suffix not in LISTED_SUFFIXES:
         return ""
-    if TRAINERS_OWN.fullmatch(path.stem):
+    if TRAINERS_OWN.fullmatch(stem):
         return "is a trainer's own state, not a model's weights"
     if suffix in UNREAD_SUFFIXES:
         return f"'{suffix}' is not read: save the state dict as {SUFFIXES[0]}"

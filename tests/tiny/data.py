@@ -1,9 +1,5 @@
 """scikit-learn's digits as they are: enough to tell a right model from a broken one."""
 
-import os
-import time
-from pathlib import Path
-
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -46,10 +42,6 @@ def leaking_training() -> dict[str, np.ndarray]:
 
 
 def evaluation() -> dict[str, np.ndarray]:
-    """With TINY_HOLD, once the file that it names is gone."""
-    hold = os.environ.get("TINY_HOLD")
-    while hold and Path(hold).exists():
-        time.sleep(0.1)
     return split("evaluation")
 
 
