@@ -22,7 +22,7 @@ METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
 AXIS_RANGE = (1, 128, 512)  # of a dynamic axis that `axis_ranges` does not mention
 PARITY_SAMPLES = 8  # batches of 1, 2 and 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")  # a Dagster asset key, group, job name and tag all at once
-RESERVED = ("file", "allow_pickle", "scores")  # as the names of arrays that are kept together
+RESERVED = ("file", "allow_pickle")  # as the names of arrays that are kept together
 OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+")
 
 

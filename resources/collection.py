@@ -360,11 +360,10 @@ def _collect_cache(store: ArtifactStore, policy: Policy, freed: Freed, exports: 
 
 
 def _leftovers(parent: Path, prefix: str, settled: float, policy: Policy, freed: Freed) -> None:
-    """Private folders whose process is dead, and those of an earlier version, or killed at once, by their age."""
-    for folder in _entries(parent):
+    """Private folders whose process is dead, and those of an earlier version, which held no lock, by their age."""
+    for folder in folders.abandoned(parent):
         ours = folder.name.startswith(prefix)
-        older = prefix == WORK or folder.name.startswith(f".new-{prefix}")
-        if folders.is_abandoned(folder) and (ours or (older and _time(folder) <= settled)):
+        if ours or (prefix == WORK and _time(folder) <= settled):
             _remove_local(folder, policy, freed, LEFTOVERS)
 
 

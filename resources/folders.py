@@ -25,16 +25,27 @@ def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
     a killed one, and `sweep` removes its folder.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".new-{prefix}", dir=parent))  # no sweep looks at it before it is locked
-    descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _held(parent):  # no sweep looks at it before it is locked
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         _lock(descriptor)
-        folder = parent / new.name.removeprefix(".new-")
-        new.rename(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _held(parent: Path) -> Iterator[None]:
+    """One at a time makes private folders in `parent`, or looks which are abandoned."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # this file system cannot lock folders, so none reads as abandoned
+        yield
     finally:
         os.close(descriptor)
 
@@ -42,15 +53,21 @@ def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def sweep(parent: Path, prefix: str) -> list[tuple[Path, int]]:
     """Remove what killed processes left of their private folders. Returns what was removed, with its bytes."""
     removed = []
-    for folder in sorted(parent.glob(f"{prefix}*")):
-        if is_abandoned(folder):
-            removed.append((folder, size_of(folder)))
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in abandoned(parent, f"{prefix}*"):
+        removed.append((folder, size_of(folder)))
+        shutil.rmtree(folder, ignore_errors=True)
     return removed
 
 
-def is_abandoned(folder: Path) -> bool:
-    """Whether no living process holds a private folder."""
+def abandoned(parent: Path, pattern: str = "*") -> list[Path]:
+    """Private folders in `parent` that no living process holds."""
+    if not parent.is_dir():
+        return []
+    with _held(parent):
+        return [folder for folder in sorted(parent.glob(pattern)) if _is_abandoned(folder)]
+
+
+def _is_abandoned(folder: Path) -> bool:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -300,7 +300,8 @@ def test_the_alias_follows_numbers_and_not_clocks(tmp_path: Path) -> None:
     """A version of before there were numbers, then two whose machines' clocks disagree, then the older one again."""
     from mlflow import MlflowClient
 
-    from resources.tracking import Entry, _register
+    from resources.outbox import Entry
+    from resources.tracking import _register
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     run = client.create_run(client.create_experiment("tiny", artifact_location=tmp_path.as_uri())).info.run_id
@@ -312,7 +313,8 @@ def test_the_alias_follows_numbers_and_not_clocks(tmp_path: Path) -> None:
     ]
     released = []
     for version in versions:
-        _register(client, None, run, Entry("tiny/cpu/key/graviton3", "onnx_fp16", "release", version=version))
+        entry = Entry("tiny/cpu/key/graviton3", "onnx_fp16", "release", version=version)
+        _register(client, None, run, entry, print)
         released.append(client.get_model_version_by_alias("tiny.graviton3", "released").tags["release_sha256"])
     assert released == ["a", "b", "c", "c"]
 

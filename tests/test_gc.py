@@ -389,7 +389,7 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
         root / "blobs" / "ab" / f".{'ab' * 32}.0123",  # as earlier versions named them
         root / "recipes" / "ab" / f".{'ab' * 32}.json.0123",
         cache / "work" / "host-1234-abc" / "model.bin",
-        cache / "work" / ".new-work-abc" / "model.bin",
+        cache / "work" / "host-5678-abc" / "model.bin",
         cache / "failures" / "edge-assets_build.log",
         releases / "tiny" / "graviton3" / ".export-abc" / "copy" / "model.bin",
         kept / "step-100.pt",

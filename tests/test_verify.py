@@ -1,13 +1,23 @@
 """Parity, task accuracy and latency statistics: formulas against independent computations."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_assets.assets.cpu import CPU
+from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark.statistics import MODES, least_queries, summarize
+from edge_assets.core.formats import onnx
 from edge_assets.core.variant import Feeds
 from edge_assets.core.verify import accuracy, parity
+from edge_assets.model import Tensor
+from edge_assets.registry import target
+from resources import checkpoints
+from resources.store import ArtifactStore
+from tests.tiny.spec import TINY
 
 
 class Scaled:
@@ -106,3 +116,14 @@ def test_modes_are_mlperf_mobiles() -> None:
         "quick": (128, 10),
         "release": (1024, 60),
     }
+
+
+def test_an_output_may_be_called_as_the_scores_are(store: ArtifactStore, checkpoint_file: Path) -> None:
+    spec = replace(TINY, name="named", outputs=(Tensor("scores", "float32", ("batch", 10)),))
+    checkpoint = checkpoints.register(store, "named", str(checkpoint_file))
+    cell = Cell(spec, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
+    reference = cell.build_checkpoint()
+    built = cell.build_variant(onnx.MODEL, reference)
+    assert reference.accuracy is not None and built.accuracy is not None, built.failed
+    assert built.accuracy["value"] == pytest.approx(reference.accuracy["value"], abs=0.01)
+    assert built.agreement is not None and set(built.agreement) == {"scores"}

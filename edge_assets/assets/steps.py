@@ -43,6 +43,7 @@ from edge_assets.core.variant import (
     installed,
     session_options,
 )
+from edge_assets.core.verify import accuracy, parity
 from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
 from edge_assets.registry import catalog, checkpoint_folder
 from edge_assets.settings import project_path
@@ -203,14 +204,15 @@ class Cell:
 
     def _reference(self) -> Result:
         inputs = {"checkpoint": self.checkpoint.file.sha256, "evaluation": self.evaluation.sha256}
-        recipe = self._recipe(
-            *("reference", "1", inputs | self._metric_inputs()),
-            *(self._evaluation_parameters(), self._preprocessing_tools()),
-        )
+        parameters = self._evaluation_parameters()
+        scores_name = accuracy.scores_name(parameters["outputs"])
+        if scores_name != "scores":
+            parameters["scores"] = scores_name
+        inputs |= self._metric_inputs()
+        recipe = self._recipe("reference", "1", inputs, parameters, self._preprocessing_tools())
 
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.core.formats import pytorch
-            from edge_assets.core.verify import accuracy, parity
 
             self.log("evaluating PyTorch eager in fp32, the reference")
             path = checkpoints.fetch(self.store, self.checkpoint, checkpoint_folder(self.spec))
@@ -222,7 +224,7 @@ class Cell:
             if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
                 raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
             scores = accuracy.score(self.spec.evaluation.metric, outputs, raw[self.spec.evaluation.labels])
-            data.save_arrays(outputs | {"scores": scores}, folder / "reference.npz")
+            data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
             return {
                 "accuracy": accuracy.compare(scores, scores, self.spec.evaluation.higher_is_better),
                 "parity": parity.measure(session, feeds, {n: outputs[n][:PARITY_SAMPLES] for n in outputs}),

@@ -5,7 +5,7 @@ narrower than that of two separate accuracies. The interval is a percentile boot
 Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), seeded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,11 @@ def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
 def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
     """The built-in metric or the function `package.module:function` names, which raises UserCodeError."""
     return partial(call, name, "metric") if ":" in name else {"top1_accuracy": top1_accuracy}[name]
+
+
+def scores_name(outputs: Iterable[str]) -> str:
+    """What per-sample scores are called beside outputs, one of which may have the name itself."""
+    return "scores" if "scores" not in outputs else "scores_of_the_metric"
 
 
 def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:

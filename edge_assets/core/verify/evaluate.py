@@ -37,7 +37,7 @@ def evaluate(question: Question) -> Mapping[str, Any]:
         feeds = _first(question.feeds(), question.samples)
         expected = _first(read_arrays(question.reference), question.samples)
         labels = read_arrays(question.evaluation)[question.labels][: question.samples]
-        scores = expected.pop("scores")
+        scores = expected.pop(accuracy.scores_name(question.loadable.options["outputs"]))
         if question.samples:  # a metric such as retrieval depends on which samples there are
             scores = accuracy.score(question.metric, expected, labels)
         outputs = accuracy.run_all(session, feeds)
