@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from edge_assets.core.chromium import may_be_sandboxed
 from tests.conftest import Project
 from tests.serving import CHROMIUM, Answer, Served, serving, wait_for
 
@@ -47,7 +48,9 @@ def page() -> Iterator[Page]:
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     assert executable, "the browser test needs Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=CHROMIUM, chromium_sandbox=may_be_sandboxed()
+        )
         yield browser.new_page()
         browser.close()
 

@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from edge_assets.core.chromium import may_be_sandboxed
 from tests.conftest import ROOT, Project
 from tests.serving import CHROMIUM, Served, serving, tokens_in
 
@@ -35,7 +36,9 @@ def page(served: Served) -> Iterator[Page]:
     SHOTS.mkdir(exist_ok=True)
     (printed,) = re.findall(r"Dagster +(\S+)", "".join(served.printed))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=CHROMIUM, chromium_sandbox=may_be_sandboxed()
+        )
         opened = browser.new_page(viewport={"width": 1500, "height": 950})
         opened.set_default_timeout(60_000)
         opened.goto(printed)
