@@ -30,9 +30,9 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.data import save_arrays
-from edge_assets.core.errors import EdgeAssetsError
 from edge_assets.core.types import Built
 from edge_assets.core.verify.evaluate import evaluate
+from edge_assets.errors import EdgeAssetsError
 from edge_assets.model import ModelSpec, Search
 from edge_assets.registry import catalog, checkpoint_folder, registry
 from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs

@@ -23,7 +23,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
-from edge_assets.core.errors import EdgeAssetsError, StoreError, UnknownName
+from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.instance import add_partitions
 from edge_assets.model import ModelSpec
 from edge_assets.plan import Plan, known_to, plan

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import click
 
 from edge_assets.core import failures
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
 MODES = ("rapid", "quick", "release")

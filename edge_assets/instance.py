@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 from sqlalchemy.exc import OperationalError
 
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import Home, home_mode
 
 Say = Callable[[str], None]

@@ -13,8 +13,8 @@ import dagster as dg
 from edge_assets.assets.graph import REPORT, artifact_names, asset_key
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import EdgeAssetsError
 from edge_assets.core.types import Built, Recipe, Result
+from edge_assets.errors import EdgeAssetsError
 from resources.artifacts import pointed_result, pointer_key
 from resources.store import NotBuilt
 

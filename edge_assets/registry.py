@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.core.source import load
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.model import ModelSpec
 from edge_assets.settings import project_file, project_path, project_settings
 from edge_assets.targets import Catalog, Target, load_catalog

@@ -23,7 +23,7 @@ import click
 import dagster as dg
 import yaml
 
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.errors import EdgeAssetsError
 from edge_assets.instance import missing_settings, open_instance
 from edge_assets.running import ACTIVE, Worker, close_dead_runs, is_here
 from edge_assets.settings import Home, allowed_hosts, home, token

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from edge_assets.core.addresses import without_credentials
-from edge_assets.core.errors import EdgeAssetsError
+from edge_assets.addresses import without_credentials
+from edge_assets.errors import EdgeAssetsError
 
 TOKEN_LENGTH = 16
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.core.errors import Malformed
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built, Result
+from edge_assets.errors import Malformed
 from resources import trust
 from resources.store import ArtifactStore, open_store
 

@@ -25,8 +25,8 @@ from typing import Any, Self
 from upath import UPath
 
 from edge_assets.core.checkpoint import SUFFIXES
-from edge_assets.core.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, first_line, printable
 from edge_assets.core.types import Artifact, File, digest
+from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, first_line, printable
 from resources.inspection import Content, download, inspect, is_local, local_path
 from resources.store import ArtifactStore, sha256_of
 

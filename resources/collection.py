@@ -23,8 +23,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edge_assets.core.errors import Malformed, StoreError, UnknownName
 from edge_assets.core.types import SHA256, Built, Result
+from edge_assets.errors import Malformed, StoreError, UnknownName
 from resources import folders
 from resources.artifacts import TYPES
 from resources.storage import REMOVING, TEMPORARY, Stat

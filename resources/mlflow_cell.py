@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.addresses import without_credentials
+from edge_assets.addresses import without_credentials
 from edge_assets.core.types import Artifact
 from resources import mlflow_server
 from resources.mlflow_server import NotFromHere

@@ -12,9 +12,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.core.addresses import hide_credentials, without_credentials
-from edge_assets.core.errors import telling_lines
+from edge_assets.addresses import hide_credentials, without_credentials
 from edge_assets.core.types import digest
+from edge_assets.errors import telling_lines
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ from typing import Any
 
 from upath import UPath
 
-from edge_assets.core.errors import StoreError, telling_lines
+from edge_assets.errors import StoreError, telling_lines
 
 CHUNK = 2**20
 LARGEST_COPY = 5 * 2**30  # bytes that S3 copies in one request

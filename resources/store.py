@@ -35,7 +35,6 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from upath import UPath
 
-from edge_assets.core.errors import Malformed, Refused, StoreError, telling_lines
 from edge_assets.core.types import (
     Artifact,
     File,
@@ -46,6 +45,7 @@ from edge_assets.core.types import (
     checked_sha256,
     digest,
 )
+from edge_assets.errors import Malformed, Refused, StoreError, telling_lines
 from resources import folders, trust
 from resources.storage import TRIES, Damaged, Denied, Storage, open_storage
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from edge_assets.core.addresses import without_credentials
+from edge_assets.addresses import without_credentials
 from edge_assets.settings import dagster_url, mlflow_url
 from resources import mlflow_server
 from resources.artifacts import ArtifactStoreResource

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_assets.core.addresses import hide_credentials, without_credentials
+from edge_assets.addresses import hide_credentials, without_credentials
 
 SHOWN = {
     "http://alice:s3cret@host:5000/a?b=1&token=x#/experiments": "http://host:5000/a?b=1#/experiments",

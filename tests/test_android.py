@@ -14,13 +14,13 @@ import pytest
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import NothingReleasable, Refused
 from edge_assets.core.formats import c_array, litert, tflite_micro
 from edge_assets.core.formats.fixed_batch import one_by_one
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.quantization import litert_micro
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.errors import NothingReleasable, Refused
 from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.targets import Target

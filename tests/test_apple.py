@@ -16,13 +16,13 @@ from torch import nn
 
 from edge_assets.assets.apple import APPLE
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import EdgeAssetsError, Refused
 from edge_assets.core.formats import coreml
 from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.quantization import coreml_weights
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.core.verify import parity
+from edge_assets.errors import EdgeAssetsError, Refused
 from edge_assets.model import ModelSpec, Tensor
 from edge_assets.registry import target
 from resources import checkpoints

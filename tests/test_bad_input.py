@@ -17,7 +17,7 @@ from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.steps import Cell
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.data import load_arrays
-from edge_assets.core.errors import CheckpointError, DataError, InvalidSpec
+from edge_assets.errors import CheckpointError, DataError, InvalidSpec
 from edge_assets.registry import target
 from resources import checkpoints
 from resources.store import open_store

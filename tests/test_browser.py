@@ -16,10 +16,10 @@ from edge_assets.assets.browser import BROWSER
 from edge_assets.assets.steps import Cell
 from edge_assets.core import release, tools
 from edge_assets.core.chromium import WEB, Chromium, Server
-from edge_assets.core.errors import MissingTool, Refused
 from edge_assets.core.formats import ort_web, web_bundle
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.errors import MissingTool, Refused
 from edge_assets.registry import catalog, target
 from edge_assets.targets import local_target
 from resources import checkpoints

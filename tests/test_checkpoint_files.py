@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edge_assets.core.checkpoint import check_complete, load_model
-from edge_assets.core.errors import CheckpointError, StoreError
+from edge_assets.errors import CheckpointError, StoreError
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store, sha256_of
 

@@ -15,10 +15,10 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark import harness
 from edge_assets.core.benchmark.harness import Contestant
-from edge_assets.core.errors import MeasurementError, told
 from edge_assets.core.formats import onnx
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.errors import MeasurementError, told
 from edge_assets.registry import target
 from resources import checkpoints
 from resources.store import ArtifactStore

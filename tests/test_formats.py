@@ -19,13 +19,13 @@ import pytest
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.family import Family
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import ExportError
 from edge_assets.core.formats.onnx import export, opset_of
 from edge_assets.core.quantization.float16 import sort_topologically
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
+from edge_assets.errors import ExportError
 from edge_assets.model import ModelSpec, Tensor
 from edge_assets.registry import catalog, target
 from resources import checkpoints

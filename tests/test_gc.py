@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from edge_assets.core.errors import StoreError, UnknownName
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
+from edge_assets.errors import StoreError, UnknownName
 from resources import collection, superseded
 from resources.collection import Freed, Policy
 from resources.store import ArtifactStore, open_store

@@ -14,8 +14,8 @@ from dagster._core.test_utils import create_run_for_test
 
 from edge_assets import building
 from edge_assets.automation import dead_runs_sensor
-from edge_assets.core.errors import EdgeAssetsError, StoreError
 from edge_assets.core.types import File
+from edge_assets.errors import EdgeAssetsError, StoreError
 from edge_assets.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
 from edge_assets.running import TAG, Worker
 from edge_assets.settings import Home, allowed_hosts, home_mode, mlflow_url, token

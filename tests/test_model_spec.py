@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.core.source import source_digest
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.model import Calibration, Dataset, Evaluation, Gates, Tensor
 from edge_assets.registry import registry, target
 from examples.digits.spec import DIGITS

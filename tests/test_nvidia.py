@@ -21,12 +21,12 @@ from edge_assets.assets import steps
 from edge_assets.assets.nvidia import NVIDIA
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import InvalidSpec, Refused
 from edge_assets.core.formats import graph_memory, tensorrt, tensorrt_kit
 from edge_assets.core.formats.tensorrt_kit import KitError, Place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
+from edge_assets.errors import InvalidSpec, Refused
 from edge_assets.model import Tensor
 from edge_assets.registry import target
 from edge_assets.targets.machine import gpus

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.steps import Cell
-from edge_assets.core.errors import InvalidSpec
 from edge_assets.core.quantization import int8_weights, mixed, search, sensitivity
 from edge_assets.core.quantization.layers import layers, name_nodes
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
+from edge_assets.errors import InvalidSpec
 from edge_assets.model import Gates, ModelSpec, Search
 from edge_assets.registry import target
 from resources import checkpoints

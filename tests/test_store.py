@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from edge_assets.core.errors import Refused, StoreError
 from edge_assets.core.types import Artifact, Recipe, Result
+from edge_assets.errors import Refused, StoreError
 from resources.store import ArtifactStore, NotBuilt, open_store
 from tests.conftest import ROOT, Project
 
@@ -377,7 +377,7 @@ def test_work_of_killed_processes_is_swept(tmp_path: Path) -> None:
 
 FULL_DISK = """
     from pathlib import Path
-    from edge_assets.core.errors import StoreError
+    from edge_assets.errors import StoreError
     from edge_assets.core.types import Recipe, Result
     from resources.store import open_store
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edge_assets.core.errors import StoreError
 from edge_assets.core.types import Artifact, Recipe
+from edge_assets.errors import StoreError
 from resources.artifacts import pointed_result
 from resources.checkpoints import Checkpoint
 from resources.storage import S3_CONFIG

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edge_assets.core.errors import InvalidSpec, UnknownName
+from edge_assets.errors import InvalidSpec, UnknownName
 from edge_assets.targets import Machine, load_catalog, local_target, this_machine
 from edge_assets.targets.catalog import BUILT_IN, NEWEST_OPSET, parse_target
 from tests.conftest import Project

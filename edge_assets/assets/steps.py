@@ -19,15 +19,6 @@ from edge_assets.assets.family import Family
 from edge_assets.core import data, failures, remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
-from edge_assets.core.errors import (
-    CheckpointError,
-    EdgeAssetsError,
-    MeasurementError,
-    MissingTool,
-    StoreError,
-    shortened,
-    told,
-)
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
@@ -44,6 +35,15 @@ from edge_assets.core.variant import (
     session_options,
 )
 from edge_assets.core.verify import accuracy, parity
+from edge_assets.errors import (
+    CheckpointError,
+    EdgeAssetsError,
+    MeasurementError,
+    MissingTool,
+    StoreError,
+    shortened,
+    told,
+)
 from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
 from edge_assets.registry import catalog, checkpoint_folder
 from edge_assets.settings import project_path

@@ -21,7 +21,7 @@ import dagster as dg
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import checkpoint_partitions
 from edge_assets.automation.requests import Runs, stale_requests
-from edge_assets.core.errors import CheckpointError, UnknownName, printable
+from edge_assets.errors import CheckpointError, UnknownName, printable
 from edge_assets.model import ModelSpec
 from edge_assets.registry import checkpoint_folder
 from resources import checkpoints

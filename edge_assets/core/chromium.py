@@ -12,7 +12,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-from edge_assets.core.errors import EdgeAssetsError, MissingTool
+from edge_assets.errors import EdgeAssetsError, MissingTool
 from edge_assets.targets.machine import browser
 
 WEB = Path(__file__).parent.parent / "web"  # the page, what bundles are made of, and node_modules

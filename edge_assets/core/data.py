@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_assets.core.errors import DataError, first_line, printable
 from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.source import call
+from edge_assets.errors import DataError, first_line, printable
 from edge_assets.model import PARITY_SAMPLES, Tensor
 
 Arrays = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ import re
 import traceback
 from pathlib import Path
 
-from edge_assets.core.errors import EdgeAssetsError, told
+from edge_assets.errors import EdgeAssetsError, told
 
 FOLDER = "failures"  # in the local cache
 log = logging.getLogger(__name__)

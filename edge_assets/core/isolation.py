@@ -17,7 +17,7 @@ from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import ConverterError, EdgeAssetsError, told
+from edge_assets.errors import ConverterError, EdgeAssetsError, told
 
 if TYPE_CHECKING:
     from pebble import ProcessPool

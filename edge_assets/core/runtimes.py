@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Malformed
+from edge_assets.errors import Malformed
 
 if TYPE_CHECKING:
     from edge_assets.core.types import Result

@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from edge_assets.core.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told
 
 
 def locate(reference: str, field: str) -> Path:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 
-from edge_assets.core.errors import MissingTool
+from edge_assets.errors import MissingTool
 from edge_assets.targets.machine import browser
 
 NODE_MODULES = Path(__file__).parent.parent / "web" / "node_modules"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, told
+from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.model import PARITY_SAMPLES
 
 if TYPE_CHECKING:

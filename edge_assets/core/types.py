@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
-from edge_assets.core.errors import Malformed
+from edge_assets.errors import Malformed
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from edge_assets.core.errors import InvalidSpec, UnknownName, first_line, printable
+from edge_assets.errors import InvalidSpec, UnknownName, first_line, printable
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once

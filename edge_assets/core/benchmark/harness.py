@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from edge_assets.core.benchmark.statistics import Mode, histogram, summarize
 from edge_assets.core.data import save_arrays
-from edge_assets.core.errors import MeasurementError
 from edge_assets.core.variant import Feeds, Loadable
+from edge_assets.errors import MeasurementError
 
 ROUNDS = 12  # interleaved turns of each variant
 SWEEP_SHARE = 1 / 12  # of a mode's duration, for each batch size besides the first

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.errors import told
 from edge_assets.core.variant import Loadable, Session
+from edge_assets.errors import told
 
 Request = dict[str, Any]
 WINDOW, TOLERANCE, LONGEST_WARM_UP = 16, 0.05, 400  # queries, relative, queries

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.errors import Refused
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from torch import Tensor

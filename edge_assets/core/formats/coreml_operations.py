@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edge_assets.core.errors import Refused
+from edge_assets.errors import Refused
 
 Operation = Callable[..., Tensor | Sequence[Tensor]]
 Number = Tensor | float | int | bool

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats.coreml import deployment_target
 from edge_assets.core.formats.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.core.formats.fixed_batch import describe as describe_static
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.errors import ExportError, Refused, told
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.variant import Feeds
+from edge_assets.errors import Refused
 from edge_assets.model import ModelSpec, Tensor
 
 BATCH = "static batch of 1: larger batches run sample after sample"

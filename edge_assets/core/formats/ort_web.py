@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
-from edge_assets.core.errors import EdgeAssetsError, Refused
 from edge_assets.core.variant import Feeds, Session
+from edge_assets.errors import EdgeAssetsError, Refused
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import ExportError, Refused
 from edge_assets.core.formats import graph_memory, tensorrt_kit
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import float16, int8_tensorrt
 from edge_assets.core.variant import BuildRequest, Feeds, Precision, Session, Variant, installed
 from edge_assets.core.verify.parity import LEAST_SNR_DB
+from edge_assets.errors import ExportError, Refused
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.errors import ExportError
 from edge_assets.core.formats.c_array import FILE as C_ARRAY
 from edge_assets.core.formats.c_array import read_array
 from edge_assets.core.formats.fixed_batch import one_by_one
 from edge_assets.core.formats.litert import Port
 from edge_assets.core.variant import Feeds, Session
+from edge_assets.errors import ExportError
 
 HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats.pytorch import CudaSession, as_tuple
 from edge_assets.core.formats.tensorrt import profile
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Session, Variant
+from edge_assets.errors import Refused
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.quantization.graph import LEAST_SHARE, replace_nodes, weight_elements
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     import onnx

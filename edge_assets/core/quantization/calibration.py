@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.errors import DataError, Refused
 from edge_assets.core.variant import Feeds
+from edge_assets.errors import DataError, Refused
 from edge_assets.model import CalibrationMethod
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import coreml
 from edge_assets.core.variant import BuildRequest, Precision, Variant
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import executorch
 from edge_assets.core.formats.fixed_batch import check_sizes, fixed, input_shapes
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.graph import LEAST_SHARE
 from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     import torch

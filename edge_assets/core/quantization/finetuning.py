@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats.pytorch import as_tuple
 from edge_assets.core.source import call
+from edge_assets.errors import Refused
 from edge_assets.model import FineTuning
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.core.errors import Refused
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     import onnx

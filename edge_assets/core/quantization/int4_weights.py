@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.block_weights import Blocks
@@ -20,6 +19,7 @@ from edge_assets.core.quantization.gptq import hessians, products, round_weights
 from edge_assets.core.quantization.graph import replace_nodes
 from edge_assets.core.quantization.tables import unfit
 from edge_assets.core.variant import BuildRequest, Feeds, in_depth
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     import onnx

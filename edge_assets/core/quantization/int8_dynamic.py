@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.graph import LEAST_SHARE, quantized_nodes, weight_elements
 from edge_assets.core.quantization.tables import quantize_rows
 from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.calibration import BATCH, Ranges, observe
 from edge_assets.core.quantization.compact import compact
 from edge_assets.core.quantization.graph import quantized_nodes
 from edge_assets.core.variant import BuildRequest, in_depth
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from edge_assets.model import CalibrationMethod, ModelSpec

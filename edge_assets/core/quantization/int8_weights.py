@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import block_weights
 from edge_assets.core.quantization.block_weights import Blocks
 from edge_assets.core.quantization.graph import replace_nodes
 from edge_assets.core.quantization.tables import per_channel, quantize_rows
 from edge_assets.core.variant import BuildRequest, in_depth
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     import onnx

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import c_array, litert, tflite_micro
 from edge_assets.core.quantization import litert_static
 from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 from edge_assets.model import ModelSpec
 from edge_assets.targets import Target
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
 from edge_assets.core.formats.fixed_batch import check_sizes, input_shapes
 from edge_assets.core.quantization.calibration import batches
 from edge_assets.core.quantization.litert_weights import changed_share
 from edge_assets.core.variant import BuildRequest, Feeds
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec

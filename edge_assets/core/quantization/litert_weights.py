@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import litert
 from edge_assets.core.quantization.graph import LEAST_SHARE
 from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec

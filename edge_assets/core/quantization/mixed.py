@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import partial, sensitivity
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trial, Trials
 from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 from edge_assets.model import Search
 
 if TYPE_CHECKING:

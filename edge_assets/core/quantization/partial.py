@@ -10,7 +10,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import (
     block_weights,
@@ -26,6 +25,7 @@ from edge_assets.core.quantization.graph import weight_elements
 from edge_assets.core.quantization.int8_static import Flavour
 from edge_assets.core.quantization.layers import Layer, layers, name_nodes
 from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.errors import Refused
 from edge_assets.model import CalibrationMethod
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model, read_state
-from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats import executorch
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import finetuning
@@ -24,6 +23,7 @@ from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.quantization.graph import quantized_nodes
 from edge_assets.core.source import call
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
+from edge_assets.errors import ExportError, Refused, told
 
 if TYPE_CHECKING:
     import torch

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization import mixed, partial, sensitivity
 from edge_assets.core.quantization.mixed import Bench
 from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trial
 from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 from edge_assets.model import Search
 
 if TYPE_CHECKING:

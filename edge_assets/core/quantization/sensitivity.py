@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_assets.core.errors import Refused
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.quantization.partial import Scheme, int8, int8_parameters
 from edge_assets.core.trials import Trials
 from edge_assets.core.variant import BuildRequest, in_depth
+from edge_assets.errors import Refused
 
 SAMPLES = 256  # that each layer is judged on
 FILE, PLOT = "sensitivity.json", "sensitivity.png"

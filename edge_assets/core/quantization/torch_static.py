@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.errors import ExportError, Refused, told
 from edge_assets.core.formats.onnx import example_inputs
 from edge_assets.core.quantization.calibration import BATCH, batches
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
+from edge_assets.errors import ExportError, Refused, told
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec

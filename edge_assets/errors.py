@@ -18,7 +18,7 @@ SIDE_NOTES = re.compile(
 TRACEBACK = re.compile(r"\bTraceback\b.*most recent call last")
 RAISED = re.compile(r"\w+(Error|Exception|Interrupt)\b")  # the last line of a traceback
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # escape sequences, and all but tab and newline
-PRODUCT = Path(__file__).parent.parent
+PRODUCT = Path(__file__).parent
 
 
 class EdgeAssetsError(Exception):
