@@ -25,10 +25,11 @@ from typing import Any, Self
 from upath import UPath
 
 from edge_assets.core.checkpoint import SUFFIXES
-from edge_assets.core.types import Artifact, File, digest
+from edge_assets.core.types import Artifact, File
 from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, first_line, printable
+from edge_assets.hashing import digest, sha256_of
 from resources.inspection import Content, download, inspect, is_local, local_path
-from resources.store import ArtifactStore, sha256_of
+from resources.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 KEY_LETTERS = 100  # of a partition's key at most

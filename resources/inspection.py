@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete
-from edge_assets.core.types import digest
 from edge_assets.errors import CheckpointError, EdgeAssetsError, first_line, printable
-from resources.store import sha256_of
+from edge_assets.hashing import digest, sha256_of
 
 LARGE = 2**28  # bytes from which a file is hashed in the background: a slow disk reads it several times in ten seconds
 KEPT_SECONDS = 86400  # an answer that nobody fetched: the file changed meanwhile

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.addresses import hide_credentials, without_credentials
-from edge_assets.core.types import digest
 from edge_assets.errors import telling_lines
+from edge_assets.hashing import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from upath import UPath
 
-from edge_assets.core.types import canonical_json, digest
+from edge_assets.hashing import canonical_json, digest
 from resources.store import ArtifactStore
 
 PARENT = "parent"

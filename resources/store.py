@@ -18,7 +18,6 @@ recipe that hashes to its name, and what has another shape is absent. Nothing is
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -35,17 +34,9 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from upath import UPath
 
-from edge_assets.core.types import (
-    Artifact,
-    File,
-    Recipe,
-    Result,
-    canonical_json,
-    checked_path,
-    checked_sha256,
-    digest,
-)
+from edge_assets.core.types import Artifact, File, Recipe, Result, checked_path, checked_sha256
 from edge_assets.errors import Malformed, Refused, StoreError, telling_lines
+from edge_assets.hashing import canonical_json, digest, sha256_of
 from resources import folders, trust
 from resources.storage import TRIES, Damaged, Denied, Storage, open_storage
 
@@ -464,12 +455,6 @@ class ArtifactStore:
 
     def _recipe_path(self, sha256: str) -> UPath:
         return self.storage.path(_recipe_key(sha256))
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file's content, read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, **storage_options: Any) -> ArtifactStore:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edge_assets.core.types import canonical_json
+from edge_assets.hashing import canonical_json
 
 log = logging.getLogger(__name__)
 VARIABLE = "EDGE_ASSETS_TRUSTED_KEYS"

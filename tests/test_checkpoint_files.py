@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from edge_assets.core.checkpoint import check_complete, load_model
 from edge_assets.errors import CheckpointError, StoreError
+from edge_assets.hashing import sha256_of
 from resources import checkpoints
-from resources.store import ArtifactStore, open_store, sha256_of
+from resources.store import ArtifactStore, open_store
 
 ARCHITECTURE = "tests.tiny.network:TinyNet"
 LONGEST_MESSAGE = 1000

@@ -16,7 +16,8 @@ import pytest
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.types import Artifact, File, Recipe, Result, digest
+from edge_assets.core.types import Artifact, File, Recipe, Result
+from edge_assets.hashing import digest
 from edge_assets.model import Search
 from edge_assets.registry import target
 from resources.checkpoints import Checkpoint

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from resources.store import sha256_of
+from edge_assets.hashing import sha256_of
 from tests.conftest import Project
 from tests.tiny.data import evaluation
 from tests.tiny.spec import TINY

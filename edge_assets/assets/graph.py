@@ -17,8 +17,9 @@ from edge_assets.assets.family import Family
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core import failures
-from edge_assets.core.types import Built, Result, digest
+from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.hashing import digest
 from edge_assets.model import ModelSpec
 from edge_assets.registry import target
 from edge_assets.settings import home

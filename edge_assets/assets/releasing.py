@@ -12,10 +12,11 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
-from edge_assets.core.types import Built, Recipe, Result, digest
+from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
 from edge_assets.core.verify import parity
 from edge_assets.errors import NothingReleasable
+from edge_assets.hashing import digest
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
 

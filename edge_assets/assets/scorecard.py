@@ -8,8 +8,9 @@ import dagster as dg
 
 from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import RELEASE, asset_key, checkpoint_partitions, clear_errors
-from edge_assets.core.types import Recipe, Result, digest
+from edge_assets.core.types import Recipe, Result
 from edge_assets.errors import EdgeAssetsError
+from edge_assets.hashing import digest
 from edge_assets.model import ModelSpec
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource

@@ -23,7 +23,7 @@ from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.source import source_digest
 from edge_assets.core.trials import Trials
-from edge_assets.core.types import Built, Recipe, Result, digest
+from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import (
     CHECKPOINT,
     BuildRequest,
@@ -44,13 +44,14 @@ from edge_assets.errors import (
     shortened,
     told,
 )
+from edge_assets.hashing import digest, sha256_of
 from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
 from edge_assets.registry import catalog, checkpoint_folder
 from edge_assets.settings import project_path
 from edge_assets.targets import Target, local_target, this_machine
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
-from resources.store import ArtifactStore, NotBuilt, sha256_of
+from resources.store import ArtifactStore, NotBuilt
 
 if TYPE_CHECKING:
     from edge_assets.core.verify.evaluate import Question

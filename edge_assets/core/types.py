@@ -8,8 +8,6 @@ that it does not know and raises Malformed for anything that is not of the right
 file names, so no File exists whose path leaves its artifact or whose hash is not one.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -18,18 +16,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
 from edge_assets.errors import Malformed
+from edge_assets.hashing import digest
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, so it can be hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """sha256 (hex) of a JSON-able value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def checked_sha256(value: Any) -> str:

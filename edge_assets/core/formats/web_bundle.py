@@ -25,8 +25,8 @@ from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.formats.ort_web import open_harness, routes
 from edge_assets.core.preprocess import TextPreprocessing
-from edge_assets.core.types import digest
 from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.hashing import digest
 
 if TYPE_CHECKING:
     from edge_assets.model import ModelSpec
