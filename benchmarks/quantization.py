@@ -34,10 +34,12 @@ from edge_assets.core.types import Built
 from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.hashing import sha256_of
-from edge_assets.model import ModelSpec, Search
-from edge_assets.registry import catalog, checkpoint_folder, registry
+from edge_assets.registry import registry
 from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs
+from edge_assets.spec.model import ModelSpec, Search
+from edge_assets.spec.project import checkpoint_folder
 from edge_assets.targets import local_target
+from edge_assets.targets.project import catalog
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 

@@ -25,11 +25,11 @@ from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.instance import add_partitions
-from edge_assets.model import ModelSpec
 from edge_assets.plan import Plan, known_to, plan
-from edge_assets.registry import checkpoint_folder
 from edge_assets.running import Worker, close_dead_runs
 from edge_assets.settings import Home
+from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.project import checkpoint_folder
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore

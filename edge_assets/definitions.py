@@ -13,8 +13,8 @@ from edge_assets.automation import (
     scorecard_job,
     scorecard_sensor,
 )
-from edge_assets.model import ModelSpec
 from edge_assets.registry import registry
+from edge_assets.spec.model import ModelSpec
 from edge_assets.wiring import resources
 
 

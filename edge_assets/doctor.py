@@ -14,7 +14,7 @@ from edge_assets.core.tools import version
 from edge_assets.errors import MissingTool
 from edge_assets.instance import missing_settings
 from edge_assets.settings import home, home_mode
-from edge_assets.targets import local_target, this_machine
+from edge_assets.targets import local_target, project, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
 TOOLCHAINS = {
@@ -88,7 +88,7 @@ def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
 def _devices(console: Console) -> None:
     machine = this_machine()
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
-    targets = registry.catalog().values()
+    targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
     local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
     for target in targets:
@@ -101,7 +101,7 @@ def _devices(console: Console) -> None:
 
 def _models(console: Console) -> bool:
     found = registry.registry()
-    catalog = registry.project_catalog()
+    catalog = project.project_catalog()
     wrong = [*catalog.broken.values(), *catalog.unread]
     for problem in wrong:
         console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from edge_assets.core.source import load
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
-from edge_assets.model import ModelSpec
-from edge_assets.settings import project_file, project_path, project_settings
-from edge_assets.targets import Catalog, Target, load_catalog
+from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.project import project_file, project_settings
+from edge_assets.spec.source import load
+from edge_assets.targets.project import target
 
 log = logging.getLogger(__name__)
 VARIABLE = "EDGE_ASSETS_MODELS"  # comma-separated references, besides those of pyproject.toml
@@ -34,21 +33,6 @@ class Registry:
             reasons = "; ".join(f"{reference}: {reason}" for reference, reason in self.broken.items())
             raise EdgeAssetsError(f"{error} Did not load: {reasons}")
         raise error
-
-
-def project_catalog() -> Catalog:
-    """The built-in targets and those of the project, and why some of the project's could not be read."""
-    return load_catalog(*map(project_path, project_settings().get("targets", [])))
-
-
-def catalog() -> Mapping[str, Target]:
-    """The built-in targets and those of the project."""
-    return project_catalog().targets
-
-
-def target(name: str) -> Target:
-    """The target of that name. Raises InvalidSpec if its entry is wrong, UnknownName with the nearest names."""
-    return project_catalog().target(name)
 
 
 @cache
@@ -88,10 +72,3 @@ def _load(reference: str) -> ModelSpec:
         if (family := target(name).family) not in FAMILIES:
             raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")
     return spec
-
-
-def checkpoint_folder(spec: ModelSpec) -> str:
-    """The spec's checkpoint location; a relative folder is relative to the project file."""
-    if "://" in spec.checkpoints or Path(spec.checkpoints).is_absolute():
-        return spec.checkpoints
-    return str(project_path(spec.checkpoints))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from edge_assets.assets.families import family_targets
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 from resources.store import ArtifactStore
 
 

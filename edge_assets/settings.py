@@ -2,9 +2,7 @@
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from edge_assets.addresses import without_credentials
@@ -49,29 +47,6 @@ class Home:
 def home() -> Home:
     """The state folder of this process."""
     return Home(Path(os.environ.get("EDGE_ASSETS_HOME") or ".edge-assets").resolve())
-
-
-@cache
-def project_file() -> Path | None:
-    """The nearest pyproject.toml with a [tool.edge_assets] table, from the working directory upwards."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        path = folder / "pyproject.toml"
-        if path.is_file() and "edge_assets" in tomllib.loads(path.read_text()).get("tool", {}):
-            return path
-    return None
-
-
-@cache
-def project_settings() -> dict[str, list[str]]:
-    """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none."""
-    path = project_file()
-    return tomllib.loads(path.read_text())["tool"]["edge_assets"] if path else {}
-
-
-def project_path(path: str) -> Path:
-    """A path of the project's: relative ones are relative to its pyproject.toml."""
-    file = project_file()
-    return (file.parent if file else Path.cwd()) / path
 
 
 def dagster_url() -> str:

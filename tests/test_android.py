@@ -21,9 +21,9 @@ from edge_assets.core.quantization import litert_micro
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import NothingReleasable, Refused
-from edge_assets.model import ModelSpec
-from edge_assets.registry import target
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY, UNSUPPORTED

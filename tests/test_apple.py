@@ -17,14 +17,14 @@ from torch import nn
 from edge_assets.assets.apple import APPLE
 from edge_assets.assets.steps import Cell
 from edge_assets.core.formats import coreml
-from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.quantization import coreml_weights
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError, Refused
-from edge_assets.model import ModelSpec, Tensor
-from edge_assets.registry import target
+from edge_assets.spec.model import ModelSpec, Tensor
+from edge_assets.spec.preprocess import ImagePreprocessing
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT

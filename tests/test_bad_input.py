@@ -18,7 +18,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.data import load_arrays
 from edge_assets.errors import CheckpointError, DataError, InvalidSpec
-from edge_assets.registry import target
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import open_store
 from tests.conftest import Project

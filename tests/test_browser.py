@@ -20,8 +20,8 @@ from edge_assets.core.formats import ort_web, web_bundle
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MissingTool, Refused
-from edge_assets.registry import catalog, target
 from edge_assets.targets import local_target
+from edge_assets.targets.project import catalog, target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT

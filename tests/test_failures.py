@@ -19,7 +19,7 @@ from edge_assets.core.formats import onnx
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MeasurementError, told
-from edge_assets.registry import target
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import Project

@@ -26,8 +26,8 @@ from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError
-from edge_assets.model import ModelSpec, Tensor
-from edge_assets.registry import catalog, target
+from edge_assets.spec.model import ModelSpec, Tensor
+from edge_assets.targets.project import catalog, target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests import warm

@@ -21,7 +21,7 @@ from edge_assets.core import isolation
 from edge_assets.core.formats import onnx
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import ConverterError, ExportError
-from edge_assets.registry import target
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import open_store
 from tests.conftest import ROOT

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from edge_assets.core.source import source_digest
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
-from edge_assets.model import Calibration, Dataset, Evaluation, Gates, Tensor
-from edge_assets.registry import registry, target
+from edge_assets.registry import registry
+from edge_assets.spec.model import Calibration, Dataset, Evaluation, Gates, Tensor
+from edge_assets.spec.source import source_digest
+from edge_assets.targets.project import target
 from examples.digits.spec import DIGITS
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [

@@ -27,9 +27,9 @@ from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import InvalidSpec, Refused
-from edge_assets.model import Tensor
-from edge_assets.registry import target
+from edge_assets.spec.model import Tensor
 from edge_assets.targets.machine import gpus
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY

@@ -20,8 +20,8 @@ from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
-from edge_assets.model import Dataset, ModelSpec
-from edge_assets.registry import target
+from edge_assets.spec.model import Dataset, ModelSpec
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.tiny import losses

@@ -18,8 +18,8 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.types import Artifact, File, Recipe, Result
 from edge_assets.hashing import digest
-from edge_assets.model import Search
-from edge_assets.registry import target
+from edge_assets.spec.model import Search
+from edge_assets.targets.project import target
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, Build, open_store
 from tests.tiny.spec import TINY_QAT

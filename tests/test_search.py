@@ -18,8 +18,8 @@ from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import InvalidSpec
-from edge_assets.model import Gates, ModelSpec, Search
-from edge_assets.registry import target
+from edge_assets.spec.model import Gates, ModelSpec, Search
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.tiny.spec import TINY

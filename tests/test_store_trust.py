@@ -17,7 +17,7 @@ from edge_assets.assets.steps import Cell
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import Malformed, StoreError
-from edge_assets.registry import target
+from edge_assets.targets.project import target
 from resources import checkpoints, trust
 from resources.artifacts import vouched
 from resources.store import ArtifactStore, open_store

@@ -13,8 +13,8 @@ from edge_assets.core.benchmark.statistics import MODES, least_queries, summariz
 from edge_assets.core.formats import onnx
 from edge_assets.core.variant import Feeds
 from edge_assets.core.verify import accuracy, parity
-from edge_assets.model import Tensor
-from edge_assets.registry import target
+from edge_assets.spec.model import Tensor
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY

@@ -7,7 +7,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from edge_assets.core.source import load
+from edge_assets.spec.source import load
 from examples.digits.data import render
 from examples.digits.train import tensors
 

@@ -9,9 +9,9 @@ from edge_assets.assets.cpu import CPU
 from edge_assets.assets.family import Family
 from edge_assets.assets.microcontroller import MICROCONTROLLER
 from edge_assets.assets.nvidia import NVIDIA
-from edge_assets.model import ModelSpec
-from edge_assets.registry import target
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
+from edge_assets.targets.project import target
 
 FAMILIES = {family.name: family for family in (CPU, NVIDIA, APPLE, ANDROID, MICROCONTROLLER, BROWSER)}
 

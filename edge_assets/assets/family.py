@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge_assets.core.variant import Variant
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from edge_assets.core import failures
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.hashing import digest
-from edge_assets.model import ModelSpec
-from edge_assets.registry import target
 from edge_assets.settings import home
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
+from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.tracking import MLflowTracking
@@ -83,7 +83,7 @@ def clear_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
 
 def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource) -> Cell:
     """The cell that this run's partition names. A partition added by hand is looked up in the model's folder."""
-    from edge_assets.registry import checkpoint_folder
+    from edge_assets.spec.project import checkpoint_folder
 
     assert isinstance(context.partition_key, dg.MultiPartitionKey)
     keys = context.partition_key.keys_by_dimension

@@ -11,8 +11,8 @@ from edge_assets.assets.graph import RELEASE, asset_key, checkpoint_partitions, 
 from edge_assets.core.types import Recipe, Result
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.hashing import digest
-from edge_assets.model import ModelSpec
 from edge_assets.settings import home
+from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore

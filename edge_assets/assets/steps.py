@@ -21,7 +21,6 @@ from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
-from edge_assets.core.source import source_digest
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import (
@@ -45,10 +44,11 @@ from edge_assets.errors import (
     told,
 )
 from edge_assets.hashing import digest, sha256_of
-from edge_assets.model import PARITY_SAMPLES, Dataset, ModelSpec
-from edge_assets.registry import catalog, checkpoint_folder
-from edge_assets.settings import project_path
+from edge_assets.spec.model import PARITY_SAMPLES, Dataset, ModelSpec
+from edge_assets.spec.project import checkpoint_folder, project_path
+from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target, local_target, this_machine
+from edge_assets.targets.project import catalog
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, NotBuilt

@@ -22,8 +22,8 @@ from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import checkpoint_partitions
 from edge_assets.automation.requests import Runs, stale_requests
 from edge_assets.errors import CheckpointError, UnknownName, printable
-from edge_assets.model import ModelSpec
-from edge_assets.registry import checkpoint_folder
+from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.project import checkpoint_folder
 from resources import checkpoints
 from resources.checkpoints import Checkpoint, CheckpointFile, Known, Ledger, Listing
 from resources.inspection import LARGE, Content, inspect, inspect_in_background

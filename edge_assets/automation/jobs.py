@@ -7,7 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from edge_assets.assets.family import Family
 from edge_assets.assets.graph import checkpoint_partitions, family_partitions
 from edge_assets.assets.scorecard import SCORECARD
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 
 

@@ -11,8 +11,8 @@ from edge_assets.assets.graph import asset_key
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.model import ModelSpec
 from edge_assets.plan import Materialized, known_to, plan
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore

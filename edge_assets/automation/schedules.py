@@ -5,7 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from edge_assets.assets.family import Family
 from edge_assets.automation.requests import Runs, stale_requests
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource

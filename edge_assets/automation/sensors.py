@@ -14,7 +14,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from edge_assets.assets.graph import checkpoint_partitions
 from edge_assets.automation.arrivals import Cursor, look
 from edge_assets.automation.requests import SCORECARD_PRIORITY
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
 
 # Seconds between ticks; also how long a file must lie unchanged.

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.source import call
 from edge_assets.errors import CheckpointError, EdgeAssetsError, first_line, printable
+from edge_assets.spec.source import call
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_assets.core.preprocess import Preprocessing
-from edge_assets.core.source import call
 from edge_assets.errors import DataError, first_line, printable
-from edge_assets.model import PARITY_SAMPLES, Tensor
+from edge_assets.spec.model import PARITY_SAMPLES, Tensor
+from edge_assets.spec.preprocess import Preprocessing
+from edge_assets.spec.source import call
 
 Arrays = dict[str, np.ndarray]
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
-from edge_assets.model import PARITY_SAMPLES
+from edge_assets.spec.model import PARITY_SAMPLES
 
 if TYPE_CHECKING:
     from edge_assets.core.select import Limits

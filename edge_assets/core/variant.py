@@ -14,11 +14,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edge_assets.core.data import read_arrays
-from edge_assets.core.preprocess import Preprocessing
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.tools import version
 from edge_assets.core.trials import Trials
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
 
 Feeds = Mapping[str, np.ndarray]

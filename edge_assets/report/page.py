@@ -8,9 +8,9 @@ from typing import Any
 
 import jinja2
 
-from edge_assets.model import ModelSpec
 from edge_assets.report import plots
 from edge_assets.report.tradeoff import refusals, tradeoffs
+from edge_assets.spec.model import ModelSpec
 
 Rows = Sequence[Mapping[str, Any]]
 TEMPLATE = Path(__file__).with_name("scorecard.html")

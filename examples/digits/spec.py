@@ -1,7 +1,7 @@
 """The example model, registered: everything edge-assets needs to know about it."""
 
-from edge_assets.core.preprocess import ImagePreprocessing
-from edge_assets.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
+from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
+from edge_assets.spec.preprocess import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing(input="image", height=32, width=32, channels=1, mean=(0.3,), std=(0.3,))
 

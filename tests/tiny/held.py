@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_assets.model import Dataset, Evaluation
+from edge_assets.spec.model import Dataset, Evaluation
 from tests.tiny import data
 from tests.tiny.spec import TINY
 

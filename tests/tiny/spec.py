@@ -3,8 +3,8 @@
 import os
 from dataclasses import replace
 
-from edge_assets.core.preprocess import ImagePreprocessing
-from edge_assets.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Tensor
+from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Tensor
+from edge_assets.spec.preprocess import ImagePreprocessing
 
 TINY = ModelSpec(
     name="tiny",

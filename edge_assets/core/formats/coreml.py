@@ -24,15 +24,15 @@ import numpy as np
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.formats.onnx import example_inputs
-from edge_assets.core.preprocess import ImagePreprocessing
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
+from edge_assets.spec.preprocess import ImagePreprocessing
 
 if TYPE_CHECKING:
     import torch
 
     from edge_assets.core.formats.coreml_evaluator import MilProgram
-    from edge_assets.model import ModelSpec, Tensor
+    from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
 
 LARGEST_BATCH = 64  # CoreML wants an upper bound for every flexible axis

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_assets.core.variant import Feeds
 from edge_assets.errors import Refused
-from edge_assets.model import ModelSpec, Tensor
+from edge_assets.spec.model import ModelSpec, Tensor
 
 BATCH = "static batch of 1: larger batches run sample after sample"
 

@@ -22,7 +22,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, V
 from edge_assets.errors import ExportError, Refused, told
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec, Tensor
+    from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
 
 FILE = "model.tflite"

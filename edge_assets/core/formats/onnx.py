@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.onnx"

@@ -31,7 +31,7 @@ from edge_assets.targets.machine import this_machine
 if TYPE_CHECKING:
     import numpy as np
 
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 EXTRA = "nvidia"

@@ -19,7 +19,7 @@ from edge_assets.targets.machine import this_machine
 if TYPE_CHECKING:
     import torch
 
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.ep"

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.formats.ort_web import open_harness, routes
-from edge_assets.core.preprocess import TextPreprocessing
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.hashing import digest
+from edge_assets.spec.preprocess import TextPreprocessing
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 CHUNK = 4 * 2**20

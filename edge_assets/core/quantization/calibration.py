@@ -24,7 +24,7 @@ import numpy as np
 
 from edge_assets.core.variant import Feeds
 from edge_assets.errors import DataError, Refused
-from edge_assets.model import CalibrationMethod
+from edge_assets.spec.model import CalibrationMethod
 
 if TYPE_CHECKING:
     import onnx

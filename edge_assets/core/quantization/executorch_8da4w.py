@@ -13,7 +13,7 @@ from edge_assets.core.quantization.executorch_int8 import check_linear
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 GROUP = 32  # input features that share a scale

@@ -20,7 +20,7 @@ from edge_assets.errors import Refused
 if TYPE_CHECKING:
     import torch
 
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 SMALLEST_SCALE = 2**-12  # XNNPACK's kernels lose precision below

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.formats.pytorch import as_tuple
-from edge_assets.core.source import call
 from edge_assets.errors import Refused
-from edge_assets.model import FineTuning
+from edge_assets.spec.model import FineTuning
+from edge_assets.spec.source import call
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 OPERATORS = ("MatMul", "Gemm")

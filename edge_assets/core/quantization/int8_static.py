@@ -21,7 +21,7 @@ from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
-    from edge_assets.model import CalibrationMethod, ModelSpec
+    from edge_assets.spec.model import CalibrationMethod, ModelSpec
     from edge_assets.targets import Target
 
 # ONNX Runtime quantizes float biases as it loads: int32 biases, their scales and zero points only weigh in the file

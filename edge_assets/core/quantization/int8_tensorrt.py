@@ -19,7 +19,7 @@ from edge_assets.core.quantization.int8_static import Flavour, quantize
 from edge_assets.core.variant import BuildRequest
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")

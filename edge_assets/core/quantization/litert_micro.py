@@ -13,7 +13,7 @@ from edge_assets.core.formats import c_array, litert, tflite_micro
 from edge_assets.core.quantization import litert_static
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
-from edge_assets.model import ModelSpec
+from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 
 FLOATS = ("FLOAT32", "FLOAT16")

@@ -19,7 +19,7 @@ from edge_assets.core.variant import BuildRequest, Feeds
 from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 RECIPE = "int8_static_litert_s8s8_perchannel_minmax"

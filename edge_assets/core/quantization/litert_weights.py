@@ -19,7 +19,7 @@ from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 Scheme = Literal["fp16", "int8_dynamic_s8_perchannel", "int4_dynamic_s4_perchannel"]

@@ -18,10 +18,10 @@ from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trial, Trials
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
-from edge_assets.model import Search
+from edge_assets.spec.model import Search
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 

@@ -26,10 +26,10 @@ from edge_assets.core.quantization.int8_static import Flavour
 from edge_assets.core.quantization.layers import Layer, layers, name_nodes
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
-from edge_assets.model import CalibrationMethod
+from edge_assets.spec.model import CalibrationMethod
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 # what dynamic int8 keeps sensitive layers as: blocks have scales of their own, in weights and, at run time, in

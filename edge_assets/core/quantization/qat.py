@@ -21,14 +21,14 @@ from edge_assets.core.quantization.executorch_int8 import lower_quantized, quant
 from edge_assets.core.quantization.flavour import retype
 from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.quantization.graph import quantized_nodes
-from edge_assets.core.source import call
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.spec.source import call
 
 if TYPE_CHECKING:
     import torch
 
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 WEIGHTS, HISTORY, PLOT = "trained.safetensors", "history.json", "history.png"

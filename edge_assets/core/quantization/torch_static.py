@@ -11,7 +11,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 
 if TYPE_CHECKING:
-    from edge_assets.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.pt"

@@ -21,8 +21,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from edge_assets.core import preprocess
 from edge_assets.core.data import Arrays, save_arrays
+from edge_assets.spec import preprocess
 
 HERE = Path(__file__).parent
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.source import call
 from edge_assets.core.variant import Feeds, Session
 from edge_assets.errors import DataError
+from edge_assets.spec.source import call
 
 BATCH = 64
 RESAMPLES = 2000

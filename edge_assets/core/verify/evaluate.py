@@ -10,7 +10,7 @@ import numpy as np
 from edge_assets.core.data import read_arrays
 from edge_assets.core.variant import Feeds, Loadable, SavedFeeds
 from edge_assets.core.verify import accuracy, parity
-from edge_assets.model import PARITY_SAMPLES
+from edge_assets.spec.model import PARITY_SAMPLES
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from edge_assets.core.preprocess import KINDS, Passthrough, Preprocessing, TextPreprocessing
-from edge_assets.core.source import locate
 from edge_assets.errors import InvalidSpec, printable
-from edge_assets.settings import project_path
+from edge_assets.spec.preprocess import KINDS, Passthrough, Preprocessing, TextPreprocessing
+from edge_assets.spec.project import project_path
+from edge_assets.spec.source import locate
 
 DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
