@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.assets.family import Family
-from edge_assets.core import data, failures, remarks
+from edge_assets.core import data, failures
+from edge_assets.core import log_filters as remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.runtimes import RUNTIMES, build_session
