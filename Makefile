@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WEB := edge_assets/web/node_modules/.installed
+WEB := edge_assets/toolchains/web/static/node_modules/.installed
 EARLIER := --checkpoint digits-epoch08 --target x86-64-vnni
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TOOLS := .tools
@@ -59,10 +59,10 @@ $(TOOLS_STAMP): requirements/tools.lock
 	@touch $@
 
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script
-$(WEB): edge_assets/web/package-lock.json
+$(WEB): edge_assets/toolchains/web/static/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq npm >/dev/null; \
 	else echo "npm is missing, and the browser family needs it: sudo apt-get install npm" >&2; exit 1; fi
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix edge_assets/web
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix edge_assets/toolchains/web/static
 	@touch $@
 
 chromium:

@@ -14,16 +14,17 @@ import pytest
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.formats import c_array, litert, tflite_micro
-from edge_assets.core.formats.fixed_batch import one_by_one
 from edge_assets.core.memory import Lifetime, peak_live_bytes
-from edge_assets.core.quantization import litert_micro
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import NothingReleasable, Refused
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from edge_assets.targets.project import target
+from edge_assets.toolchains.litert import c_array, tflite_micro
+from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import micro as litert_micro
+from edge_assets.toolchains.onnx.fixed_batch import one_by_one
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY, UNSUPPORTED

@@ -16,8 +16,6 @@ from torch import nn
 
 from edge_assets.assets.apple import APPLE
 from edge_assets.assets.steps import Cell
-from edge_assets.core.formats import coreml
-from edge_assets.core.quantization import coreml_weights
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.core.verify import parity
@@ -25,6 +23,8 @@ from edge_assets.errors import EdgeAssetsError, Refused
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.spec.preprocess import ImagePreprocessing
 from edge_assets.targets.project import target
+from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.coreml import weights as coreml_weights
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT

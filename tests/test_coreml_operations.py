@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_assets.core.formats import coreml_evaluator
-from edge_assets.core.formats.coreml_evaluator import MilProgram
-from edge_assets.core.formats.coreml_operations import OPERATIONS
+from edge_assets.toolchains.coreml import evaluator as coreml_evaluator
+from edge_assets.toolchains.coreml.evaluator import MilProgram
+from edge_assets.toolchains.coreml.operations import OPERATIONS
 
 Functions = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 

@@ -15,11 +15,11 @@ from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark import harness
 from edge_assets.core.benchmark.harness import Contestant
-from edge_assets.core.formats import onnx
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MeasurementError, told
 from edge_assets.targets.project import target
+from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import Project

@@ -19,8 +19,6 @@ import pytest
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.family import Family
 from edge_assets.assets.steps import Cell
-from edge_assets.core.formats.onnx import export, opset_of
-from edge_assets.core.quantization.float16 import sort_topologically
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
@@ -28,6 +26,8 @@ from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target
+from edge_assets.toolchains.onnx.export import export, opset_of
+from edge_assets.toolchains.onnx.float16 import sort_topologically
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests import warm

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from edge_assets.core.chromium import may_be_sandboxed
+from edge_assets.toolchains.web.chromium import may_be_sandboxed
 from tests.conftest import Project
 from tests.serving import CHROMIUM, Answer, Served, serving, wait_for
 

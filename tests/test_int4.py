@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_assets.core.quantization import int4_weights, int8_dynamic, int8_weights
-from edge_assets.core.quantization.block_weights import check_share
-from edge_assets.core.quantization.gptq import round_weights
 from edge_assets.errors import Refused
+from edge_assets.toolchains.onnx import int4_weights, int8_dynamic, int8_weights
+from edge_assets.toolchains.onnx.block_weights import check_share
+from edge_assets.toolchains.onnx.gptq import round_weights
 
 WIDTH, TOKENS = 64, 500
 DYNAMIC = {"per_channel": True, "reduce_range": False, "weights": "int8"}

@@ -18,10 +18,10 @@ import pytest
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.steps import Cell
 from edge_assets.core import isolation
-from edge_assets.core.formats import onnx
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import ConverterError, ExportError
 from edge_assets.targets.project import target
+from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints
 from resources.store import open_store
 from tests.conftest import ROOT

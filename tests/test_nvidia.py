@@ -21,8 +21,6 @@ from edge_assets.assets import steps
 from edge_assets.assets.nvidia import NVIDIA
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
-from edge_assets.core.formats import graph_memory, tensorrt, tensorrt_kit
-from edge_assets.core.formats.tensorrt_kit import KitError, Place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
@@ -30,6 +28,10 @@ from edge_assets.errors import InvalidSpec, Refused
 from edge_assets.spec.model import Tensor
 from edge_assets.targets.machine import gpus
 from edge_assets.targets.project import target
+from edge_assets.toolchains.tensorrt import engine as tensorrt
+from edge_assets.toolchains.tensorrt import graph_memory
+from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
+from edge_assets.toolchains.tensorrt.kit import KitError, Place
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY

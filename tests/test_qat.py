@@ -14,14 +14,14 @@ from safetensors.numpy import load_file
 
 from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.steps import Cell
-from edge_assets.core.quantization import qat
-from edge_assets.core.quantization.folding import fold_batch_norm
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
 from edge_assets.spec.model import Dataset, ModelSpec
 from edge_assets.targets.project import target
+from edge_assets.toolchains.pytorch import qat
+from edge_assets.toolchains.pytorch.folding import fold_batch_norm
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.tiny import losses

@@ -12,14 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 from edge_assets.assets.cpu import CPU
 from edge_assets.assets.steps import Cell
-from edge_assets.core.quantization import int8_weights, mixed, search, sensitivity
-from edge_assets.core.quantization.layers import layers, name_nodes
-from edge_assets.core.quantization.partial import Scheme
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import InvalidSpec
 from edge_assets.spec.model import Gates, ModelSpec, Search
 from edge_assets.targets.project import target
+from edge_assets.toolchains.onnx import int8_weights
+from edge_assets.toolchains.onnx.layers import layers, name_nodes
+from edge_assets.toolchains.onnx.search import mixed, search, sensitivity
+from edge_assets.toolchains.onnx.search.schemes import Scheme
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.tiny.spec import TINY
@@ -173,8 +174,8 @@ def test_a_search_without_a_trial_or_time_is_an_invalid_spec() -> None:
 
 def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
     """A scheme of `count` layers whose candidates meet the gate when all of `needed` are kept."""
-    from edge_assets.core.quantization.layers import Layer
     from edge_assets.core.select import Limits
+    from edge_assets.toolchains.onnx.layers import Layer
 
     entries = tuple(Layer(f"layer{i}", "Conv", f"layer{i}", (f"layer{i}",), 1) for i in range(count))
     scheme = Scheme("known", {"scheme": "known"}, entries, (), "onnx_int8_static", lambda _nodes, _path: None)

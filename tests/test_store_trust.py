@@ -165,7 +165,7 @@ def test_a_memo_does_not_choose_the_architecture_that_is_imported(store: Artifac
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_build_sets_only_session_options_that_its_runtime_declares(name: str) -> None:
-    module = import_module(f"edge_assets.core.formats.{name}")
+    module = import_module(f"edge_assets.toolchains.{RUNTIMES[name].module}")
     options = set(inspect.signature(module.open_session).parameters)
     declared = RUNTIMES[name].build_options
     assert set(declared) <= options - {"path", "threads", "architecture", "device"}

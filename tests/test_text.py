@@ -17,8 +17,6 @@ from edge_assets.assets.families import FAMILIES
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core import data
-from edge_assets.core.chromium import Chromium, Server
-from edge_assets.core.formats import fixed_batch
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
@@ -27,6 +25,8 @@ from edge_assets.spec import preprocess
 from edge_assets.spec.model import Calibration, Dataset, Evaluation, ModelSpec, Tensor
 from edge_assets.spec.preprocess import TextPreprocessing
 from edge_assets.targets.project import target
+from edge_assets.toolchains.onnx import fixed_batch
+from edge_assets.toolchains.web.chromium import Chromium, Server
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.conftest import ROOT

@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from edge_assets.core.chromium import may_be_sandboxed
+from edge_assets.toolchains.web.chromium import may_be_sandboxed
 from tests.conftest import ROOT, Project
 from tests.serving import CHROMIUM, Served, serving, tokens_in
 

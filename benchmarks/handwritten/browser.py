@@ -1,8 +1,8 @@
 """ONNX Runtime Web in headless Chromium: the ONNX files on WebAssembly and WebGPU, and a bundle for each of the two.
 
-What runs in pages is the product's JavaScript (edge_assets/web), the same on both sides. The Python around it, the
-server and the bundle's writer, is this script's own. WebGPU runs on a software adapter, so it is verified on fewer
-images, without fp16, which that adapter lacks, and never timed.
+What runs in pages is the product's JavaScript (edge_assets/toolchains/web/static), the same on both sides. The Python
+around it, the server and the bundle's writer, is this script's own. WebGPU runs on a software adapter, so it is verified
+on fewer images, without fp16, which that adapter lacks, and never timed.
 """
 
 import base64
@@ -25,7 +25,7 @@ from benchmarks.handwritten.common import Clock, Report, Work, call, cores, size
 from benchmarks.handwritten.data import MEAN, STD
 from benchmarks.handwritten.measuring import Contestant, measure, peak_bytes
 
-WEB = Path(__file__).parents[2] / "edge_assets" / "web"
+WEB = Path(__file__).parents[2] / "edge_assets" / "toolchains" / "web" / "static"
 RUNTIME = WEB / "node_modules" / "onnxruntime-web" / "dist"
 TRANSFORMERS = WEB / "node_modules" / "@huggingface" / "transformers" / "dist" / "transformers.web.min.js"
 FLAGS = (

@@ -87,7 +87,7 @@ def open_model(path: Path, threads: int) -> Run:
     """A package in the product's evaluator, on uint8 pictures [n, 32, 32, 1]."""
     import torch
 
-    from edge_assets.core.formats import coreml_evaluator
+    from edge_assets.toolchains.coreml import evaluator as coreml_evaluator
 
     torch.set_num_threads(threads)
     each = torch.vmap(coreml_evaluator.load(path).run)

@@ -1,8 +1,13 @@
 """The Android family: phones that run LiteRT or ExecuTorch."""
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import executorch, litert
-from edge_assets.core.quantization import executorch_8da4w, executorch_int8, litert_static, litert_weights, qat
+from edge_assets.toolchains.executorch import int8 as executorch_int8
+from edge_assets.toolchains.executorch import program as executorch
+from edge_assets.toolchains.executorch import weights_8da4w as executorch_8da4w
+from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import int8_static as litert_static
+from edge_assets.toolchains.litert import weights as litert_weights
+from edge_assets.toolchains.pytorch import qat
 
 ANDROID = Family(
     name="android",

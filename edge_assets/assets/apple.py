@@ -1,8 +1,9 @@
 """The Apple family: iPhone, iPad and Mac, through CoreML."""
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import coreml, executorch
-from edge_assets.core.quantization import coreml_weights
+from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.coreml import weights as coreml_weights
+from edge_assets.toolchains.executorch import program as executorch
 
 APPLE = Family(
     name="apple",

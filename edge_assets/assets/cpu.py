@@ -3,20 +3,12 @@
 from dataclasses import replace
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import onnx
-from edge_assets.core.quantization import (
-    float16,
-    int4_weights,
-    int8_dynamic,
-    int8_static,
-    int8_weights,
-    mixed,
-    qat,
-    search,
-    sensitivity,
-    torch_static,
-)
 from edge_assets.core.variant import in_depth
+from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import float16, int4_weights, int8_dynamic, int8_static, int8_weights
+from edge_assets.toolchains.onnx.search import mixed, search, sensitivity
+from edge_assets.toolchains.pytorch import int8_static as torch_static
+from edge_assets.toolchains.pytorch import qat
 
 CPU = Family(
     name="cpu",

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import litert
-from edge_assets.core.quantization import litert_micro
+from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import micro as litert_micro
 
 MICROCONTROLLER = Family(
     name="microcontroller",

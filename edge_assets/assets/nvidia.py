@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 from edge_assets.assets.family import Family
-from edge_assets.core.formats import onnx, tensorrt, torch_tensorrt
-from edge_assets.core.quantization import float16, int8_tensorrt
+from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import float16
+from edge_assets.toolchains.tensorrt import engine as tensorrt
+from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
+from edge_assets.toolchains.tensorrt import torch_tensorrt
 
 NVIDIA = Family(
     name="nvidia",

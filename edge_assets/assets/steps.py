@@ -196,7 +196,7 @@ class Cell:
         import shutil
 
         from edge_assets.core.checkpoint import load_model
-        from edge_assets.core.formats import pytorch
+        from edge_assets.toolchains.pytorch import eager as pytorch
 
         path = checkpoints.fetch(self.store, self.checkpoint, checkpoint_folder(self.spec))
         model = load_model(self.spec.architecture, path)
@@ -214,7 +214,7 @@ class Cell:
         recipe = self._recipe("reference", "1", inputs, parameters, self._preprocessing_tools())
 
         def build(folder: Path) -> Mapping[str, Any]:
-            from edge_assets.core.formats import pytorch
+            from edge_assets.toolchains.pytorch import eager as pytorch
 
             self.log("evaluating PyTorch eager in fp32, the reference")
             path = checkpoints.fetch(self.store, self.checkpoint, checkpoint_folder(self.spec))

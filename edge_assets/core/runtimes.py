@@ -1,4 +1,4 @@
-"""Every runtime that opens artifacts, one line each; its sessions are in the module of its name in `formats`."""
+"""Every runtime that opens artifacts, one entry each; its sessions are in a module of its toolchain."""
 
 import sys
 from collections.abc import Mapping
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 class Runtime:
     """What opens a format's files on this machine."""
 
+    module: str  # below edge_assets.toolchains: its `open_session` loads a model
     library: str  # the module that a measuring process imports before it loads a model
-    distributions: tuple[
-        str, ...
-    ]  # as in `Variant.tools`, whose versions enter the recipes of what was computed with it
+    distributions: tuple[str, ...]  # as in `Variant.tools`; their versions enter recipes of what it computed
     verified_with: str  # in words: what parity and accuracy are computed with
     extra: str | None = None  # the optional extra that installs it
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it
@@ -31,10 +30,15 @@ class Runtime:
 ON_MAC = sys.platform == "darwin"
 
 RUNTIMES: Mapping[str, Runtime] = {
-    "pytorch": Runtime("torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True),
-    "torchscript": Runtime("torch", ("torch",), "PyTorch on this machine's CPU", build_options=("engine",)),
-    "onnx": Runtime("onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
+    "pytorch": Runtime(
+        "pytorch.eager", "torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True
+    ),
+    "torchscript": Runtime(
+        "pytorch.torchscript", "torch", ("torch",), "PyTorch on this machine's CPU", build_options=("engine",)
+    ),
+    "onnx": Runtime("onnx.export", "onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
     "litert": Runtime(
+        "litert.convert",
         "ai_edge_litert.interpreter",
         ("ai-edge-litert",),
         "LiteRT's interpreter with XNNPACK on this machine's CPU",
@@ -42,6 +46,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("channels_last",),
     ),
     "executorch": Runtime(
+        "executorch.program",
         "executorch.runtime",
         ("executorch", "torch"),
         "ExecuTorch's runtime with XNNPACK on this machine's CPU",
@@ -50,6 +55,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("backends",),
     ),
     "tflite_micro": Runtime(
+        "litert.tflite_micro",
         "tflite_micro.python.tflite_micro.runtime",
         ("tflite-micro",),
         "TFLite Micro's interpreter with reference kernels on this machine's CPU",
@@ -58,8 +64,11 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
-    "tensorrt": Runtime("edge_assets.core.formats.tensorrt_kit", (), "the engine in TensorRT on this machine's GPU"),
+    "tensorrt": Runtime(
+        "tensorrt.engine", "edge_assets.toolchains.tensorrt.kit", (), "the engine in TensorRT on this machine's GPU"
+    ),
     "kit_onnx": Runtime(
+        "tensorrt.kit_onnx",
         "onnxruntime",
         ("onnxruntime",),
         "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
@@ -67,6 +76,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         evidence_of="onnx",
     ),
     "torch_tensorrt": Runtime(
+        "tensorrt.torch_tensorrt",
         "torch_tensorrt",
         ("torch", "torch-tensorrt"),
         "Torch-TensorRT on this machine's GPU",
@@ -74,6 +84,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("largest_batch",),
     ),
     "ort_web": Runtime(
+        "web.ort_web",
         "playwright.sync_api",
         ("playwright", "npm:onnxruntime-web", "browser:chromium"),
         "ONNX Runtime Web in headless Chromium on this machine",
@@ -81,6 +92,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         target_options=("execution_provider",),
     ),
     "coreml": Runtime(
+        "coreml.package",
         "coremltools",
         # torch evaluates where CoreML is missing: the two kinds of evidence are never taken for each other
         ("coremltools",) if ON_MAC else ("coremltools", "torch"),

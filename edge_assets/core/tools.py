@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_assets.errors import MissingTool
 from edge_assets.targets.machine import browser
 
-NODE_MODULES = Path(__file__).parent.parent / "web" / "node_modules"
+NODE_MODULES = Path(__file__).parent.parent / "toolchains" / "web" / "static" / "node_modules"
 
 
 def version(name: str, extra: str | None = None) -> str:

@@ -75,7 +75,7 @@ class Variant:
     format: str
     precision: Precision
     source: str  # name of the variant it is made from
-    runtime: str  # module below edge_assets.core.formats that opens its sessions
+    runtime: str  # what opens its sessions: a name in core/runtimes
     build: Callable[[BuildRequest], Mapping[str, Any]]
     parameters: Callable[[ModelSpec, Target], dict[str, Any]]  # everything that shapes the result
     code_version: str
@@ -124,7 +124,7 @@ class Loadable:
 
     def open(self, threads: int) -> Session:
         """Load the model with `threads` intra-op threads."""
-        module = import_module(f"edge_assets.core.formats.{self.runtime}")
+        module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
         return module.open_session(Path(self.path), threads=threads, **self.options)
 
     @contextmanager

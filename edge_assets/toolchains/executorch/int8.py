@@ -1,0 +1,139 @@
+"""Int8 ExecuTorch programs for XNNPACK, by PyTorch's export based quantization (PT2E) of torchao.
+
+executorch_int8_static   convolutions and linear layers, ranges observed on the calibration data
+executorch_int8_dynamic  linear layers, activations quantized at run time: refused where they hold too few weights
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
+from edge_assets.toolchains.executorch import program as executorch
+from edge_assets.toolchains.onnx.calibration import batches
+from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, input_shapes
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE
+
+if TYPE_CHECKING:
+    import torch
+
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+SMALLEST_SCALE = 2**-12  # XNNPACK's kernels lose precision below
+
+
+def build_static(request: BuildRequest) -> Mapping[str, Any]:
+    """Observe the calibration data, convert and lower. Raises Refused if nothing was quantized."""
+    feeds = request.calibration()
+    facts = _build(request, dynamic=False, calibration=feeds)
+    return facts | {"calibration_samples": len(next(iter(feeds.values())))}
+
+
+def build_dynamic(request: BuildRequest) -> Mapping[str, Any]:
+    """Quantize linear layers and lower. Raises Refused where they hold too little of the model."""
+    exported = executorch.export(load_model(request.spec.architecture, request.source), request.spec)
+    check_linear(executorch.linear_share(exported), "dynamic int8", "executorch_int8_static or litert_int8_dynamic")
+    return _build(request, dynamic=True, calibration=None)
+
+
+def check_linear(share: float, scheme: str, instead: str) -> None:
+    """Raises Refused where the scheme, which XNNPACK has for linear layers alone, would change too little."""
+    if share < LEAST_SHARE:
+        raise Refused(
+            f"linear layers that {scheme} can take hold {100 * share:.0f} % of the weights (at least "
+            f"{100 * LEAST_SHARE:.0f} % needed), and XNNPACK has it for linear layers alone. Use {instead}."
+        )
+
+
+def _build(request: BuildRequest, dynamic: bool, calibration: Any) -> dict[str, Any]:
+    import torch
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    model = load_model(request.spec.architecture, request.source)
+    chosen = quantizer(dynamic=dynamic, minmax=not dynamic and request.parameters["method"] == "minmax")
+    prepared = prepare_pt2e(executorch.export(model, request.spec).module(), chosen)
+    if calibration is not None:
+        check_sizes(calibration, input_shapes(request.spec))
+    with torch.inference_mode():
+        for one in batches(calibration, 1) if calibration is not None else ():
+            prepared(*(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs))
+        if calibration is None:
+            prepared(*example_inputs(fixed(request.spec), batch=1))
+        converted = convert_pt2e(prepared)
+    facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
+    return lower_quantized(converted, request, dynamic) | facts
+
+
+def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
+    """How many nodes quantize or dequantize. Raises Refused if none does."""
+    if not (count := sum("quantize_" in str(node.target) for node in converted.graph.nodes)):
+        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    return count
+
+
+def lower_quantized(converted: "torch.fx.GraphModule", request: BuildRequest, dynamic: bool = False) -> dict[str, Any]:
+    """Write a converted model lowered to XNNPACK, at a batch of one; its facts. Raises Refused and ExportError."""
+    import torch
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    exported = torch.export.export(converted, example_inputs(fixed(request.spec), batch=1), strict=False)
+    kind = ConfigPrecisionType.DYNAMIC_QUANT if dynamic else ConfigPrecisionType.STATIC_QUANT
+    # the int8 partitioner first, then the float one for what is left
+    partitioners = [XnnpackPartitioner(config_precisions=kind, per_op_mode=dynamic), XnnpackPartitioner()]
+    return executorch.lower(exported, partitioners, request)
+
+
+def quantizer(dynamic: bool = False, minmax: bool = False, trained: bool = False) -> Any:
+    """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel.
+
+    Static ranges are those of torchao's histogram, of `minmax`, or of fake quantization where they are `trained`.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e import MinMaxObserver
+
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic, is_qat=trained)
+    if minmax:
+        observer = MinMaxObserver.with_args(eps=SMALLEST_SCALE)
+        activation = replace(config.input_activation, observer_or_fake_quant_ctr=observer)
+        config = replace(config, input_activation=activation, output_activation=activation)
+    return XNNPACKQuantizer().set_global(config)
+
+
+def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    # torchao has two observers that fit: all else than minmax means its histogram, which minimizes the squared error
+    method = "minmax" if spec.calibration.method == "minmax" else "histogram"
+    recipe = {"recipe": f"int8_static_pt2e_s8s8_perchannel_{method}", "method": method}
+    return executorch.parameters(spec, target) | recipe
+
+
+def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    return executorch.parameters(spec, target) | {"recipe": "int8_dynamic_pt2e_s8_perchannel"}
+
+
+STATIC = replace(
+    executorch.FP32,
+    name="executorch_int8_static",
+    description="ExecuTorch program with calibrated int8 convolutions and linear layers, lowered to XNNPACK.",
+    precision="int8",
+    build=build_static,
+    parameters=_static_parameters,
+    calibrated=True,
+    seconds=1800,  # PT2E prepares and observes node by node in Python
+)
+DYNAMIC = replace(
+    executorch.FP32,
+    name="executorch_int8_dynamic",
+    description="ExecuTorch program with int8 linear layers, activations quantized at run time; for transformers.",
+    precision="int8",
+    build=build_dynamic,
+    parameters=_dynamic_parameters,
+    code_version="2",
+)

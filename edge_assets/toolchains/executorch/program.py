@@ -1,0 +1,291 @@
+"""ExecuTorch: programs lowered for the CPU (XNNPACK), for GPUs (Vulkan) and for Apple hardware (CoreML).
+
+A session runs a program only if this machine's runtime has every backend that the program was lowered to: a Vulkan
+or CoreML program is built here and stays unverified, with that reason.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.errors import ExportError, Refused, told
+from edge_assets.toolchains.coreml.package import deployment_target
+from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
+from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+FILE = "model.pte"
+METHOD = "forward"
+LINEAR = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+LOOKUP = "aten.embedding.default"
+NOT_OPERATORS = ("getitem", "alloc")  # of a graph's call_function nodes
+TOOLS = ("torch", "executorch", "torchao")
+
+
+# --- sessions ------------------------------------------------------------------------------------------
+
+
+class ExecuTorchSession:
+    """A program in ExecuTorch's runtime, one sample at a time."""
+
+    def __init__(self, program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self.program = program  # the method does not keep it alive
+        self.method = program.load_method(METHOD)
+        self.inputs, self.outputs = inputs, outputs
+        self.shapes = {name: self.method.metadata.input_tensor_meta(i).sizes() for i, name in enumerate(inputs)}
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        check_sizes(feeds, self.shapes)
+        return one_by_one(self._run, feeds)
+
+    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        import torch
+
+        results = self.method.execute([torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs])
+        return {name: tensor.numpy().copy() for name, tensor in zip(self.outputs, results, strict=True)}
+
+
+def open_session(
+    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], backends: Sequence[str] = ()
+) -> Session:
+    """Load a program. `threads` is set for the whole process. Raises Refused naming a backend that is not here."""
+    import executorch.kernels.quantized  # noqa: F401  # registers what a partly delegated int8 graph needs
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    runtime = Runtime.get()
+    if missing := [name for name in backends if not runtime.backend_registry.is_available(name)]:
+        raise Refused(
+            f"the program is lowered to {', '.join(missing)}, which ExecuTorch's runtime on this machine does not "
+            f"have: it can be built here, and run only on a device that has it"
+        )
+    _unsafe_reset_threadpool(threads)
+    return ExecuTorchSession(runtime.load_program(path), inputs, outputs)
+
+
+# --- export and lowering -------------------------------------------------------------------------------
+
+
+def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
+    """The model as an ATen graph with static shapes and a batch of one. Raises Refused and ExportError."""
+    import torch
+
+    try:
+        return torch.export.export(model, example_inputs(fixed(spec), batch=1), strict=False)
+    except Exception as error:  # torch.export raises many types; each is the user's model's problem
+        raise ExportError(f"torch.export failed: {told(error)}") from error
+
+
+def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRequest) -> dict[str, Any]:
+    """Write the program lowered with `partitioners`, in their order; its facts.
+
+    Raises Refused naming operators that no kernel computes, or if the backend took nothing, and ExportError.
+    """
+    from executorch.devtools.backend_debug import get_delegation_info
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    activations = activation_bytes(exported)  # before lowering, which rewrites the graph
+    try:
+        edge = to_edge_transform_and_lower(
+            exported, partitioner=partitioners, compile_config=EdgeCompileConfig(_check_ir_validity=False)
+        )
+        delegation = get_delegation_info(edge.exported_program().graph_module)
+        program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    except Exception as error:  # passes and backends raise many types
+        raise _explained(error) from error
+    (plan,) = program.executorch_program.execution_plan
+    _check_kernels([f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators])
+    path = request.output / FILE
+    path.write_bytes(program.buffer)
+    backends = sorted({delegate.id for delegate in plan.delegates})
+    if not backends:
+        raise Refused(
+            "the backend took no operator of this graph, so the program would be another one's under its name"
+        )
+    return {
+        **describe_static(request.spec),
+        "signature": _signature(fixed(request.spec)),
+        "delegation": _delegation(delegation, backends),
+        "memory_estimate": {
+            "bytes": path.stat().st_size + activations,
+            "how": "program file plus peak live activations in fp32 at batch 1, because ExecuTorch's Python binding "
+            "loads PyTorch, which no device does",
+        },
+        "session": {"backends": backends},
+    }
+
+
+def activation_bytes(exported: "ExportedProgram") -> int:
+    """Peak of live activations of an exported graph, executed in its order: inputs and every operator's outputs."""
+    import torch
+
+    placeholders = set(exported.graph_signature.user_inputs)
+    lifetimes = []
+    nodes = list(exported.graph.nodes)
+    order = {node: step for step, node in enumerate(nodes)}
+    for step, node in enumerate(nodes):
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or (node.op == "placeholder" and node.name not in placeholders):
+            continue
+        last = max((order[user] for user in node.users), default=step)
+        lifetimes.append(Lifetime(value.numel() * value.element_size(), step, last))
+    return peak_live_bytes(lifetimes)
+
+
+def linear_share(exported: "ExportedProgram", usable: Callable[[Sequence[int]], bool] = lambda _shape: True) -> float:
+    """Share of the parameters' elements that linear layers multiply by, where `usable` takes the weight's shape.
+
+    Of the parameters that are computed with: tables of embeddings, which are only looked up, do not count.
+    """
+    names = exported.graph_signature.inputs_to_parameters
+    shapes = {
+        node.name: tuple(node.meta["val"].shape)
+        for node in exported.graph.nodes
+        if node.name in names and not all(str(user.target) == LOOKUP for user in node.users)
+    }
+    linear = {
+        source.name
+        for node in exported.graph.nodes
+        if node.op == "call_function" and str(node.target) in LINEAR
+        for source in node.all_input_nodes
+        if source.name in shapes and len(shapes[source.name]) > 1 and usable(shapes[source.name])
+    }
+    return sum(math.prod(shapes[name]) for name in linear) / max(1, sum(map(math.prod, shapes.values())))
+
+
+def _check_kernels(operators: Sequence[str]) -> None:
+    """Raises Refused naming operators that no kernel of the runtime computes: such a program cannot be loaded."""
+    import executorch.kernels.quantized  # noqa: F401
+    from executorch.runtime import Runtime
+
+    known = Runtime.get().operator_registry.operator_names
+    if missing := sorted(set(operators) - set(known)):
+        raise _unsupported(missing)
+
+
+def _unsupported(operators: Sequence[str]) -> Refused:
+    return Refused(
+        f"no ExecuTorch backend or portable kernel computes {', '.join(operators)}. The nearest alternative format is "
+        f"LiteRT (litert_fp32); else replace the operator in the model."
+    )
+
+
+def _explained(error: BaseException) -> Refused | ExportError:
+    import re
+
+    if missing := re.search(r"Missing out variants: \{(.*)\}", str(error)):
+        return _unsupported([name.strip(" '") for name in missing[1].split(",")])
+    return ExportError(f"lowering to ExecuTorch failed: {told(error)}")
+
+
+def _signature(spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
+    def entries(tensors: Any) -> list[dict[str, Any]]:
+        layout = {True: "NCHW", False: "as in PyTorch"}
+        return [
+            {"name": t.name, "dtype": t.dtype, "shape": [1, *t.shape[1:]], "layout": layout[len(t.shape) == 4]}
+            for t in tensors
+        ]
+
+    return {"inputs": entries(spec.inputs), "outputs": entries(spec.outputs)}
+
+
+def _delegation(info: Any, backends: list[str]) -> dict[str, Any]:
+    counts = {
+        name: (entry.delegated, entry.delegated + entry.non_delegated)
+        for name, entry in sorted(info.delegation_by_operator.items())
+        if name not in NOT_OPERATORS
+    }
+    return {
+        "delegate": ", ".join(backends),
+        "partitions": info.num_delegated_subgraphs,
+        "delegated_nodes": sum(delegated for delegated, _ in counts.values()),
+        "nodes": sum(count for _, count in counts.values()),
+        "by_operator": {name: f"{delegated} of {count}" for name, (delegated, count) in counts.items()},
+    }
+
+
+# --- float programs ------------------------------------------------------------------------------------
+
+
+def build_xnnpack(request: BuildRequest) -> Mapping[str, Any]:
+    """The float model, its operators taken by XNNPACK as far as it has them."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    exported = export(load_model(request.spec.architecture, request.source), request.spec)
+    return lower(exported, [XnnpackPartitioner()], request)
+
+
+def build_vulkan(request: BuildRequest) -> Mapping[str, Any]:
+    """The float model, its operators taken by Vulkan compute shaders as far as there are any."""
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+    exported = export(load_model(request.spec.architecture, request.source), request.spec)
+    return lower(exported, [VulkanPartitioner()], request)
+
+
+def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
+    """The model in fp16, its operators taken by CoreML, for the target's oldest system version."""
+    import coremltools
+    from executorch.backends.apple.coreml.compiler import CoreMLBackend
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    specs = CoreMLBackend.generate_compile_specs(
+        compute_precision=coremltools.precision.FLOAT16,
+        minimum_deployment_target=getattr(coremltools.target, request.parameters["deployment_target"]),
+    )
+    exported = export(load_model(request.spec.architecture, request.source), request.spec)
+    return lower(exported, [CoreMLPartitioner(compile_specs=specs)], request)
+
+
+def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+    """The static inputs, at a batch of one. The architecture's source is among the recipe's inputs."""
+    from dataclasses import asdict
+
+    return {"batch": 1, "inputs": [asdict(tensor) for tensor in fixed(spec).inputs]}
+
+
+FP32 = Variant(
+    name="executorch_fp32",
+    description="ExecuTorch program in fp32 for arm64 CPUs, lowered to XNNPACK.",
+    format="executorch",
+    precision="fp32",
+    source=CHECKPOINT,
+    runtime="executorch",
+    build=build_xnnpack,
+    parameters=parameters,
+    code_version="1",
+    tools=TOOLS,
+    kinds=("executorch", "pytorch"),
+    extra="executorch",
+    process="executorch",
+)
+VULKAN = replace(
+    FP32,
+    name="executorch_vulkan",
+    description="ExecuTorch program in fp32 for GPUs, lowered to Vulkan: built here, to be verified on a device.",
+    build=build_vulkan,
+)
+COREML = replace(
+    FP32,
+    name="executorch_coreml",
+    description="ExecuTorch program in fp16 lowered to CoreML: built anywhere, to be verified on Apple hardware.",
+    precision="fp16",
+    build=build_coreml,
+    parameters=lambda spec, target: parameters(spec, target) | {"deployment_target": deployment_target(target)},
+    tools=(*TOOLS, "coremltools"),
+    extra="apple",
+)

@@ -1,0 +1,1 @@
+"""LiteRT and TFLite Micro: conversion, schemes, interpreters, and the C array."""

@@ -1,0 +1,94 @@
+"""Static int8 for LiteRT: int8 weights per channel, int8 activations with ranges observed on the calibration data.
+
+litert_int8_static  float inputs and outputs, quantized at the edge of the graph: what apps call
+litert_int8_full    int8 inputs and outputs: what microcontrollers run (litert_micro)
+
+Calibration takes the smallest and largest value of every tensor over the whole set, sample after sample;
+ai-edge-quantizer has no other method that a graph of this kind can use.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest, Feeds
+from edge_assets.errors import Refused
+from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert.weights import changed_share
+from edge_assets.toolchains.onnx.calibration import batches
+from edge_assets.toolchains.onnx.fixed_batch import check_sizes, input_shapes
+
+if TYPE_CHECKING:
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+RECIPE = "int8_static_litert_s8s8_perchannel_minmax"
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Calibrate and quantize. Raises Refused if no weight changed."""
+    from ai_edge_quantizer import quantizer
+
+    recipe = _recipe(request.parameters["integer_interface"])
+    feeds = request.calibration()
+    path = request.output / litert.FILE
+    ranges = _observe(request, recipe, feeds)
+    quantizer.Quantizer(str(request.source), recipe).quantize(ranges).export_model(str(path))
+    litert.inline_buffers(path)
+    if not changed_share(path, "INT8"):
+        raise Refused("no weight of this graph was changed, so the result would be fp32 under an int8 name")
+    samples = len(next(iter(feeds.values())))
+    return litert.describe(path, request.spec) | {
+        "recipe": request.parameters["recipe"],
+        "calibration_samples": samples,
+    }
+
+
+def _recipe(integer_interface: bool) -> list[dict[str, Any]]:
+    from ai_edge_quantizer import qtyping, recipe
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    manager = RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    if not integer_interface:
+        for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            manager.add_quantization_config(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    return list(manager.get_quantization_recipe())
+
+
+def _observe(request: BuildRequest, recipe: list[dict[str, Any]], feeds: Feeds) -> Any:
+    """Every tensor's smallest and largest value. The quantizer's own default is a moving average of them."""
+    from ai_edge_quantizer.calibrator import Calibrator
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    check_sizes(feeds, input_shapes(request.spec))
+    last = litert.channels_last(request.spec)
+    interpreter = litert.interpreter(request.source)
+    (key,) = interpreter.get_signature_list()
+    details = interpreter.get_signature_runner(key).get_input_details()
+    ports = {name: litert.Port.of(details[name], name in last) for name in feeds}
+    samples = [{name: ports[name].encode(array) for name, array in one.items()} for one in batches(feeds, 1)]
+    manager = RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    calibrator = Calibrator(str(request.source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    calibrator.calibrate({key: samples}, manager)
+    return calibrator.get_model_qsvs()
+
+
+def parameters(_spec: "ModelSpec", _target: "Target", integer_interface: bool = False) -> dict[str, Any]:
+    """The recipe, and whether inputs and outputs are int8."""
+    name = f"{RECIPE}_integerio" if integer_interface else RECIPE
+    return {"recipe": name, "integer_interface": integer_interface}
+
+
+STATIC = replace(
+    litert.QUANTIZED,
+    name="litert_int8_static",
+    description="Calibrated int8 weights and activations; float inputs and outputs.",
+    precision="int8",
+    build=build,
+    parameters=parameters,
+    calibrated=True,
+)

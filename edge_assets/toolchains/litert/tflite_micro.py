@@ -1,0 +1,87 @@
+"""TensorFlow Lite for Microcontrollers (TFLite Micro): its own interpreter and reference kernels on this machine.
+
+The same C++ interpreter, memory planner and integer arithmetic as on the device; only the kernels there are faster
+(CMSIS-NN) and the pointers smaller. Int8 inputs and outputs are quantized and dequantized here by the tensors' scale
+and zero point, so that parity is that of the file that ships.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_assets.core.variant import Feeds, Session
+from edge_assets.errors import ExportError
+from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
+from edge_assets.toolchains.litert.c_array import read_array
+from edge_assets.toolchains.litert.convert import Port
+from edge_assets.toolchains.onnx.fixed_batch import one_by_one
+
+HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
+
+
+def operators() -> frozenset[str]:
+    """The builtin operators that TFLite Micro has kernels for."""
+    lines = Path(__file__).with_name("tflite_micro_operators.txt").read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+class MicroSession:
+    """TFLite Micro's interpreter on this machine, one sample at a time."""
+
+    def __init__(self, interpreter: Any, inputs: Sequence[str], outputs: Sequence[str], last: Sequence[str]) -> None:
+        self.interpreter = interpreter
+        self.inputs = {n: Port.of(interpreter.get_input_details(i), n in last, i) for i, n in enumerate(inputs)}
+        self.outputs = {n: Port.of(interpreter.get_output_details(i), n in last, i) for i, n in enumerate(outputs)}
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        return one_by_one(self._run, feeds)
+
+    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        for name, port in self.inputs.items():
+            self.interpreter.set_input(port.encode(feeds[name]), port.index)
+        self.interpreter.invoke()
+        return {name: port.decode(self.interpreter.get_output(port.index)) for name, port in self.outputs.items()}
+
+
+def open_session(
+    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], channels_last: Sequence[str] = ()
+) -> Session:
+    """The interpreter of a .tflite file, or of the C array in a folder. It runs in one thread, whatever `threads`."""
+    del threads
+    model = read_array(path / C_ARRAY) if path.is_dir() else path.read_bytes()
+    return MicroSession(_interpreter(model), inputs, outputs, channels_last)
+
+
+def _interpreter(model: bytes) -> Any:
+    from tflite_micro.python.tflite_micro import runtime
+
+    return runtime.Interpreter.from_bytes(model, arena_size=max(HOST_ARENA, 10 * len(model)))
+
+
+def record_arena(path: Path) -> Mapping[str, int]:
+    """Bytes of the arena that TFLite Micro allocates for a model on this machine: total, head and tail.
+
+    The head holds activations and scratch buffers, placed by its greedy memory planner; the tail its structures, with
+    64-bit pointers here. Raises ExportError if the interpreter does not say, or does not take the model.
+    """
+    import subprocess
+    import sys
+
+    # in a process of its own: the allocator prints what it recorded and returns nothing
+    code = (
+        "import sys; from tflite_micro.python.tflite_micro import runtime; "
+        "i = runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])); "
+        "i.invoke(); i.print_allocations()"
+    )
+    size = max(HOST_ARENA, 10 * path.stat().st_size)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(size)], capture_output=True, text=True, check=False, timeout=600
+    )
+    text = result.stdout + result.stderr
+    found = {name: int(size) for name, size in re.findall(r"Arena allocation (total|head|tail) (\d+) bytes", text)}
+    if result.returncode or len(found) != 3:
+        raise ExportError(f"TFLite Micro does not run the model: {text.strip()[-1000:]}")
+    return found

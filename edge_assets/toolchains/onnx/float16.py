@@ -1,0 +1,61 @@
+"""fp16: weights and arithmetic in half precision, inputs and outputs kept as declared."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest
+from edge_assets.toolchains.onnx import export as onnx_format
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Convert every float32 tensor and operator that has a half-precision form."""
+    path = request.output / onnx_format.FILE
+    convert(request.source, path)
+    return onnx_format.describe(path) | {"recipe": "fp16"}
+
+
+def convert(source: Path, path: Path) -> None:
+    """Write the graph in half precision; inputs and outputs stay float32. Raises ExportError."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    sort_topologically(converted)
+    onnx_format.save(converted, path)
+
+
+def sort_topologically(model: "onnx.ModelProto") -> None:
+    """Order nodes so that each follows its inputs' producers: the converter appends Casts at the end."""
+    producers = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
+    nodes = list(model.graph.node)
+    order: list[int] = []
+    state = [0] * len(nodes)  # 0 unseen, 1 waiting for its inputs, 2 placed
+    stack = list(range(len(nodes) - 1, -1, -1))
+    while stack:
+        i = stack[-1]
+        if state[i] == 0:
+            state[i] = 1
+            stack += [j for name in nodes[i].input if (j := producers.get(name)) is not None and state[j] == 0]
+        else:
+            stack.pop()
+            if state[i] == 1:
+                state[i] = 2
+                order.append(i)
+    sorted_nodes = [nodes[i] for i in order]
+    del model.graph.node[:]
+    model.graph.node.extend(sorted_nodes)
+
+
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
+    name="onnx_fp16",
+    description="Half precision: half the size; CPUs without half-precision arithmetic gain no speed from it.",
+    precision="fp16",
+    build=build,
+    parameters=lambda _spec, _target: {"keep_io_types": True},
+)

@@ -1,0 +1,100 @@
+"""Dynamic int8: weights quantized ahead of time, activations at run time. No calibration data.
+
+Tables of embeddings are int8 too, with a scale per row. Of what computes, only matrix products are quantized: dynamic
+convolutions run as ConvInteger, which ONNX Runtime's CPU provider has no fast kernel for (4 to 12 times slower than
+fp32 on the CNNs we measured). A graph that keeps most of its weights in convolutions is therefore refused instead of
+being shipped slow or nearly unchanged.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
+from edge_assets.toolchains.onnx import block_weights
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
+from edge_assets.toolchains.onnx.tables import quantize_rows
+
+if TYPE_CHECKING:
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+OPERATORS = ("MatMul", "Gemm")
+
+
+def share(held: Counter[str]) -> float:
+    """Part of a graph's weights that is in matrix products. Tables of embeddings, which only are read, do not count."""
+    return sum(held[name] for name in OPERATORS) / max(1, held.total() - held["Gather"])
+
+
+def suits(held: Counter[str]) -> bool:
+    """Whether matrix products hold enough of a graph's weights."""
+    return share(held) >= LEAST_SHARE
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Quantize matrix products. Raises Refused where they hold too little of the model."""
+    held = weight_elements(request.source)
+    if not suits(held):
+        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / max(1, held.total() - held["Gather"])
+        raise Refused(
+            f"{convolutions:.0f} % of the weights are in convolutions, which dynamic int8 runs as ConvInteger, 4 to 12 "
+            f"times slower than fp32 on CPUs; matrix products hold {100 * share(held):.0f} % (at least "
+            f"{100 * LEAST_SHARE:.0f} % needed). Use onnx_int8_static."
+        )
+    path = request.output / onnx_format.FILE
+    count = quantize(request.source, path, request.parameters)
+    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+
+
+def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: Collection[str] = ()) -> int:
+    """Write `source` with int8 products and tables to `path`; returns how many nodes quantize or compute in integers.
+
+    `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # split here: the quantizer would do it itself, under names that `exclude` misses
+    model = block_weights.split_gemm(onnx.load(source))
+    quantize_rows(model, exclude)
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=list(OPERATORS),
+        per_channel=parameters["per_channel"],
+        reduce_range=parameters["reduce_range"],
+        weight_type=QuantType.QInt8 if parameters["weights"] == "int8" else QuantType.QUInt8,
+        nodes_to_exclude=list(exclude),
+    )
+    if not (count := quantized_nodes(path)):
+        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    return count
+
+
+def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """Weight type, granularity and range of the target's kernels."""
+    flavour = target.quantization
+    granularity = "perchannel" if flavour.per_channel else "pertensor"
+    width = "_reducedrange" if flavour.reduce_range else ""
+    return {
+        "recipe": f"int8_dynamic_{flavour.flavour[2:].lower()}_{granularity}{width}",
+        "weights": flavour.weights,
+        "per_channel": flavour.per_channel,
+        "reduce_range": flavour.reduce_range,
+    }
+
+
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
+    name="onnx_int8_dynamic",
+    description="Int8 products and embeddings, activations quantized at run time; for graphs made of matrix products.",
+    precision="int8",
+    build=build,
+    parameters=parameters,
+    code_version="5",
+)

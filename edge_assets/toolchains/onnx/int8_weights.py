@@ -1,0 +1,92 @@
+"""int8 weights: a quarter of the size; activations stay in floating point between operators.
+
+Matrix products compute with blocks of 128 weights (MatMulNBits at accuracy level 4: their inputs are rounded to int8
+block by block as they multiply, because fp32 products of unpacked weights take twice the time). Convolutions get a
+scale per output channel, applied as the session opens: a Cast and a Mul are folded into fp32 weights, a
+DequantizeLinear would run at every call. Tables of embeddings get a scale per row.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest, in_depth
+from edge_assets.errors import Refused
+from edge_assets.toolchains.onnx import block_weights
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx.block_weights import Blocks
+from edge_assets.toolchains.onnx.graph import replace_nodes
+from edge_assets.toolchains.onnx.tables import per_channel, quantize_rows
+
+if TYPE_CHECKING:
+    import onnx
+
+BLOCKS = Blocks(bits=8, size=128, symmetric=True, accuracy_level=4)
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Quantize weights. Raises Refused if nothing was changed."""
+    path = request.output / onnx_format.FILE
+    count = quantize(request.source, path)
+    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+
+
+def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
+    """Write `source` with int8 weights to `path`; returns how many nodes have them. Raises Refused if none has.
+
+    `exclude` names nodes that keep theirs.
+    """
+    import onnx
+
+    model = block_weights.split_gemm(onnx.load(source))
+    count = _expand_convolutions(model, exclude) + quantize_rows(model, exclude)
+    model = block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)
+    onnx_format.save(model, path)
+    count += block_weights.count(path)
+    if not count:
+        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    return count
+
+
+def _expand_convolutions(model: "onnx.ModelProto", exclude: Collection[str]) -> int:
+    """Convolutions' weights as int8 with a scale per output channel, in place; returns how many have them."""
+    from onnx import helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    users = Counter(name for node in model.graph.node for name in node.input)
+    nodes, count = [], 0
+    for node in model.graph.node:
+        name = node.input[1] if node.op_type in ("Conv", "ConvTranspose") else ""
+        tensor = tensors.get(name)
+        if tensor is not None and node.name not in exclude and users[name] == 1:
+            axis = 1 if node.op_type == "ConvTranspose" else 0
+            codes, scales = per_channel(numpy_helper.to_array(tensor), axis)
+            shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
+            new = {f"{name}_codes": codes, f"{name}_scales": scales.reshape(shape)}
+            model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in new.items())
+            cast, values, to = f"{name}_cast", f"{name}_values", tensor.data_type
+            nodes += [
+                helper.make_node("Cast", [f"{name}_codes"], [cast], name=f"{node.name}_weights_cast", to=to),
+                helper.make_node("Mul", [cast, f"{name}_scales"], [values], name=f"{node.name}_weights_scale"),
+            ]
+            node.input[1] = values
+            count += 1
+        nodes.append(node)
+    replace_nodes(model, nodes)
+    return count
+
+
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
+    name="onnx_int8_weights",
+    description="int8 weights alone: a quarter of the size where int8 activations cost too much accuracy.",
+    precision="int8",
+    build=build,
+    parameters=lambda _spec, _target: {
+        "recipe": f"int8_weights_s8_perchannel_block{BLOCKS.size}_level{BLOCKS.accuracy_level}"
+    },
+    code_version="2",
+    offered=in_depth,
+)

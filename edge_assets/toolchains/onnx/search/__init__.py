@@ -1,0 +1,1 @@
+"""The accuracy-bounded search: which layers suffer, mixed precision, and trials of schemes."""

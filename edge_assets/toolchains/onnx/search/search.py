@@ -1,0 +1,189 @@
+"""Accuracy-bounded search: of every scheme that suits the graph, the smallest or fastest candidate under the gate.
+
+onnx_search    the log of every candidate that was tried, its plot, and the graph that was chosen
+onnx_searched  that graph, a candidate for release like any other
+
+Every scheme is tried with all layers quantized; from the smallest to the largest, one that misses the gate is relaxed
+by keeping layers in fp32 along its own sensitivity ranking, as long as it could still beat what was found. Trials are
+kept in the store, so a search that was stopped goes on where it was, and a raised budget repeats nothing.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.trials import Trial
+from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
+from edge_assets.spec.model import Search
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx.search import mixed, sensitivity
+from edge_assets.toolchains.onnx.search import schemes as partial
+from edge_assets.toolchains.onnx.search.mixed import Bench
+from edge_assets.toolchains.onnx.search.schemes import Scheme
+
+if TYPE_CHECKING:
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+LOG, PLOT = "search.json", "search.png"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate that meets the gate."""
+
+    scheme: Scheme
+    kept: tuple[str, ...]
+    trial: Trial
+
+    @property
+    def recipe(self) -> str:
+        return self.scheme.recipe_keeping(len(self.kept))
+
+    def write(self, path: Path) -> None:
+        """Make the candidate's graph again."""
+        self.scheme.write_keeping(self.kept, path)
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Search, and write what was found. Raises Refused, naming what came closest, if nothing meets the gate."""
+    assert request.trials is not None
+    bench = Bench(request.trials, Search(**request.parameters["bounds"]), request.log)
+    with tempfile.TemporaryDirectory() as scratch:
+        schemes = partial.every(request, Path(scratch))
+        found = search(schemes, bench)
+        stopped = bench.spent()
+        if not found:
+            raise Refused(
+                f"no candidate of {len(schemes)} schemes meets {mixed.describe_limits(request.trials)} after "
+                f"{len(bench.log)} trials (stopped by {stopped or 'the last candidate'}): "
+                f"{mixed.closest(bench.log)}"
+            )
+        best, objective, latencies = _best(found, bench, Path(scratch))
+        best.write(request.output / onnx_format.FILE)
+    facts = {
+        "recipe": best.recipe,
+        "precision": best.scheme.precision,
+        "kept_layers": list(best.kept),
+        "objective": objective,
+        "latency_ms": latencies,
+        "searched_on_samples": request.trials.half,
+        "stopped_by": stopped or "nothing: every scheme was tried",
+        "trials": bench.log,
+    }
+    (request.output / LOG).write_text(json.dumps(facts, indent=1) + "\n")
+    draw(bench, best, request.output / PLOT)
+    return facts
+
+
+def search(schemes: Sequence[Scheme], bench: Bench) -> list[Found]:
+    """Candidates that meet the gate, at most one a scheme. A scheme whose graph cannot be made is left out, said so.
+
+    For the smallest, a scheme that misses the gate is relaxed only while its smallest graph would still be smaller.
+    """
+    whole: list[tuple[Scheme, Trial]] = []
+    for scheme in schemes:
+        if bench.spent():
+            break
+        try:
+            whole.append((scheme, bench.judge(scheme, ())))
+        except Refused as reason:
+            bench.say(f"{scheme.recipe} is left out: {reason}")
+    found = [Found(scheme, (), trial) for scheme, trial in whole if trial.meets(bench.trials.limits)]
+    missing = [(scheme, trial) for scheme, trial in whole if scheme.layers and not trial.meets(bench.trials.limits)]
+    for scheme, trial in sorted(missing, key=lambda pair: pair[1].size_bytes):
+        if bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
+            order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say, bench.spent)]
+            if relaxed := mixed.fewest_kept(scheme, order, bench):
+                found.append(Found(scheme, tuple(relaxed[0]), relaxed[1]))
+    return found
+
+
+def _best(found: Sequence[Found], bench: Bench, scratch: Path) -> tuple[Found, str, dict[str, float] | None]:
+    """The smallest, or the fastest where that is asked for and this machine is the target."""
+    smallest = min(found, key=lambda entry: entry.trial.size_bytes)
+    if bench.bounds.objective == "size":
+        return smallest, "size", None
+    if bench.trials.time is None:
+        return smallest, "size, because latency was not measured: no device attached", None
+    files = {}
+    for number, entry in enumerate(found):
+        files[entry.recipe] = scratch / f"candidate{number}.onnx"
+        entry.write(files[entry.recipe])
+    latencies = bench.trials.time(files)
+    return min(found, key=lambda entry: latencies[entry.recipe]), "latency, P50 at batch 1 on this machine", latencies
+
+
+def draw(bench: Bench, best: Found, path: Path) -> None:
+    """Every candidate's drop against its size, the gate, and what was chosen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    for recipe in dict.fromkeys(entry["recipe"] for entry in bench.log):
+        mine = sorted((e["size_bytes"] / 1024, e["drop_points"]) for e in bench.log if e["recipe"] == recipe)
+        axis.plot(*zip(*mine, strict=True), "o-", label=recipe, markersize=4, linewidth=1)
+    chosen = (best.trial.size_bytes / 1024, best.trial.drop_points)
+    axis.plot(*chosen, "*", color="#1a7f37", markersize=16, label=f"chosen: {best.recipe}")
+    gate = bench.trials.limits.accuracy_drop_points
+    axis.axhline(gate, color="#cf222e", linewidth=1, linestyle="--", label=f"gate: {gate:g} points")
+    axis.set_xlabel("file size (KiB)")
+    axis.set_ylabel("drop of the score (points)")
+    axis.legend(fontsize=7)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def take(request: BuildRequest) -> Mapping[str, Any]:
+    """The chosen graph by itself, with the facts of its choice."""
+    shutil.copyfile(request.source / onnx_format.FILE, request.output / onnx_format.FILE)
+    facts = json.loads((request.source / LOG).read_text())
+    chosen = {name: facts[name] for name in ("recipe", "precision", "kept_layers", "objective", "searched_on_samples")}
+    return onnx_format.describe(request.output / onnx_format.FILE) | chosen
+
+
+def offered(spec: "ModelSpec") -> bool:
+    """Models whose spec has bounds of a search."""
+    return spec.search is not None
+
+
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """The parameters of every scheme, and the bounds."""
+    return partial.every_parameters(spec, target) | mixed.bounds(spec)
+
+
+SEARCH = replace(
+    onnx_format.FROM_MODEL,
+    name="onnx_search",
+    description="Every quantization that was tried for the gate: the log, its plot and the chosen graph.",
+    format="json",
+    precision="int8",
+    build=build,
+    parameters=parameters,
+    is_candidate=False,
+    is_model=False,
+    calibrated=True,
+    searches=True,
+    offered=offered,
+    mlflow_flavor=None,
+)
+SEARCHED = replace(
+    SEARCH,
+    name="onnx_searched",
+    description="The smallest or fastest quantization that the search found under the gate.",
+    format="onnx",
+    source=SEARCH.name,
+    build=take,
+    parameters=lambda _spec, _target: {},
+    is_candidate=True,
+    is_model=True,
+    calibrated=False,
+    searches=False,
+    mlflow_flavor="onnx",
+)

@@ -1,0 +1,1 @@
+"""PyTorch: eager sessions, TorchScript, static int8 by FX, and quantization-aware training."""

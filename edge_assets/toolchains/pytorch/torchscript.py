@@ -1,0 +1,19 @@
+"""TorchScript files: self-contained PyTorch programs, the form that quantized PyTorch models ship in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_assets.core.variant import Session
+from edge_assets.toolchains.pytorch.eager import TorchSession
+
+
+def open_session(
+    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], engine: str | None = None
+) -> Session:
+    """Load a TorchScript file; `engine` is the quantized engine it was made for (x86, qnnpack)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if engine:
+        torch.backends.quantized.engine = engine
+    return TorchSession(torch.jit.load(path).eval(), inputs, outputs)

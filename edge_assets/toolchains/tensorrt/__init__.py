@@ -1,0 +1,1 @@
+"""TensorRT: engines in rebuild kits, their QDQ graphs, and Torch-TensorRT."""

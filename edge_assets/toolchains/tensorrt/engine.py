@@ -1,0 +1,262 @@
+"""TensorRT engines, each kept as a rebuild kit: an engine alone is worthless on any other GPU or TensorRT release.
+
+kit.json         what the engine is made of and built for: profiles, precision, workspace, GPU, TensorRT, hashes
+model.onnx       the graph; the network is strongly typed, so the graph decides the precision
+build_engine.py  builds, checks, verifies and times the engine with TensorRT alone (tensorrt_kit.py)
+sample.npz       inputs, and the outputs that model.onnx gives for them in ONNX Runtime
+model.engine     where it could be built here
+
+Two builders share one code path. On the target's own GPU `tensorrt` builds and tunes for that GPU. Elsewhere
+`tensorrt-rtx` builds ahead of time, without any GPU, for the compute capabilities that it names. For any other GPU
+the kit is the artifact, and the engine needs its GPU.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest, Feeds, Precision, Session, Variant, installed
+from edge_assets.core.verify.parity import LEAST_SNR_DB
+from edge_assets.errors import ExportError, Refused
+from edge_assets.targets.catalog import parse_size
+from edge_assets.targets.machine import this_machine
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import float16
+from edge_assets.toolchains.tensorrt import graph_memory
+from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
+from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+EXTRA = "nvidia"
+NEAREST = "ONNX Runtime runs it: onnx_fp16 on a GPU target's CUDA execution provider, onnx_model on a cpu target"
+
+
+class EngineSession:
+    """An engine on this machine's GPU. Times and memory are the GPU's, copies from and to the host included."""
+
+    def __init__(self, runner: tensorrt_kit.EngineRunner) -> None:
+        self.runner = runner
+
+    def run(self, feeds: Feeds) -> dict[str, "np.ndarray"]:
+        return self.runner.run(feeds)
+
+    def peak_memory_bytes(self) -> int:
+        """GPU memory taken since before the engine was loaded."""
+        return self.runner.memory_bytes()
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self.runner.close()
+
+
+def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
+    """The kit's engine. Raises Refused where it may not run on this machine. `threads` is the GPU's own affair."""
+    del threads, inputs, outputs  # the kit names its tensors
+    try:
+        return EngineSession(tensorrt_kit.EngineRunner(path))
+    except tensorrt_kit.KitError as error:
+        raise Refused(str(error)) from error
+
+
+# --- what shapes an engine -----------------------------------------------------------------------------
+
+
+def profile(spec: "ModelSpec", target: "Target") -> list[dict[str, Any]]:
+    """One optimization profile: for each input its dtype and its least, best and largest shape.
+
+    The batch goes from 1 to the target's largest, best in the middle of its batch sizes; other dynamic axes are
+    the spec's `axis_ranges`.
+    """
+    sizes = target.batch_sizes
+    ranges = {"batch": (1, sizes[len(sizes) // 2], max(sizes))}
+    entries = []
+    for tensor in spec.inputs:
+        entry: dict[str, Any] = {"name": tensor.name, "dtype": tensor.dtype}
+        for i, bound in enumerate(("min", "opt", "max")):
+            entry[bound] = [
+                (ranges.get(axis) or spec.axis_range(axis))[i] if isinstance(axis, str) else axis
+                for axis in tensor.shape
+            ]
+        entries.append(entry)
+    return entries
+
+
+def builder_for(target: "Target") -> dict[str, Any]:
+    """Which library builds for this target here, its version, and the GPU that it tunes for, if any.
+
+    Raises MissingTool naming the extra.
+    """
+    is_here = this_machine().matches(target)
+    if is_here and "tensorrt" in tensorrt_kit.installed_builders():
+        return {"builder": "tensorrt", "gpu": this_machine().gpus[0]} | _version("tensorrt", "tensorrt")
+    return {"builder": "tensorrt-rtx", "gpu": None} | _version("tensorrt-rtx", EXTRA)
+
+
+def _version(distribution: str, extra: str) -> dict[str, str]:
+    return {"builder_version": installed((distribution,), extra)[distribution]}
+
+
+def parameters_of(
+    precision: Precision, recipe: Callable[["ModelSpec"], str]
+) -> Callable[["ModelSpec", "Target"], dict[str, Any]]:
+    """The parameters of one precision's engines. Targets that agree on all of them share one engine."""
+
+    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+        options = target.options
+        return {
+            "recipe": recipe(spec),
+            "model": spec.name,
+            "precision": precision,
+            "gpu_precisions": list(options["precisions"]),
+            "compute_capability": options["compute_capability"],
+            "system": options["system"],
+            "workspace_bytes": parse_size(options["workspace"], f"target {target.name}.options.workspace"),
+            "inputs": profile(spec, target),
+            "outputs": [{"name": tensor.name, "dtype": tensor.dtype} for tensor in spec.outputs],
+        } | builder_for(target)
+
+    return parameters
+
+
+# --- building ------------------------------------------------------------------------------------------
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Write the kit, with its engine where one can be built here.
+
+    Raises Refused for a precision that the GPU does not have and for an operator that TensorRT does not know,
+    ExportError if the build failed.
+    """
+    parameters = request.parameters
+    if parameters["precision"] not in parameters["gpu_precisions"]:
+        have = " and ".join(parameters["gpu_precisions"])
+        raise Refused(
+            f"GPUs of compute capability {parameters['compute_capability']} are offered {have}, not "
+            f"{parameters['precision']}: use tensorrt_engine_{parameters['gpu_precisions'][0]}"
+        )
+    kit = _write_kit(request)
+    trt = tensorrt_kit.load_builder(parameters["builder"])
+    onnx = (request.output / tensorrt_kit.MODEL).read_bytes()
+    needs = _needs_device(parameters, tensorrt_kit.nameable(trt))
+    try:
+        if needs:  # the graph can be checked, the engine cannot be built
+            tensorrt_kit.parse(trt, onnx)
+            kit["needs_device"] = needs
+            (request.output / tensorrt_kit.KIT).write_text(json.dumps(kit, indent=2) + "\n")
+        else:
+            request.log(f"building for compute capability {parameters['compute_capability']}")
+            kit = _build_engine(request, trt, onnx, kit)
+    except tensorrt_kit.UnsupportedOperator as error:
+        raise Refused(f"{error}. TensorRT has no form of it. {NEAREST}") from None
+    except tensorrt_kit.KitError as error:
+        raise ExportError(str(error)) from None
+    return _facts(request, kit)
+
+
+def _needs_device(parameters: Mapping[str, Any], nameable: Sequence[str]) -> str | None:
+    """Why the engine cannot be built here, or None."""
+    name, here = f"{parameters['builder']} {parameters['builder_version']}", platform.system()
+    if here != parameters["system"]:
+        return f"it is for {parameters['system']}, and engines are built on the system that runs them, not on {here}"
+    if parameters["gpu"] is None and parameters["compute_capability"] not in nameable:
+        known = ", ".join(nameable)
+        return f"{name} builds ahead of time for compute capabilities {known}, not {parameters['compute_capability']}"
+    return None
+
+
+def _write_kit(request: BuildRequest) -> tensorrt_kit.Kit:
+    """The kit without its engine."""
+    import numpy as np
+
+    kept = ("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes", "inputs", "outputs")
+    shutil.copyfile(request.source, request.output / tensorrt_kit.MODEL)
+    shutil.copyfile(tensorrt_kit.__file__, request.output / tensorrt_kit.SCRIPT)
+    names = [tensor.name for tensor in request.spec.inputs], [tensor.name for tensor in request.spec.outputs]
+    examples = (tensor.numpy() for tensor in onnx_format.example_inputs(request.spec))
+    feeds = dict(zip(names[0], examples, strict=True))
+    session = onnx_format.open_session(request.source, threads=1, inputs=names[0], outputs=names[1])
+    sample = {f"input_{name}": array for name, array in feeds.items()}
+    sample |= {f"output_{name}": array for name, array in session.run(feeds).items()}
+    np.savez(request.output / tensorrt_kit.SAMPLE, **sample)  # type: ignore[arg-type]  # the stub wants allow_pickle
+    return {
+        **{name: request.parameters[name] for name in kept},
+        "least_snr_db": LEAST_SNR_DB[request.parameters["precision"]],
+        "onnx": {"sha256": hashlib.sha256(request.source.read_bytes()).hexdigest()},
+        "engine": None,
+        "needs_device": None,
+    }
+
+
+def _build_engine(request: BuildRequest, trt: Any, onnx: bytes, kit: tensorrt_kit.Kit) -> tensorrt_kit.Kit:
+    parameters = request.parameters
+    if parameters["gpu"]:
+        plan = tensorrt_kit.build(trt, onnx, kit)
+        place = tensorrt_kit.this_place(parameters["builder"], tensorrt_kit.Cuda())
+    else:
+        capability = parameters["compute_capability"]
+        plan = tensorrt_kit.build(trt, onnx, kit, capability)
+        system = tensorrt_kit.this_system()
+        place = tensorrt_kit.Place(parameters["builder"], parameters["builder_version"], capability, system)
+    return tensorrt_kit.write_engine(request.output, kit, plan, place)
+
+
+def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
+    parameters = request.parameters
+    facts: dict[str, Any] = {"recipe": parameters["recipe"], "profile": parameters["inputs"]}
+    facts["workspace_bytes"] = parameters["workspace_bytes"]
+    facts["rebuildable"] = [tensorrt_kit.KIT, tensorrt_kit.ENGINE]  # what the kit's script writes on another machine
+    facts["stand_in_sha256"] = kit["onnx"]["sha256"]
+    by = f"{parameters['builder']} {parameters['builder_version']}"
+    if kit["engine"] is None:
+        facts["needs_device"] = kit["needs_device"]
+        facts["engine"] = f"the engine needs its GPU: {kit['needs_device']}"
+    else:
+        facts["engine_bytes"] = (request.output / tensorrt_kit.ENGINE).stat().st_size
+        where = f"on a {parameters['gpu']}" if parameters["gpu"] else "ahead of time"
+        facts["engine"] = f"engine built {where} for compute capability {parameters['compute_capability']} by {by}"
+    facts["not_measured"] = f"not measured: no device attached; {facts['engine']}"
+    # the target holds the engine alone; until it is built, the graph is what is known of it
+    facts["size_bytes"] = facts.get("engine_bytes", request.source.stat().st_size)
+    largest = {tensor["name"]: tensor["max"] for tensor in parameters["inputs"]}
+    if estimate := graph_memory.weights_and_peak(request.source, largest):
+        batch = parameters["inputs"][0]["max"][0]
+        how = f"weights plus peak live activations of the unfused ONNX graph at batch {batch}, without CUDA's context"
+        facts["memory_estimate"] = {"bytes": sum(estimate), "how": how}
+    return facts
+
+
+def _variant(
+    precision: Precision, source: str, description: str, recipe: Callable[["ModelSpec"], str] | None = None
+) -> Variant:
+    return Variant(
+        name=f"tensorrt_engine_{precision}",
+        description=f"{description}: the engine and the kit that rebuilds it on another GPU.",
+        format="tensorrt",
+        precision=precision,
+        source=source,
+        runtime="tensorrt",
+        build=build,
+        parameters=parameters_of(precision, recipe or (lambda _spec: precision)),
+        code_version="3",
+        tools=("onnx", "onnxruntime"),  # the builder and its version are parameters, because they depend on the machine
+        kinds=("tensorrt",),
+        extra=EXTRA,
+        process="tensorrt",
+        stand_in="kit_onnx",
+    )
+
+
+ENGINES = (
+    _variant("fp32", onnx_format.MODEL.name, "TensorRT in fp32"),
+    _variant("fp16", float16.VARIANT.name, "TensorRT in fp16"),
+    _variant("int8", int8_tensorrt.VARIANT.name, "TensorRT in int8, the rest in fp16", int8_tensorrt.recipe),
+)

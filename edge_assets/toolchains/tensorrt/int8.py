@@ -1,0 +1,73 @@
+"""Static int8 in TensorRT's flavour of QDQ: symmetric, biases left alone, the rest of the graph in fp16.
+
+TensorRT wants zero points of 0 and derives bias scales itself. Q/DQ pairs stand at the inputs and weights of
+convolutions and matrix products only: their outputs stay in fp16, where TensorRT fuses what follows, which costs no
+speed and keeps 5 dB more of the signal than quantizing every operator (measured on the digits CNN). What is not
+quantized is fp16 because a strongly typed network runs it in the graph's type, and Turing has no fp32 matrix products.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.variant import BuildRequest
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import float16
+from edge_assets.toolchains.onnx.calibration import BATCH
+from edge_assets.toolchains.onnx.int8_static import Flavour, quantize
+
+if TYPE_CHECKING:
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Calibrate, quantize the weighted operators, convert the rest to fp16. Raises Refused if no node changed."""
+    options = {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": list(OPERATORS),
+    }
+    path = request.output / onnx_format.FILE
+    with tempfile.TemporaryDirectory() as scratch:
+        quantized = Path(scratch) / onnx_format.FILE
+        facts = quantize(request, quantized, Flavour.of(request.parameters, options))
+        float16.convert(quantized, path)
+    return onnx_format.describe(path) | facts
+
+
+def recipe(spec: "ModelSpec") -> str:
+    """The scheme's full name."""
+    return f"int8_static_qdq_s8s8_symmetric_perchannel_{spec.calibration.method}_fp16"
+
+
+def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+    """One flavour for every NVIDIA GPU."""
+    return {
+        "recipe": recipe(spec),
+        "activations": "int8",
+        "weights": "int8",
+        "per_channel": True,
+        "reduce_range": False,
+        "method": spec.calibration.method,
+        "batch": BATCH,
+        "operators": list(OPERATORS),
+    }
+
+
+VARIANT = replace(
+    onnx_format.FROM_MODEL,
+    name="onnx_int8_tensorrt",
+    description="Calibrated int8 in TensorRT's flavour of QDQ: symmetric, biases left alone, the rest in fp16.",
+    precision="int8",
+    build=build,
+    parameters=parameters,
+    code_version="2",
+    is_candidate=False,
+    calibrated=True,
+)

@@ -1,0 +1,13 @@
+"""A rebuild kit's ONNX graph in ONNX Runtime: what can be verified of a TensorRT engine where its GPU is not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_assets.core.variant import Session
+from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
+
+
+def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
+    """An ONNX Runtime session of the kit at `path`, on the CPU."""
+    return onnx.open_session(path / tensorrt_kit.MODEL, threads=threads, inputs=inputs, outputs=outputs)

@@ -1,0 +1,105 @@
+"""Torch-TensorRT: `torch_tensorrt.compile` turns the parts of a PyTorch model that TensorRT knows into engines.
+
+What it does not know stays in PyTorch, so this also runs models that no engine can hold. It compiles on the GPU
+itself, in fp16, with inputs and outputs in the declared types.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Session, Variant
+from edge_assets.errors import Refused
+from edge_assets.targets.catalog import parse_size
+from edge_assets.targets.machine import this_machine
+from edge_assets.toolchains.pytorch.eager import CudaSession, as_tuple
+from edge_assets.toolchains.tensorrt.engine import profile
+
+if TYPE_CHECKING:
+    import torch
+
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
+
+FILE = "model.ep"
+EXTRA = "torch-tensorrt"
+
+
+def open_session(
+    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], largest_batch: int
+) -> Session:
+    """Load the compiled program. Raises Refused without a CUDA GPU. `threads` does not apply."""
+    del threads
+    import torch
+    import torch_tensorrt
+
+    if not torch.cuda.is_available():
+        raise Refused("Torch-TensorRT programs run on a CUDA GPU, and PyTorch sees none here")
+    return CudaSession(torch_tensorrt.load(str(path)).module(), inputs, outputs, largest_batch)
+
+
+def build(request: BuildRequest) -> Mapping[str, Any]:
+    """Compile on this machine's GPU. Raises Refused where it is not the target's."""
+    import torch
+    import torch_tensorrt
+
+    parameters = request.parameters
+    if parameters["gpu"] is None:
+        raise Refused("torch_tensorrt.compile needs the target's GPU: run the build on it")
+    model = half_inside(load_model(request.spec.architecture, request.source)).cuda()
+    inputs = [
+        torch_tensorrt.Input(
+            min_shape=tensor["min"], opt_shape=tensor["opt"], max_shape=tensor["max"], name=tensor["name"],
+            dtype=getattr(torch, tensor["dtype"]),
+        )
+        for tensor in parameters["inputs"]
+    ]  # fmt: skip
+    compiled = torch_tensorrt.compile(
+        model, ir="dynamo", inputs=inputs, use_explicit_typing=True, workspace_size=parameters["workspace_bytes"]
+    )
+    torch_tensorrt.save(compiled, str(request.output / FILE), inputs=inputs)
+    return {"recipe": "fp16", "session": {"largest_batch": parameters["inputs"][0]["max"][0]}}
+
+
+def half_inside(model: "torch.nn.Module") -> "torch.nn.Module":
+    """The model in half precision behind float32 inputs and outputs."""
+    import torch
+
+    class HalfInside(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner.half().eval()
+
+        def forward(self, *inputs: torch.Tensor) -> Any:
+            results = as_tuple(self.inner(*(x.half() if x.is_floating_point() else x for x in inputs)))
+            return tuple(result.float() if result.is_floating_point() else result for result in results)
+
+    return HalfInside(model)
+
+
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    """Shapes, workspace, and the GPU of this machine where it is the target's."""
+    return {
+        "inputs": profile(spec, target),
+        "workspace_bytes": parse_size(target.options["workspace"], f"target {target.name}.options.workspace"),
+        "compute_capability": target.options["compute_capability"],
+        "gpu": this_machine().gpus[0] if this_machine().matches(target) else None,
+    }
+
+
+VARIANT = Variant(
+    name="torch_tensorrt",
+    description="Torch-TensorRT in fp16: TensorRT engines inside a PyTorch program, PyTorch for the rest.",
+    format="torch_tensorrt",
+    precision="fp16",
+    source=CHECKPOINT,
+    runtime="torch_tensorrt",
+    build=build,
+    parameters=parameters,
+    code_version="1",
+    tools=("torch", "torch-tensorrt"),
+    kinds=("tensorrt", "pytorch"),
+    extra=EXTRA,
+    process="torch_tensorrt",
+)

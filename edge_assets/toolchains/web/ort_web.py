@@ -1,0 +1,116 @@
+"""ONNX Runtime Web in headless Chromium: opens an ONNX file, or a bundle through its own loader.
+
+The model runs in the page. Tensors cross as base64, and a query is timed by the page's clock around the runtime's
+call alone, so the crossing is in no number.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_assets.core.variant import Feeds, Session
+from edge_assets.errors import EdgeAssetsError, Refused
+from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+class OrtWebSession:
+    """A page with one model loaded. `load_ms` is the runtime's own loading; `baseline_bytes` the page's before it."""
+
+    def __init__(self, path: Path, threads: int, outputs: Sequence[str], execution_provider: str) -> None:
+        self.server = Server(routes(path))
+        try:
+            self.chromium = Chromium(webgpu=execution_provider == "webgpu")
+        except BaseException:
+            self.server.close()
+            raise
+        try:
+            self.page = self.chromium.browser.new_page()
+            open_harness(self.page, self.server)
+            self.baseline_bytes = self.chromium.peak_memory_bytes()
+            opened = self._call(
+                "openBundle" if path.is_dir() else "openFile", execution_provider, threads, list(outputs)
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.load_ms: float = opened["session_ms"]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
+        return {name: decode(tensor) for name, tensor in self._call("run", encode(feeds)).items()}
+
+    def time(self, feeds: Feeds) -> float:
+        """One query's milliseconds, by the page's clock."""
+        return float(self._call("time", encode(feeds)))
+
+    def peak_memory_bytes(self) -> int:
+        """Peak resident memory of the page's process."""
+        return self.chromium.peak_memory_bytes()
+
+    def close(self) -> None:
+        """End browser and server."""
+        self.chromium.close()
+        self.server.close()
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        from playwright.sync_api import Error
+
+        try:
+            return self.page.evaluate(f"arguments_ => edge.{function}(...arguments_)", list(arguments))
+        except Error as error:
+            if self.page.is_closed() or "crashed" in str(error):
+                raise EdgeAssetsError(f"the browser ended during '{function}': {error}") from error
+            raise Refused(f"ONNX Runtime Web cannot run this model: {_reason(error)}") from error
+
+
+def open_session(
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],  # noqa: ARG001  # the page's runtime takes them by name
+    outputs: Sequence[str],
+    execution_provider: str,
+) -> Session:
+    """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks."""
+    return OrtWebSession(path, threads, outputs, execution_provider)
+
+
+def routes(path: Path) -> dict[str, Path]:
+    """What a server shows the page: its own files, the runtime, and the ONNX file or the bundle."""
+    return {"/": WEB, "/runtime/": RUNTIME, "/bundle/" if path.is_dir() else "/model": path}
+
+
+def open_harness(page: "Page", server: Server) -> None:
+    """The page, ready for calls of its `edge` object."""
+    page.goto(f"{server.url}/harness.html")
+    page.wait_for_function("window.edge")
+
+
+def encode(feeds: Feeds) -> dict[str, dict[str, Any]]:
+    """Arrays as the page takes them: type, dims and the buffer in base64."""
+    return {
+        name: {
+            "type": array.dtype.name,
+            "dims": list(array.shape),
+            "data": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
+        }
+        for name, array in feeds.items()
+    }
+
+
+def decode(tensor: Mapping[str, Any]) -> np.ndarray:
+    """What `encode` made of one array."""
+    values = np.frombuffer(base64.b64decode(tensor["data"]), np.dtype(tensor["type"]))
+    return values.reshape(tensor["dims"])
+
+
+def _reason(error: Exception) -> str:
+    """The runtime's message without Playwright's prefix and the page's stack."""
+    first, _, _ = str(error).strip().partition("\n")
+    return first.removeprefix("Page.evaluate: ").removeprefix("Error: ")
