@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.architectures.specs import SPECS
-from edge_assets.assets.cpu import CPU
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark.harness import Contestant
@@ -33,6 +32,7 @@ from edge_assets.core.data import save_arrays
 from edge_assets.core.types import Built
 from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.errors import EdgeAssetsError
+from edge_assets.families.cpu import CPU
 from edge_assets.hashing import sha256_of
 from edge_assets.registry import registry
 from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs

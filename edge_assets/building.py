@@ -17,13 +17,13 @@ import dagster as dg
 from rich.markup import escape
 
 from edge_assets import scorecard
-from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import REPORT, checkpoint_partitions
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
+from edge_assets.families.families import family_targets
 from edge_assets.instance import add_partitions
 from edge_assets.plan import Plan, known_to, plan
 from edge_assets.running import Worker, close_dead_runs

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import family_assets
 from edge_assets.assets.scorecard import scorecard_asset
 from edge_assets.automation import (
@@ -13,6 +12,7 @@ from edge_assets.automation import (
     scorecard_job,
     scorecard_sensor,
 )
+from edge_assets.families.families import family_targets
 from edge_assets.registry import registry
 from edge_assets.spec.model import ModelSpec
 from edge_assets.wiring import resources

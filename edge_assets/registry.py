@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
+from edge_assets.families.families import FAMILIES
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import project_file, project_settings
 from edge_assets.spec.source import load
@@ -62,8 +63,6 @@ def _load(reference: str) -> ModelSpec:
     spec = load(reference)
     if not isinstance(spec, ModelSpec):
         raise InvalidSpec("models", f"'{reference}' is a {type(spec).__name__}, not a ModelSpec")
-    from edge_assets.assets.families import FAMILIES  # which itself reads the catalog above
-
     for name in spec.targets:
         try:
             target(name)

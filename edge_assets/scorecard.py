@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edge_assets.assets.families import family_targets
+from edge_assets.families.families import family_targets
 from edge_assets.spec.model import ModelSpec
 from resources.store import ArtifactStore
 

@@ -29,7 +29,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 def test_every_family_has_a_page_and_every_page_is_linked() -> None:
-    from edge_assets.assets.families import FAMILIES
+    from edge_assets.families.families import FAMILIES
 
     assert {page.stem for page in (ROOT / "docs" / "families").glob("*.md")} == set(FAMILIES)
     every = {

@@ -1,8 +1,8 @@
 """ONNX Runtime Web in headless Chromium: the ONNX files on WebAssembly and WebGPU, and a bundle for each of the two.
 
 What runs in pages is the product's JavaScript (edge_assets/toolchains/web/static), the same on both sides. The Python
-around it, the server and the bundle's writer, is this script's own. WebGPU runs on a software adapter, so it is verified
-on fewer images, without fp16, which that adapter lacks, and never timed.
+around it, the server and the bundle's writer, is this script's own. WebGPU runs on a software adapter, so it is
+verified on fewer images, without fp16, which that adapter lacks, and never timed.
 """
 
 import base64

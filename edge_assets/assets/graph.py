@@ -13,12 +13,12 @@ import dagster as dg
 
 from edge_assets import scorecard
 from edge_assets.assets import metadata
-from edge_assets.assets.family import Family
 from edge_assets.assets.releasing import Judgement
 from edge_assets.assets.steps import Cell
 from edge_assets.core import failures
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec

@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.assets.families import family_targets
 from edge_assets.assets.graph import RELEASE, asset_key, checkpoint_partitions, clear_errors
 from edge_assets.core.types import Recipe, Result
 from edge_assets.errors import EdgeAssetsError
+from edge_assets.families.families import family_targets
 from edge_assets.hashing import digest
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.assets.family import Family
 from edge_assets.core import data, failures
 from edge_assets.core import log_filters as remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
@@ -44,6 +43,7 @@ from edge_assets.errors import (
     shortened,
     told,
 )
+from edge_assets.families.family import Family
 from edge_assets.hashing import digest, sha256_of
 from edge_assets.spec.model import PARITY_SAMPLES, Dataset, ModelSpec
 from edge_assets.spec.project import checkpoint_folder, project_path

@@ -6,11 +6,11 @@ from functools import cache
 import dagster as dg
 from dagster import DagsterRunStatus
 
-from edge_assets.assets.family import Family
 from edge_assets.assets.graph import asset_key
 from edge_assets.assets.steps import Cell
 from edge_assets.automation.jobs import family_job_name
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.families.family import Family
 from edge_assets.plan import Materialized, known_to, plan
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target

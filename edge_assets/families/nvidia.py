@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edge_assets.assets.family import Family
+from edge_assets.families.family import Family
 from edge_assets.toolchains.onnx import export as onnx
 from edge_assets.toolchains.onnx import float16
 from edge_assets.toolchains.tensorrt import engine as tensorrt

@@ -1,6 +1,6 @@
 """The Apple family: iPhone, iPad and Mac, through CoreML."""
 
-from edge_assets.assets.family import Family
+from edge_assets.families.family import Family
 from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.coreml import weights as coreml_weights
 from edge_assets.toolchains.executorch import program as executorch

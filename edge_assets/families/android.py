@@ -1,6 +1,6 @@
 """The Android family: phones that run LiteRT or ExecuTorch."""
 
-from edge_assets.assets.family import Family
+from edge_assets.families.family import Family
 from edge_assets.toolchains.executorch import int8 as executorch_int8
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.executorch import weights_8da4w as executorch_8da4w

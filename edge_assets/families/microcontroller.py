@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edge_assets.assets.family import Family
+from edge_assets.families.family import Family
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import micro as litert_micro
 

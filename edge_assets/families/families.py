@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from edge_assets.assets.android import ANDROID
-from edge_assets.assets.apple import APPLE
-from edge_assets.assets.browser import BROWSER
-from edge_assets.assets.cpu import CPU
-from edge_assets.assets.family import Family
-from edge_assets.assets.microcontroller import MICROCONTROLLER
-from edge_assets.assets.nvidia import NVIDIA
+from edge_assets.families.android import ANDROID
+from edge_assets.families.apple import APPLE
+from edge_assets.families.browser import BROWSER
+from edge_assets.families.cpu import CPU
+from edge_assets.families.family import Family
+from edge_assets.families.microcontroller import MICROCONTROLLER
+from edge_assets.families.nvidia import NVIDIA
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from edge_assets.targets.project import target

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from edge_assets.assets.family import Family
 from edge_assets.core.variant import in_depth
+from edge_assets.families.family import Family
 from edge_assets.toolchains.onnx import export as onnx
 from edge_assets.toolchains.onnx import float16, int4_weights, int8_dynamic, int8_static, int8_weights
 from edge_assets.toolchains.onnx.search import mixed, search, sensitivity

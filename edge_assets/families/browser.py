@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from edge_assets.assets.family import Family
 from edge_assets.core.variant import Variant
+from edge_assets.families.family import Family
 from edge_assets.toolchains.onnx import export as onnx
 from edge_assets.toolchains.onnx import float16, int4_weights, int8_dynamic, int8_static
 from edge_assets.toolchains.web import bundle as web_bundle

@@ -1,0 +1,1 @@
+"""Which variants a hardware family offers, one module each."""
