@@ -24,8 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.architectures.specs import SPECS
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.data import save_arrays
@@ -34,6 +32,8 @@ from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.cpu import CPU
 from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.registry import registry
 from edge_assets.report.tradeoff import Tradeoff, refusals, tradeoffs
 from edge_assets.spec.model import ModelSpec, Search

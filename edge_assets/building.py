@@ -16,16 +16,16 @@ from typing import Any
 import dagster as dg
 from rich.markup import escape
 
-from edge_assets import scorecard
-from edge_assets.assets.graph import REPORT, checkpoint_partitions
-from edge_assets.assets.steps import Cell
+from edge_assets.assets.graph import checkpoint_partitions, known_to, partition_key
 from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
 from edge_assets.instance import add_partitions
-from edge_assets.plan import Plan, known_to, plan
+from edge_assets.pipeline import scorecard
+from edge_assets.pipeline.cell import REPORT, Cell
+from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.running import Worker, close_dead_runs
 from edge_assets.settings import Home
 from edge_assets.spec.model import ModelSpec
@@ -122,7 +122,7 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
     job = family_job_name(cell.spec, cell.family)
-    failure = _run(job, planned.partition_key, config, instance, lambda event: _narrate(event, say))
+    failure = _run(job, partition_key(cell), config, instance, lambda event: _narrate(event, say))
     return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
 
 

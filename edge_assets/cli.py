@@ -101,7 +101,7 @@ def build(
 @clear_errors
 def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     """Every variant on every target: who won, and what was measured where."""
-    from edge_assets import scorecard as table
+    from edge_assets.pipeline import scorecard as table
     from edge_assets.registry import registry
     from edge_assets.wiring import store_resource
     from resources import checkpoints

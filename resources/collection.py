@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from edge_assets.core.types import SHA256, Built, Result
 from edge_assets.errors import Malformed, StoreError, UnknownName
 from resources import folders
-from resources.artifacts import TYPES
+from resources.pointers import TYPES
 from resources.storage import REMOVING, TEMPORARY, Stat
 from resources.store import FRESH, STAGING, WORK, ArtifactStore, parsed
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import NothingReleasable, Refused
 from edge_assets.families.families import FAMILIES
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from edge_assets.targets.project import target

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError, Refused
 from edge_assets.families.apple import APPLE
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.spec.preprocess import ImagePreprocessing
 from edge_assets.targets.project import target

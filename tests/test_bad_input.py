@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.data import load_arrays
 from edge_assets.errors import CheckpointError, DataError, InvalidSpec
 from edge_assets.families.families import FAMILIES
+from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import open_store

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from edge_assets.assets.steps import Cell
-from edge_assets.core import release, tools
+from edge_assets.core import tools
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MissingTool, Refused
 from edge_assets.families.browser import BROWSER
+from edge_assets.pipeline import release
+from edge_assets.pipeline.cell import Cell
 from edge_assets.targets import local_target
 from edge_assets.targets.project import catalog, target
 from edge_assets.toolchains.web import bundle as web_bundle

@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark import harness
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MeasurementError, told
 from edge_assets.families.cpu import CPU
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints

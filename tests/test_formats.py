@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
@@ -24,6 +23,7 @@ from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError
 from edge_assets.families.families import FAMILIES
 from edge_assets.families.family import Family
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target
 from edge_assets.toolchains.onnx.export import export, opset_of

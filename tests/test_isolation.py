@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core import isolation
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import ConverterError, ExportError
 from edge_assets.families.cpu import CPU
+from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints

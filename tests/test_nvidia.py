@@ -17,14 +17,14 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_assets.assets import steps
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import InvalidSpec, Refused
 from edge_assets.families.nvidia import NVIDIA
+from edge_assets.pipeline import cell as steps
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import Tensor
 from edge_assets.targets.machine import gpus
 from edge_assets.targets.project import target

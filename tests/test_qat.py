@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
 from edge_assets.families.families import FAMILIES
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import Dataset, ModelSpec
 from edge_assets.targets.project import target
 from edge_assets.toolchains.pytorch import qat

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.types import Artifact, File, Recipe, Result
 from edge_assets.families.families import FAMILIES
 from edge_assets.hashing import digest
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import Search
 from edge_assets.targets.project import target
 from resources.checkpoints import Checkpoint

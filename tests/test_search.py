@@ -10,11 +10,11 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import InvalidSpec
 from edge_assets.families.cpu import CPU
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import Gates, ModelSpec, Search
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import int8_weights

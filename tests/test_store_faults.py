@@ -12,8 +12,8 @@ import pytest
 
 from edge_assets.core.types import Artifact, Recipe
 from edge_assets.errors import StoreError
-from resources.artifacts import pointed_result
 from resources.checkpoints import Checkpoint
+from resources.pointers import pointed_result
 from resources.storage import S3_CONFIG
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project

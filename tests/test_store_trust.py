@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import Malformed, StoreError
 from edge_assets.families.families import CPU
+from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from resources import checkpoints, trust
-from resources.artifacts import vouched
+from resources.pointers import vouched
 from resources.store import ArtifactStore, open_store
 from tests.tiny.spec import TINY
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
 from edge_assets.errors import DataError, InvalidSpec, MissingTool, Refused
 from edge_assets.families.families import FAMILIES
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec import preprocess
 from edge_assets.spec.model import Calibration, Dataset, Evaluation, ModelSpec, Tensor
 from edge_assets.spec.preprocess import TextPreprocessing

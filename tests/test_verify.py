@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core.benchmark.statistics import MODES, least_queries, summarize
 from edge_assets.core.variant import Feeds
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.families.cpu import CPU
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import Tensor
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx

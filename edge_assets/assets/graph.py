@@ -7,19 +7,21 @@ checkpoint on one target and no cell shows a result of another.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import dagster as dg
 
-from edge_assets import scorecard
 from edge_assets.assets import metadata
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core import failures
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
+from edge_assets.pipeline import scorecard
+from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
+from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.plan import Materialized
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
@@ -28,7 +30,6 @@ from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.tracking import MLflowTracking
 
-REPORT, RELEASE = "benchmark_report", "release"
 GRAPH_VERSION = "1"  # of the assets that are not variants
 
 
@@ -65,9 +66,14 @@ def asset_key(spec: ModelSpec, family: Family, artifact: str) -> dg.AssetKey:
     return dg.AssetKey([spec.name, family.name, artifact])
 
 
-def artifact_names(family: Family) -> list[str]:
-    """Names of the family's assets in the order of the graph."""
-    return [CHECKPOINT, *(variant.name for variant in family.variants), REPORT, RELEASE]
+def partition_key(cell: Cell) -> dg.MultiPartitionKey:
+    """The partition of a cell's assets."""
+    return dg.MultiPartitionKey({"checkpoint": cell.checkpoint.key, "target": cell.target.name})
+
+
+def known_to(instance: dg.DagsterInstance) -> Materialized:
+    """Which partitions of an asset an instance has, each asset asked for once: planning looks at many cells."""
+    return cache(lambda asset: instance.get_materialized_partitions(dg.AssetKey(asset)))
 
 
 @contextmanager

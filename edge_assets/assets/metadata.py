@@ -8,12 +8,12 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core import failures
 from edge_assets.core.select import Candidate, Gate, gates
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import Variant
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.report import tables
 from resources.outbox import PARENT, Entry
 from resources.tracking import dagster_tags, variant_tags

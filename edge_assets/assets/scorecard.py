@@ -6,11 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.assets.graph import RELEASE, asset_key, checkpoint_partitions, clear_errors
+from edge_assets.assets.graph import asset_key, checkpoint_partitions, clear_errors
 from edge_assets.core.types import Recipe, Result
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
 from edge_assets.hashing import digest
+from edge_assets.pipeline.cell import RELEASE
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
@@ -44,7 +45,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     def scorecard(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
     ) -> dg.MaterializeResult:
-        from edge_assets import scorecard as table
+        from edge_assets.pipeline import scorecard as table
         from edge_assets.report import tables
 
         checkpoint = context.partition_key

@@ -6,12 +6,12 @@ from functools import cache
 import dagster as dg
 from dagster import DagsterRunStatus
 
-from edge_assets.assets.graph import asset_key
-from edge_assets.assets.steps import Cell
+from edge_assets.assets.graph import known_to, partition_key
 from edge_assets.automation.jobs import family_job_name
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.families.family import Family
-from edge_assets.plan import Materialized, known_to, plan
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.plan import Materialized, plan
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from resources.checkpoints import Checkpoint
@@ -37,7 +37,7 @@ class Runs:
 
     def has(self, spec: ModelSpec, family: Family, checkpoint: str) -> bool:
         """Whether a checkpoint was ever run or materialized for a family."""
-        if checkpoint in self._built(asset_key(spec, family, CHECKPOINT)):
+        if checkpoint in self._built((spec.name, family.name, CHECKPOINT)):
             return True
         filters = dg.RunsFilter(job_name=family_job_name(spec, family), tags={CHECKPOINT_PARTITION: checkpoint})
         return bool(self._instance.get_runs(filters, limit=1))
@@ -47,8 +47,8 @@ class Runs:
         runs = self._instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED))
         return {run.tags.get(PARTITION, "") for run in runs}
 
-    def _built_checkpoints(self, key: dg.AssetKey) -> Collection[str]:
-        return {partition.partition("|")[0] for partition in self.materialized(key)}
+    def _built_checkpoints(self, asset: tuple[str, str, str]) -> Collection[str]:
+        return {partition.partition("|")[0] for partition in self.materialized(asset)}
 
 
 def stale_requests(
@@ -71,6 +71,6 @@ def stale_requests(
             yield dg.RunRequest(
                 run_key=f"{run_key}:{target.name}",
                 job_name=job,
-                partition_key=planned.partition_key,
+                partition_key=partition_key(cell),
                 tags={"edge_assets/reason": (planned.reason or "")[:250], **PRIORITY},
             )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.assets.steps import Cell
 from edge_assets.core import data
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
@@ -17,6 +16,7 @@ from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
 from edge_assets.core.verify import parity
 from edge_assets.errors import NothingReleasable
 from edge_assets.hashing import digest
+from edge_assets.pipeline.cell import Cell
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
 
@@ -200,7 +200,7 @@ class Judgement:
         parameters = about | {"preprocessing": spec.preprocess.to_dict(), "metric": spec.evaluation.metric}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            from edge_assets.core import release
+            from edge_assets.pipeline import release
 
             assert built.artifact is not None and shipped.artifact is not None
             raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from edge_assets.core.verify.evaluate import Question
 
 NOT_THE_VARIANTS = (StoreError, NotBuilt)  # what a step raises that says nothing of the variant
+REPORT, RELEASE = "benchmark_report", "release"
 MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
 
 
@@ -86,6 +87,20 @@ class Cell:
     @property
     def path(self) -> str:
         return f"{self.spec.name}/{self.family.name}/{self.checkpoint.key}/{self.target.name}"
+
+    @property
+    def partition(self) -> str:
+        """The cell's key among those of its model and family: checkpoint|target."""
+        return f"{self.checkpoint.key}|{self.target.name}"
+
+    @property
+    def artifacts(self) -> list[str]:
+        """Names of what is made for the cell, in the order of the graph."""
+        return [CHECKPOINT, *(variant.name for variant in self.family.variants), REPORT, RELEASE]
+
+    def asset(self, artifact: str) -> tuple[str, str, str]:
+        """model, family, artifact: which asset one of these is."""
+        return self.spec.name, self.family.name, artifact
 
     @property
     def limits(self) -> Limits:

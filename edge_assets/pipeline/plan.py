@@ -4,21 +4,17 @@ The command line, the sensor and the nightly schedule all ask here, so that a bu
 launches no run.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-import dagster as dg
-
-from edge_assets.assets.graph import REPORT, artifact_names, asset_key
-from edge_assets.assets.releasing import Judgement
-from edge_assets.assets.steps import Cell
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import EdgeAssetsError
-from resources.artifacts import pointed_result, pointer_key
+from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
+from edge_assets.pipeline.judgement import Judgement
+from resources.pointers import pointed_result, pointer_key
 from resources.store import NotBuilt
 
-Materialized = Callable[[dg.AssetKey], Collection[str]]
+Materialized = Callable[[Sequence[str]], Collection[str]]  # partitions by asset: model, family, artifact
 
 
 @dataclass(frozen=True)
@@ -31,15 +27,6 @@ class Plan:
     @property
     def is_fresh(self) -> bool:
         return self.reason is None
-
-    @property
-    def partition_key(self) -> dg.MultiPartitionKey:
-        return dg.MultiPartitionKey({"checkpoint": self.cell.checkpoint.key, "target": self.cell.target.name})
-
-
-def known_to(instance: dg.DagsterInstance) -> Materialized:
-    """Which partitions of an asset an instance has, each asset asked for once: planning looks at many cells."""
-    return cache(instance.get_materialized_partitions)
 
 
 def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
@@ -55,11 +42,11 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     except EdgeAssetsError as error:
         return Plan(cell, str(error))  # the run says it again, as a failed asset
     current = {name: built.build.sha256 for name, built in builts.items()}
-    current |= {REPORT: judgement.measurement.sha256, "release": released.sha256}
-    for name in artifact_names(cell.family):
+    current |= {REPORT: judgement.measurement.sha256, RELEASE: released.sha256}
+    for name in cell.artifacts:
         if _pointed(cell, name) != current[name]:
             return Plan(cell, f"{name}: an earlier result applies again")
-    return Plan(cell, _unknown_to_dagster(cell, materialized))
+    return Plan(cell, _not_materialized(cell, materialized))
 
 
 def _why(cell: Cell, recipe: Recipe) -> str:
@@ -90,15 +77,12 @@ def _pointed(cell: Cell, name: str) -> str | None:
     return pointed.build.sha256 if isinstance(pointed, Built) else pointed.sha256
 
 
-def _unknown_to_dagster(cell: Cell, materialized: Materialized) -> str | None:
-    partition = str(Plan(cell, None).partition_key)
-    for name in artifact_names(cell.family):
-        key = asset_key(cell.spec, cell.family, name)
-        if partition not in materialized(key):
+def _not_materialized(cell: Cell, materialized: Materialized) -> str | None:
+    for name in cell.artifacts:
+        if cell.partition not in materialized(cell.asset(name)):
             return f"{name}: not materialized in this Dagster instance"
     return None
 
 
 def _key(cell: Cell, name: str) -> str:
-    partition = f"{cell.checkpoint.key}|{cell.target.name}"
-    return pointer_key(asset_key(cell.spec, cell.family, name), partition)
+    return pointer_key(cell.asset(name), cell.partition)

@@ -1,0 +1,1 @@
+"""One cell's way from checkpoint to release. Knows neither Dagster nor MLflow."""
