@@ -19,8 +19,8 @@ import dagster as dg
 import numpy as np
 from safetensors.numpy import save_file
 
-from edge_assets.automation.arrivals import Cursor, look
-from edge_assets.automation.sensors import INTERVAL
+from edge_assets.defs.arrivals import Cursor, look
+from edge_assets.defs.sensors import INTERVAL
 from edge_assets.spec.model import ModelSpec
 from examples.digits.spec import DIGITS
 from resources.store import ArtifactStore, open_store

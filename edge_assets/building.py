@@ -16,17 +16,17 @@ from typing import Any
 import dagster as dg
 from rich.markup import escape
 
-from edge_assets.assets.graph import checkpoint_partitions, known_to, partition_key
-from edge_assets.automation.jobs import family_job_name, scorecard_job_name
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
+from edge_assets.defs.assets import checkpoint_partitions, known_to, partition_key
+from edge_assets.defs.instance import add_partitions
+from edge_assets.defs.jobs import family_job_name, scorecard_job_name
+from edge_assets.defs.running import Worker, close_dead_runs
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
-from edge_assets.instance import add_partitions
 from edge_assets.pipeline import scorecard
 from edge_assets.pipeline.cell import REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
-from edge_assets.running import Worker, close_dead_runs
 from edge_assets.settings import Home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder

@@ -66,9 +66,9 @@ def build(
     from rich.console import Console
 
     from edge_assets import building
-    from edge_assets.instance import open_instance, prepare
+    from edge_assets.defs.instance import open_instance, prepare
+    from edge_assets.defs.resources import store_resource, tracking_resource
     from edge_assets.registry import registry
-    from edge_assets.wiring import store_resource, tracking_resource
 
     console = Console(highlight=False, soft_wrap=True)
     say = (lambda _line: None) if quiet else console.print
@@ -101,9 +101,9 @@ def build(
 @clear_errors
 def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     """Every variant on every target: who won, and what was measured where."""
+    from edge_assets.defs.resources import store_resource
     from edge_assets.pipeline import scorecard as table
     from edge_assets.registry import registry
-    from edge_assets.wiring import store_resource
     from resources import checkpoints
 
     spec = registry().model(model)
@@ -157,8 +157,8 @@ class Duration(click.ParamType):
 @clear_errors
 def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bool) -> None:
     """Free what nothing needs any more: in the store, in this state folder, and in its MLflow."""
+    from edge_assets.defs.resources import store_resource
     from edge_assets.report.terminal import print_freed
-    from edge_assets.wiring import store_resource
     from resources import collection, superseded
 
     settings = home()

@@ -2,20 +2,16 @@
 
 import dagster as dg
 
-from edge_assets.assets.graph import family_assets
-from edge_assets.assets.scorecard import scorecard_asset
-from edge_assets.automation import (
-    checkpoint_sensor,
-    dead_runs_sensor,
-    family_job,
-    nightly_schedule,
-    scorecard_job,
-    scorecard_sensor,
-)
+from edge_assets.defs.assets import family_assets
+from edge_assets.defs.jobs import family_job, scorecard_job
+from edge_assets.defs.recovery import dead_runs_sensor
+from edge_assets.defs.resources import resources
+from edge_assets.defs.schedules import nightly_schedule
+from edge_assets.defs.scorecard import scorecard_asset
+from edge_assets.defs.sensors import checkpoint_sensor, scorecard_sensor
 from edge_assets.families.families import family_targets
 from edge_assets.registry import registry
 from edge_assets.spec.model import ModelSpec
-from edge_assets.wiring import resources
 
 
 def model_definitions(spec: ModelSpec) -> dg.Definitions:

@@ -10,9 +10,9 @@ from rich.table import Table
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
 from edge_assets.core.tools import version
+from edge_assets.defs.instance import missing_settings
 from edge_assets.errors import MissingTool
 from edge_assets.families.families import FAMILIES
-from edge_assets.instance import missing_settings
 from edge_assets.settings import home, home_mode
 from edge_assets.targets import local_target, project, this_machine
 

@@ -23,9 +23,9 @@ import click
 import dagster as dg
 import yaml
 
+from edge_assets.defs.instance import missing_settings, open_instance
+from edge_assets.defs.running import ACTIVE, Worker, close_dead_runs, is_here
 from edge_assets.errors import EdgeAssetsError
-from edge_assets.instance import missing_settings, open_instance
-from edge_assets.running import ACTIVE, Worker, close_dead_runs, is_here
 from edge_assets.settings import Home, allowed_hosts, home, token
 
 HOST = "127.0.0.1"

@@ -15,7 +15,7 @@ class ArtifactStoreResource(dg.ConfigurableResource):
     """The content-addressed store in a folder. `resources.s3` has the one on S3.
 
     Its fields are for Python: given to Dagster as it is, a run's configuration could name another store. So
-    `edge_assets.wiring` hands it to Dagster without any configuration.
+    `edge_assets.defs.resources` hands it to Dagster without any configuration.
     """
 
     root: str

@@ -10,9 +10,9 @@ from datetime import datetime
 import dagster as dg
 
 from edge_assets.definitions import defs
-from edge_assets.instance import open_instance
+from edge_assets.defs.instance import open_instance
+from edge_assets.defs.resources import store_resource
 from edge_assets.settings import home
-from edge_assets.wiring import store_resource
 
 
 def schedule(instance: dg.DagsterInstance) -> dict[str, object]:

@@ -20,7 +20,7 @@ INTERVAL = 4
 @pytest.fixture
 def watched_project(tmp_path: Path) -> Project:
     """An empty checkpoint folder, and a Dagster instance for a daemon."""
-    from edge_assets.instance import DAGSTER_YAML
+    from edge_assets.defs.instance import DAGSTER_YAML
 
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()

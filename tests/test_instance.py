@@ -13,11 +13,11 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from edge_assets import building
-from edge_assets.automation import dead_runs_sensor
 from edge_assets.core.types import File
+from edge_assets.defs.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
+from edge_assets.defs.recovery import dead_runs_sensor
+from edge_assets.defs.running import TAG, Worker
 from edge_assets.errors import EdgeAssetsError, StoreError
-from edge_assets.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
-from edge_assets.running import TAG, Worker
 from edge_assets.settings import Home, allowed_hosts, home_mode, mlflow_url, token
 from resources.checkpoints import Checkpoint
 from resources.store import open_store
@@ -25,7 +25,7 @@ from tests.conftest import ROOT, Project
 
 PIPES: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
 OPEN_AND_ADD = """
-from edge_assets.instance import add_partitions, open_instance
+from edge_assets.defs.instance import add_partitions, open_instance
 from edge_assets.settings import home
 with open_instance(home()) as instance:
     print("open", flush=True)
@@ -81,7 +81,7 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
 
 INTERRUPTIBLE = """
 import json, time
-from edge_assets.running import Worker
+from edge_assets.defs.running import Worker
 print(json.dumps(Worker.current().tags), flush=True)
 try:
     time.sleep(60)

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_assets import running
-from edge_assets.instance import DAGSTER_YAML
-from edge_assets.running import INITIAL_NAMESPACE, Worker, is_gone
+from edge_assets.defs import running
+from edge_assets.defs.instance import DAGSTER_YAML
+from edge_assets.defs.running import INITIAL_NAMESPACE, Worker, is_gone
 from tests.conftest import Project
 from tests.serving import Served, is_alive, start, wait_for
 
@@ -29,7 +29,7 @@ def other(tmp_path: Path) -> Iterator[tuple[Worker, subprocess.Popen[str], Path]
     """Another process that holds a lock, as it would identify itself."""
     lock = tmp_path / "run.lock"
     code = (
-        "import fcntl, sys, json, dataclasses; from edge_assets.running import Worker\n"
+        "import fcntl, sys, json, dataclasses; from edge_assets.defs.running import Worker\n"
         f"file = open({str(lock)!r}, 'ab'); fcntl.flock(file, fcntl.LOCK_EX)\n"
         "print(json.dumps(dataclasses.asdict(Worker.current())), flush=True); sys.stdin.read()"
     )

@@ -16,9 +16,9 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 from safetensors.numpy import save_file
 
-from edge_assets.automation import arrivals
-from edge_assets.automation.arrivals import Cursor, look
-from edge_assets.automation.requests import Runs, stale_requests
+from edge_assets.defs import arrivals
+from edge_assets.defs.arrivals import Cursor, look
+from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.families.families import family_targets
 from resources import checkpoints
 from resources.checkpoints import Checkpoint

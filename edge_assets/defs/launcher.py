@@ -5,7 +5,7 @@ import signal
 
 import dagster as dg
 
-from edge_assets.running import Worker, close_if_dead, is_here, is_running
+from edge_assets.defs.running import Worker, close_if_dead, is_here, is_running
 
 
 class RunLauncher(dg.DefaultRunLauncher):

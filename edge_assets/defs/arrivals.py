@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import dagster as dg
 
-from edge_assets.assets.graph import checkpoint_partitions
-from edge_assets.automation.requests import Runs, stale_requests
+from edge_assets.defs.assets import checkpoint_partitions
+from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.errors import CheckpointError, UnknownName, printable
 from edge_assets.families.families import family_targets
 from edge_assets.spec.model import ModelSpec

@@ -6,9 +6,9 @@ from functools import cache
 import dagster as dg
 from dagster import DagsterRunStatus
 
-from edge_assets.assets.graph import known_to, partition_key
-from edge_assets.automation.jobs import family_job_name
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.defs.assets import known_to, partition_key
+from edge_assets.defs.jobs import family_job_name
 from edge_assets.families.family import Family
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.plan import Materialized, plan

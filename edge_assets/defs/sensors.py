@@ -11,9 +11,9 @@ import dagster as dg
 from dagster import AssetSelection
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from edge_assets.assets.graph import checkpoint_partitions
-from edge_assets.automation.arrivals import Cursor, look
-from edge_assets.automation.requests import SCORECARD_PRIORITY
+from edge_assets.defs.arrivals import Cursor, look
+from edge_assets.defs.assets import checkpoint_partitions
+from edge_assets.defs.requests import SCORECARD_PRIORITY
 from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import dagster as dg
 
-from edge_assets.assets import metadata
 from edge_assets.core import failures
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.defs import metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.pipeline import scorecard

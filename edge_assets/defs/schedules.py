@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from edge_assets.automation.requests import Runs, stale_requests
+from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.families.family import Family
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target

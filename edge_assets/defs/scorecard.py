@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.assets.graph import asset_key, checkpoint_partitions, clear_errors
 from edge_assets.core.types import Recipe, Result
+from edge_assets.defs.assets import asset_key, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
 from edge_assets.hashing import digest

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from edge_assets.running import executing
+from edge_assets.defs.running import executing
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource, PointerIOManager
 from resources.tracking import MLflowTracking

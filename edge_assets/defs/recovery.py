@@ -4,7 +4,7 @@ import os
 
 import dagster as dg
 
-from edge_assets.running import close_dead_runs
+from edge_assets.defs.running import close_dead_runs
 
 INTERVAL = int(os.environ.get("EDGE_ASSETS_RECOVERY_SECONDS", "60"))
 

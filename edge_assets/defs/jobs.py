@@ -4,8 +4,8 @@ import dagster as dg
 from dagster import AssetSelection
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from edge_assets.assets.graph import checkpoint_partitions, family_partitions
-from edge_assets.assets.scorecard import SCORECARD
+from edge_assets.defs.assets import checkpoint_partitions, family_partitions
+from edge_assets.defs.scorecard import SCORECARD
 from edge_assets.families.family import Family
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target

@@ -33,7 +33,7 @@ run_queue:
   user_code_failure_retry_delay: 5
 # "Terminate" also for runs whose server is gone.
 run_launcher:
-  module: edge_assets.launcher
+  module: edge_assets.defs.launcher
   class: RunLauncher
 # A run that takes longer than a day is taken to hang. A run's tag dagster/max_runtime says otherwise, in seconds.
 run_monitoring:

@@ -1,0 +1,1 @@
+"""All Dagster: assets, checks, jobs, sensors, schedules, resources, and the instance they run in."""
