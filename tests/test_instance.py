@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from edge_assets import building
+from edge_assets.cli import build as building
 from edge_assets.core.types import File
 from edge_assets.defs.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
 from edge_assets.defs.recovery import dead_runs_sensor

@@ -94,7 +94,7 @@ def test_no_log_and_no_process_that_runs_user_code_holds_the_token(served: Serve
         assert TOKEN not in log.read_text()
     for name, pid in served.processes().items():
         holds = f"EDGE_ASSETS_TOKEN={TOKEN}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        assert holds == ("edge_assets.webservers" in name), name
+        assert holds == ("edge_assets.cli.webservers" in name), name
 
 
 def test_the_form_signs_in(served: Served, page: Page) -> None:

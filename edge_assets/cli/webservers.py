@@ -1,4 +1,4 @@
-"""The two web servers, each behind the guard: `python -m edge_assets.webservers dagster|mlflow ...`.
+"""The two web servers, each behind the guard: `python -m edge_assets.cli.webservers dagster|mlflow ...`.
 
 `edge-assets serve` starts them. Both are the applications that `dagster-webserver` and `mlflow server` would serve.
 """
@@ -10,7 +10,7 @@ import click
 import uvicorn
 from starlette.types import ASGIApp
 
-from edge_assets.guard import Door, Guard
+from edge_assets.cli.guard import Door, Guard
 from edge_assets.settings import allowed_hosts, home, token
 
 HOST = "127.0.0.1"

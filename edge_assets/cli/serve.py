@@ -164,7 +164,7 @@ def _start_all(servers: Servers, dagster_port: int, mlflow_port: int, secret: st
         )
     )
     known = {"EDGE_ASSETS_TOKEN": secret} if secret else {}
-    web = [sys.executable, "-m", "edge_assets.webservers"]
+    web = [sys.executable, "-m", "edge_assets.cli.webservers"]
     _start_code_server(servers)
     # MLflow before the daemon: it creates its database, which a run could otherwise try to create at the same time
     servers.start(MLFLOW, [*web, "mlflow", "--port", str(mlflow_port)], **known)

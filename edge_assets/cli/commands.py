@@ -1,4 +1,4 @@
-"""The command line: thin over the same assets and the same Dagster instance."""
+"""The commands: thin over the same assets and the same Dagster instance, and quick to import."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def build(
     """Build, verify, measure and release what is not up to date. Exits with 1 if a target has nothing to release."""
     from rich.console import Console
 
-    from edge_assets import building
+    from edge_assets.cli import build as building
     from edge_assets.defs.instance import open_instance, prepare
     from edge_assets.defs.resources import store_resource, tracking_resource
     from edge_assets.registry import registry
@@ -130,7 +130,7 @@ def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
 @clear_errors
 def doctor() -> None:
     """Toolchains, versions, devices, models; what is missing, and which extra installs it."""
-    from edge_assets.doctor import examine
+    from edge_assets.cli.doctor import examine
 
     if not examine():
         sys.exit(1)
@@ -175,10 +175,6 @@ def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bo
 @clear_errors
 def serve(dagster_port: int, mlflow_port: int) -> None:
     """Dagster (web server and daemon) and MLflow on 127.0.0.1, until Ctrl-C."""
-    from edge_assets.serving import serve as run
+    from edge_assets.cli.serve import serve as run
 
     run(dagster_port, mlflow_port)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m edge_assets.cli`."""
+
+from edge_assets.cli.commands import main
+
+main()
