@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_assets.core.benchmark.statistics import MODES, least_queries, summarize
-from edge_assets.core.variant import Feeds
+from edge_assets.core.session import Feeds
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell

@@ -29,6 +29,11 @@ def version(name: str, extra: str | None = None) -> str:
         raise MissingTool(name, extra) from None
 
 
+def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:
+    """Versions of distributions, npm packages and browsers by name. Raises MissingTool saying what installs them."""
+    return {name: version(name, extra) for name in distributions}
+
+
 def _npm(name: str) -> str:
     package = NODE_MODULES / name / "package.json"
     if not package.exists():

@@ -7,15 +7,13 @@ the whole set, half of which the search has not seen.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edge_assets.core.select import Limits
+from edge_assets.core.types import Result
+from edge_assets.core.verify.evaluate import Question, evaluate
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.spec.model import PARITY_SAMPLES
-
-if TYPE_CHECKING:
-    from edge_assets.core.select import Limits
-    from edge_assets.core.types import Result
-    from edge_assets.core.verify.evaluate import Question
 
 Write = Callable[[Path], None]
 
@@ -33,12 +31,12 @@ class Trial:
     seconds: float
     reused: bool
 
-    def meets(self, limits: "Limits") -> bool:
+    def meets(self, limits: Limits) -> bool:
         """Whether the accuracy gate, the only one that a search can know, would let it pass."""
         cosine = limits.cosine is None or (self.cosine_mean is not None and self.cosine_mean >= limits.cosine)
         return self.drop_points <= limits.accuracy_drop_points and cosine
 
-    def missed_by(self, limits: "Limits") -> float:
+    def missed_by(self, limits: Limits) -> float:
         """How far it is from the gate: points of accuracy over it, plus hundredths of cosine below it."""
         missing = max(0.0, self.drop_points - limits.accuracy_drop_points)
         if limits.cosine is not None:
@@ -50,9 +48,9 @@ class Trial:
 class Trials:
     """Judges candidates of one variant's search."""
 
-    remember: Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], "Result"]  # kept by its parameters
-    question: Callable[[Path], "Question"]  # about a candidate's file, on the whole evaluation set
-    limits: "Limits"
+    remember: Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], Result]  # kept by its parameters
+    question: Callable[[Path], Question]  # about a candidate's file, on the whole evaluation set
+    limits: Limits
     samples: int  # of the evaluation set
     output: str  # the model's first, whose agreement with fp32's counts
     # P50 in ms at batch 1 of files by name, interleaved in child processes; None: the target is not at hand
@@ -71,8 +69,6 @@ class Trials:
         count = min(samples or self.half, self.half)
 
         def build(folder: Path) -> Mapping[str, Any]:
-            from edge_assets.core.verify.evaluate import evaluate
-
             path = folder / "candidate.onnx"
             try:
                 write(path)

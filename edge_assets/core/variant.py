@@ -4,50 +4,20 @@ A module that adds one defines a `Variant` and a `build` function, imports its t
 listed by the families that ship it. Every variant passes the same template tests.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-
-from edge_assets.core.data import read_arrays
-from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.tools import version
+from edge_assets.core import isolation
+from edge_assets.core.session import Feeds, SavedFeeds
+from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.spec.model import ModelSpec
-from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
 
-Feeds = Mapping[str, np.ndarray]
 Precision = Literal["fp32", "fp16", "int8", "int4", "lut6", "lut4"]  # lut: a palette of 2^6 or 2^4 values per weight
 CHECKPOINT = "checkpoint"  # the source of the variants that start from PyTorch
-
-
-class Session(Protocol):
-    """A loaded model of any runtime.
-
-    A session whose model runs outside this process also has `time(feeds) -> float`, one query's milliseconds by the
-    clock beside the model, `peak_memory_bytes() -> int`, `close()`, and `load_ms` and `baseline_bytes`: how long the
-    runtime took to load the model, and that process's peak memory before.
-    """
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name, one batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class SavedFeeds:
-    """A data artifact's model inputs, read when called: picklable, so that a converter process can be told."""
-
-    path: Path
-    preprocess: Preprocessing
-
-    def __call__(self) -> dict[str, np.ndarray]:
-        return self.preprocess.apply(read_arrays(self.path))
 
 
 @dataclass(frozen=True)
@@ -100,8 +70,6 @@ class Variant:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)` in the variant's child process if it names one, else here."""
         if self.process:
-            from edge_assets.core import isolation  # not for measuring processes, which import this module too
-
             return isolation.call(self.process, function, *arguments, seconds=self.seconds)
         return function(*arguments)
 
@@ -110,51 +78,6 @@ class Variant:
         return installed(self.tools, self.extra)
 
 
-@dataclass(frozen=True)
-class Loadable:
-    """How to open an artifact in any process: JSON-able, so that a benchmark worker can be told."""
-
-    runtime: str
-    path: str
-    options: Mapping[str, Any]
-
-    def import_runtime(self) -> None:
-        """Import the runtime's library, so that its cost can be told from the model's."""
-        import_module(RUNTIMES[self.runtime].library)
-
-    def open(self, threads: int) -> Session:
-        """Load the model with `threads` intra-op threads."""
-        module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
-        return module.open_session(Path(self.path), threads=threads, **self.options)
-
-    @contextmanager
-    def opened(self, threads: int) -> Iterator[Session]:
-        """The loaded model, closed afterwards where its sessions have something to close."""
-        session = self.open(threads)
-        try:
-            yield session
-        finally:
-            if close := getattr(session, "close", None):
-                close()
-
-
 def in_depth(spec: ModelSpec) -> bool:
     """`offered` of the schemes that only a model with `schemes="all"` has."""
     return spec.schemes == "all"
-
-
-def installed(distributions: tuple[str, ...], extra: str | None) -> dict[str, str]:
-    """Versions of distributions, npm packages and browsers by name. Raises MissingTool saying what installs them."""
-    return {name: version(name, extra) for name in distributions}
-
-
-def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, Any]:
-    """What a runtime needs besides the file: names in order, what of the target it reads, and the architecture."""
-    options: dict[str, Any] = {
-        "inputs": [tensor.name for tensor in spec.inputs],
-        "outputs": [tensor.name for tensor in spec.outputs],
-    }
-    options |= {name: target.options[name] for name in RUNTIMES[runtime].target_options}
-    if RUNTIMES[runtime].takes_architecture:
-        options["architecture"] = spec.architecture
-    return options

@@ -21,18 +21,11 @@ from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
+from edge_assets.core.session import Feeds, Loadable, SavedFeeds, session_options
+from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
-from edge_assets.core.variant import (
-    CHECKPOINT,
-    BuildRequest,
-    Feeds,
-    Loadable,
-    SavedFeeds,
-    Variant,
-    installed,
-    session_options,
-)
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.errors import (
     CheckpointError,

@@ -11,8 +11,9 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import Candidate, Judged, Verdict, closest, judge
+from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.types import Built, Recipe, Result
-from edge_assets.core.variant import CHECKPOINT, Feeds, Loadable
+from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
 from edge_assets.errors import NothingReleasable
 from edge_assets.hashing import digest

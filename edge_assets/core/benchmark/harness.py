@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from edge_assets.core.benchmark.statistics import Mode, histogram, summarize
 from edge_assets.core.data import save_arrays
-from edge_assets.core.variant import Feeds, Loadable
+from edge_assets.core.session import Feeds, Loadable
 from edge_assets.errors import MeasurementError
 
 ROUNDS = 12  # interleaved turns of each variant

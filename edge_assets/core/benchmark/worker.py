@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.variant import Loadable, Session
+from edge_assets.core.session import Loadable, Session
 from edge_assets.errors import told
 
 Request = dict[str, Any]

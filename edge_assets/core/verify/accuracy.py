@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds, Session
+from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import DataError
 from edge_assets.spec.source import call
 

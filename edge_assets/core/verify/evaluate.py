@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_assets.core.data import read_arrays
-from edge_assets.core.variant import Feeds, Loadable, SavedFeeds
+from edge_assets.core.session import Feeds, Loadable, SavedFeeds
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.spec.model import PARITY_SAMPLES
 

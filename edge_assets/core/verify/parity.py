@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds, Session
+from edge_assets.core.session import Feeds, Session
 
 BATCHES = (1, 2, 5)
 SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.core.session import Feeds, Session
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.spec.preprocess import ImagePreprocessing
 from edge_assets.toolchains.onnx.export import example_inputs

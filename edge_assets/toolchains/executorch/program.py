@@ -14,7 +14,8 @@ import numpy as np
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.memory import Lifetime, peak_live_bytes
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Feeds, Session, Variant
+from edge_assets.core.session import Feeds, Session
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.coreml.package import deployment_target
 from edge_assets.toolchains.onnx.export import example_inputs

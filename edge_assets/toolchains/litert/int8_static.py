@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.variant import BuildRequest, Feeds
+from edge_assets.core.session import Feeds
+from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert.weights import changed_share

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds, Session
+from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ExportError
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds
+from edge_assets.core.session import Feeds
 from edge_assets.errors import DataError, Refused
 from edge_assets.spec.model import CalibrationMethod
 

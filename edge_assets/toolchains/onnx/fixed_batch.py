@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds
+from edge_assets.core.session import Feeds
 from edge_assets.errors import Refused
 from edge_assets.spec.model import ModelSpec, Tensor
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds
+from edge_assets.core.session import Feeds
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
 
 if TYPE_CHECKING:

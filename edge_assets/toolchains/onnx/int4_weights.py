@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.variant import BuildRequest, Feeds, in_depth
+from edge_assets.core.session import Feeds
+from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
 from edge_assets.toolchains.onnx import block_weights
 from edge_assets.toolchains.onnx import export as onnx_format

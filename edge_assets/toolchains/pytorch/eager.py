@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.variant import Feeds, Session
+from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError
 
 if TYPE_CHECKING:

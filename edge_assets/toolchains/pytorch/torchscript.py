@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_assets.core.variant import Session
+from edge_assets.core.session import Session
 from edge_assets.toolchains.pytorch.eager import TorchSession
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_assets.core.variant import Session
+from edge_assets.core.session import Session
 from edge_assets.toolchains.onnx import export as onnx
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.variant import CHECKPOINT, BuildRequest, Session, Variant
+from edge_assets.core.session import Session
+from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine

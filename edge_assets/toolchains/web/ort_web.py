@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.variant import Feeds, Session
+from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, Refused
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 
