@@ -28,6 +28,7 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
