@@ -227,7 +227,7 @@ def test_a_transformer_with_flexible_batch_and_length(tmp_path: Path) -> None:
 
 @pytest.fixture
 def loader() -> ModuleType:
-    path = ROOT / "edge_assets" / "core" / "release" / "loaders" / "coreml.py"
+    path = ROOT / "edge_assets" / "toolchains" / "coreml" / "loader.py"
     found = importlib.util.spec_from_file_location("coreml_loader", path)
     assert found and found.loader
     module = importlib.util.module_from_spec(found)

@@ -59,7 +59,7 @@ LINEAR_ONLY = (
 ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
 TRAINED = ("onnx_int8_qat", "executorch_int8_qat")  # offered where the spec has a fine-tuning recipe
 SLOW_IMPORTS = {"executorch": ("torch", "executorch.runtime")}  # done once for the samples of these runtimes
-LOADERS = ROOT / "edge_assets" / "core" / "release" / "loaders"
+TOOLCHAINS = ROOT / "edge_assets" / "toolchains"
 RUN = """
 import json, sys
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
     [
         (family, variant)
         for family, variant in VARIANTS
-        if (LOADERS / f"{variant.runtime}.py").exists()
+        if RUNTIMES[variant.runtime].loader
         and variant.name not in ELSEWHERE
         and (variant.runtime != "coreml" or sys.platform == "darwin")
     ],
@@ -140,7 +140,7 @@ def test_a_new_process_runs_the_artifact_without_the_product(
     if built.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None
-    shutil.copyfile(LOADERS / f"{variant.runtime}.py", tmp_path / "runtime.py")
+    shutil.copyfile(TOOLCHAINS / str(RUNTIMES[variant.runtime].loader), tmp_path / "runtime.py")
     options = target(TARGETS[family.name]).options
     session = {name: options[name] for name in RUNTIMES[variant.runtime].target_options}
     session |= built.build.facts.get("session", {})

@@ -24,6 +24,7 @@ class Runtime:
     evidence_of: str | None = None  # the runtime that computes the very same, on the file that this one opens
     takes_architecture: bool = False
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
+    loader: str | None = None  # below edge_assets/toolchains: how a released folder loads it; None: devices alone do
     build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
 
 
@@ -34,9 +35,20 @@ RUNTIMES: Mapping[str, Runtime] = {
         "pytorch.eager", "torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True
     ),
     "torchscript": Runtime(
-        "pytorch.torchscript", "torch", ("torch",), "PyTorch on this machine's CPU", build_options=("engine",)
+        "pytorch.torchscript",
+        "torch",
+        ("torch",),
+        "PyTorch on this machine's CPU",
+        build_options=("engine",),
+        loader="pytorch/loader.py",
     ),
-    "onnx": Runtime("onnx.export", "onnxruntime", ("onnxruntime",), "ONNX Runtime on this machine's CPU"),
+    "onnx": Runtime(
+        "onnx.export",
+        "onnxruntime",
+        ("onnxruntime",),
+        "ONNX Runtime on this machine's CPU",
+        loader="onnx/loader.py",
+    ),
     "litert": Runtime(
         "litert.convert",
         "ai_edge_litert.interpreter",
@@ -44,6 +56,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "LiteRT's interpreter with XNNPACK on this machine's CPU",
         extra="litert",
         build_options=("channels_last",),
+        loader="litert/loader.py",
     ),
     "executorch": Runtime(
         "executorch.program",
@@ -53,6 +66,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="executorch",
         is_the_targets=False,  # its Python binding loads PyTorch
         build_options=("backends",),
+        loader="executorch/loader.py",
     ),
     "tflite_micro": Runtime(
         "litert.tflite_micro",
@@ -62,10 +76,15 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="microcontroller",
         is_the_targets=False,
         build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
+        loader="litert/tflite_micro_loader.py",
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
     "tensorrt": Runtime(
-        "tensorrt.engine", "edge_assets.toolchains.tensorrt.kit", (), "the engine in TensorRT on this machine's GPU"
+        "tensorrt.engine",
+        "edge_assets.toolchains.tensorrt.kit",
+        (),
+        "the engine in TensorRT on this machine's GPU",
+        loader="tensorrt/loader.py",
     ),
     "kit_onnx": Runtime(
         "tensorrt.kit_onnx",
@@ -104,6 +123,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         is_the_targets=ON_MAC,
         target_options=("compute_units",),
         build_options=("image",),
+        loader="coreml/loader.py",
     ),
 }
 

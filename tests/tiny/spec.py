@@ -3,8 +3,7 @@
 import os
 from dataclasses import replace
 
-from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Tensor
-from edge_assets.spec.preprocess import ImagePreprocessing
+from edge_assets import Calibration, Dataset, Evaluation, FineTuning, Gates, ImagePreprocessing, ModelSpec, Tensor
 
 TINY = ModelSpec(
     name="tiny",

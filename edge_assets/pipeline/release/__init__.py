@@ -21,10 +21,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from edge_assets import toolchains
 from edge_assets.core.data import Arrays, save_arrays
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.spec import preprocess
 
 HERE = Path(__file__).parent
+TOOLCHAINS = Path(toolchains.__path__[0])
 
 
 def write(
@@ -48,9 +51,9 @@ def write(
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
     for file in needed:
         shutil.copyfile(file, folder / file.name)
-    if (loader := HERE / "loaders" / f"{manifest['runtime']}.py").exists():  # else it runs on devices only
+    if loader := RUNTIMES[manifest["runtime"]].loader:  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
-        shutil.copyfile(loader, folder / "runtime.py")
+        shutil.copyfile(TOOLCHAINS / loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}
     save_arrays(sample | {f"output_{name}": array for name, array in outputs.items()}, folder / "sample.npz")
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
