@@ -40,7 +40,7 @@ VARIANTS = [
     (family, variant)
     for family in FAMILIES.values()
     for variant in family.variants
-    if variant.is_model and not variant.searches
+    if variant.is_model and "search" not in variant.needs
 ]
 # which target a family's variants pass the template on
 TARGETS = {

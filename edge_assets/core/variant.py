@@ -17,6 +17,9 @@ from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "lut6", "lut4"]  # lut: a palette of 2^6 or 2^4 values per weight
+# calibration: the calibration data, which `build` gets. training: the fine-tuning data and its loss. search: candidates
+# of its own, judged on the evaluation data. architecture: its code, for what is not made from the checkpoint itself
+Need = Literal["calibration", "training", "search", "architecture"]
 CHECKPOINT = "checkpoint"  # the source of the variants that start from PyTorch
 
 
@@ -27,12 +30,12 @@ class BuildRequest:
     spec: ModelSpec
     parameters: Mapping[str, Any]
     source: Path  # the source variant's artifact, or the checkpoint
-    calibration: Callable[[], Feeds]  # preprocessed inputs, whole set; only for variants with `calibrated`
+    calibration: Callable[[], Feeds]  # preprocessed inputs, whole set; only for variants that need it
     output: Path  # the folder to write into
     log: Callable[[str], None]
     others: Mapping[str, Path] = field(default_factory=dict)  # artifacts of those `others` that were built, by name
-    training: SavedFeeds | None = None  # the fine-tuning data's inputs; only for variants with `trained`
-    trials: Trials | None = None  # only for variants with `searches`
+    training: SavedFeeds | None = None  # the fine-tuning data's inputs; only for variants that need it
+    trials: Trials | None = None  # only for variants that need a search
     kept: Path | None = None  # a folder of this recipe's own that outlives a killed build, for work that resumes
 
 
@@ -53,11 +56,8 @@ class Variant:
     kinds: tuple[str, ...] = field(default=())
     others: tuple[str, ...] = ()  # further variants it is made from, as far as they were built
     is_candidate: bool = True  # False: a package of others, never a winner itself
-    calibrated: bool = False
-    searches: bool = False  # judges candidates of its own on the evaluation data, on its way to the artifact
+    needs: frozenset[Need] = frozenset()  # what it is made of besides its source; each enters the recipe
     is_model: bool = True  # False: evidence or an intermediate that no runtime opens, so there is nothing to verify
-    trained: bool = False  # made by fine-tuning on the spec's training data
-    takes_architecture: bool = False  # made with the architecture's code too, though not from the checkpoint itself
     extra: str | None = None  # the optional extra that installs its tools
     process: str | None = None  # child process for build and verification, shared by what names the same; None: none
     seconds: float = 900  # longest a build or a verification in that process may take

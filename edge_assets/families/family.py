@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edge_assets.core.variant import Variant
+from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.errors import InvalidSpec
 from edge_assets.spec.model import ModelSpec
 
 
@@ -16,6 +17,16 @@ class Family:
     variants: tuple[Variant, ...]
     baseline_device: Literal["cpu", "cuda"] = "cpu"  # where PyTorch eager is timed on the target
     package: str | None = None  # the variant whose folder is released, around the winner; None: the winner itself
+
+    def __post_init__(self) -> None:
+        known = {CHECKPOINT}
+        for variant in self.variants:
+            for source in (variant.source, *variant.others):
+                if source not in known:
+                    raise InvalidSpec(
+                        f"family {self.name}", f"{variant.name} is made from {source}, which must stand before it"
+                    )
+            known.add(variant.name)
 
     @property
     def intermediates(self) -> frozenset[str]:

@@ -303,19 +303,19 @@ class Cell:
     def variant_recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
         inputs = {"source": source.build.sha256} | {name: other.build.sha256 for name, other in others.items()}
-        if variant.calibrated:
+        if "calibration" in variant.needs:
             inputs["calibration"] = self.calibration.sha256
         parameters, tools = variant.parameters(self.spec, self.target), variant.tool_versions()
-        if variant.searches:
+        if "search" in variant.needs:
             inputs |= self._evaluation_inputs()
-        if variant.trained:
+        if "training" in variant.needs:
             inputs |= {"training": self.training.sha256} | self._loss_inputs()
-        if variant.searches:
+        if "search" in variant.needs:
             parameters |= self._evaluation_parameters() | {"limits": self._gates()} | self._timing()
-        if variant.calibrated or variant.trained:
+        if variant.needs & {"calibration", "training"}:
             parameters["preprocessing"] = self.spec.preprocess.to_dict()
             tools = tools | self._preprocessing_tools()
-        if source.variant == CHECKPOINT or variant.takes_architecture:
+        if source.variant == CHECKPOINT or "architecture" in variant.needs:
             return self._recipe(variant.name, variant.code_version, inputs, parameters, tools)
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
 
@@ -329,12 +329,14 @@ class Cell:
                     spec=self.spec,
                     parameters=variant.parameters(self.spec, self.target),
                     source=self.store.checkout(source.artifact),
-                    calibration=self.saved_feeds(self.calibration) if variant.calibrated else _no_calibration,
+                    calibration=self.saved_feeds(self.calibration)
+                    if "calibration" in variant.needs
+                    else _no_calibration,
                     output=folder,
                     log=print if variant.process else self.log,
                     others={n: self.store.checkout(other.artifact) for n, other in others.items() if other.artifact},
-                    trials=self._trials(variant, recipe) if variant.searches else None,
-                    training=self.saved_feeds(self.training) if variant.trained else None,
+                    trials=self._trials(variant, recipe) if "search" in variant.needs else None,
+                    training=self.saved_feeds(self.training) if "training" in variant.needs else None,
                     kept=kept,
                 )
                 return variant.call(variant.build, request)
@@ -608,7 +610,7 @@ def _machine_digest() -> str:
 
 
 def _no_calibration() -> Feeds:
-    raise AssertionError("only variants with calibrated=True get calibration data")
+    raise AssertionError("only variants that need calibration get its data")
 
 
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:

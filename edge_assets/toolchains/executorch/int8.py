@@ -125,7 +125,7 @@ STATIC = replace(
     precision="int8",
     build=build_static,
     parameters=_static_parameters,
-    calibrated=True,
+    needs=frozenset({"calibration"}),
     seconds=1800,  # PT2E prepares and observes node by node in Python
 )
 DYNAMIC = replace(

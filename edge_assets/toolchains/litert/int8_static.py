@@ -91,5 +91,5 @@ STATIC = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    calibrated=True,
+    needs=frozenset({"calibration"}),
 )

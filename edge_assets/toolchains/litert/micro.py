@@ -83,7 +83,7 @@ FULL = replace(
     parameters=_parameters,
     tools=(*litert.QUANTIZED.tools, "tflite-micro"),
     kinds=("tensorflow", "c"),
-    calibrated=True,
+    needs=frozenset({"calibration"}),
     extra="microcontroller",
     seconds=3600,  # reference kernels: some ten times slower than XNNPACK
 )

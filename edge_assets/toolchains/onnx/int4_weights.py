@@ -109,6 +109,6 @@ GPTQ = replace(
     name="onnx_int4_gptq",
     description="int4 weights in blocks of 32, products by GPTQ on the calibration data: the most accurate int4.",
     parameters=lambda _spec, _target: recipe("gptq"),
-    calibrated=True,
+    needs=frozenset({"calibration"}),
     offered=in_depth,
 )

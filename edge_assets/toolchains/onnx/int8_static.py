@@ -164,7 +164,7 @@ VARIANT = replace(
     build=build,
     parameters=parameters,
     code_version="3",
-    calibrated=True,
+    needs=frozenset({"calibration"}),
 )
 ENTROPY = replace(
     VARIANT,

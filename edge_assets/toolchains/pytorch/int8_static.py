@@ -101,6 +101,6 @@ VARIANT = Variant(
     code_version="1",
     tools=("torch",),
     kinds=("pytorch",),
-    calibrated=True,
+    needs=frozenset({"calibration"}),
     mlflow_flavor="pytorch",
 )

@@ -210,7 +210,7 @@ TRAINED = Variant(
     kinds=("pytorch",),
     is_candidate=False,
     is_model=False,
-    trained=True,
+    needs=frozenset({"training"}),
     extra="executorch",
     offered=_has_recipe,
 )
@@ -225,7 +225,7 @@ ONNX = replace(
     code_version="2",
     tools=(*TRAINED.tools, "onnx", "onnxscript"),
     extra="executorch",
-    takes_architecture=True,
+    needs=frozenset({"architecture"}),
     offered=_has_recipe,
 )
 EXECUTORCH = replace(
@@ -237,6 +237,6 @@ EXECUTORCH = replace(
     build=build_executorch,
     parameters=lambda spec, target: executorch.parameters(spec, target) | {"recipe": f"{RECIPE}_pt2e_s8s8_perchannel"},
     seconds=1800,
-    takes_architecture=True,
+    needs=frozenset({"architecture"}),
     offered=_has_recipe,
 )

@@ -69,5 +69,5 @@ VARIANT = replace(
     parameters=parameters,
     code_version="2",
     is_candidate=False,
-    calibrated=True,
+    needs=frozenset({"calibration"}),
 )

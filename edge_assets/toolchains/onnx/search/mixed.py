@@ -178,7 +178,6 @@ VARIANT = replace(
     build=build,
     parameters=parameters,
     others=(sensitivity.VARIANT.name,),
-    calibrated=True,
-    searches=True,
+    needs=frozenset({"calibration", "search"}),
     offered=sensitivity.VARIANT.offered,
 )

@@ -168,8 +168,7 @@ SEARCH = replace(
     parameters=parameters,
     is_candidate=False,
     is_model=False,
-    calibrated=True,
-    searches=True,
+    needs=frozenset({"calibration", "search"}),
     offered=offered,
     mlflow_flavor=None,
 )
@@ -183,7 +182,6 @@ SEARCHED = replace(
     parameters=lambda _spec, _target: {},
     is_candidate=True,
     is_model=True,
-    calibrated=False,
-    searches=False,
+    needs=frozenset(),
     mlflow_flavor="onnx",
 )

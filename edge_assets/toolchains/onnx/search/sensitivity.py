@@ -106,8 +106,7 @@ VARIANT = replace(
     parameters=int8_parameters,
     is_candidate=False,
     is_model=False,
-    calibrated=True,
-    searches=True,
+    needs=frozenset({"calibration", "search"}),
     offered=in_depth,
     mlflow_flavor=None,
 )
