@@ -20,12 +20,13 @@ from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.core.verify import parity
-from edge_assets.errors import ExportError
+from edge_assets.errors import ExportError, InvalidSpec
 from edge_assets.families.families import FAMILIES
 from edge_assets.families.family import Family
 from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target
+from edge_assets.toolchains.onnx import export
 from edge_assets.toolchains.onnx.export import export, opset_of
 from edge_assets.toolchains.onnx.float16 import sort_topologically
 from resources import checkpoints
@@ -253,3 +254,8 @@ def test_a_worker_imports_only_its_runtime(build: Callable[..., Built]) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_a_variant_before_its_source_is_refused_as_the_family_is_made() -> None:
+    with pytest.raises(InvalidSpec, match="onnx_optimized is made from onnx_model, which must stand before it"):
+        Family("wrong", "", (export.OPTIMIZED, export.MODEL))

@@ -324,14 +324,13 @@ class Cell:
             assert source.artifact is not None
             self.log(f"building {variant.name} from {source.variant}")
             remarks.silence()
+            is_calibrated = "calibration" in variant.needs
             with self.store.kept(recipe) as kept:
                 request = BuildRequest(
                     spec=self.spec,
                     parameters=variant.parameters(self.spec, self.target),
                     source=self.store.checkout(source.artifact),
-                    calibration=self.saved_feeds(self.calibration)
-                    if "calibration" in variant.needs
-                    else _no_calibration,
+                    calibration=self.saved_feeds(self.calibration) if is_calibrated else _no_calibration,
                     output=folder,
                     log=print if variant.process else self.log,
                     others={n: self.store.checkout(other.artifact) for n, other in others.items() if other.artifact},
