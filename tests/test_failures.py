@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from edge_assets.core.benchmark import harness
 from edge_assets.core.benchmark.harness import Contestant
+from edge_assets.core.benchmark.turns import turn
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MeasurementError, told
@@ -140,6 +142,23 @@ def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, bui
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
     assert cell.interleaved([contestant], None, (1,))["onnx_model"]["peak_bytes"] > 0
     assert kept.value.__traceback__ is not None, "the error was alive all the while"
+
+
+def test_measurements_of_two_state_folders_wait_for_each_other(
+    cell: Cell, builts: dict[str, Built], tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    other = replace(cell, store=replace(cell.store, cache=tmp_path), log=lines.append)
+    right = other.loadable("onnx", builts["onnx_model"].build)
+    contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
+    with ThreadPoolExecutor(1) as pool:
+        with turn(waiting=lambda: None):
+            measured = pool.submit(other.interleaved, [contestant], None, (1,))
+            deadline = time.monotonic() + 30
+            while not lines and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert lines == ["waiting for another measurement on this machine"] and not measured.done()
+        assert measured.result(timeout=60)["onnx_model"]["peak_bytes"] > 0
 
 
 # --- errors --------------------------------------------------------------------------------------------

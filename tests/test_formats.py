@@ -26,8 +26,7 @@ from edge_assets.families.family import Family
 from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target
-from edge_assets.toolchains.onnx import export
-from edge_assets.toolchains.onnx.export import export, opset_of
+from edge_assets.toolchains.onnx.export import MODEL, OPTIMIZED, export, opset_of
 from edge_assets.toolchains.onnx.float16 import sort_topologically
 from resources import checkpoints
 from resources.store import ArtifactStore
@@ -258,4 +257,4 @@ def test_a_worker_imports_only_its_runtime(build: Callable[..., Built]) -> None:
 
 def test_a_variant_before_its_source_is_refused_as_the_family_is_made() -> None:
     with pytest.raises(InvalidSpec, match="onnx_optimized is made from onnx_model, which must stand before it"):
-        Family("wrong", "", (export.OPTIMIZED, export.MODEL))
+        Family("wrong", "", (OPTIMIZED, MODEL))

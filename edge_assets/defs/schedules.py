@@ -1,7 +1,8 @@
 """The nightly schedule: what became stale for the newest checkpoint, and nothing of its history."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.families.family import Family
@@ -10,9 +11,12 @@ from edge_assets.targets import Target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
 
 def nightly_schedule(
-    spec: ModelSpec, family: Family, targets: list[Target], job: UnresolvedAssetJobDefinition
+    spec: ModelSpec, family: Family, targets: list[Target], job: "UnresolvedAssetJobDefinition"
 ) -> dg.ScheduleDefinition:
     """Rebuilds what is stale (code, data, tools, catalog) of the newest checkpoint at two in the morning."""
 

@@ -6,10 +6,10 @@ registering a model with years of checkpoints does not start years of runs.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import AssetSelection
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from edge_assets.defs.arrivals import Cursor, look
 from edge_assets.defs.assets import checkpoint_partitions
@@ -17,11 +17,14 @@ from edge_assets.defs.requests import SCORECARD_PRIORITY
 from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
 # Seconds between ticks; also how long a file must lie unchanged.
 INTERVAL = int(os.environ.get("EDGE_ASSETS_SENSOR_SECONDS", "15"))
 
 
-def checkpoint_sensor(spec: ModelSpec, jobs: list[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:
+def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"]) -> dg.SensorDefinition:
     """The sensor of one model's checkpoint folder."""
 
     @dg.sensor(

@@ -19,6 +19,7 @@ from edge_assets.core import data, failures
 from edge_assets.core import log_filters as remarks
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
+from edge_assets.core.benchmark.turns import turn
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.select import NOT_MEASURED, Limits
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds, session_options
@@ -501,20 +502,10 @@ class Cell:
         self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]
     ) -> dict[str, Any]:
         """The harness's rows of contestants on evaluation samples; one such measurement at a time on a machine."""
-        from filelock import FileLock, Timeout
-
         samples = max(MEASUREMENT_SAMPLES, *batch_sizes)
         feeds = {n: array.take(range(samples), axis=0, mode="wrap") for n, array in self.feeds(self.evaluation).items()}
-        lock = FileLock(self.store.cache / "measuring.lock")  # two measurements at once would disturb each other
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            self.log("waiting for another measurement on this machine")
-            lock.acquire()
-        try:
+        with turn(waiting=lambda: self.log("waiting for another measurement on this machine")):
             return measure(contestants, feeds, mode, batch_sizes, self._threads(), self.log)
-        finally:
-            lock.release()
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 LARGEST_BATCH = 64  # CoreML wants an upper bound for every flexible axis
 OLDEST = 15  # iOS 15 is the first that runs ML programs
 MACOS_TO_IOS = {"12": "15", "13": "16", "14": "17", "15": "18", "26": "26"}  # released together, the same format
-NOT_MODELLED = "does not model the Neural Engine's and the GPU's fp16 arithmetic"
 
 
 # --- targets and pictures ------------------------------------------------------------------------------

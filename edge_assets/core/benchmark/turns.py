@@ -1,0 +1,44 @@
+"""One measurement at a time on a machine, whoever asks and whatever the state folder: two would disturb each other."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SHARED = ("/run/lock", "/tmp")  # where every account of a Linux machine may write
+NAME = "edge-assets-measuring.lock"
+
+
+def lock_file() -> Path:
+    """The machine's lock for measuring."""
+    writable = [folder for folder in SHARED if os.access(folder, os.W_OK)]
+    return Path(writable[0] if writable else tempfile.gettempdir()) / NAME
+
+
+@contextmanager
+def turn(waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the machine's turn to measure; `waiting` is called once if another process has it.
+
+    The kernel frees the lock of a process that was killed.
+    """
+    descriptor = _opened(lock_file())
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """To read alone, which is enough for a lock: in a shared folder another account's file cannot be written."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o444)
