@@ -136,16 +136,16 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
     ours = {name: b for name, b in builts.items() if b.runtime == "onnx" and b.accuracy}
     with tempfile.TemporaryDirectory() as scratch:
         calibration = Path(scratch) / "calibration.npz"
-        save_arrays(cell.feeds(cell.calibration), calibration)
+        save_arrays(cell.data.feeds(cell.data.calibration), calibration)
         script = Path(__file__).with_name("olive_quantize.py")
         subprocess.run([python, script, source, calibration, scratch], check=True, cwd=scratch)
         seconds = json.loads((Path(scratch) / "seconds.json").read_text())
         theirs = {f"olive {scheme}": Path(scratch) / scheme / "model.onnx" for scheme in seconds}
-        files = {name: cell.loadable("onnx", b.build) for name, b in ours.items()}
+        files = {name: cell.verification.loadable("onnx", b.build) for name, b in ours.items()}
         files |= {name: replace(files[FP32], path=str(path)) for name, path in theirs.items()}
-        evidence = {name: evaluate(cell.question(files[name])) for name in theirs}
+        evidence = {name: evaluate(cell.verification.question(files[name])) for name in theirs}
         contestants = [Contestant(name, sha256_of(Path(entry.path)), entry) for name, entry in files.items()]
-        times = cell.interleaved(contestants, MODES[mode], (1,))
+        times = cell.measurement.interleaved(contestants, MODES[mode], (1,))
         sizes = {name: Path(entry.path).stat().st_size for name, entry in files.items()}
     shown = Table(title=f"{cell.spec.name}: beside Olive", title_justify="left")
     for heading in ("variant", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "remark"):

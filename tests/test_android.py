@@ -53,9 +53,9 @@ def build(cell: Callable[..., Cell]) -> Build:
     def make(name: str, on: Target | str = "pixel-8", spec: ModelSpec = TINY) -> Built:
         place = cell(on, spec)
         if name == CHECKPOINT:
-            return place.build_checkpoint()
+            return place.reference.build()
         variant = next(v for v in place.family.variants if v.name == name)
-        return place.build_variant(variant, make(variant.source, on, spec))
+        return place.variants.build(variant, make(variant.source, on, spec))
 
     return make
 

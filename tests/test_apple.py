@@ -58,9 +58,9 @@ def build(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Built]:
         checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))
         cell = Cell(spec, APPLE, target(on), checkpoint, store, log=lambda _line: None)
         if name == CHECKPOINT:
-            return cell.build_checkpoint()
+            return cell.reference.build()
         variant = next(variant for variant in APPLE.variants if variant.name == name)
-        return cell.build_variant(variant, make(variant.source, on, spec))
+        return cell.variants.build(variant, make(variant.source, on, spec))
 
     return make
 
@@ -105,7 +105,7 @@ def test_compute_units_enter_the_evidence_only_where_coreml_runs(
     slower = replace(phone, options={**phone.options, "compute_units": "CPU_ONLY"})
     cell = Cell(SPEC, APPLE, slower, checkpoint, store, log=lambda _line: None)
     variant = next(variant for variant in APPLE.variants if variant.name == "coreml_package_fp16")
-    second = cell.build_variant(variant, cell.build_checkpoint()).evidence
+    second = cell.variants.build(variant, cell.reference.build()).evidence
     assert first is not None and second is not None
     assert (first.recipe == second.recipe) == (coreml.sys.platform != "darwin")
 

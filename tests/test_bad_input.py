@@ -159,7 +159,7 @@ def test_untrustworthy_data_is_refused_before_slow_work(
     lines: list[str] = []
     cell = Cell(spec, FAMILIES["cpu"], target("graviton3"), checkpoint, store, lines.append)
     with pytest.raises(DataError, match=message):
-        cell.build_checkpoint()
+        cell.reference.build()
     assert all(line.startswith("loading") for line in lines), "nothing but the data was touched"
 
 

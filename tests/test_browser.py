@@ -44,10 +44,10 @@ def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
 @pytest.fixture(scope="module")
 def builts(cell: Cell) -> dict[str, Built]:
     """Every variant of the family for the tiny model on wasm, in the family's order."""
-    made = {CHECKPOINT: cell.build_checkpoint()}
+    made = {CHECKPOINT: cell.reference.build()}
     for variant in BROWSER.variants:
         others = {name: made[name] for name in variant.others}
-        made[variant.name] = cell.build_variant(variant, made[variant.source], others)
+        made[variant.name] = cell.variants.build(variant, made[variant.source], others)
     return made
 
 
@@ -174,7 +174,7 @@ def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offli
 ) -> None:
     server = serve(bundle)
     visit(page, server)
-    raw = cell.arrays(cell.evaluation)
+    raw = cell.data.arrays(cell.data.evaluation)
     label = str(raw["label"][DIGIT])
     assert classify(page, raw["image"][DIGIT], tmp_path) == label
     first = shown(page)
@@ -333,7 +333,7 @@ def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve:
 
 
 def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page, serve: Any) -> None:
-    raw = {"image": cell.arrays(cell.evaluation)["image"][:3]}
+    raw = {"image": cell.data.arrays(cell.data.evaluation)["image"][:3]}
     page.goto(f"{serve(bundle).url}/bundle/manifest.json")
     found = page.evaluate(
         """async ([pixels, declared]) => {
@@ -356,7 +356,7 @@ def test_transformers_js_runs_the_layout(
     (tmp_path / "app.html").write_text(f'<script type="importmap">{json.dumps(imports)}</script>')
     server = serve(bundle, **{"app.html": tmp_path / "app.html"})
     page.goto(f"{server.url}/app.html")
-    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:4]}
+    feeds = {"image": TINY.preprocess.apply(cell.data.arrays(cell.data.evaluation))["image"][:4]}
     for dtype, name in (("fp32", "onnx_model"), ("q8", "onnx_int8_static")):
         logits = page.evaluate(
             """async ([dtype, pixels, dims]) => {
@@ -368,7 +368,7 @@ def test_transformers_js_runs_the_layout(
             }""",
             [dtype, feeds["image"].ravel().tolist(), list(feeds["image"].shape)],
         )
-        direct = cell.loadable("ort_web", builts[name].build).open(1)
+        direct = cell.verification.loadable("ort_web", builts[name].build).open(1)
         expected = direct.run(feeds)["logits"]
         direct.close()  # type: ignore[attr-defined]
         np.testing.assert_allclose(np.array(logits, np.float32).reshape(4, 10), expected, atol=1e-5)
@@ -381,7 +381,7 @@ def test_transformers_js_runs_the_layout(
 def test_webgpu_gives_what_wasm_gives(cell: Cell, builts: dict[str, Built], store: ArtifactStore) -> None:
     artifact = builts["onnx_model"].artifact
     assert artifact is not None
-    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:5]}
+    feeds = {"image": TINY.preprocess.apply(cell.data.arrays(cell.data.evaluation))["image"][:5]}
     outputs = {}
     for provider in ("wasm", "webgpu"):
         session = ort_web.open_session(
@@ -409,8 +409,8 @@ def test_webgpu_is_never_timed() -> None:
 
 
 def test_a_query_is_timed_in_the_page_and_memory_is_the_renderers(cell: Cell, builts: dict[str, Built]) -> None:
-    session: Any = cell.loadable("ort_web", builts["onnx_model"].build).open(1)
-    feeds = {"image": TINY.preprocess.apply(cell.arrays(cell.evaluation))["image"][:1]}
+    session: Any = cell.verification.loadable("ort_web", builts["onnx_model"].build).open(1)
+    feeds = {"image": TINY.preprocess.apply(cell.data.arrays(cell.data.evaluation))["image"][:1]}
     try:
         times = [session.time(feeds) for _ in range(50)]
         assert 0 < min(times) < 50
@@ -473,8 +473,8 @@ def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: A
     checkpoint = checkpoints.register(store, "mlp", str(tmp_path / "mlp.safetensors"))
     mlp = replace(cell, spec=MLP, checkpoint=checkpoint)
     variants = {variant.name: variant for variant in BROWSER.variants}
-    model = mlp.build_variant(variants["onnx_model"], mlp.build_checkpoint())
-    int4 = mlp.build_variant(variants["onnx_int4"], model)
+    model = mlp.variants.build(variants["onnx_model"], mlp.reference.build())
+    int4 = mlp.variants.build(variants["onnx_int4"], model)
     assert int4.artifact is not None and model.artifact is not None, int4.build.refused
     assert int4.build.facts["quantized_nodes"] == 2
     assert int4.build.facts["recipe"] == "int4_weights_matmulnbits_u4_block32_rtn"

@@ -81,9 +81,9 @@ def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
 @pytest.fixture
 def builts(cell: Cell) -> dict[str, Built]:
     """The baseline and two variants."""
-    built = {CHECKPOINT: cell.build_checkpoint()}
-    built["onnx_model"] = cell.build_variant(onnx.MODEL, built[CHECKPOINT])
-    built["onnx_optimized"] = cell.build_variant(onnx.OPTIMIZED, built["onnx_model"])
+    built = {CHECKPOINT: cell.reference.build()}
+    built["onnx_model"] = cell.variants.build(onnx.MODEL, built[CHECKPOINT])
+    built["onnx_optimized"] = cell.variants.build(onnx.OPTIMIZED, built["onnx_model"])
     return built
 
 
@@ -135,12 +135,12 @@ def test_a_variant_whose_measuring_process_hangs_or_dies_fails_alone(
 
 
 def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, builts: dict[str, Built]) -> None:
-    right = cell.loadable("onnx", builts["onnx_model"].build)
+    right = cell.verification.loadable("onnx", builts["onnx_model"].build)
     missing = Contestant("missing", "0" * 64, replace(right, path="/nowhere/model.onnx"))
     with pytest.raises(MeasurementError, match="missing: measuring failed: 'load' failed") as kept:
-        cell.interleaved([missing], None, (1,))
+        cell.measurement.interleaved([missing], None, (1,))
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
-    assert cell.interleaved([contestant], None, (1,))["onnx_model"]["peak_bytes"] > 0
+    assert cell.measurement.interleaved([contestant], None, (1,))["onnx_model"]["peak_bytes"] > 0
     assert kept.value.__traceback__ is not None, "the error was alive all the while"
 
 
@@ -149,11 +149,11 @@ def test_measurements_of_two_state_folders_wait_for_each_other(
 ) -> None:
     lines: list[str] = []
     other = replace(cell, store=replace(cell.store, cache=tmp_path), log=lines.append)
-    right = other.loadable("onnx", builts["onnx_model"].build)
+    right = other.verification.loadable("onnx", builts["onnx_model"].build)
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
     with ThreadPoolExecutor(1) as pool:
         with turn(waiting=lambda: None):
-            measured = pool.submit(other.interleaved, [contestant], None, (1,))
+            measured = pool.submit(other.measurement.interleaved, [contestant], None, (1,))
             deadline = time.monotonic() + 30
             while not lines and time.monotonic() < deadline:
                 time.sleep(0.02)

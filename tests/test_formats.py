@@ -87,10 +87,10 @@ def build(
         checkpoint = checkpoints.register(store, spec.name, str(files[spec.name]))
         cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
         if name == CHECKPOINT:
-            return cell.build_checkpoint()
+            return cell.reference.build()
         variant = next(v for v in family.variants if v.name == name)
         others = {other: make(other, spec, on) for other in variant.others}
-        return cell.build_variant(variant, make(variant.source, spec, on), others)
+        return cell.variants.build(variant, make(variant.source, spec, on), others)
 
     return make
 

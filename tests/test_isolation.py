@@ -124,12 +124,12 @@ def test_a_crashing_converter_fails_its_variant_alone_and_leaves_nothing(tmp_pat
     store = open_store(str(tmp_path / "store"), tmp_path / "cache")
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
     cell = Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
-    source = cell.build_checkpoint()
+    source = cell.reference.build()
     assert source.variant == CHECKPOINT
-    built = cell.build_variant(variant, source)
+    built = cell.variants.build(variant, source)
     assert built.failed is not None and built.artifact is None
     assert re.search(r"abort_build died with exit code .*\nconverting tiny.safetensors", built.failed)
     log = store.cache / "failures" / str(built.failure_log)
     assert "converting tiny.safetensors" in log.read_text()
-    assert store.recall(cell.variant_recipe(variant, source, {})) is None
+    assert store.recall(cell.variants.recipe(variant, source, {})) is None
     assert not list((tmp_path / "cache" / "work").iterdir())

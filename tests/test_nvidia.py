@@ -53,9 +53,9 @@ def build(store: ArtifactStore, checkpoint_file: Path) -> Build:
     def make(name: str, on: str) -> Built:
         cell = cell_of(on, store, checkpoint_file)
         if name == CHECKPOINT:
-            return cell.build_checkpoint()
+            return cell.reference.build()
         variant = next(v for v in NVIDIA.variants if v.name == name)
-        return cell.build_variant(variant, make(variant.source, on))
+        return cell.variants.build(variant, make(variant.source, on))
 
     return make
 

@@ -60,9 +60,9 @@ def cell(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Cell]:
 def build(cell: Cell, name: str) -> Built:
     """A variant, its source first."""
     if name == CHECKPOINT:
-        return cell.build_checkpoint()
+        return cell.reference.build()
     variant = next(variant for variant in cell.family.variants if variant.name == name)
-    return cell.build_variant(variant, build(cell, variant.source))
+    return cell.variants.build(variant, build(cell, variant.source))
 
 
 def trained_file(cell: Cell, built: Built) -> Path:
@@ -74,8 +74,8 @@ def outputs(cell: Cell, name: str) -> np.ndarray:
     """A variant's logits [597, 10] in its own runtime on the evaluation data."""
     built = build(cell, name)
     assert built.artifact is not None, built.build.refused
-    with cell.loadable(built.runtime, built.build).opened(threads=1) as session:
-        return accuracy.run_all(session, cell.feeds(cell.evaluation))["logits"]
+    with cell.verification.loadable(built.runtime, built.build).opened(threads=1) as session:
+        return accuracy.run_all(session, cell.data.feeds(cell.data.evaluation))["logits"]
 
 
 def test_without_its_extra_training_and_exports_are_unavailable(
@@ -248,4 +248,4 @@ def test_bad_training_data(cell: Callable[..., Cell], loader: str, message: str)
     for loss in ("cross_entropy", "tests.tiny.losses:margin"):
         bad = cell(changed(data=Dataset(f"tests.tiny.data:{loader}"), loss=loss))
         with pytest.raises(DataError, match=message):
-            bad.build_checkpoint()
+            bad.reference.build()

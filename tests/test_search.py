@@ -58,9 +58,9 @@ def build(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Built]:
 
         def one(wanted: str) -> Built:
             if wanted == "checkpoint":
-                return cell.build_checkpoint()
+                return cell.reference.build()
             variant = next(v for v in cell.family.variants if v.name == wanted)
-            return cell.build_variant(variant, one(variant.source), {other: one(other) for other in variant.others})
+            return cell.variants.build(variant, one(variant.source), {other: one(other) for other in variant.others})
 
         return one(name)
 

@@ -155,12 +155,12 @@ def planted() -> Any:
 def test_a_memo_does_not_choose_the_architecture_that_is_imported(store: ArtifactStore, checkpoint_file: Path) -> None:
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
     cell = Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
-    honest = cell.build_checkpoint().build
+    honest = cell.reference.build().build
     session = {"architecture": "tests.test_store_trust:planted"}
     changed = replace(honest, facts={**honest.facts, "session": session})
     with pytest.raises(StoreError, match=f"memo {honest.recipe.sha256} .*sets the session option architecture"):
-        cell.loadable("pytorch", changed).open(1)
-    cell.loadable("pytorch", honest)
+        cell.verification.loadable("pytorch", changed).open(1)
+    cell.verification.loadable("pytorch", honest)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

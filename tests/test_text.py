@@ -107,10 +107,10 @@ def build(cell: Callable[[str], Cell]) -> Callable[[str, str], Built]:
     def make(name: str, on: str) -> Built:
         place = cell(on)
         if name == CHECKPOINT:
-            return place.build_checkpoint()
+            return place.reference.build()
         variant = next(v for v in place.family.variants if v.name == name)
         others = {other: make(other, on) for other in variant.others}
-        return place.build_variant(variant, make(variant.source, on), others)
+        return place.variants.build(variant, make(variant.source, on), others)
 
     return make
 
@@ -178,7 +178,7 @@ def test_the_recipe_knows_the_tokenizers_content_and_not_its_place(
         path.write_text(content)
     place = cell("graviton3")
     recipes = {
-        path: replace(place, spec=replace(spec, preprocessing=replace(text, tokenizer=str(path)))).check_data().recipe
+        path: replace(place, spec=replace(spec, preprocessing=replace(text, tokenizer=str(path)))).data.check().recipe
         for path in (tokenizer, moved, changed)
     }
     assert recipes[moved].sha256 == recipes[tokenizer].sha256 != recipes[changed].sha256
@@ -189,7 +189,7 @@ def test_the_recipe_knows_the_tokenizers_content_and_not_its_place(
 def test_without_tokenizers_the_extra_is_named(cell: Callable[[str], Cell], uninstall: Callable[[str], None]) -> None:
     uninstall("tokenizers")
     with pytest.raises(MissingTool, match=r"tokenizers is not installed: pip install 'edge-assets\[text\]'"):
-        cell("graviton3").check_data()
+        cell("graviton3").data.check()
 
 
 def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec) -> None:
@@ -231,13 +231,14 @@ def test_onnx_runs_other_lengths_than_the_declared_one(
 ) -> None:
     place = cell("graviton3")
     (whole, cut) = (
-        {name: array[:3, :size] for name, array in place.feeds(place.evaluation).items()} for size in (LENGTH, 9)
+        {name: array[:3, :size] for name, array in place.data.feeds(place.data.evaluation).items()}
+        for size in (LENGTH, 9)
     )
     whole["mask"] = whole["mask"] * (np.arange(LENGTH) < 9)
     outputs = {}
     for name in (CHECKPOINT, "onnx_model"):
         built = build(name, "graviton3")
-        session = place.loadable(built.runtime, built.build).open(1)
+        session = place.verification.loadable(built.runtime, built.build).open(1)
         outputs[name] = session.run(cut)["logits"]
         np.testing.assert_allclose(outputs[name], session.run(whole)["logits"], atol=1e-4)
     np.testing.assert_allclose(outputs["onnx_model"], outputs[CHECKPOINT], atol=1e-4)
@@ -253,10 +254,10 @@ def test_static_programs_have_the_best_length_and_refuse_another(
     assert built.build.facts["fixed_axes"] == {"tokens": LENGTH}
     assert [entry["shape"] for entry in built.build.facts["signature"]["inputs"]] == [[1, LENGTH], [1, LENGTH]]
     place = cell("pixel-8")
-    short = {field: array[:1, :5] for field, array in place.feeds(place.evaluation).items()}
+    short = {field: array[:1, :5] for field, array in place.data.feeds(place.data.evaluation).items()}
     variant = next(v for v in place.family.variants if v.name == name)
     with pytest.raises(Refused, match=r"input 'ids' is \[5\] per sample, and this static program takes \[12\] alone"):
-        variant.call(_run, place.loadable(built.runtime, built.build), short)
+        variant.call(_run, place.verification.loadable(built.runtime, built.build), short)
 
 
 def _run(loadable: Any, feeds: Any) -> Any:

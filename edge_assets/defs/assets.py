@@ -142,7 +142,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
     ) -> dg.MaterializeResult[Built]:
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            built = cell.build_checkpoint()
+            built = cell.reference.build()
             urls = tracking.log([metadata.variant_entry(cell, built, None, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,
@@ -181,7 +181,7 @@ def _variant_asset(
     ):
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            built = cell.build_variant(variant, source, others)
+            built = cell.variants.build(variant, source, others)
             urls = tracking.log([metadata.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,

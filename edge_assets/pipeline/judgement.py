@@ -204,10 +204,10 @@ class Judgement:
             from edge_assets.pipeline import release
 
             assert built.artifact is not None and shipped.artifact is not None
-            raw = {name: array[:1] for name, array in self.cell.arrays(self.cell.evaluation).items()}
+            raw = {name: array[:1] for name, array in self.cell.data.arrays(self.cell.data.evaluation).items()}
             fields = data.preprocess_fields(raw, spec.preprocess)
             sample = {name: raw[name] for name in fields}
-            run = self.cell.loadable(built.runtime, built.build), spec.preprocess.apply(sample)
+            run = self.cell.verification.loadable(built.runtime, built.build), spec.preprocess.apply(sample)
             variant = next(entry for entry in self.cell.family.variants if entry.name == built.variant)
             outputs = variant.call(_run_once, *run)
             artifact = self.cell.store.checkout(shipped.artifact)
@@ -248,7 +248,7 @@ class Judgement:
             "sha256": candidate.sha256,
             "size_bytes": candidate.size_bytes,
             "runtime": next(v.runtime for v in cell.family.variants if v.name == candidate.name),
-            "session": cell.session(built.runtime) | build_session(built.runtime, built.build),
+            "session": cell.verification.session(built.runtime) | build_session(built.runtime, built.build),
             "inputs": [tensor.name for tensor in cell.spec.inputs],
             "outputs": [tensor.name for tensor in cell.spec.outputs],
             "preprocessing": cell.spec.preprocess.to_dict(),

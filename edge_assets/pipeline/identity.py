@@ -1,0 +1,90 @@
+"""Which cell it is: one (model, family, target, checkpoint), and what follows from these alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_assets.core import failures
+from edge_assets.core.select import NOT_MEASURED, Limits
+from edge_assets.core.types import Recipe, Result
+from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.errors import (
+    EdgeAssetsError,
+    StoreError,
+    told,
+)
+from edge_assets.families.family import Family
+from edge_assets.hashing import digest
+from edge_assets.spec.model import ModelSpec
+from edge_assets.targets import Target, local_target, this_machine
+from edge_assets.targets.project import catalog
+from resources.checkpoints import Checkpoint
+from resources.store import ArtifactStore, NotBuilt
+
+NOT_THE_VARIANTS = (StoreError, NotBuilt)  # what a step raises that says nothing of the variant
+REPORT, RELEASE = "benchmark_report", "release"
+MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One (model, family, target, checkpoint): what one run works on."""
+
+    spec: ModelSpec
+    family: Family
+    target: Target
+    checkpoint: Checkpoint
+    store: ArtifactStore
+    log: Callable[[str], None] = print
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine is the target, so that latency can be measured."""
+        local = local_target(catalog().values(), self.family.name)
+        return local is not None and local.name == self.target.name
+
+    @property
+    def not_measured(self) -> str:
+        """Why there is no latency where there is none."""
+        return str(self.target.options.get("not_measured", NOT_MEASURED))
+
+    @property
+    def path(self) -> str:
+        return f"{self.spec.name}/{self.family.name}/{self.checkpoint.key}/{self.target.name}"
+
+    @property
+    def partition(self) -> str:
+        """The cell's key among those of its model and family: checkpoint|target."""
+        return f"{self.checkpoint.key}|{self.target.name}"
+
+    @property
+    def artifacts(self) -> list[str]:
+        """Names of what is made for the cell, in the order of the graph."""
+        return [CHECKPOINT, *(variant.name for variant in self.family.variants), REPORT, RELEASE]
+
+    def asset(self, artifact: str) -> tuple[str, str, str]:
+        """model, family, artifact: which asset one of these is."""
+        return self.spec.name, self.family.name, artifact
+
+    @property
+    def limits(self) -> Limits:
+        """The tighter of the model's gates and the target's budgets."""
+        gates, target = self.spec.gates, self.target
+        return Limits(
+            accuracy_drop_points=gates.max_accuracy_drop_points,
+            size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
+            memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
+            cosine=gates.min_cosine,
+        )
+
+
+def failure(cell: Identity, variant: Variant, recipe: Recipe, error: Exception, doing: str) -> Result:
+    """What is known of a conversion or a verification that failed. It is not kept: the next build tries again."""
+    log = failures.keep(error, cell.store.cache / failures.FOLDER, f"{cell.path} {variant.name} {doing}")
+    reason = told(error) if isinstance(error, EdgeAssetsError) else f"{doing} failed: {told(error)}"
+    return Result(recipe, None, {"failed": True, "log": log}, refused=reason)
+
+
+def machine_digest() -> str:
+    """Changes when a measurement here would be another machine's."""
+    machine = this_machine()
+    return digest([machine.cpu, machine.cores, machine.instruction_sets, machine.memory_bytes, *machine.gpus])

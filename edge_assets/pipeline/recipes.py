@@ -1,0 +1,68 @@
+"""What several steps of a cell have in common in their recipes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from edge_assets.core.tools import installed
+from edge_assets.core.types import Recipe
+from edge_assets.pipeline.identity import Identity, machine_digest
+from edge_assets.spec.source import source_digest
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Parts of recipes: everything that decides a step's result has to be in one."""
+
+    cell: Identity
+
+    def of_architecture(
+        self,
+        step: str,
+        code_version: str,
+        inputs: Mapping[str, str],
+        parameters: Mapping[str, Any] | None = None,
+        tools: Mapping[str, str] | None = None,
+    ) -> Recipe:
+        """A recipe of a step that runs the user's architecture in PyTorch."""
+        architecture = {"architecture": source_digest(self.cell.spec.architecture)}
+        named = {"architecture": self.cell.spec.architecture, "inputs": [t.name for t in self.cell.spec.inputs]}
+        return Recipe(
+            step,
+            code_version,
+            {**inputs, **architecture},
+            {**named, **(parameters or {})},
+            {"torch": version("torch"), **(tools or {})},
+        )
+
+    def timing(self) -> dict[str, str]:
+        """The machine, where a search chooses by the latency that is measured on it."""
+        chooses = self.cell.is_local and self.cell.spec.search and self.cell.spec.search.objective == "latency"
+        return {"machine": machine_digest()} if chooses else {}
+
+    def gates(self) -> list[float | None]:
+        return [self.cell.limits.accuracy_drop_points, self.cell.limits.cosine]
+
+    def preprocessing_tools(self) -> dict[str, str]:
+        """Versions of what the preprocessing imports. Raises MissingTool naming the extra."""
+        return installed(self.cell.spec.preprocess.tools, "text")
+
+    def metric_inputs(self) -> dict[str, str]:
+        name = self.cell.spec.evaluation.metric
+        return {"metric": source_digest(name)} if ":" in name else {}
+
+    def loss_inputs(self) -> dict[str, str]:
+        assert self.cell.spec.finetuning is not None
+        name = self.cell.spec.finetuning.loss
+        return {"loss": source_digest(name)} if ":" in name else {}
+
+    def evaluation_parameters(self) -> dict[str, Any]:
+        evaluation = self.cell.spec.evaluation
+        return {
+            "preprocessing": self.cell.spec.preprocess.to_dict(),
+            "metric": evaluation.metric,
+            "labels": evaluation.labels,
+            "higher_is_better": evaluation.higher_is_better,
+            "outputs": [tensor.name for tensor in self.cell.spec.outputs],
+        }

@@ -1,0 +1,87 @@
+"""The checkpoint, and what PyTorch eager in fp32 gives for the evaluation data: what everything is compared with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_assets.core import data
+from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.types import Built, Result
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify import accuracy, parity
+from edge_assets.errors import (
+    CheckpointError,
+)
+from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.identity import Identity
+from edge_assets.pipeline.recipes import Recipes
+from edge_assets.spec.model import PARITY_SAMPLES
+from edge_assets.spec.project import checkpoint_folder
+from edge_assets.targets import this_machine
+from resources import checkpoints
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The checkpoint and its outputs."""
+
+    cell: Identity
+    data: Datasets
+    recipes: Recipes
+
+    def build(self) -> Built:
+        """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
+        self.data.check()
+        reference = self.outputs()
+        recipe = self.recipes.of_architecture("checkpoint", "1", {"file": self.cell.checkpoint.file.sha256})
+        built = self.cell.store.remember(recipe, self._validate)
+        return Built(CHECKPOINT, "pytorch", "fp32", "pytorch", built, reference)
+
+    def _validate(self, folder: Path) -> Mapping[str, Any]:
+        import shutil
+
+        from edge_assets.core.checkpoint import load_model
+        from edge_assets.toolchains.pytorch import eager as pytorch
+
+        path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
+        model = load_model(self.cell.spec.architecture, path)
+        one = {name: array[:1] for name, array in self.data.feeds(self.data.evaluation).items()}
+        shutil.copyfile(path, folder / path.name)
+        return pytorch.describe(model, one, [tensor.name for tensor in self.cell.spec.inputs])
+
+    def outputs(self) -> Result:
+        inputs = {"checkpoint": self.cell.checkpoint.file.sha256, "evaluation": self.data.evaluation.sha256}
+        parameters = self.recipes.evaluation_parameters()
+        scores_name = accuracy.scores_name(parameters["outputs"])
+        if scores_name != "scores":
+            parameters["scores"] = scores_name
+        inputs |= self.recipes.metric_inputs()
+        recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, self.recipes.preprocessing_tools())
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            from edge_assets.toolchains.pytorch import eager as pytorch
+
+            self.cell.log("evaluating PyTorch eager in fp32, the reference")
+            path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
+            options = session_options(self.cell.spec, "pytorch", self.cell.target)
+            session = Loadable("pytorch", str(path), options).open(this_machine().cores)
+            feeds, raw = self.data.feeds(self.data.evaluation), self.data.arrays(self.data.evaluation)
+            outputs = accuracy.run_all(session, feeds)
+            pytorch.check_outputs(outputs, self.cell.spec.outputs, len(raw[self.cell.spec.evaluation.labels]))
+            if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
+                raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
+            scores = accuracy.score(self.cell.spec.evaluation.metric, outputs, raw[self.cell.spec.evaluation.labels])
+            data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
+            return {
+                "accuracy": accuracy.compare(scores, scores, self.cell.spec.evaluation.higher_is_better),
+                "parity": parity.measure(session, feeds, {n: outputs[n][:PARITY_SAMPLES] for n in outputs}),
+            }
+
+        return self.cell.store.remember(recipe, build)
+
+    def inputs(self) -> dict[str, str]:
+        inputs = {"reference": self.outputs().sha256, "evaluation": self.data.evaluation.sha256}
+        return inputs | self.recipes.metric_inputs()

@@ -1,0 +1,92 @@
+"""Parity and accuracy of what was built, in its runtime or in what stands in for it."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_assets.core.runtimes import RUNTIMES, build_session
+from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.tools import installed
+from edge_assets.core.types import Recipe, Result
+from edge_assets.core.variant import Variant
+from edge_assets.core.verify.evaluate import Question, evaluate
+from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
+from edge_assets.pipeline.recipes import Recipes
+from edge_assets.pipeline.reference import Reference
+from edge_assets.targets import this_machine
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a cell's artifacts are opened, and what comes of it."""
+
+    cell: Identity
+    data: Datasets
+    recipes: Recipes
+    reference: Reference
+
+    def runtime_of(self, variant: Variant, facts: Mapping[str, Any]) -> str:
+        """The variant's runtime, or what stands in for it where it cannot run."""
+        runs_here = self.cell.is_local and not facts.get("needs_device")
+        return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
+
+    def question(self, loadable: Loadable, samples: int | None = None) -> Question:
+        """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
+        reference = self.reference.outputs()
+        assert self.data.evaluation.artifact is not None and reference.artifact is not None
+        return Question(
+            loadable=loadable,
+            threads=this_machine().cores,
+            evaluation=self.cell.store.checkout(self.data.evaluation.artifact),
+            feeds=self.data.saved_feeds(self.data.evaluation),
+            reference=self.cell.store.checkout(reference.artifact),
+            metric=self.cell.spec.evaluation.metric,
+            labels=self.cell.spec.evaluation.labels,
+            higher_is_better=self.cell.spec.evaluation.higher_is_better,
+            samples=samples,
+        )
+
+    def evidence(self, variant: Variant, name: str, built: Result) -> Result:
+        """The verification, or how it failed."""
+        try:
+            return self._verify(variant, name, built)
+        except NOT_THE_VARIANTS:
+            raise
+        except Exception as error:  # a runtime can raise anything
+            inputs = {"artifact": built.sha256}
+            return failure(self.cell, variant, Recipe("verification", "2", inputs), error, "verification")
+
+    def _verify(self, variant: Variant, name: str, built: Result) -> Result:
+        # what a stand-in opens may be the same in several artifacts: it is verified once
+        opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
+        inputs = {"artifact": opened or built.sha256} | self.reference.inputs()
+        runtime = RUNTIMES[name]
+        # the target's options are for its own engine: another one here computes the same whatever they say
+        session = (self.session(name) if runtime.is_the_targets else {}) | build_session(name, built)
+        parameters = self.recipes.evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
+        parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
+        samples = self.cell.target.options.get("evaluation_samples")
+        if samples:
+            parameters |= {"samples": samples}
+        tools = installed(runtime.distributions, runtime.extra) | self.recipes.preprocessing_tools()
+        recipe = Recipe("verification", "2", inputs, parameters, tools)
+
+        def build(_folder: Path) -> Mapping[str, Any]:
+            count = min(self.data.evaluation.facts["samples"], samples or self.data.evaluation.facts["samples"])
+            self.cell.log(f"verifying {variant.name} on {count} samples")
+            return variant.call(evaluate, self.question(self.loadable(name, built), samples))
+
+        return self.cell.store.remember(recipe, build)
+
+    def session(self, runtime: str) -> dict[str, Any]:
+        """What of the target's options a runtime's sessions are opened with."""
+        return {name: self.cell.target.options[name] for name in RUNTIMES[runtime].target_options}
+
+    def loadable(self, runtime: str, built: Result) -> Loadable:
+        """How to open a built artifact, in this process or another."""
+        assert built.artifact is not None
+        options = session_options(self.cell.spec, runtime, self.cell.target) | build_session(runtime, built)
+        return Loadable(runtime, str(self.cell.store.checkout(built.artifact)), options)
