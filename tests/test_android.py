@@ -51,11 +51,7 @@ def build(cell: Callable[..., Cell]) -> Build:
     """Builds a variant of a spec for a target, its sources first; memoized by the store."""
 
     def make(name: str, on: Target | str = "pixel-8", spec: ModelSpec = TINY) -> Built:
-        place = cell(on, spec)
-        if name == CHECKPOINT:
-            return place.reference.build()
-        variant = next(v for v in place.family.variants if v.name == name)
-        return place.variants.build(variant, make(variant.source, on, spec))
+        return cell(on, spec).build(name)
 
     return make
 

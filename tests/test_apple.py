@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edge_assets.core.types import Built
-from edge_assets.core.variant import CHECKPOINT, BuildRequest
+from edge_assets.core.variant import BuildRequest
 from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError, Refused
 from edge_assets.families.apple import APPLE
@@ -56,11 +56,7 @@ def build(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Built]:
 
     def make(name: str, on: str, spec: ModelSpec = SPEC) -> Built:
         checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))
-        cell = Cell(spec, APPLE, target(on), checkpoint, store, log=lambda _line: None)
-        if name == CHECKPOINT:
-            return cell.reference.build()
-        variant = next(variant for variant in APPLE.variants if variant.name == name)
-        return cell.variants.build(variant, make(variant.source, on, spec))
+        return Cell(spec, APPLE, target(on), checkpoint, store, log=lambda _line: None).build(name)
 
     return make
 

@@ -14,7 +14,6 @@ from playwright.sync_api import Page, expect
 
 from edge_assets.core import tools
 from edge_assets.core.types import Built
-from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MissingTool, Refused
 from edge_assets.families.browser import BROWSER
 from edge_assets.pipeline import release
@@ -44,11 +43,7 @@ def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
 @pytest.fixture(scope="module")
 def builts(cell: Cell) -> dict[str, Built]:
     """Every variant of the family for the tiny model on wasm, in the family's order."""
-    made = {CHECKPOINT: cell.reference.build()}
-    for variant in BROWSER.variants:
-        others = {name: made[name] for name in variant.others}
-        made[variant.name] = cell.variants.build(variant, made[variant.source], others)
-    return made
+    return cell.build_all()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.types import Built
-from edge_assets.core.variant import CHECKPOINT, Variant
+from edge_assets.core.variant import Variant
 from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError, InvalidSpec
 from edge_assets.families.families import FAMILIES
@@ -85,12 +85,7 @@ def build(
     def make(name: str, spec: ModelSpec = TINY, on: str = "graviton3") -> Built:
         family = FAMILIES[target(on).family]
         checkpoint = checkpoints.register(store, spec.name, str(files[spec.name]))
-        cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
-        if name == CHECKPOINT:
-            return cell.reference.build()
-        variant = next(v for v in family.variants if v.name == name)
-        others = {other: make(other, spec, on) for other in variant.others}
-        return cell.variants.build(variant, make(variant.source, spec, on), others)
+        return Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None).build(name)
 
     return make
 

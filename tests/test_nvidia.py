@@ -51,11 +51,7 @@ def build(store: ArtifactStore, checkpoint_file: Path) -> Build:
     """Builds a variant of the tiny model for a target, its sources first; memoized by the store."""
 
     def make(name: str, on: str) -> Built:
-        cell = cell_of(on, store, checkpoint_file)
-        if name == CHECKPOINT:
-            return cell.reference.build()
-        variant = next(v for v in NVIDIA.variants if v.name == name)
-        return cell.variants.build(variant, make(variant.source, on))
+        return cell_of(on, store, checkpoint_file).build(name)
 
     return make
 

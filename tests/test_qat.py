@@ -13,7 +13,6 @@ import torch
 from safetensors.numpy import load_file
 
 from edge_assets.core.types import Built
-from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
 from edge_assets.families.families import FAMILIES
@@ -59,10 +58,7 @@ def cell(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Cell]:
 
 def build(cell: Cell, name: str) -> Built:
     """A variant, its source first."""
-    if name == CHECKPOINT:
-        return cell.reference.build()
-    variant = next(variant for variant in cell.family.variants if variant.name == name)
-    return cell.variants.build(variant, build(cell, variant.source))
+    return cell.build(name)
 
 
 def trained_file(cell: Cell, built: Built) -> Path:

@@ -54,15 +54,7 @@ def fragile(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def build(store: ArtifactStore, checkpoint_file: Path) -> Callable[..., Built]:
     def make(name: str, spec: ModelSpec = DEEP, file: Path = checkpoint_file, on: str = "x86-64-vnni") -> Built:
         checkpoint = checkpoints.register(store, spec.name, str(file))
-        cell = Cell(spec, CPU.of(spec), target(on), checkpoint, store, log=lambda _line: None)
-
-        def one(wanted: str) -> Built:
-            if wanted == "checkpoint":
-                return cell.reference.build()
-            variant = next(v for v in cell.family.variants if v.name == wanted)
-            return cell.variants.build(variant, one(variant.source), {other: one(other) for other in variant.others})
-
-        return one(name)
+        return Cell(spec, CPU.of(spec), target(on), checkpoint, store, log=lambda _line: None).build(name)
 
     return make
 
