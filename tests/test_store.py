@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,14 @@ def test_any_change_of_the_recipe_is_another_build(store: ArtifactStore) -> None
         "bits 8 -> 4",
         "tool numpy 2.4 -> None",
     ]
+
+
+def test_a_recipe_from_the_store_differs_only_in_what_changed() -> None:
+    recipe = replace(RECIPE, parameters={"inputs": [{"name": "image", "shape": ("batch", 1)}], "bits": 8})
+    stored = Recipe.from_dict(json.loads(json.dumps(asdict(recipe))))
+    assert stored.sha256 == recipe.sha256 and recipe.changes_from(stored) == []
+    changed = replace(recipe, parameters={"inputs": [{"name": "image", "shape": ("batch", 3)}], "bits": 4})
+    assert changed.changes_from(stored) == ["bits 8 -> 4", "inputs changed"]
 
 
 def test_a_refusal_is_remembered_with_its_reason(store: ArtifactStore) -> None:

@@ -49,6 +49,7 @@ def warn(message: str) -> None:
 def main() -> None:
     """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @main.command()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
@@ -68,7 +68,7 @@ def _places(console: Console) -> None:
 
 
 def _toolchains(console: Console) -> bool:
-    table = Table("toolchain", "version", "if missing")
+    table = Table(Column("toolchain", overflow="fold"), "version", Column("if missing", overflow="fold"))
     complete = True
     for name, found, remedy, required in _versions():
         complete &= found is not None or not required

@@ -5,6 +5,7 @@ else is refused. There is no fallback to unpickling. Nothing is unpacked before 
 right, and whatever a library raises about a file becomes one short CheckpointError.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,8 +148,14 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint {_shown(path)} was refused: it holds pickled objects that could run code "
-            f"({printable(first_line(error), 200)}). Save the state dict alone, best as safetensors."
+            f"({printable(_unpicklable(error), 200)}). Save the state dict alone, best as safetensors."
         ) from None
+
+
+def _unpicklable(error: Exception) -> str:
+    """The object that torch met, without torch's advice to load the file all the same."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found.group(1) if found else first_line(error)
 
 
 # --- what is in it ---------------------------------------------------------------------------------------

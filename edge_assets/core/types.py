@@ -89,7 +89,7 @@ class Recipe:
             changes.append(f"code version {older.code_version} -> {self.code_version}")
         changes += [f"{name} changed" for name in _differing(self.inputs, older.inputs)]
         for kind, new, old in (("", self.parameters, older.parameters), ("tool ", self.tools, older.tools)):
-            changes += [f"{kind}{name} {old.get(name)} -> {new.get(name)}" for name in _differing(new, old)]
+            changes += [_change(kind + name, old.get(name), new.get(name)) for name in _differing(new, old)]
         return changes
 
     @classmethod
@@ -101,8 +101,15 @@ class Recipe:
         return cls(**known)
 
 
+def _change(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict | list | tuple) or isinstance(new, dict | list | tuple):
+        return f"{name} changed"
+    return f"{name} {old} -> {new}"
+
+
 def _differing(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in {*new, *old} if new.get(name) != old.get(name))
+    """Names of what differs as JSON: a recipe from the store has lists where a new one has tuples."""
+    return sorted(name for name in {*new, *old} if canonical_json(new.get(name)) != canonical_json(old.get(name)))
 
 
 @dataclass(frozen=True)

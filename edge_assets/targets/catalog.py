@@ -244,7 +244,8 @@ def load_catalog(*extra: Path) -> Catalog:
         try:
             entries = list(_read(path))
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            reason = printable(first_line(error) or type(error).__name__, 300)
+            told = _problem(error) if isinstance(error, yaml.YAMLError) else first_line(error)
+            reason = printable(told or type(error).__name__, 300)
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {reason}"))
             continue
         for name, entry in entries:
