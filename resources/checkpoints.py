@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -276,6 +276,32 @@ def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
     return sorted((checkpoint for checkpoint in found if checkpoint), key=lambda checkpoint: checkpoint.order)
 
 
+def mark_unfit(store: ArtifactStore, checkpoint: Checkpoint, architecture: str, reason: str) -> None:
+    """Remember that a checkpoint cannot be loaded into an architecture, by the digest of its code."""
+    store.hint(_unfit_at(checkpoint.model, checkpoint.key), {"architecture": architecture, "reason": reason})
+
+
+def unfit(store: ArtifactStore, model: str, architecture: str) -> dict[str, str]:
+    """Why checkpoints of a model cannot be loaded into an architecture, by key, as far as it was tried."""
+    found = {}
+    for key in store.pointers(f"unfit/{model}"):
+        data = store.pointer(_unfit_at(model, key)) or {}
+        if data.get("architecture") == architecture:
+            found[key] = str(data.get("reason", ""))
+    return found
+
+
+def newest(store: ArtifactStore, model: str, architecture: str) -> Checkpoint | None:
+    """The newest registered checkpoint of a model that is not known to be unfit for the architecture."""
+    known, left_out = registered(store, model), unfit(store, model, architecture)
+    fitting = [checkpoint for checkpoint in known if checkpoint.key not in left_out]
+    return fitting[-1] if fitting else None
+
+
+def _unfit_at(model: str, key: str) -> str:
+    return f"unfit/{model}/{key}"
+
+
 def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
     """The checkpoint of a partition key. Raises UnknownName with the nearest keys."""
     checkpoint = _read(store, model, key)
@@ -334,17 +360,17 @@ def _known_at(model: str, source: str) -> str:
     return f"sources/{model}/{digest(source)[:16]}"
 
 
-def discover(store: ArtifactStore, model: str, source: str) -> list[Checkpoint]:
+def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str], None] = log.info) -> list[Checkpoint]:
     """Register every whole file of a source that is not registered yet, and return those, oldest first.
 
     Files that did not change since they were registered are not read again. Files that are broken, or still being
-    written, are left for later.
+    written, are left for later, and `say` is told of each.
     """
     known, ledger = known_files(store, model, source), Ledger.open(store, model)
     listing = scan(source)
     keys = {key for some in ledger.keys.values() for key in some}
     now = {file.name: known[file.name] for file in listing.files if _is_known(file, known, keys)}
-    contents = dict(_contents(store, [file for file in listing.files if file.name not in now]))
+    contents = dict(_contents(store, [file for file in listing.files if file.name not in now], say))
     found = {file: ledger.find(content.sha256) for file, content in contents.items()}
     fresh = [file for file, checkpoint in found.items() if checkpoint is None]
     first = reserve(store, model, len(fresh)) if fresh else 0
@@ -363,13 +389,15 @@ def _is_known(file: CheckpointFile, known: Mapping[str, Known], keys: set[str]) 
     return entry is not None and entry.stamp == file.stamp and entry.key in keys
 
 
-def _contents(store: ArtifactStore, files: Sequence[CheckpointFile]) -> Iterator[tuple[CheckpointFile, Content]]:
+def _contents(
+    store: ArtifactStore, files: Sequence[CheckpointFile], say: Callable[[str], None]
+) -> Iterator[tuple[CheckpointFile, Content]]:
     for file in files:
         try:
             with store.workspace() as work:
                 yield file, inspect(file.url, work)
-        except CheckpointError:
-            continue  # named explicitly, it fails loudly; found by listing, it may still be being written
+        except CheckpointError as error:  # named explicitly, it fails loudly; it may still be being written
+            say(f"left out for now: {error}")
 
 
 # --- the bytes -------------------------------------------------------------------------------------------

@@ -202,3 +202,31 @@ def runs_by_status(project: Project) -> dict[str, int]:
     with dg.DagsterInstance.from_config(str(project.home / "dagster")) as instance:
         statuses = [run.status.value for run in instance.get_runs()]
     return {status: statuses.count(status) for status in statuses}
+
+
+def test_a_checkpoint_of_another_architecture_is_named_and_never_taken_for_the_newest(
+    copy_of_built: Project, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(3)}, other)
+    named = copy_of_built.build("--checkpoint", str(other))
+    assert named.returncode == 1
+    assert "checkpoint other-" in named.stderr and f"({other}) is not of the architecture" in named.stderr
+    newest = copy_of_built.build()
+    assert newest.returncode == 0 and "0 built, 1 up to date, 0 failed" in newest.stdout, newest.stdout + newest.stderr
+
+
+def test_a_broken_file_that_is_newer_is_named_while_the_last_whole_one_is_built(copy_of_built: Project) -> None:
+    (copy_of_built.checkpoints / "zz-last.safetensors").write_bytes(b"half")
+    result = copy_of_built.build()
+    assert result.returncode == 0
+    assert "left out for now: checkpoint" in result.stdout and "zz-last.safetensors" in result.stdout
+
+
+def test_outputs_that_a_changed_spec_declares_otherwise_are_refused_after_a_build_too(copy_of_built: Project) -> None:
+    result = copy_of_built.build(TINY_CLASSES="12")
+    assert result.returncode == 1
+    assert "output 'logits' is float32 (597, 10), the spec declares float32 ('batch', 12)" in result.stderr

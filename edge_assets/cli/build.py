@@ -30,6 +30,7 @@ from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.settings import Home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
+from edge_assets.spec.source import source_digest
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
@@ -61,16 +62,33 @@ def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Any, Any
     return [every[name] for name in (names or every)]
 
 
-def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[str]) -> list[Checkpoint]:
-    """Checkpoints by file path, by partition key, `all`, or by default the newest; new files are registered."""
+def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[str], say: Say) -> list[Checkpoint]:
+    """Checkpoints by file path, by partition key, `all`, or by default the newest that fits the architecture.
+
+    New files are registered.
+    """
     folder = checkpoint_folder(spec)
-    if not names or "all" in names:
-        checkpoints.discover(store, spec.name, folder)
+    if not names:
+        checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
+        return [_newest(store, spec, folder)]
+    if "all" in names:
+        checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
         known = checkpoints.registered(store, spec.name)
         if not known:
             raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
-        return known if names else known[-1:]
+        return known
     return [_checkpoint(store, spec, folder, name) for name in names]
+
+
+def _newest(store: ArtifactStore, spec: ModelSpec, folder: str) -> Checkpoint:
+    architecture = source_digest(spec.architecture)
+    newest = checkpoints.newest(store, spec.name, architecture)
+    if newest is not None:
+        return newest
+    unfit = checkpoints.unfit(store, spec.name, architecture)
+    if unfit:
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} can be built. The last: {list(unfit.values())[-1]}")
+    raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
 
 
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
@@ -78,9 +96,13 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
         return checkpoints.lookup(store, spec.name, name)
     urls = [file.url for file in checkpoints.list_files(folder)]
     files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
-    if name in files or Path(name).suffix.lower() in SUFFIXES:
+    if name in files or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
         return checkpoints.register(store, spec.name, files.get(name, name))
-    raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *store.pointers(f"checkpoints/{spec.name}")})
+    raise UnknownName(
+        f"checkpoint of {spec.name}",
+        name,
+        {*(Path(url).name for url in urls), *store.pointers(f"checkpoints/{spec.name}")},
+    )
 
 
 def build(

@@ -78,7 +78,7 @@ def build(
     prepare(home(), warn)  # before the store is: it lies in the state folder
     resource = store_resource()
     store = resource.open()
-    chosen = building.choose_checkpoints(store, spec, checkpoints)
+    chosen = building.choose_checkpoints(store, spec, checkpoints, say)
     with open_instance(home()) as instance:
         outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, say)
     tracking = tracking_resource(resource)

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
 from edge_assets.errors import Malformed
-from edge_assets.hashing import digest
+from edge_assets.hashing import canonical_json, digest
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

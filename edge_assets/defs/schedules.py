@@ -7,6 +7,7 @@ import dagster as dg
 from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.families.family import Family
 from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
@@ -31,10 +32,9 @@ def nightly_schedule(
         context: dg.ScheduleEvaluationContext, store: ArtifactStoreResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
         opened = store.open()
-        known = checkpoints.registered(opened, spec.name)
-        if not known:
-            return dg.SkipReason(f"no checkpoint of {spec.name} is registered yet")
-        newest = known[-1]
+        newest = checkpoints.newest(opened, spec.name, source_digest(spec.architecture))
+        if newest is None:
+            return dg.SkipReason(f"no checkpoint of {spec.name} that fits its architecture is registered yet")
         tick = context.scheduled_execution_time.isoformat()
         runs = Runs(context.instance)
         requests = list(stale_requests(spec, family, targets, newest, opened, runs, run_key=f"nightly:{tick}"))

@@ -1,6 +1,7 @@
 """The checkpoint, and what PyTorch eager in fp32 gives for the evaluation data: what everything is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,16 @@ import numpy as np
 
 from edge_assets.core import data
 from edge_assets.core.session import Loadable, session_options
-from edge_assets.core.types import Built, Result
+from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
-from edge_assets.errors import (
-    CheckpointError,
-)
+from edge_assets.errors import CheckpointError, printable
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import PARITY_SAMPLES
 from edge_assets.spec.project import checkpoint_folder
+from edge_assets.spec.source import source_digest
 from edge_assets.targets import this_machine
 from resources import checkpoints
 
@@ -36,6 +36,7 @@ class Reference:
         """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
         self.data.check()
         reference = self.outputs()
+        self._check_signature(reference)
         recipe = self.recipes.of_architecture("checkpoint", "1", {"file": self.cell.checkpoint.file.sha256})
         built = self.cell.store.remember(recipe, self._validate)
         return Built(CHECKPOINT, "pytorch", "fp32", "pytorch", built, reference)
@@ -47,12 +48,14 @@ class Reference:
         from edge_assets.toolchains.pytorch import eager as pytorch
 
         path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
-        model = load_model(self.cell.spec.architecture, path)
+        with self._told_of_the_checkpoint(path):
+            model = load_model(self.cell.spec.architecture, path)
         one = {name: array[:1] for name, array in self.data.feeds(self.data.evaluation).items()}
         shutil.copyfile(path, folder / path.name)
         return pytorch.describe(model, one, [tensor.name for tensor in self.cell.spec.inputs])
 
     def outputs(self) -> Result:
+        """The reference's outputs and scores for the whole evaluation set. Raises CheckpointError."""
         inputs = {"checkpoint": self.cell.checkpoint.file.sha256, "evaluation": self.data.evaluation.sha256}
         parameters = self.recipes.evaluation_parameters()
         scores_name = accuracy.scores_name(parameters["outputs"])
@@ -67,12 +70,13 @@ class Reference:
             self.cell.log("evaluating PyTorch eager in fp32, the reference")
             path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
             options = session_options(self.cell.spec, "pytorch", self.cell.target)
-            session = Loadable("pytorch", str(path), options).open(this_machine().cores)
             feeds, raw = self.data.feeds(self.data.evaluation), self.data.arrays(self.data.evaluation)
-            outputs = accuracy.run_all(session, feeds)
+            with self._told_of_the_checkpoint(path):
+                session = Loadable("pytorch", str(path), options).open(this_machine().cores)
+                outputs = accuracy.run_all(session, feeds)
+                if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
+                    raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
             pytorch.check_outputs(outputs, self.cell.spec.outputs, len(raw[self.cell.spec.evaluation.labels]))
-            if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
-                raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
             scores = accuracy.score(self.cell.spec.evaluation.metric, outputs, raw[self.cell.spec.evaluation.labels])
             data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
             return {
@@ -82,6 +86,33 @@ class Reference:
 
         return self.cell.store.remember(recipe, build)
 
+    def _check_signature(self, reference: Result) -> None:
+        """The outputs are as the spec declares them, also where they were computed for an earlier spec."""
+        declared = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in self.cell.spec.outputs]
+        recipe = Recipe("signature", "1", {"reference": reference.sha256}, {"outputs": declared})
+
+        def build(_folder: Path) -> Mapping[str, Any]:
+            from edge_assets.toolchains.pytorch import eager as pytorch
+
+            samples = self.data.evaluation.facts["samples"]
+            pytorch.check_outputs(self.data.arrays(reference), self.cell.spec.outputs, samples)
+            return {}
+
+        self.cell.store.remember(recipe, build)
+
+    @contextmanager
+    def _told_of_the_checkpoint(self, path: Path) -> Iterator[None]:
+        """What is wrong with the file is said of the checkpoint, and remembered: it is not taken for the newest."""
+        try:
+            yield
+        except CheckpointError as error:
+            checkpoint = self.cell.checkpoint
+            name = f"checkpoint {checkpoint.key} ({printable(checkpoint.source, 200)})"
+            reason = str(error).replace(f"checkpoint {path}", name)
+            checkpoints.mark_unfit(self.cell.store, checkpoint, source_digest(self.cell.spec.architecture), reason)
+            raise CheckpointError(reason) from None
+
     def inputs(self) -> dict[str, str]:
+        """What a step has in its recipe that compares with the reference."""
         inputs = {"reference": self.outputs().sha256, "evaluation": self.data.evaluation.sha256}
         return inputs | self.recipes.metric_inputs()

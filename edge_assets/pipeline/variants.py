@@ -67,7 +67,8 @@ class Variants:
         if source.failed:
             reason = f"{source.variant}, which it is made from, failed"
             return self._not_built(variant, source, reason, {"failed": True, "log": source.failure_log})
-        reason = f"there is no {source.variant} to make it from"
+        why, _, _ = (source.build.refused or "").partition("\n")
+        reason = f"there is no {source.variant} to make it from: {why}"
         return self._not_built(variant, source, reason, {"unavailable": source.unavailable})
 
     def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, Any]) -> Built:

@@ -10,7 +10,7 @@ TINY = ModelSpec(
     architecture="tests.tiny.network:TinyNet",
     checkpoints=os.environ.get("TINY_CHECKPOINTS", "checkpoints"),
     inputs=(Tensor("image", "float32", ("batch", 1, 8, 8)),),
-    outputs=(Tensor("logits", "float32", ("batch", 10)),),
+    outputs=(Tensor("logits", "float32", ("batch", int(os.environ.get("TINY_CLASSES", "10")))),),
     preprocessing=ImagePreprocessing(input="image", height=8, width=8, channels=1, mean=(0.3,), std=(0.35,)),
     calibration=Calibration(Dataset("tests.tiny.data:calibration", version=os.environ.get("TINY_CALIBRATION", "1"))),
     evaluation=Evaluation(Dataset("tests.tiny.data:evaluation"), minimum=500),
