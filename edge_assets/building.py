@@ -160,7 +160,7 @@ def _run(
             partition_key=partition,
             run_id=run_id,
             raise_on_error=False,
-            tags=Worker.current().tags,
+            tags=Worker.current().tags(run_id),
         )
     if any(INTERRUPTED in failure for failure in failures):  # Dagster made a failed step of it
         raise KeyboardInterrupt

@@ -251,7 +251,10 @@ class Cell:
             return self._not_built(variant, source, str(missing), {"unavailable": True})
         except NOT_THE_VARIANTS:
             raise
-        except Exception as error:  # a converter can raise anything, and takes none of the other variants with it
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a converter can raise anything, and takes none of the other variants with it
             built = self._failure(variant, recipe, error, "conversion")
         name = self._runtime(variant, built.facts)
         evidence = self._evidence(variant, name, built) if built.artifact and variant.is_model else None
@@ -279,7 +282,7 @@ class Cell:
         reason = f"there is no {source.variant} to make it from"
         return self._not_built(variant, source, reason, {"unavailable": source.unavailable})
 
-    def _failure(self, variant: Variant, recipe: Recipe, error: Exception, doing: str) -> Result:
+    def _failure(self, variant: Variant, recipe: Recipe, error: BaseException, doing: str) -> Result:
         """What is known of a conversion or a verification that failed. It is not kept: the next build tries again."""
         log = failures.keep(error, self.store.cache / failures.FOLDER, f"{self.path} {variant.name} {doing}")
         reason = told(error) if isinstance(error, EdgeAssetsError) else f"{doing} failed: {told(error)}"
@@ -382,7 +385,7 @@ class Cell:
             return self._verify(variant, name, built)
         except NOT_THE_VARIANTS:
             raise
-        except Exception as error:  # a runtime can raise anything
+        except (Exception, SystemExit) as error:  # a runtime can raise anything
             inputs = {"artifact": built.sha256}
             return self._failure(variant, Recipe("verification", "2", inputs), error, "verification")
 
