@@ -17,7 +17,8 @@ SIDE_NOTES = re.compile(
 )
 TRACEBACK = re.compile(r"\bTraceback\b.*most recent call last")
 RAISED = re.compile(r"\w+(Error|Exception|Interrupt)\b")  # the last line of a traceback
-CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # escape sequences, and all but tab and newline
+# escape sequences, control characters but tab and newline, and halves of characters, which no output takes
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 PRODUCT = Path(__file__).parent
 
 
@@ -146,8 +147,12 @@ def shortened(text: str, limit: int = SHOWN) -> str:
 
 def _explicit_cause(error: BaseException) -> BaseException:
     """The error at the end of the chain of `raise ... from`; of a child process's, the error that it raised."""
+    seen = {id(error)}  # `raise error from error` makes a ring
     while error.__cause__ is not None and "RemoteTraceback" not in type(error.__cause__).__name__:
+        if id(error.__cause__) in seen:
+            break
         error = error.__cause__
+        seen.add(id(error))
     return error
 
 

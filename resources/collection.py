@@ -12,6 +12,7 @@ is killed at any point, because of the order and of the times:
 A memo without its blobs and a pointer without its memo are results to build again, so to stop in between is no harm.
 """
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from edge_assets.core.types import SHA256, Built, Result
 from edge_assets.errors import Malformed, StoreError, UnknownName
 from resources import folders
 from resources.pointers import TYPES
-from resources.storage import REMOVING, TEMPORARY, Stat
+from resources.storage import TEMPORARY, Stat, Storage
 from resources.store import FRESH, STAGING, WORK, ArtifactStore, parsed
 
 GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
@@ -41,6 +42,13 @@ RESULTS, POINTERS, BLOBS, CORRUPT = "results", "pointers of older checkpoints", 
 LEFTOVERS, TREES, KEPT, LOCKS = "leftovers of killed processes", "checked-out files", "resumable work", "locks"
 LOGS = "logs of failures"
 Step = Callable[[str], None]
+# Keys that edge-assets gives. A folder of the store may be a link, and a store may lie where other things do: what is
+# called otherwise is somebody else's, whatever its age.
+BLOB = re.compile(r"blobs/[0-9a-f]{2}/[0-9a-f]{64}")
+MEMO = re.compile(r"recipes/[0-9a-f]{2}/[0-9a-f]{64}\.json")
+SET_ASIDE = re.compile(r"corrupt/[0-9a-f]{64}-[0-9a-f]{8}")
+ON_ITS_WAY = re.compile(rf"{TEMPORARY}/[0-9a-f]{{32}}")
+FORMERLY_ON_ITS_WAY = re.compile(r"(blobs|recipes|pointers)/(.+/)?\.[^/]+\.[0-9a-f]+")  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     if not policy.dry_run:
         storage.put_back_unfinished()
     say("listing the store")
-    blobs = list(storage.files("blobs"))  # before anything is read: what is used later has a later time
+    blobs = list(_ours(storage, "blobs", BLOB))  # before anything is read: what is used later has a later time
     memos = list(_memos(store))
     say(f"reading {len(memos)} results and the pointers")
     pointed = _pointed(store, policy, unused)
@@ -141,17 +149,21 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     needed = set(pointed.blobs).union(*(memo.blobs for memo in memos if memo.name not in removed))
     for stat in blobs:
         name = stat.key.rpartition("/")[2]
-        kind = BLOBS if SHA256.fullmatch(name) else LEFTOVERS  # earlier versions' temporary files lay here
         if name not in needed and stat.modified <= settled:
-            _remove(store, stat, settled, policy, freed, kind)
-    for folder, kind, since in (("corrupt", CORRUPT, unused), (TEMPORARY, LEFTOVERS, settled)):
-        for stat in storage.files(folder):
-            if stat.modified <= since and REMOVING not in stat.key:
-                _remove(store, stat, since, policy, freed, kind)
-    for folder in ("recipes", "pointers"):
-        for stat in storage.files(folder):
-            if stat.key.rpartition("/")[2].startswith(".") and stat.modified <= settled:
+            _remove(store, stat, settled, policy, freed, BLOBS)
+    for stat in _ours(storage, "corrupt", SET_ASIDE):
+        if stat.modified <= unused:
+            _remove(store, stat, unused, policy, freed, CORRUPT)
+    leftovers = ((TEMPORARY, ON_ITS_WAY), *((name, FORMERLY_ON_ITS_WAY) for name in ("blobs", "recipes", "pointers")))
+    for folder, names in leftovers:
+        for stat in _ours(storage, folder, names):
+            if stat.modified <= settled:
                 _remove(store, stat, settled, policy, freed, LEFTOVERS)
+
+
+def _ours(storage: Storage, folder: str, names: re.Pattern[str]) -> Iterator[Stat]:
+    """The files in a folder of the store that have a name which edge-assets gives."""
+    return (stat for stat in storage.files(folder) if names.fullmatch(stat.key))
 
 
 def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, freed: Freed, kind: str) -> bool:
@@ -169,7 +181,7 @@ def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, free
 
 
 def _memos(store: ArtifactStore) -> Iterator[Memo]:
-    stats = {stat.key: stat for stat in store.storage.files("recipes") if stat.key.endswith(".json")}
+    stats = {stat.key: stat for stat in _ours(store.storage, "recipes", MEMO)}
     for key, content in store.storage.read_many(list(stats)):
         try:
             yield Memo(stats[key], Result.from_dict(parsed(content)))

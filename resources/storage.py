@@ -6,6 +6,7 @@ StoreError here, so that nothing above knows botocore. What is absent is an answ
 
 import errno
 import os
+import re
 import shutil
 import time
 import uuid
@@ -26,6 +27,7 @@ TRIES = 3  # of a download that is cut off or arrives with another content
 BATCH = 500  # files that are read from an object store at once
 TEMPORARY = "tmp"  # files on their way to their name, and those on their way out
 REMOVING = "removing-"  # names in TEMPORARY that go back to their place if whoever removed them was killed
+REMOVABLE = re.compile(r"(blobs|recipes|pointers|corrupt)(/[^/]+)+")  # keys of what is ever removed
 # A request is tried five times and waits 20 s for an answer: what never answers is given up after two minutes.
 S3_CONFIG: Mapping[str, Any] = {
     "connect_timeout": 5,
@@ -232,7 +234,8 @@ class Storage:
         with self._errors("write", TEMPORARY):
             for aside in self._local(TEMPORARY).glob(f"{REMOVING}*"):
                 key = aside.name.removeprefix(REMOVING).rpartition("~")[0].replace("~", "/")
-                self._put_back(aside, key)
+                if REMOVABLE.fullmatch(key) and ".." not in key.split("/"):  # whoever may write here chose the name
+                    self._put_back(aside, key)
 
     def _put_back(self, aside: Path, key: str) -> None:
         _link(aside, self._local(key))  # unless it was written anew meanwhile

@@ -20,6 +20,7 @@ recipe that hashes to its name, and what has another shape is absent. Nothing is
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -489,6 +490,8 @@ def parsed(content: bytes) -> dict[str, Any]:
         raise Malformed("its JSON is no object")
     level: list[Any] = [data]
     for _ in range(DEEPEST):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise Malformed("a number in it is none, or infinite")
         level = [child for value in level for child in _children(value)]
         if not level:
             return data

@@ -207,3 +207,12 @@ def test_a_message_that_holds_a_traceback_keeps_its_first_line_and_the_error_at_
 
 def test_control_characters_of_a_foreign_message_never_reach_the_terminal() -> None:
     assert told(ValueError("\x1b[31mred\x1b[0m\rover\x07")) == "ValueError: redover"
+    assert told(ValueError("\x9b31mred \udcff.txt")) == "ValueError: 31mred .txt"
+
+
+def test_an_error_that_was_raised_from_itself_is_told() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__ = first
+    assert told(first) == "ValueError: first"
+    first.__cause__, second.__cause__ = second, first
+    assert told(first) == "KeyError: 'second'"

@@ -385,7 +385,7 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
     local.checkout(artifact)
     kept = cache / "kept" / ("a" * 64)
     leftovers = [
-        root / "tmp" / "0123456789abcdef",
+        root / "tmp" / ("0123456789abcdef" * 2),
         root / "blobs" / "ab" / f".{'ab' * 32}.0123",  # as earlier versions named them
         root / "recipes" / "ab" / f".{'ab' * 32}.json.0123",
         cache / "work" / "host-1234-abc" / "model.bin",
@@ -398,8 +398,8 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 10)
     (root / "corrupt").mkdir()
-    (root / "corrupt" / "ab").write_bytes(b"x" * 10)
-    corrupt = root / "corrupt" / "ab"
+    corrupt = root / "corrupt" / f"{'ab' * 32}-01234567"
+    corrupt.write_bytes(b"x" * 10)
     everything = [*leftovers, corrupt, cache / "trees" / artifact.sha256]
     (cache / "locks" / ("b" * 64)).touch()
     with local.workspace() as mine, local._exclusive("c" * 64):
@@ -414,6 +414,48 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
     assert freed.counts["checked-out files"] == freed.counts["resumable work"] == freed.counts["corrupt blobs"] == 1
     assert freed.counts["locks"] >= 1 and freed.counts["logs of failures"] == 1
     assert local.checkout(artifact).is_file()
+
+
+def test_what_edge_assets_did_not_name_stays_in_the_store_and_behind_its_links(
+    local: ArtifactStore, tmp_path: Path
+) -> None:
+    fill(local)
+    root = Path(local.root.path)
+    mine = tmp_path / "mine"
+    foreign = [
+        root / "tmp" / "thesis" / "final.tex",
+        root / "blobs" / "photos" / "a.jpg",
+        root / "blobs" / "ab" / ".gitignore",
+        root / "recipes" / "soup.json",
+        root / "corrupt" / "notes.txt",
+        mine / "old.txt",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (root / "corrupt" / "link").symlink_to(mine)
+    age(root, mine, days=400)
+    collection.collect(local, MONTH)
+    (root / "tmp").rename(root / "tmp-before")
+    (root / "tmp").symlink_to(mine)
+    collection.collect(local, MONTH)
+    foreign[0] = root / "tmp-before" / "thesis" / "final.tex"
+    assert [path for path in foreign if not path.exists()] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["..~..~planted.pth", "~ABSOLUTE~planted.pth", "blobs~..~..~planted.pth", "planted.pth"]
+)
+def test_what_a_killed_collection_left_goes_back_into_the_store_only(
+    name: str, local: ArtifactStore, tmp_path: Path
+) -> None:
+    fill(local)
+    root = Path(local.root.path)
+    (root / "tmp").mkdir(exist_ok=True)
+    absolute = str(tmp_path).replace("/", "~").strip("~")
+    (root / "tmp" / f"removing-{name.replace('ABSOLUTE', absolute)}~x").write_text("import evil")
+    collection.collect(local, MONTH)
+    assert not list(tmp_path.rglob("planted.pth"))
 
 
 def test_resumable_work_that_a_build_holds_stays(local: ArtifactStore) -> None:

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +63,24 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
     elsewhere = Worker(here.host, here.machine, here.boot, "pid:[1]", 1, "1")
     with dg.DagsterInstance.local_temp() as instance:
 
-        def run(status: dg.DagsterRunStatus, tags: dict[str, str]) -> str:
-            return create_run_for_test(instance, "tiny_cpu", status=status, tags=tags).run_id
+        def run(status: dg.DagsterRunStatus, worker: Worker | None = None, **tags: str) -> str:
+            run_id = str(uuid.uuid4())
+            tags |= worker.tags(run_id) if worker else {}
+            return create_run_for_test(instance, "tiny_cpu", run_id=run_id, status=status, tags=tags).run_id
+
+        copied = gone.tags(str(uuid.uuid4()))  # a run that repeats another has that one's tags
 
         expected = {
-            run(dg.DagsterRunStatus.STARTED, gone.tags): "FAILURE",
-            run(dg.DagsterRunStatus.STARTING, gone.tags): "FAILURE",
-            run(dg.DagsterRunStatus.CANCELING, gone.tags): "CANCELED",
-            run(dg.DagsterRunStatus.SUCCESS, gone.tags): "SUCCESS",
-            run(dg.DagsterRunStatus.STARTED, here.tags): "STARTED",
-            run(dg.DagsterRunStatus.STARTED, elsewhere.tags): "STARTED",
-            run(dg.DagsterRunStatus.STARTED, {"edge_assets/process": "host:1"}): "STARTED",
-            run(dg.DagsterRunStatus.STARTED, {}): "STARTED",
+            run(dg.DagsterRunStatus.STARTED, gone): "FAILURE",
+            run(dg.DagsterRunStatus.STARTING, gone): "FAILURE",
+            run(dg.DagsterRunStatus.CANCELING, gone): "CANCELED",
+            run(dg.DagsterRunStatus.SUCCESS, gone): "SUCCESS",
+            run(dg.DagsterRunStatus.STARTED, here): "STARTED",
+            run(dg.DagsterRunStatus.STARTED, elsewhere): "STARTED",
+            run(dg.DagsterRunStatus.STARTED, **{TAG: "host:1"}): "STARTED",
+            run(dg.DagsterRunStatus.STARTED): "STARTED",
+            run(dg.DagsterRunStatus.STARTING, **copied): "STARTING",
+            run(dg.DagsterRunStatus.STARTING, **{TAG: json.dumps({**asdict(gone), "pid": "x"})}): "STARTING",
         }
         answer = dead_runs_sensor(dg.build_sensor_context(instance))
         assert isinstance(answer, dg.SkipReason) and answer.skip_message == "3 dead runs were closed"
@@ -80,9 +88,9 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
 
 
 INTERRUPTIBLE = """
-import json, time
+import dataclasses, json, time
 from edge_assets.defs.running import Worker
-print(json.dumps(Worker.current().tags), flush=True)
+print(json.dumps(dataclasses.asdict(Worker.current())), flush=True)
 try:
     time.sleep(60)
 except KeyboardInterrupt:
@@ -94,13 +102,14 @@ def test_terminate_interrupts_the_process_of_a_command_and_no_other(home: Home) 
     command = [sys.executable, "-c", INTERRUPTIBLE]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **PIPES)
     assert process.stdout is not None
-    tags = json.loads(process.stdout.readline())
-    worker = json.loads(tags[TAG])
+    worker = json.loads(process.stdout.readline())
     with open_instance(home) as instance:
 
         def run(**changes: str) -> str:
-            tagged = {TAG: json.dumps({**worker, **changes})}
-            return create_run_for_test(instance, "tiny_cpu", status=dg.DagsterRunStatus.STARTED, tags=tagged).run_id
+            run_id = str(uuid.uuid4())
+            tags = {TAG: json.dumps({"run": run_id, **worker, **changes})}
+            started = dg.DagsterRunStatus.STARTED
+            return create_run_for_test(instance, "tiny_cpu", run_id=run_id, status=started, tags=tags).run_id
 
         def status(run_id: str) -> str:
             found = instance.get_run_by_id(run_id)
@@ -112,6 +121,8 @@ def test_terminate_interrupts_the_process_of_a_command_and_no_other(home: Home) 
         assert launcher.terminate(given_away) and status(given_away) == "FAILURE"
         elsewhere = run(namespace="pid:[1]")
         assert not launcher.terminate(elsewhere) and status(elsewhere) == "CANCELING"
+        of_another = run(run="another")  # whoever launches a run may give it such a tag
+        assert not launcher.terminate(of_another) and status(of_another) == "CANCELING"
         assert process.poll() is None
         assert launcher.terminate(run())
     assert process.communicate(timeout=30)[0] == "interrupted\n"
@@ -253,3 +264,11 @@ def test_a_full_disk_of_the_store_stops_a_build_as_one_of_the_state_folder_does(
     checkpoint = Checkpoint("tiny", "tiny-1", File("tiny.pt", "0" * 64, 1), "tiny.pt", 0.0)
     with pytest.raises(StoreError, match="set EDGE_ASSETS_STORE to another disk"):
         building._check_space(Home(tmp_path / "home"), store, [checkpoint])
+
+
+def test_ports_that_cannot_be_served_are_refused_before_anything_starts(project: Project) -> None:
+    same = project.run("serve", "--dagster-port", "43990", "--mlflow-port", "43990")
+    assert same.returncode == 1 and "cannot both have port 43990" in same.stderr
+    outside = project.run("serve", "--dagster-port", "70000")
+    assert outside.returncode == 2 and "70000 is not in the range" in outside.stderr
+    assert not project.home.exists()

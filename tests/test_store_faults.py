@@ -293,6 +293,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no files": lambda memo: memo.update(artifact={"files": []}),
     "a file without hash": lambda memo: memo["artifact"]["files"][0].pop("sha256"),
     "facts a list": lambda memo: memo.update(facts=[]),
+    "a parameter that is no number": lambda memo: memo["recipe"].update(parameters={"a": float("nan")}),
+    "an infinite fact": lambda memo: memo.update(facts={"a": float("inf")}),
     "facts missing": lambda memo: memo.pop("facts"),
     "facts nested deep": lambda memo: memo.update(facts={"a": json.loads(deep(200))}),
     "seconds a text": lambda memo: memo.update(seconds="soon"),

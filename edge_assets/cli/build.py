@@ -166,11 +166,13 @@ def _run(
 
     run_id = str(uuid.uuid4())
     failures: list[str] = []
+    interrupts: list[dg.DagsterEvent] = []
 
     def heard(entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event and event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(_message(event))
+            interrupts.extend([event] if _is_interrupt(event) else [])
         listen(entry)
 
     instance.add_event_listener(run_id, heard)
@@ -182,13 +184,23 @@ def _run(
             partition_key=partition,
             run_id=run_id,
             raise_on_error=False,
-            tags=Worker.current().tags,
+            tags=Worker.current().tags(run_id),
         )
-    if any(INTERRUPTED in failure for failure in failures):  # Dagster made a failed step of it
+    if interrupts:  # Dagster made a failed step of it
         raise KeyboardInterrupt
     if result.success:
         return None
     return failures[0] if failures else f"run {run_id} failed"
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed because the command was interrupted."""
+    error = event.step_failure_data.error
+    while error is not None:
+        if error.cls_name == INTERRUPTED:
+            return True
+        error = error.cause
+    return False
 
 
 def _message(event: dg.DagsterEvent) -> str:
@@ -213,9 +225,8 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
         mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
         say(f"  {mark} {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-        message = _message(event)
-        if INTERRUPTED not in message:  # which the command says itself
-            say(f"  [red]✗ {escape(message)}[/]")
+        if not _is_interrupt(event):  # which the command says itself
+            say(f"  [red]✗ {escape(_message(event))}[/]")
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:

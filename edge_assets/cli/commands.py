@@ -171,8 +171,8 @@ def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bo
 
 
 @main.command()
-@click.option("--dagster-port", default=3000, show_default=True)
-@click.option("--mlflow-port", default=5000, show_default=True)
+@click.option("--dagster-port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @clear_errors
 def serve(dagster_port: int, mlflow_port: int) -> None:
     """Dagster (web server and daemon) and MLflow on 127.0.0.1, until Ctrl-C."""

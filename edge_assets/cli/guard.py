@@ -217,11 +217,16 @@ def _follows_a_link(connection: HTTPConnection) -> bool:
 
 
 def _is_mutation(query: str) -> bool:
-    """Whether a GraphQL document holds a mutation. What cannot be read is not executed either."""
+    """Whether a GraphQL document holds a mutation, or may: one nested too deep here may be read in another thread.
+
+    What is no GraphQL is not executed either.
+    """
     try:
         document = parse(query)
-    except (GraphQLError, RecursionError):
+    except GraphQLError:
         return False
+    except RecursionError:
+        return True
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     return any(operation.operation is OperationType.MUTATION for operation in operations)
 
@@ -244,7 +249,7 @@ def _asked(message: Message) -> str:
     """The query of a `start` or `subscribe` message; empty for others."""
     try:
         data: Any = json.loads(message.get("text") or message.get("bytes") or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     payload = data.get("payload") if isinstance(data, dict) else None
     query = payload.get("query") if isinstance(payload, dict) else None

@@ -81,6 +81,8 @@ class Servers:
 
 def serve(dagster_port: int, mlflow_port: int) -> None:
     """Run until Ctrl-C or SIGTERM. Raises EdgeAssetsError if a port is taken or a server does not come up."""
+    if dagster_port == mlflow_port:
+        raise EdgeAssetsError(f"Dagster and MLflow cannot both have port {dagster_port}: choose another --mlflow-port")
     for name, port in (("Dagster", dagster_port), ("MLflow", mlflow_port)):
         if _answers(port):
             raise EdgeAssetsError(f"port {port} is taken: stop what listens there, or choose --{name.lower()}-port")

@@ -36,11 +36,11 @@ def check_complete(path: Path) -> None:
     """
     with _as_checkpoint_error(path, "is truncated or corrupt"):
         if not path.is_file():
-            raise CheckpointError(f"checkpoint {_shown(path)} does not exist")
+            raise CheckpointError(f"checkpoint {shown(path)} does not exist")
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             known = ", ".join(SUFFIXES)
-            raise CheckpointError(f"checkpoint {_shown(path)}: '{printable(path.suffix)}' is not one of {known}")
+            raise CheckpointError(f"checkpoint {shown(path)}: '{printable(path.suffix)}' is not one of {known}")
         if suffix == ".safetensors":
             _check_safetensors(path)
         else:
@@ -85,10 +85,10 @@ def _as_checkpoint_error(path: Path, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise CheckpointError(f"checkpoint {_shown(path)} cannot be read: {printable(reason, 200)}") from None
+        raise CheckpointError(f"checkpoint {shown(path)} cannot be read: {printable(reason, 200)}") from None
     except Exception as error:
         reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"checkpoint {_shown(path)} {what}: {printable(reason, 200)}") from None
+        raise CheckpointError(f"checkpoint {shown(path)} {what}: {printable(reason, 200)}") from None
 
 
 def _check_safetensors(path: Path) -> None:
@@ -105,7 +105,7 @@ def _check_torch_zip(path: Path) -> None:
 
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"checkpoint {_shown(path)} is not a complete torch zip file: it is truncated, or an old-style pickle, "
+            f"checkpoint {shown(path)} is not a complete torch zip file: it is truncated, or an old-style pickle, "
             f"which is refused because reading it can run code. Save it as safetensors."
         )
     with zipfile.ZipFile(path) as archive:
@@ -114,23 +114,23 @@ def _check_torch_zip(path: Path) -> None:
         for record in RECORDS:
             if not any(name.endswith(record) for name in names):
                 raise CheckpointError(
-                    f"checkpoint {_shown(path)} is a zip file, not one of torch: it has no '*{record}'"
+                    f"checkpoint {shown(path)} is a zip file, not one of torch: it has no '*{record}'"
                 )
         packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
         if packed:
             raise CheckpointError(
-                f"checkpoint {_shown(path)} was refused: {printable(packed[0])} is compressed, which torch.save never "
+                f"checkpoint {shown(path)} was refused: {printable(packed[0])} is compressed, which torch.save never "
                 f"does, and could unpack to any size. Save it again, best as safetensors."
             )
         unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
         if unpacked > size:
             raise CheckpointError(
-                f"checkpoint {_shown(path)} was refused: its records claim {unpacked} bytes, the file has {size}"
+                f"checkpoint {shown(path)} was refused: its records claim {unpacked} bytes, the file has {size}"
             )
         damaged = archive.testzip()
     if damaged is not None:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} is truncated or corrupt: the checksum of {printable(damaged)} is not right"
+            f"checkpoint {shown(path)} is truncated or corrupt: the checksum of {printable(damaged)} is not right"
         )
 
 
@@ -147,7 +147,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} was refused: it holds pickled objects that could run code "
+            f"checkpoint {shown(path)} was refused: it holds pickled objects that could run code "
             f"({printable(_unpicklable(error), 200)}). Save the state dict alone, best as safetensors."
         ) from None
 
@@ -167,20 +167,20 @@ def _state_dict(state: Any, path: Path) -> dict[str, "torch.Tensor"]:
 
     if not isinstance(state, dict) or not state:
         found = "empty" if isinstance(state, dict) else f"a {type(state).__name__}"
-        raise CheckpointError(f"checkpoint {_shown(path)} is not a state dict of tensors: it is {found}")
+        raise CheckpointError(f"checkpoint {shown(path)} is not a state dict of tensors: it is {found}")
     odd = [name for name in state if not isinstance(name, str)]
     if odd:
-        raise CheckpointError(f"checkpoint {_shown(path)} has keys that are no text: {_listing(odd)}")
+        raise CheckpointError(f"checkpoint {shown(path)} has keys that are no text: {_listing(odd)}")
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} is not a state dict of tensors: {_listing(others)} is none. "
+            f"checkpoint {shown(path)} is not a state dict of tensors: {_listing(others)} is none. "
             f"Save the model's state_dict() alone; a trainer's or an optimizer's state is no checkpoint."
         )
     special = [name for name, tensor in state.items() if not _is_plain(tensor)]
     if special:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} has sparse, quantized or empty (meta) tensors, which are not read: "
+            f"checkpoint {shown(path)} has sparse, quantized or empty (meta) tensors, which are not read: "
             f"{_listing(special)}. Save dense ones."
         )
     return state
@@ -198,7 +198,7 @@ def _check_fits(state: Mapping[str, Any], expected: Mapping[str, Any], architect
     unexpected = sorted(state.keys() - expected.keys())
     if expected and not shared:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} holds no tensor of the architecture {architecture}: is it an optimizer's, or "
+            f"checkpoint {shown(path)} holds no tensor of the architecture {architecture}: is it an optimizer's, or "
             f"another model's? Missing keys: {_listing(missing)}. Unexpected keys: {_listing(unexpected)}"
         )
     shapes = [
@@ -215,7 +215,7 @@ def _check_fits(state: Mapping[str, Any], expected: Mapping[str, Any], architect
     problems = [f"{label}: {_listing(entries, 160)}" for label, entries in found.items() if entries]
     if problems:
         raise CheckpointError(
-            f"checkpoint {_shown(path)} is not of the architecture {architecture}. {'. '.join(problems)}"
+            f"checkpoint {shown(path)} is not of the architecture {architecture}. {'. '.join(problems)}"
         )
 
 
@@ -235,7 +235,7 @@ def _type(tensor: "torch.Tensor") -> str:
 def _check_finite(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise CheckpointError(f"checkpoint {_shown(path)} has NaN or infinite weights in {_listing(bad)}")
+        raise CheckpointError(f"checkpoint {shown(path)} has NaN or infinite weights in {_listing(bad)}")
 
 
 def _listing(names: Sequence[object], letters: int = 80) -> str:
@@ -250,5 +250,6 @@ def _listing(names: Sequence[object], letters: int = 80) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
+    """A checkpoint's place as messages name it."""
     return printable(str(path), PATH_LETTERS)

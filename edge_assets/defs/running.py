@@ -56,15 +56,20 @@ class Worker:
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self | None:
-        """The process that executes a run; None if the run does not say."""
+        """The process that executes a run; None if the run does not say.
+
+        A run that repeats another has that one's tags until its own process says who it is, and whoever launches a run
+        gives it what tags he likes: a tag counts only for the run that it names.
+        """
         try:
-            return cls(**json.loads(run.tags.get(TAG, "")))
-        except (ValueError, TypeError):
+            said = json.loads(run.tags.get(TAG, ""))
+            return cls(**said) if said.pop("run") == run.run_id else None
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
-    @property
-    def tags(self) -> dict[str, str]:
-        return {TAG: json.dumps(asdict(self))}
+    def tags(self, run_id: str) -> dict[str, str]:
+        """What a run that this process executes carries."""
+        return {TAG: json.dumps({**asdict(self), "run": run_id})}
 
 
 @contextmanager
@@ -72,7 +77,7 @@ def executing(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[None
     """Let it be known, until the block ends, that this process executes a run."""
     worker = Worker.current()
     if Worker.of(run) != worker:
-        instance.add_run_tags(run.run_id, worker.tags)
+        instance.add_run_tags(run.run_id, worker.tags(run.run_id))
     path = _lock_file(instance, run.run_id)
     path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:

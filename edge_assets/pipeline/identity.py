@@ -77,7 +77,7 @@ class Identity:
         )
 
 
-def failure(cell: Identity, variant: Variant, recipe: Recipe, error: Exception, doing: str) -> Result:
+def failure(cell: Identity, variant: Variant, recipe: Recipe, error: BaseException, doing: str) -> Result:
     """What is known of a conversion or a verification that failed. It is not kept: the next build tries again."""
     log = failures.keep(error, cell.store.cache / failures.FOLDER, f"{cell.path} {variant.name} {doing}")
     reason = told(error) if isinstance(error, EdgeAssetsError) else f"{doing} failed: {told(error)}"

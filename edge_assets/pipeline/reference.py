@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_assets.core import data
+from edge_assets.core.checkpoint import shown
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -75,7 +76,9 @@ class Reference:
                 session = Loadable("pytorch", str(path), options).open(this_machine().cores)
                 outputs = accuracy.run_all(session, feeds)
                 if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
-                    raise CheckpointError(f"checkpoint {path} gives NaN or infinite values in {', '.join(broken)}")
+                    raise CheckpointError(
+                        f"checkpoint {shown(path)} gives NaN or infinite values in {', '.join(broken)}"
+                    )
             pytorch.check_outputs(outputs, self.cell.spec.outputs, len(raw[self.cell.spec.evaluation.labels]))
             scores = accuracy.score(self.cell.spec.evaluation.metric, outputs, raw[self.cell.spec.evaluation.labels])
             data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
@@ -108,7 +111,7 @@ class Reference:
         except CheckpointError as error:
             checkpoint = self.cell.checkpoint
             name = f"checkpoint {checkpoint.key} ({printable(checkpoint.source, 200)})"
-            reason = str(error).replace(f"checkpoint {path}", name)
+            reason = str(error).replace(f"checkpoint {shown(path)}", name)
             checkpoints.mark_unfit(self.cell.store, checkpoint, source_digest(self.cell.spec.architecture), reason)
             raise CheckpointError(reason) from None
 

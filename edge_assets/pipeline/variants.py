@@ -55,7 +55,7 @@ class Variants:
             return self._not_built(variant, source, str(missing), {"unavailable": True})
         except NOT_THE_VARIANTS:
             raise
-        except Exception as error:  # a converter can raise anything, and takes none of the other variants with it
+        except (Exception, SystemExit) as error:  # a converter can raise anything, and takes no other variant with it
             built = failure(self.cell, variant, recipe, error, "conversion")
         name = self.verification.runtime_of(variant, built.facts)
         evidence = self.verification.evidence(variant, name, built) if built.artifact and variant.is_model else None

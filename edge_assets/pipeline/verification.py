@@ -55,7 +55,7 @@ class Verification:
             return self._verify(variant, name, built)
         except NOT_THE_VARIANTS:
             raise
-        except Exception as error:  # a runtime can raise anything
+        except (Exception, SystemExit) as error:  # a runtime can raise anything
             inputs = {"artifact": built.sha256}
             return failure(self.cell, variant, Recipe("verification", "2", inputs), error, "verification")
 

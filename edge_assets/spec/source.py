@@ -45,7 +45,7 @@ def call(reference: str, what: str, *arguments: Any) -> Any:
         return load(reference)(*arguments)
     except EdgeAssetsError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserCodeError(f"{what} {reference} raised {told(error)}") from error
 
 
