@@ -224,9 +224,8 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
         mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
         say(f"  {mark} {escape(_summary(event.materialization))}")
-    elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-        if not _is_interrupt(event):  # which the command says itself
-            say(f"  [red]✗ {escape(_message(event))}[/]")
+    elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_interrupt(event):  # which is said elsewhere
+        say(f"  [red]✗ {escape(_message(event))}[/]")
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:
