@@ -156,7 +156,7 @@ def test_a_memo_does_not_choose_the_architecture_that_is_imported(store: Artifac
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
     cell = Cell(TINY, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
     honest = cell.reference.build().build
-    session = {"architecture": "tests.test_store_trust:planted"}
+    session = {"architecture": "tests.resources.test_store_trust:planted"}
     changed = replace(honest, facts={**honest.facts, "session": session})
     with pytest.raises(StoreError, match=f"memo {honest.recipe.sha256} .*sets the session option architecture"):
         cell.verification.loadable("pytorch", changed).open(1)

@@ -24,8 +24,8 @@ from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints
 from resources.store import ArtifactStore
+from tests.cli.test_build import rows
 from tests.conftest import Project
-from tests.test_build import rows
 from tests.tiny.spec import TINY
 
 WORKER = "edge_assets.core.benchmark.worker"

@@ -449,7 +449,7 @@ def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -
     if not checker.exists():
         pytest.skip(f"TypeScript is not installed: npm ci --ignore-scripts --prefix {WEB}")
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
-    consumer = ROOT / "tests" / "loader_consumer.ts"
+    consumer = ROOT / "tests" / "toolchains" / "loader_consumer.ts"
     result = subprocess.run([checker, *options, consumer], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -24,7 +24,7 @@ from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project
-from tests.test_automation import running_daemon, runs, wait_for, watched_project
+from tests.defs.test_automation import running_daemon, runs, wait_for, watched_project
 from tests.tiny.spec import TINY
 
 __all__ = ["watched_project"]  # a fixture

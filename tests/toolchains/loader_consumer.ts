@@ -1,6 +1,6 @@
 // An app's use of the bundle's loader, which a type checker must accept, and mistakes that it must find.
 
-import { bundleFetch, ChunkError, EdgeModel, type Feeds, type Progress } from "../edge_assets/toolchains/web/static/bundle/loader.js";
+import { bundleFetch, ChunkError, EdgeModel, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
 
 export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Float32Array): Promise<string> {
   const seen: string[] = [];

@@ -24,7 +24,7 @@ def defs() -> dg.Definitions:
 
 
 def test_the_asset_graph_is_what_it_was(defs: dg.Definitions) -> None:
-    """Update with: python -m tests.test_definitions"""
+    """Update with: python -m tests.defs.test_definitions"""
     assert graph(defs) == json.loads(SNAPSHOT.read_text())
 
 
