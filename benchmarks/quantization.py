@@ -143,7 +143,7 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
         theirs = {f"olive {scheme}": Path(scratch) / scheme / "model.onnx" for scheme in seconds}
         files = {name: cell.verification.loadable("onnx", b.build) for name, b in ours.items()}
         files |= {name: replace(files[FP32], path=str(path)) for name, path in theirs.items()}
-        evidence = {name: evaluate(cell.verification.question(files[name])) for name in theirs}
+        evidence = {name: evaluate(cell.verification.request(files[name])) for name in theirs}
         contestants = [Contestant(name, sha256_of(Path(entry.path)), entry) for name, entry in files.items()]
         times = cell.measurement.interleaved(contestants, MODES[mode], (1,))
         sizes = {name: Path(entry.path).stat().st_size for name, entry in files.items()}

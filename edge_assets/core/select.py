@@ -241,9 +241,15 @@ def _ranked(
 def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
     if rival is candidate:
         return False
-    mine, theirs = ([_size(c), _drop(c), *([_p50(c)] if timed else [])] for c in (candidate, rival))
-    pairs = list(zip(theirs, mine, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    mine, theirs = _counts(candidate, timed), _counts(rival, timed)
+    no_worse = all(a <= b for a, b in zip(theirs, mine, strict=True))
+    return no_worse and theirs != mine
+
+
+def _counts(candidate: Candidate, timed: bool) -> list[float]:
+    """What counts, the less the better: bytes, points, and ms where it was timed."""
+    counts = [float(_size(candidate)), _drop(candidate)]
+    return [*counts, _p50(candidate)] if timed else counts
 
 
 def _why_it_won(

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_assets.core.select import Limits
 from edge_assets.core.types import Result
-from edge_assets.core.verify.evaluate import Question, evaluate
+from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.spec.model import PARITY_SAMPLES
 
@@ -49,7 +49,7 @@ class Trials:
     """Judges candidates of one variant's search."""
 
     remember: Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], Result]  # kept by its parameters
-    question: Callable[[Path], Question]  # about a candidate's file, on the whole evaluation set
+    request: Callable[[Path], VerificationRequest]  # about a candidate's file, on the whole evaluation set
     limits: Limits
     samples: int  # of the evaluation set
     output: str  # the model's first, whose agreement with fp32's counts
@@ -72,7 +72,7 @@ class Trials:
             path = folder / "candidate.onnx"
             try:
                 write(path)
-                facts = {**evaluate(replace(self.question(path), samples=count)), "size_bytes": path.stat().st_size}
+                facts = {**evaluate(replace(self.request(path), samples=count)), "size_bytes": path.stat().st_size}
             except ExportError as error:
                 raise Refused(str(error)) from error
             except (EdgeAssetsError, MemoryError, OSError):  # these say nothing of the candidate

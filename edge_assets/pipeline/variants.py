@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_assets.core import log_filters as remarks
+from edge_assets.core import log_filters
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.runtimes import RUNTIMES
@@ -14,7 +14,7 @@ from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
-from edge_assets.core.verify.evaluate import Question
+from edge_assets.core.verify.evaluate import VerificationRequest
 from edge_assets.errors import (
     MissingTool,
 )
@@ -101,7 +101,7 @@ class Variants:
         def build(folder: Path) -> Mapping[str, Any]:
             assert source.artifact is not None
             self.cell.log(f"building {variant.name} from {source.variant}")
-            remarks.silence()
+            log_filters.silence()
             is_calibrated = "calibration" in variant.needs
             with self.cell.store.kept(recipe) as kept:
                 request = BuildRequest(
@@ -132,9 +132,9 @@ class Variants:
             every = self.recipes.evaluation_parameters() | {"runtime": variant.runtime, **parameters}
             return self.cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
 
-        def question(path: Path) -> Question:
+        def request(path: Path) -> VerificationRequest:
             options = session_options(self.cell.spec, variant.runtime, self.cell.target)
-            return self.verification.question(Loadable(variant.runtime, str(path), options), None)
+            return self.verification.request(Loadable(variant.runtime, str(path), options), None)
 
         def time(files: Mapping[str, Path]) -> dict[str, float]:
             options = session_options(self.cell.spec, variant.runtime, self.cell.target)
@@ -147,7 +147,7 @@ class Variants:
 
         samples = self.data.evaluation.facts["samples"]
         output = self.cell.spec.outputs[0].name
-        return Trials(remember, question, self.cell.limits, samples, output, time if self.cell.is_local else None)
+        return Trials(remember, request, self.cell.limits, samples, output, time if self.cell.is_local else None)
 
 
 def _no_calibration() -> Feeds:

@@ -11,7 +11,7 @@ from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
-from edge_assets.core.verify.evaluate import Question, evaluate
+from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
@@ -33,11 +33,11 @@ class Verification:
         runs_here = self.cell.is_local and not facts.get("needs_device")
         return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
 
-    def question(self, loadable: Loadable, samples: int | None = None) -> Question:
+    def request(self, loadable: Loadable, samples: int | None = None) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
         reference = self.reference.outputs()
         assert self.data.evaluation.artifact is not None and reference.artifact is not None
-        return Question(
+        return VerificationRequest(
             loadable=loadable,
             threads=this_machine().cores,
             evaluation=self.cell.store.checkout(self.data.evaluation.artifact),
@@ -77,7 +77,7 @@ class Verification:
         def build(_folder: Path) -> Mapping[str, Any]:
             count = min(self.data.evaluation.facts["samples"], samples or self.data.evaluation.facts["samples"])
             self.cell.log(f"verifying {variant.name} on {count} samples")
-            return variant.call(evaluate, self.question(self.loadable(name, built), samples))
+            return variant.call(evaluate, self.request(self.loadable(name, built), samples))
 
         return self.cell.store.remember(recipe, build)
 

@@ -41,19 +41,29 @@ class Machine:
 
     def matches(self, target: Target) -> bool:
         """Whether this machine is that target."""
-        wanted, have = target.match, set(self.instruction_sets)
-        return wanted != Match() and all(
-            (
-                target.architecture in (self.architecture, ANY),
-                all(have & set(either.split("|")) for either in wanted.instruction_sets),
-                not have & set(wanted.without),
-                wanted.board is None or wanted.board in (self.board or ""),
-                wanted.system is None or self.system.startswith(wanted.system),
-                wanted.gpu is None
-                or any(re.search(rf"\b{wanted.gpu}\b", name) for name in self.gpus),  # not L4 in L40S
-                wanted.browser is None or browser(wanted.browser) is not None,
-            )
-        )
+        wanted = target.match
+        if wanted == Match() or target.architecture not in (self.architecture, ANY):
+            return False
+        if wanted.board is not None and wanted.board not in (self.board or ""):
+            return False
+        if wanted.system is not None and not self.system.startswith(wanted.system):
+            return False
+        if wanted.gpu is not None and not self._has_gpu(wanted.gpu):
+            return False
+        if wanted.browser is not None and browser(wanted.browser) is None:
+            return False
+        return self._computes(wanted)
+
+    def _has_gpu(self, name: str) -> bool:
+        """Whether a GPU has that name as a whole word: L4 is not in L40S."""
+        return any(re.search(rf"\b{name}\b", gpu) for gpu in self.gpus)
+
+    def _computes(self, wanted: Match) -> bool:
+        """Whether it has one of each alternative of instruction sets, and none of those excluded."""
+        have = set(self.instruction_sets)
+        if have & set(wanted.without):
+            return False
+        return all(have & set(either.split("|")) for either in wanted.instruction_sets)
 
 
 @cache

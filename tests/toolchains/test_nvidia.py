@@ -31,7 +31,7 @@ from edge_assets.targets.project import target
 from edge_assets.toolchains.tensorrt import engine as tensorrt
 from edge_assets.toolchains.tensorrt import graph_memory
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
-from edge_assets.toolchains.tensorrt.kit import KitError, Place
+from edge_assets.toolchains.tensorrt.kit import EnginePlatform, KitError
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
@@ -89,7 +89,7 @@ def test_engine_says_what_it_was_built_for(
     assert {path.name for path in kit.iterdir()} == {
         *("kit.json", "model.onnx", "model.engine", "sample.npz", "build_engine.py")
     }
-    assert place == Place("tensorrt-rtx", version("tensorrt-rtx"), capability, tensorrt_kit.this_system())
+    assert place == EnginePlatform("tensorrt-rtx", version("tensorrt-rtx"), capability, tensorrt_kit.this_system())
     assert len(plan) > 10_000
     assert described["workspace_bytes"] >= 2**31
     facts = build(name, on).build.facts
@@ -210,8 +210,8 @@ def test_memory_counts_what_a_later_node_or_the_caller_still_needs_and_no_folded
 
 # --- refusing ------------------------------------------------------------------------------------------
 
-AHEAD = Place("tensorrt-rtx", "1.7.1", "8.9", "Linux x86_64")
-TUNED = Place("tensorrt", "11.4.1", "8.9", "Linux x86_64", gpu="NVIDIA L4")
+AHEAD = EnginePlatform("tensorrt-rtx", "1.7.1", "8.9", "Linux x86_64")
+TUNED = EnginePlatform("tensorrt", "11.4.1", "8.9", "Linux x86_64", gpu="NVIDIA L4")
 ON_L4 = replace(AHEAD, gpu="NVIDIA L4")
 
 
@@ -229,7 +229,7 @@ ON_L4 = replace(AHEAD, gpu="NVIDIA L4")
         (AHEAD, replace(ON_L4, system="Linux aarch64"), "built for Linux x86_64, this machine is Linux aarch64"),
     ],
 )  # fmt: skip
-def test_engine_is_refused_in_another_place(engine: Place, here: Place, reason: str | None) -> None:
+def test_engine_is_refused_in_another_place(engine: EnginePlatform, here: EnginePlatform, reason: str | None) -> None:
     found = tensorrt_kit.refusal(engine, here)
     assert found is None if reason is None else found is not None and reason in found
 

@@ -181,10 +181,10 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
         }
         return Result(Recipe("trial", "1"), Artifact((File("x", "0" * 64, 1),)), facts)
 
-    def question(_path: Path) -> Any:
+    def request(_path: Path) -> Any:
         raise AssertionError("scores are known")
 
-    trials = Trials(remember, question, Limits(0.5, 10**9, 10**9), 1000, "logits")
+    trials = Trials(remember, request, Limits(0.5, 10**9, 10**9), 1000, "logits")
     return scheme, mixed.Bench(trials, Search(max_trials=100), lambda _line: None)
 
 

@@ -14,7 +14,7 @@ from edge_assets.spec.model import PARITY_SAMPLES
 
 
 @dataclass(frozen=True)
-class Question:
+class VerificationRequest:
     """What is verified, on what, against what. Picklable."""
 
     loadable: Loadable
@@ -28,24 +28,24 @@ class Question:
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
 
 
-def evaluate(question: Question) -> Mapping[str, Any]:
+def evaluate(request: VerificationRequest) -> Mapping[str, Any]:
     """Facts `parity`, `agreement` and `accuracy`.
 
     Raises Refused if the runtime cannot run this artifact, naming what it lacks.
     """
-    with question.loadable.opened(question.threads) as session:
-        feeds = _first(question.feeds(), question.samples)
-        expected = _first(read_arrays(question.reference), question.samples)
-        labels = read_arrays(question.evaluation)[question.labels][: question.samples]
-        scores = expected.pop(accuracy.scores_name(question.loadable.options["outputs"]))
-        if question.samples:  # a metric such as retrieval depends on which samples there are
-            scores = accuracy.score(question.metric, expected, labels)
+    with request.loadable.opened(request.threads) as session:
+        feeds = _first(request.feeds(), request.samples)
+        expected = _first(read_arrays(request.reference), request.samples)
+        labels = read_arrays(request.evaluation)[request.labels][: request.samples]
+        scores = expected.pop(accuracy.scores_name(request.loadable.options["outputs"]))
+        if request.samples:  # a metric such as retrieval depends on which samples there are
+            scores = accuracy.score(request.metric, expected, labels)
         outputs = accuracy.run_all(session, feeds)
-        measured = accuracy.score(question.metric, outputs, labels)
+        measured = accuracy.score(request.metric, outputs, labels)
         return {
             "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
             "agreement": {name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
-            "accuracy": accuracy.compare(measured, scores, question.higher_is_better),
+            "accuracy": accuracy.compare(measured, scores, request.higher_is_better),
         }
 
 

@@ -30,15 +30,24 @@ def compare(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
     error = np.abs(ref - out)
     noise, signal = float(np.square(error).sum()), float(np.square(ref).sum())
     norms = float(np.linalg.norm(ref) * np.linalg.norm(out))
-    snr = SNR_CAP_DB if noise == 0 else 10 * np.log10(signal / noise) if signal else -SNR_CAP_DB
+    relative = error / np.maximum(np.abs(ref), 1e-6)
     return {
         "max_abs": float(error.max(initial=0)),
-        "max_rel": float((error / np.maximum(np.abs(ref), 1e-6)).max(initial=0)),
+        "max_rel": float(relative.max(initial=0)),
         "cosine": float(ref @ out) / norms if norms else float(noise == 0),
-        "snr_db": float(np.clip(snr, -SNR_CAP_DB, SNR_CAP_DB)),
+        "snr_db": _snr_db(signal, noise),
         "nan": nan,
         "inf": inf,
     }
+
+
+def _snr_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), within the cap."""
+    if noise == 0:
+        return SNR_CAP_DB
+    if signal == 0:
+        return -SNR_CAP_DB
+    return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
 
 
 def agreement(reference: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
@@ -47,7 +56,9 @@ def agreement(reference: np.ndarray, output: np.ndarray) -> dict[str, float | No
     if ref.shape != out.shape or not np.isfinite(out).all():
         return {"cosine_mean": None, "cosine_min": None, "snr_db": None}
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
-    cosines = np.where(norms > 0, (ref * out).sum(axis=1) / np.where(norms > 0, norms, 1), (ref == out).all(axis=1))
+    products = (ref * out).sum(axis=1)
+    equal = (ref == out).all(axis=1)  # of samples without a direction
+    cosines = np.where(norms > 0, products / np.where(norms > 0, norms, 1), equal)
     return {
         "cosine_mean": float(cosines.mean()),
         "cosine_min": float(cosines.min()),

@@ -48,9 +48,10 @@ def build_trained(request: BuildRequest) -> Mapping[str, Any]:
     assert recipe is not None and request.training is not None and request.kept is not None
     prepared = prepare(load_model(request.spec.architecture, request.source), request.spec)
     samples = _samples(request)
+    outputs = [tensor.name for tensor in request.spec.outputs]
+    classifies = request.parameters["classifies"]
     progress = finetuning.fine_tune(
-        *(prepared, _modes(prepared), samples, [tensor.name for tensor in request.spec.outputs]),
-        *(request.parameters["classifies"], recipe, request.kept, request.log),
+        prepared, _modes(prepared), samples, outputs, classifies, recipe, request.kept, request.log
     )
     state = {name: tensor.contiguous() for name, tensor in progress.best.items()}
     save_file(state, request.output / WEIGHTS)

@@ -207,7 +207,7 @@ def _build_engine(request: BuildRequest, trt: Any, onnx: bytes, kit: tensorrt_ki
         capability = parameters["compute_capability"]
         plan = tensorrt_kit.build(trt, onnx, kit, capability)
         system = tensorrt_kit.this_system()
-        place = tensorrt_kit.Place(parameters["builder"], parameters["builder_version"], capability, system)
+        place = tensorrt_kit.EnginePlatform(parameters["builder"], parameters["builder_version"], capability, system)
     return tensorrt_kit.write_engine(request.output, kit, plan, place)
 
 

@@ -54,7 +54,7 @@ class UnsupportedOperator(KitError):
 
 
 @dataclass(frozen=True)
-class Place:
+class EnginePlatform:
     """What an engine was built for, or what a machine is."""
 
     builder: str  # tensorrt or tensorrt-rtx
@@ -69,7 +69,7 @@ def this_system() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def refusal(engine: Place, here: Place) -> str | None:
+def refusal(engine: EnginePlatform, here: EnginePlatform) -> str | None:
     """Why an engine may not run in a place, or None. Checked in the order GPU, TensorRT, operating system."""
     if engine.compute_capability != here.compute_capability:
         found = f"this GPU ({here.gpu}) has {here.compute_capability}"
@@ -93,16 +93,16 @@ def read_kit(folder: Path) -> Kit:
     return kit
 
 
-def read_engine(folder: Path, kit: Kit) -> tuple[bytes, Place]:
+def read_engine(folder: Path, kit: Kit) -> tuple[bytes, EnginePlatform]:
     """The engine and what it was built for, after its hash was checked. Raises KitError if the kit has none."""
     if kit["engine"] is None:
         raise KitError(f"this kit has no engine: {kit['needs_device']}. Build it with: python {SCRIPT}")
     entry = dict(kit["engine"])
     _check_sha256(folder / ENGINE, entry.pop("sha256"))
-    return (folder / ENGINE).read_bytes(), Place(**entry)
+    return (folder / ENGINE).read_bytes(), EnginePlatform(**entry)
 
 
-def write_engine(folder: Path, kit: Kit, plan: bytes, place: Place) -> Kit:
+def write_engine(folder: Path, kit: Kit, plan: bytes, place: EnginePlatform) -> Kit:
     """Write model.engine and say in kit.json what it was built for. Returns the kit as written."""
     (folder / ENGINE).write_bytes(plan)
     entry = asdict(place) | {"sha256": hashlib.sha256(plan).hexdigest()}
@@ -252,10 +252,10 @@ class Cuda:
         return free.value
 
 
-def this_place(builder: str, cuda: Cuda) -> Place:
+def this_place(builder: str, cuda: Cuda) -> EnginePlatform:
     """What this machine is to an engine of that builder."""
     gpu, compute_capability = cuda.gpu()
-    return Place(builder, version(builder), compute_capability, this_system(), gpu)
+    return EnginePlatform(builder, version(builder), compute_capability, this_system(), gpu)
 
 
 class EngineRunner:
@@ -414,7 +414,7 @@ def rebuild(folder: Path, builder: str | None, compute_capability: str | None) -
     name = builder or usable[0]
     trt = load_builder(name)
     if compute_capability is not None:
-        place = Place(name, version(name), compute_capability, this_system())
+        place = EnginePlatform(name, version(name), compute_capability, this_system())
     else:
         place = this_place(name, Cuda())
     started = time.perf_counter()

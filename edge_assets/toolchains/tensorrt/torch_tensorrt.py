@@ -49,13 +49,11 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     if parameters["gpu"] is None:
         raise Refused("torch_tensorrt.compile needs the target's GPU: run the build on it")
     model = half_inside(load_model(request.spec.architecture, request.source)).cuda()
-    inputs = [
-        torch_tensorrt.Input(
-            min_shape=tensor["min"], opt_shape=tensor["opt"], max_shape=tensor["max"], name=tensor["name"],
-            dtype=getattr(torch, tensor["dtype"]),
-        )
-        for tensor in parameters["inputs"]
-    ]  # fmt: skip
+    inputs = []
+    for tensor in parameters["inputs"]:
+        dtype, name = getattr(torch, tensor["dtype"]), tensor["name"]
+        shapes = {f"{bound}_shape": tensor[bound] for bound in ("min", "opt", "max")}
+        inputs.append(torch_tensorrt.Input(**shapes, name=name, dtype=dtype))
     compiled = torch_tensorrt.compile(
         model, ir="dynamo", inputs=inputs, use_explicit_typing=True, workspace_size=parameters["workspace_bytes"]
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Bench:
+class TrialBudget:
     """Trials under a budget, with their log. What the store knew already costs nothing."""
 
     trials: Trials
@@ -74,36 +74,45 @@ class Bench:
         return trial
 
 
-def fewest_kept(scheme: Scheme, order: Sequence[str], bench: Bench) -> tuple[list[str], Trial] | None:
+def _doubling(count: int) -> list[int]:
+    """0, 1, 2, 4, ... below `count`, and last the largest number below it."""
+    steps, step = [0], 1
+    while step < count - 1:
+        steps.append(step)
+        step *= 2
+    return steps if count <= 1 else [*steps, count - 1]
+
+
+def fewest_kept(scheme: Scheme, order: Sequence[str], budget: TrialBudget) -> tuple[list[str], Trial] | None:
     """The fewest layers, along `order`, that must be kept for the candidate to meet the gate, and that candidate.
 
     None if no candidate met it before the budget was spent or one layer was left. The drop is taken to shrink as layers
     are added: doubling, then bisection finds the shortest prefix, and what it holds in vain is taken out.
     """
-    limits, count = bench.trials.limits, len(order)
+    limits = budget.trials.limits
     low = -1
-    for high in sorted({0, count - 1, *(2**i for i in range(count.bit_length()) if 2**i < count)}):
-        if bench.spent():
+    for high in _doubling(len(order)):
+        if budget.spent():
             return None
-        trial = bench.judge(scheme, order[:high])
+        trial = budget.judge(scheme, order[:high])
         if trial.meets(limits):
             break
         low = high
     else:
         return None
     best = (list(order[:high]), trial)
-    while high - low > 1 and not bench.spent():
+    while high - low > 1 and not budget.spent():
         middle = (low + high) // 2
-        trial = bench.judge(scheme, order[:middle])
+        trial = budget.judge(scheme, order[:middle])
         if trial.meets(limits):
             high, best = middle, (list(order[:middle]), trial)
         else:
             low = middle
     for name in reversed(best[0][:-1]):  # without the last one the prefix is known to fail
-        if bench.spent():
+        if budget.spent():
             break
         fewer = [kept for kept in best[0] if kept != name]
-        trial = bench.judge(scheme, fewer)
+        trial = budget.judge(scheme, fewer)
         if trial.meets(limits):
             best = (fewer, trial)
     return best
@@ -131,16 +140,16 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     if (ranking := request.others.get(sensitivity.VARIANT.name)) is None:
         raise Refused(f"there is no {sensitivity.VARIANT.name} to keep layers by")
     ranked = json.loads((ranking / sensitivity.FILE).read_text())["layers"]
-    bench = Bench(request.trials, Search(**request.parameters["bounds"]), request.log)
+    budget = TrialBudget(request.trials, Search(**request.parameters["bounds"]), request.log)
     path = request.output / onnx_format.FILE
     with tempfile.TemporaryDirectory() as scratch:
         scheme = partial.int8(request, Path(scratch))
-        found = fewest_kept(scheme, [entry["layer"] for entry in ranked], bench)
+        found = fewest_kept(scheme, [entry["layer"] for entry in ranked], budget)
         if found is None:
             raise Refused(
                 f"no number of layers kept in {scheme.kept_in} brings {scheme.recipe} under "
-                f"{describe_limits(request.trials)} (stopped by {bench.spent() or 'the last layer'}): "
-                f"{closest(bench.log)}"
+                f"{describe_limits(request.trials)} (stopped by {budget.spent() or 'the last layer'}): "
+                f"{closest(budget.log)}"
             )
         kept, trial = found
         if not kept:
@@ -154,7 +163,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "kept_layers": kept,
         "quantized_layers": len(scheme.layers) - len(kept),
         "searched_on_samples": request.trials.half,
-        "trials": bench.log,
+        "trials": budget.log,
     }
 
 

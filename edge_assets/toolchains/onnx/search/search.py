@@ -23,7 +23,7 @@ from edge_assets.spec.model import Search
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.search import mixed, sensitivity
 from edge_assets.toolchains.onnx.search import schemes as partial
-from edge_assets.toolchains.onnx.search.mixed import Bench
+from edge_assets.toolchains.onnx.search.mixed import TrialBudget
 from edge_assets.toolchains.onnx.search.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -53,18 +53,18 @@ class Found:
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Search, and write what was found. Raises Refused, naming what came closest, if nothing meets the gate."""
     assert request.trials is not None
-    bench = Bench(request.trials, Search(**request.parameters["bounds"]), request.log)
+    budget = TrialBudget(request.trials, Search(**request.parameters["bounds"]), request.log)
     with tempfile.TemporaryDirectory() as scratch:
         schemes = partial.every(request, Path(scratch))
-        found = search(schemes, bench)
-        stopped = bench.spent()
+        found = search(schemes, budget)
+        stopped = budget.spent()
         if not found:
             raise Refused(
                 f"no candidate of {len(schemes)} schemes meets {mixed.describe_limits(request.trials)} after "
-                f"{len(bench.log)} trials (stopped by {stopped or 'the last candidate'}): "
-                f"{mixed.closest(bench.log)}"
+                f"{len(budget.log)} trials (stopped by {stopped or 'the last candidate'}): "
+                f"{mixed.closest(budget.log)}"
             )
-        best, objective, latencies = _best(found, bench, Path(scratch))
+        best, objective, latencies = _best(found, budget, Path(scratch))
         best.write(request.output / onnx_format.FILE)
     facts = {
         "recipe": best.recipe,
@@ -74,52 +74,52 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "latency_ms": latencies,
         "searched_on_samples": request.trials.half,
         "stopped_by": stopped or "nothing: every scheme was tried",
-        "trials": bench.log,
+        "trials": budget.log,
     }
     (request.output / LOG).write_text(json.dumps(facts, indent=1) + "\n")
-    draw(bench, best, request.output / PLOT)
+    draw(budget, best, request.output / PLOT)
     return facts
 
 
-def search(schemes: Sequence[Scheme], bench: Bench) -> list[Found]:
+def search(schemes: Sequence[Scheme], budget: TrialBudget) -> list[Found]:
     """Candidates that meet the gate, at most one a scheme. A scheme whose graph cannot be made is left out, said so.
 
     For the smallest, a scheme that misses the gate is relaxed only while its smallest graph would still be smaller.
     """
     whole: list[tuple[Scheme, Trial]] = []
     for scheme in schemes:
-        if bench.spent():
+        if budget.spent():
             break
         try:
-            whole.append((scheme, bench.judge(scheme, ())))
+            whole.append((scheme, budget.judge(scheme, ())))
         except Refused as reason:
-            bench.say(f"{scheme.recipe} is left out: {reason}")
-    found = [Found(scheme, (), trial) for scheme, trial in whole if trial.meets(bench.trials.limits)]
-    missing = [(scheme, trial) for scheme, trial in whole if scheme.layers and not trial.meets(bench.trials.limits)]
+            budget.say(f"{scheme.recipe} is left out: {reason}")
+    found = [Found(scheme, (), trial) for scheme, trial in whole if trial.meets(budget.trials.limits)]
+    missing = [(scheme, trial) for scheme, trial in whole if scheme.layers and not trial.meets(budget.trials.limits)]
     for scheme, trial in sorted(missing, key=lambda pair: pair[1].size_bytes):
-        if bench.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
-            order = [entry.layer for entry in sensitivity.rank(scheme, bench.trials, bench.say, bench.spent)]
-            if relaxed := mixed.fewest_kept(scheme, order, bench):
+        if budget.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
+            order = [entry.layer for entry in sensitivity.rank(scheme, budget.trials, budget.say, budget.spent)]
+            if relaxed := mixed.fewest_kept(scheme, order, budget):
                 found.append(Found(scheme, tuple(relaxed[0]), relaxed[1]))
     return found
 
 
-def _best(found: Sequence[Found], bench: Bench, scratch: Path) -> tuple[Found, str, dict[str, float] | None]:
+def _best(found: Sequence[Found], budget: TrialBudget, scratch: Path) -> tuple[Found, str, dict[str, float] | None]:
     """The smallest, or the fastest where that is asked for and this machine is the target."""
     smallest = min(found, key=lambda entry: entry.trial.size_bytes)
-    if bench.bounds.objective == "size":
+    if budget.bounds.objective == "size":
         return smallest, "size", None
-    if bench.trials.time is None:
+    if budget.trials.time is None:
         return smallest, "size, because latency was not measured: no device attached", None
     files = {}
     for number, entry in enumerate(found):
         files[entry.recipe] = scratch / f"candidate{number}.onnx"
         entry.write(files[entry.recipe])
-    latencies = bench.trials.time(files)
+    latencies = budget.trials.time(files)
     return min(found, key=lambda entry: latencies[entry.recipe]), "latency, P50 at batch 1 on this machine", latencies
 
 
-def draw(bench: Bench, best: Found, path: Path) -> None:
+def draw(budget: TrialBudget, best: Found, path: Path) -> None:
     """Every candidate's drop against its size, the gate, and what was chosen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -127,12 +127,12 @@ def draw(bench: Bench, best: Found, path: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
-    for recipe in dict.fromkeys(entry["recipe"] for entry in bench.log):
-        mine = sorted((e["size_bytes"] / 1024, e["drop_points"]) for e in bench.log if e["recipe"] == recipe)
+    for recipe in dict.fromkeys(entry["recipe"] for entry in budget.log):
+        mine = sorted((e["size_bytes"] / 1024, e["drop_points"]) for e in budget.log if e["recipe"] == recipe)
         axis.plot(*zip(*mine, strict=True), "o-", label=recipe, markersize=4, linewidth=1)
     chosen = (best.trial.size_bytes / 1024, best.trial.drop_points)
     axis.plot(*chosen, "*", color="#1a7f37", markersize=16, label=f"chosen: {best.recipe}")
-    gate = bench.trials.limits.accuracy_drop_points
+    gate = budget.trials.limits.accuracy_drop_points
     axis.axhline(gate, color="#cf222e", linewidth=1, linestyle="--", label=f"gate: {gate:g} points")
     axis.set_xlabel("file size (KiB)")
     axis.set_ylabel("drop of the score (points)")
