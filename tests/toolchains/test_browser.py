@@ -108,7 +108,7 @@ def classify(page: Page, image: np.ndarray, folder: Path) -> str:
     path = folder / "digit.png"
     matplotlib.image.imsave(path, image[..., 0], cmap="gray", vmin=0, vmax=255)
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#classes li").first).to_be_visible()
+    expect(page.locator("#classes li").first).to_be_visible(timeout=60_000)
     return page.locator("#answer").inner_text()
 
 

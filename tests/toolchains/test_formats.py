@@ -242,7 +242,7 @@ def test_sorting_puts_every_node_after_what_it_reads(build: Callable[..., Built]
 
 def test_a_worker_imports_only_its_runtime(build: Callable[..., Built]) -> None:
     code = (
-        "import sys; from edge_assets.core.benchmark import worker; from edge_assets.core.variant import Loadable; "
+        "import sys; from edge_assets.core.benchmark import worker; from edge_assets.core.session import Loadable; "
         "Loadable('onnx', '', {}).import_runtime(); "
         "print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
     )

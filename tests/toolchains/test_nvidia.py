@@ -22,7 +22,7 @@ from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT, BuildRequest
 from edge_assets.errors import InvalidSpec, Refused
 from edge_assets.families.nvidia import NVIDIA
-from edge_assets.pipeline import cell as steps
+from edge_assets.pipeline import identity
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import Tensor
@@ -304,7 +304,7 @@ def test_off_the_target_the_kits_graph_is_verified_and_said_to_be(build: Build) 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has an NVIDIA GPU")
 def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build(FP16, "l4")
-    monkeypatch.setattr(steps, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
     after = build(FP16, "l4")
     assert after.build.reused and after.runtime == "tensorrt"
     assert after.evidence is not None and before.evidence is not None
@@ -316,7 +316,7 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
 def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     build: Build, store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
     builts = {name: build(name, "l4") for name in (CHECKPOINT, FP16)}
     cell = cell_of("l4", store, checkpoint_file)
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))

@@ -164,7 +164,7 @@ def test_a_search_without_a_trial_or_time_is_an_invalid_spec() -> None:
 # --- the rule that keeps layers, on scores that are known ----------------------------------------------
 
 
-def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
+def known(needed: set[str], count: int) -> tuple[Scheme, mixed.TrialBudget]:
     """A scheme of `count` layers whose candidates meet the gate when all of `needed` are kept."""
     from edge_assets.core.select import Limits
     from edge_assets.toolchains.onnx.layers import Layer
@@ -185,7 +185,7 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.Bench]:
         raise AssertionError("scores are known")
 
     trials = Trials(remember, request, Limits(0.5, 10**9, 10**9), 1000, "logits")
-    return scheme, mixed.Bench(trials, Search(max_trials=100), lambda _line: None)
+    return scheme, mixed.TrialBudget(trials, Search(max_trials=100), lambda _line: None)
 
 
 @pytest.mark.parametrize(

@@ -401,7 +401,7 @@ def test_transformers_js_tokenizes_and_runs_the_bundle(
         [TEXTS[:2].tolist(), LENGTH],
     )
     built = build("onnx_model", "graviton3")
-    session = cell("graviton3").loadable(built.runtime, built.build).open(1)
+    session = cell("graviton3").verification.loadable(built.runtime, built.build).open(1)
     expected = session.run(spec.preprocess.apply({"text": TEXTS[:2]}))["logits"]
     np.testing.assert_allclose(np.array(logits).reshape(2, 3), expected, atol=1e-4)
 
