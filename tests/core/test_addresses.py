@@ -16,7 +16,7 @@ SHOWN = {
     ),
     "s3://id:secret@bucket/prefix": "s3://bucket/prefix",
 }
-KEPT = ("sqlite:////work/mlflow.db", "sqlite:///mlflow.db", "/plain/path", "s3://bucket/p", "file:///tmp/a", "digits")
+KEPT = ("sqlite:////data/mlflow.db", "sqlite:///mlflow.db", "/plain/path", "s3://bucket/p", "file:///tmp/a", "digits")
 
 
 @pytest.mark.parametrize(("given", "shown"), SHOWN.items())
