@@ -28,11 +28,16 @@ SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
     "test_automation",
-    "test_sensor",
     "test_formats",
+    "test_text",
+    "test_browser",
+    "test_sensor",
     "test_recovery",
     "test_build",
+    "test_failures",
     "test_store",
+    "test_apple",
+    "test_android",
     "test_tracking_faults",
     "test_tracking",
     "test_gc",
