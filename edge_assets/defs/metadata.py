@@ -122,7 +122,7 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         precision=built.precision,
         sha256=built.build.sha256 if built.artifact else "",
         recipe_sha256=built.build.recipe.sha256,
-        refused=built.build.refused or "" if not built.failed else "",
+        refused="" if built.failed else built.build.refused or "",
         failed=built.failed or "",
     )
     return Entry(
