@@ -16,7 +16,6 @@ start().catch(fail);
 async function start() {
   await open({});
   describe();
-  input = INPUTS[model.manifest.preprocessing.kind](model.manifest, run);
   for (const id of ["variant", "device"]) {
     $(id).onchange = () => open({ variant: $("variant").value, device: $("device").value }).then(run, fail);
   }
@@ -32,6 +31,8 @@ async function open(options) {
   if (!INPUTS[model.manifest.preprocessing.kind]) {
     throw new Error("This model takes neither an image nor a text, so this page cannot show it. Use loader.js.");
   }
+  // before it can be seen: what a quick visitor gives must find somebody who listens
+  input ??= INPUTS[model.manifest.preprocessing.kind](model.manifest, run);
   $("loading").hidden = true;
   $("work").hidden = $("controls").hidden = false;
   await showFacts();
