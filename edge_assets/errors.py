@@ -139,6 +139,15 @@ def _without_tracebacks(lines: list[str]) -> list[str]:
     return lines[: starts[0]] + ends[-1:]
 
 
+def log_end(text: str, lines: int = 12) -> str:
+    """What a message shows of a process's log: its end, or that there is none."""
+    logged = text.strip().splitlines()
+    if not logged:
+        return "It logged nothing."
+    what = "Its log" if len(logged) <= lines else "Its log ends"
+    return "\n".join([f"{what}:", *logged[-lines:]])
+
+
 def shortened(text: str, limit: int = SHOWN) -> str:
     """`text` in printable characters, cut at `limit` with a word that it was cut."""
     text = CONTROL.sub("", text).strip()

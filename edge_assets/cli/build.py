@@ -68,27 +68,23 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     New files are registered.
     """
     folder = checkpoint_folder(spec)
-    if not names:
-        checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
-        return [_newest(store, spec, folder)]
-    if "all" in names:
-        checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
-        known = checkpoints.registered(store, spec.name)
-        if not known:
-            raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
-        return known
-    return [_checkpoint(store, spec, folder, name) for name in names]
+    if names and "all" not in names:
+        return [_checkpoint(store, spec, folder, name) for name in names]
+    checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
+    known = checkpoints.registered(store, spec.name)
+    if not known:
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
+    return known if names else [_newest(store, spec)]
 
 
-def _newest(store: ArtifactStore, spec: ModelSpec, folder: str) -> Checkpoint:
+def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
+    """The newest that fits. Raises EdgeAssetsError, with the reason of the last, if all that there are do not."""
     architecture = source_digest(spec.architecture)
     newest = checkpoints.newest(store, spec.name, architecture)
-    if newest is not None:
-        return newest
-    unfit = checkpoints.unfit(store, spec.name, architecture)
-    if unfit:
-        raise EdgeAssetsError(f"no checkpoint of {spec.name} can be built. The last: {list(unfit.values())[-1]}")
-    raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
+    if newest is None:
+        reasons = list(checkpoints.unfit(store, spec.name, architecture).values())
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} can be built. The last: {reasons[-1]}")
+    return newest
 
 
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:

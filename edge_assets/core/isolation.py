@@ -17,12 +17,11 @@ from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.errors import ConverterError, EdgeAssetsError, told
+from edge_assets.errors import ConverterError, EdgeAssetsError, log_end, told
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
-TAIL_LINES = 12  # of the log that a message shows; the error carries all of it
 LOG = "edge-assets-"  # how names of logs begin, in the system's folder for temporary files
 NEW = 60  # seconds for which a log may not be locked yet
 
@@ -114,9 +113,4 @@ def _converter_error(sentence: str, log: Path, start: int) -> ConverterError:
     with log.open("rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace").strip()
-    if not text:
-        return ConverterError(f"{sentence} It logged nothing.")
-    lines = text.splitlines()
-    end = "\n".join(lines[-TAIL_LINES:])
-    what = "Its log" if len(lines) <= TAIL_LINES else "Its log ends"
-    return ConverterError(f"{sentence} {what}:\n{end}", text)
+    return ConverterError(f"{sentence} {log_end(text)}", text)

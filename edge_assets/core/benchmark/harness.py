@@ -19,12 +19,11 @@ from typing import Any, Self
 from edge_assets.core.benchmark.statistics import Mode, histogram, summarize
 from edge_assets.core.data import save_arrays
 from edge_assets.core.session import Feeds, Loadable
-from edge_assets.errors import MeasurementError
+from edge_assets.errors import MeasurementError, log_end
 
 ROUNDS = 12  # interleaved turns of each variant
 SWEEP_SHARE = 1 / 12  # of a mode's duration, for each batch size besides the first
 TIMEOUT = 600  # seconds for an answer, besides those that the request itself asks for
-TAIL_LINES = 12  # of a process's log that a message shows; the error carries all of it
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,8 @@ class WorkerProcess:
         self.process.wait()
 
     def _error(self, sentence: str) -> MeasurementError:
-        log = self.errors.read_text(errors="replace").strip()
-        end = "\n".join(log.splitlines()[-TAIL_LINES:])
-        said = f" Its log ends:\n{end}" if log else " It logged nothing."
-        return MeasurementError(self.contestant.name, f"measuring failed: {sentence}{said}", log)
+        log = self.errors.read_text(errors="replace")
+        return MeasurementError(self.contestant.name, f"measuring failed: {sentence} {log_end(log)}", log)
 
 
 def measure(

@@ -11,7 +11,6 @@ sample.npz               one raw input and the outputs the released artifact gav
 MODEL_CARD.md            for people
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from edge_assets import toolchains
 from edge_assets.core.data import Arrays, save_arrays
 from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.hashing import sha256_of
 from edge_assets.spec import preprocess
 
 HERE = Path(__file__).parent
@@ -67,8 +67,8 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = []
     for path in paths:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        files.append({"path": path.relative_to(folder).as_posix(), "sha256": sha256, "size": path.stat().st_size})
+        name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+        files.append({"path": name, "sha256": sha256_of(path), "size": size})
     return files
 
 
