@@ -5,9 +5,11 @@ What is made once is made once for all parallel workers, by the first that asks 
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +45,14 @@ LONGEST = (
     "test_gc",
     "test_bad_input",
     "test_ui",
+)
+# where MLflow's database names a folder of artifacts
+ARTIFACT_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
@@ -93,9 +103,9 @@ class Project:
 
     def copy_to(self, folder: Path) -> "Project":
         """The same state and checkpoints in another folder."""
-        return Project(
-            shutil.copytree(self.home, folder / "home"), shutil.copytree(self.checkpoints, folder / "checkpoints")
-        )
+        home = shutil.copytree(self.home, folder / "home")
+        moved(home / "mlflow" / "mlflow.db")
+        return Project(home, shutil.copytree(self.checkpoints, folder / "checkpoints"))
 
     def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start `edge-assets ...`, to be read from and signalled while it runs."""
@@ -119,6 +129,15 @@ class Project:
     def build(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Build the tiny model for one target."""
         return self.run(*BUILD, *arguments, **changes)
+
+
+def moved(database: Path) -> None:
+    """Lets a copied MLflow database name its own artifacts: it has absolute places, and would log to the original's."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        (old,) = connection.execute("SELECT artifact_location FROM experiments WHERE name = 'tiny'").fetchone()
+        places = (old.removesuffix("/tiny"), (database.parent / "artifacts").as_uri())
+        for table, column in ARTIFACT_PLACES:
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", places)
 
 
 @pytest.fixture

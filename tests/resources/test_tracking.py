@@ -129,6 +129,19 @@ def test_each_artifact_is_kept_once_and_the_released_one_again_in_its_whole_fold
     assert kept == {name: 2 if name == released else 1 for name in kept}
 
 
+def test_a_build_in_a_copy_of_a_state_folder_logs_to_the_copy_alone(copy_of_built: Project, built: Project) -> None:
+    """What the tests rest on: one that builds in its copy changes no other's artifacts."""
+
+    def files(project: Project) -> int:
+        return sum(path.is_file() for path in (project.home / "mlflow" / "artifacts").rglob("*"))
+
+    original, before = files(built), files(copy_of_built)
+    result = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert files(built) == original
+    assert files(copy_of_built) > before
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
