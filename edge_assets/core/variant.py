@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_assets.core import isolation
+from edge_assets.core.scheme import Precision
 from edge_assets.core.session import Feeds, SavedFeeds
 from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 
-Precision = Literal["fp32", "fp16", "int8", "int4", "lut6", "lut4"]  # lut: a palette of 2^6 or 2^4 values per weight
 # calibration: the calibration data, which `build` gets. training: the fine-tuning data and its loss. search: candidates
 # of its own, judged on the evaluation data. architecture: its code, for what is not made from the checkpoint itself
 Need = Literal["calibration", "training", "search", "architecture"]
