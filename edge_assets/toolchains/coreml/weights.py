@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.variant import BuildRequest, Precision, Variant
+from edge_assets.core.scheme import Granularity, Precision, Scheme
+from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
 
@@ -104,12 +105,36 @@ def _compressed_share(model: Any) -> float:
     return held / max(1, held + kept)
 
 
-def _variant(precision: Precision, bits: int, palette: bool, recipe: str, needs: int, description: str) -> Variant:
+def _linear(precision: Precision, granularity: Granularity, block: int | None = None) -> Scheme:
+    return Scheme(
+        precision=precision,
+        kind="weightonly",
+        form="linear",
+        activations="f16",
+        weights=f"s{precision[-1]}",
+        granularity=granularity,
+        block=block,
+    )
+
+
+def _palettized(precision: Precision) -> Scheme:
+    return Scheme(
+        precision=precision,
+        kind="weightonly",
+        form="palette",
+        activations="f16",
+        weights=f"u{precision[-1]}",
+        granularity="pertensor",
+        method="kmeans",
+    )
+
+
+def _variant(precision: Precision, bits: int, palette: bool, scheme: Scheme, needs: int, description: str) -> Variant:
     def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         # the rest is the package's, and so in the source's hash
         deployment, image = coreml.deployment_target(target), coreml.picture(spec)
         return {
-            "recipe": recipe,
+            "recipe": scheme.name,
             "bits": bits,
             "palette": palette,
             "deployment_target": deployment,
@@ -130,18 +155,18 @@ def _variant(precision: Precision, bits: int, palette: bool, recipe: str, needs:
 
 
 INT8 = _variant(
-    *("int8", 8, False, "int8_weightonly_linear_f16s8_perchannel", 16),
+    *("int8", 8, False, _linear("int8", granularity="perchannel"), 16),
     "Int8 weights with a scale per output channel; activations stay in fp16.",
 )
 LUT6 = _variant(
-    *("lut6", 6, True, "lut6_weightonly_palette_f16u6_pertensor_kmeans", 16),
+    *("lut6", 6, True, _palettized("lut6"), 16),
     "Weights from a palette of 64 values per tensor; activations stay in fp16.",
 )
 LUT4 = _variant(
-    *("lut4", 4, True, "lut4_weightonly_palette_f16u4_pertensor_kmeans", 16),
+    *("lut4", 4, True, _palettized("lut4"), 16),
     "Weights from a palette of 16 values per tensor; activations stay in fp16.",
 )
 INT4 = _variant(
-    *("int4", 4, False, f"int4_weightonly_linear_f16s4_perblock{BLOCK}", 18),
+    *("int4", 4, False, _linear("int4", granularity="perblock", block=BLOCK), 18),
     f"Int4 weights with a scale per block of {BLOCK}, or per output channel where blocks do not fit; iOS 18.",
 )

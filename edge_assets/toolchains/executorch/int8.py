@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
+from edge_assets.core.scheme import Method, Scheme
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
@@ -109,13 +110,23 @@ def quantizer(dynamic: bool = False, minmax: bool = False, trained: bool = False
 
 def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     # torchao has two observers that fit: all else than minmax means its histogram, which minimizes the squared error
-    method = "minmax" if spec.calibration.method == "minmax" else "histogram"
-    recipe = {"recipe": f"int8_static_pt2e_s8s8_perchannel_{method}", "method": method}
+    method: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"
+    scheme = Scheme(
+        precision="int8",
+        kind="static",
+        form="pt2e",
+        activations="s8",
+        weights="s8",
+        granularity="perchannel",
+        method=method,
+    )
+    recipe = {"recipe": scheme.name, "method": method}
     return executorch.parameters(spec, target) | recipe
 
 
 def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
-    return executorch.parameters(spec, target) | {"recipe": "int8_dynamic_pt2e_s8_perchannel"}
+    scheme = Scheme(precision="int8", kind="dynamic", form="pt2e", weights="s8", granularity="perchannel")
+    return executorch.parameters(spec, target) | {"recipe": scheme.name}
 
 
 STATIC = replace(

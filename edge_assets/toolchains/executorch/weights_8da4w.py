@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.executorch.int8 import check_linear
@@ -48,7 +49,16 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """The declared inputs and the group size."""
-    recipe = {"recipe": f"int4_dynamic_8da4w_s8s4_group{GROUP}", "group": GROUP}
+    scheme = Scheme(
+        precision="int4",
+        kind="dynamic",
+        form="8da4w",
+        activations="s8",
+        weights="s4",
+        granularity="group",
+        block=GROUP,
+    )
+    recipe = {"recipe": scheme.name, "group": GROUP}
     return executorch.parameters(spec, target) | recipe
 
 

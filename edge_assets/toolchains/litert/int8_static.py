@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
-RECIPE = "int8_static_litert_s8s8_perchannel_minmax"
+SCHEME = Scheme(
+    precision="int8",
+    kind="static",
+    form="litert",
+    activations="s8",
+    weights="s8",
+    granularity="perchannel",
+    method="minmax",
+)
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -80,8 +89,8 @@ def _observe(request: BuildRequest, recipe: list[dict[str, Any]], feeds: Feeds) 
 
 def parameters(_spec: "ModelSpec", _target: "Target", integer_interface: bool = False) -> dict[str, Any]:
     """The recipe, and whether inputs and outputs are int8."""
-    name = f"{RECIPE}_integerio" if integer_interface else RECIPE
-    return {"recipe": name, "integer_interface": integer_interface}
+    scheme = replace(SCHEME, has_integer_interface=integer_interface)
+    return {"recipe": scheme.name, "integer_interface": integer_interface}
 
 
 STATIC = replace(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.toolchains.litert import convert as litert
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
-Scheme = Literal["fp16", "int8_dynamic_s8_perchannel", "int4_dynamic_s4_perchannel"]
-WEIGHT_TYPE: dict[str, str] = {
-    "fp16": "FLOAT16",
-    "int8_dynamic_s8_perchannel": "INT8",
-    "int4_dynamic_s4_perchannel": "INT4",
-}
+HALF = Scheme(precision="fp16")
+DYNAMIC_INT8 = Scheme(precision="int8", kind="dynamic", weights="s8", granularity="perchannel")
+DYNAMIC_INT4 = Scheme(precision="int4", kind="dynamic", weights="s4", granularity="perchannel")
+WEIGHT_TYPE = {HALF.name: "FLOAT16", DYNAMIC_INT8.name: "INT8", DYNAMIC_INT4.name: "INT4"}
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -54,13 +53,13 @@ def changed_share(path: Path, kind: str) -> float:
     return held[kind] / max(1, held.total())
 
 
-def _recipe(scheme: Scheme) -> Any:
+def _recipe(scheme: str) -> Any:
     from ai_edge_quantizer import qtyping, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-    if scheme == "int8_dynamic_s8_perchannel":
+    if scheme == DYNAMIC_INT8.name:
         return recipe.dynamic_wi8_afp32()
-    if scheme == "int4_dynamic_s4_perchannel":
+    if scheme == DYNAMIC_INT4.name:
         return recipe.dynamic_wi4_afp32()
     manager = recipe_manager.RecipeManager()
     half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
@@ -79,7 +78,7 @@ def _recipe(scheme: Scheme) -> Any:
 
 def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Scheme, description: str) -> Variant:
     def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
-        return {"recipe": scheme}
+        return {"recipe": scheme.name}
 
     return replace(
         litert.QUANTIZED,
@@ -92,17 +91,17 @@ def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Sche
 
 
 FP16 = _variant(
-    "litert_fp16", "fp16", "fp16", "Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16."
+    "litert_fp16", "fp16", HALF, "Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16."
 )
 INT8_DYNAMIC = _variant(
     "litert_int8_dynamic",
     "int8",
-    "int8_dynamic_s8_perchannel",
+    DYNAMIC_INT8,
     "Int8 weights per channel, activations quantized at run time; needs no calibration data.",
 )
 INT4 = _variant(
     "litert_int4",
     "int4",
-    "int4_dynamic_s4_perchannel",
+    DYNAMIC_INT4,
     "Int4 weights per channel where LiteRT has a form, activations quantized at run time.",
 )

@@ -10,8 +10,9 @@ ONNX Runtime computes them with MatMulNBits and GatherBlockQuantized.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
@@ -82,9 +83,12 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
     return block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)  # those that no block cuts evenly
 
 
-def recipe(method: str) -> dict[str, Any]:
+def recipe(method: Literal["rtn", "hqq", "gptq"]) -> dict[str, Any]:
     """What shapes the result."""
-    return {"recipe": f"int4_weights_matmulnbits_u4_block{BLOCKS.size}_{method}", "method": method}
+    scheme = Scheme(
+        precision="int4", kind="weights", form="matmulnbits", weights="u4", block=BLOCKS.size, method=method
+    )
+    return {"recipe": scheme.name, "method": method}
 
 
 RTN = replace(

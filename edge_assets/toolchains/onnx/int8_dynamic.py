@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.scheme import Scheme, granularity_of, short_type
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.onnx import block_weights
@@ -79,10 +80,15 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
 def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """Weight type, granularity and range of the target's kernels."""
     flavour = target.quantization
-    granularity = "perchannel" if flavour.per_channel else "pertensor"
-    width = "_reducedrange" if flavour.reduce_range else ""
+    scheme = Scheme(
+        precision="int8",
+        kind="dynamic",
+        weights=short_type(flavour.weights),
+        granularity=granularity_of(flavour.per_channel),
+        has_reduced_range=flavour.reduce_range,
+    )
     return {
-        "recipe": f"int8_dynamic_{flavour.flavour[2:].lower()}_{granularity}{width}",
+        "recipe": scheme.name,
         "weights": flavour.weights,
         "per_channel": flavour.per_channel,
         "reduce_range": flavour.reduce_range,

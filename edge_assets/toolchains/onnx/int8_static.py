@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge_assets.core.scheme import Scheme, granularity_of, renamed, short_type
 from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
 from edge_assets.toolchains.onnx import export as onnx_format
@@ -71,7 +72,7 @@ def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, A
         if ranges.fallback:
             request.log(f"calibrating with minmax instead: {ranges.fallback}")
         count = quantize_with(prepared, ranges, flavour, path)
-    recipe = parameters["recipe"].replace(parameters["method"], ranges.method)
+    recipe = renamed(parameters["recipe"], method=ranges.method)
     return {"recipe": recipe, "quantized_nodes": count, **ranges.facts}
 
 
@@ -133,11 +134,19 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
 def parameters(spec: "ModelSpec", target: "Target", method: "CalibrationMethod | None" = None) -> dict[str, Any]:
     """The target's flavour and the calibration method, the model's own unless `method` is given."""
     flavour = target.quantization
-    granularity = "perchannel" if flavour.per_channel else "pertensor"
-    reduced = "_reducedrange" if flavour.reduce_range else ""
     method = method or spec.calibration.method
+    scheme = Scheme(
+        precision="int8",
+        kind="static",
+        form="qdq",
+        activations=short_type(flavour.activations),
+        weights=short_type(flavour.weights),
+        granularity=granularity_of(flavour.per_channel),
+        has_reduced_range=flavour.reduce_range,
+        method=method,
+    )
     return {
-        "recipe": f"int8_static_qdq_{flavour.flavour.lower()}_{granularity}{reduced}_{method}",
+        "recipe": scheme.name,
         "activations": flavour.activations,
         "weights": flavour.weights,
         "per_channel": flavour.per_channel,
@@ -151,9 +160,7 @@ def a16w8(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """The target's flavour with activations in 16 bits, the recipe's name said so."""
     found = parameters(spec, target)
     wide = found["activations"].replace("8", "16")
-    flavour = target.quantization.flavour.lower()
-    recipe = found["recipe"].replace(f"_{flavour}_", f"_{wide[0]}16{flavour[2:]}_")
-    return found | {"recipe": recipe, "activations": wide}
+    return found | {"recipe": renamed(found["recipe"], activations=f"{wide[0]}16"), "activations": wide}
 
 
 VARIANT = replace(

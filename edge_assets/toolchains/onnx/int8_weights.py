@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
 from edge_assets.toolchains.onnx import block_weights
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     import onnx
 
 BLOCKS = Blocks(bits=8, size=128, symmetric=True, accuracy_level=4)
+SCHEME = Scheme(
+    precision="int8",
+    kind="weights",
+    weights="s8",
+    granularity="perchannel",
+    block=BLOCKS.size,
+    accuracy_level=BLOCKS.accuracy_level,
+)
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -84,9 +93,7 @@ VARIANT = replace(
     description="int8 weights alone: a quarter of the size where int8 activations cost too much accuracy.",
     precision="int8",
     build=build,
-    parameters=lambda _spec, _target: {
-        "recipe": f"int8_weights_s8_perchannel_block{BLOCKS.size}_level{BLOCKS.accuracy_level}"
-    },
+    parameters=lambda _spec, _target: {"recipe": SCHEME.name},
     code_version="2",
     offered=in_depth,
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model
+from edge_assets.core.scheme import Method, Scheme, granularity_of
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.onnx.calibration import BATCH, batches
@@ -76,11 +77,18 @@ def qconfig_mapping(parameters: Mapping[str, Any]) -> Any:
 def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     """The quantized engine, and granularity, range and observer."""
     flavour = target.quantization
-    granularity = "perchannel" if flavour.per_channel else "pertensor"
-    reduced = "_reducedrange" if flavour.reduce_range else ""
-    observer = "minmax" if spec.calibration.method == "minmax" else "histogram"
+    observer: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"
+    scheme = Scheme(
+        precision="int8",
+        kind="static",
+        form="torch",
+        engine=flavour.torch_engine,
+        granularity=granularity_of(flavour.per_channel),
+        has_reduced_range=flavour.reduce_range,
+        method=observer,
+    )
     return {
-        "recipe": f"int8_static_torch_{flavour.torch_engine}_{granularity}{reduced}_{observer}",
+        "recipe": scheme.name,
         "engine": flavour.torch_engine,
         "per_channel": flavour.per_channel,
         "reduce_range": flavour.reduce_range,

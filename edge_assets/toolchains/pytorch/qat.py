@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.checkpoint import load_model, read_state
+from edge_assets.core.scheme import Scheme, short_type
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.spec.source import call
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 WEIGHTS, HISTORY, PLOT = "trained.safetensors", "history.json", "history.png"
-RECIPE = "int8_qat"
+EXECUTORCH_SCHEME = Scheme(
+    precision="int8", kind="qat", form="pt2e", activations="s8", weights="s8", granularity="perchannel"
+)
 # the argument that tells an operator whether it is being trained
 SWITCHES = {"aten.dropout.default": 2, "aten.dropout_.default": 2, "aten.batch_norm.default": 5}
 
@@ -178,7 +181,7 @@ def _trained_parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
     recipe = {name: value for name, value in asdict(spec.finetuning).items() if name != "data"}  # the data are an input
     tensors = {"inputs": [asdict(t) for t in spec.inputs], "outputs": [t.name for t in spec.outputs]}
     return {
-        "recipe": f"{RECIPE}_pt2e_s8s8_perchannel",
+        "recipe": EXECUTORCH_SCHEME.name,
         **tensors,
         "finetuning": recipe,
         "classifies": spec.trains_classifier,
@@ -189,9 +192,16 @@ def _onnx_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     flavour = target.quantization
     # where 8-bit products of uint8 and int8 saturate, those of uint8 and uint8 do not: ONNX Runtime's exact kernels
     weights = "uint8" if flavour.reduce_range else flavour.weights
-    short = {"int8": "s8", "uint8": "u8"}
+    scheme = Scheme(
+        precision="int8",
+        kind="qat",
+        form="qdq",
+        activations=short_type(flavour.activations),
+        weights=short_type(weights),
+        granularity="perchannel",
+    )
     return onnx_format.export_parameters(spec, target) | {
-        "recipe": f"{RECIPE}_qdq_{short[flavour.activations]}{short[weights]}_perchannel",
+        "recipe": scheme.name,
         "activations": flavour.activations,
         "weights": weights,
     }
@@ -236,7 +246,7 @@ EXECUTORCH = replace(
     precision="int8",
     source=TRAINED.name,
     build=build_executorch,
-    parameters=lambda spec, target: executorch.parameters(spec, target) | {"recipe": f"{RECIPE}_pt2e_s8s8_perchannel"},
+    parameters=lambda spec, target: executorch.parameters(spec, target) | {"recipe": EXECUTORCH_SCHEME.name},
     seconds=1800,
     needs=frozenset({"architecture"}),
     offered=_has_recipe,

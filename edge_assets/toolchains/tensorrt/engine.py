@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.scheme import Precision
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.tools import installed
-from edge_assets.core.variant import BuildRequest, Precision, Variant
+from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.core.verify.parity import LEAST_SNR_DB
 from edge_assets.errors import ExportError, Refused
 from edge_assets.targets.catalog import parse_size

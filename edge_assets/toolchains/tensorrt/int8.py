@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16
@@ -43,7 +44,18 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 def recipe(spec: "ModelSpec") -> str:
     """The scheme's full name."""
-    return f"int8_static_qdq_s8s8_symmetric_perchannel_{spec.calibration.method}_fp16"
+    scheme = Scheme(
+        precision="int8",
+        kind="static",
+        form="qdq",
+        activations="s8",
+        weights="s8",
+        is_symmetric=True,
+        granularity="perchannel",
+        method=spec.calibration.method,
+        rest="fp16",
+    )
+    return scheme.name
 
 
 def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:

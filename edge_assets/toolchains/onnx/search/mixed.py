@@ -49,7 +49,7 @@ class TrialBudget:
         """The scheme with those layers left alone. Raises Refused if that graph cannot be made."""
         names = sorted(kept)
         parameters = {**scheme.parameters, "kept": names}
-        trial = self.trials.judge(parameters, lambda path: scheme.write_keeping(kept, path))
+        trial = self.trials.run(parameters, lambda path: scheme.write_keeping(kept, path))
         self.made += not trial.reused
         meets = trial.meets(self.trials.limits)
         cosine = "" if trial.cosine_mean is None else f", mean cosine {trial.cosine_mean:.4f}"

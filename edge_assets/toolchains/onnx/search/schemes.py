@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from edge_assets.core.scheme import renamed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.spec.model import CalibrationMethod
@@ -56,7 +57,9 @@ class Scheme:
 
     def recipe_keeping(self, count: int) -> str:
         """The recipe's name with that many layers kept."""
-        return f"{self.recipe}_mixed_keep{count}{self.kept_as}" if count else self.recipe
+        if not count:
+            return self.recipe
+        return renamed(self.recipe, kept_layers=count, kept_block=KEPT.size if self.kept_as else None)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def int8(request: BuildRequest, scratch: Path) -> Scheme:
         return _dynamic(request.parameters["dynamic"], prepared)
     static = request.parameters["static"]
     ranges = prepared.ranges(static["method"], Flavour.of(static).operators)
-    return _static({**static, "recipe": static["recipe"].replace(static["method"], ranges.method)}, prepared)
+    return _static({**static, "recipe": renamed(static["recipe"], method=ranges.method)}, prepared)
 
 
 def every(request: BuildRequest, scratch: Path) -> list[Scheme]:

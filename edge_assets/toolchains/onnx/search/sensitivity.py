@@ -47,7 +47,7 @@ def rank(
             break
         others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
         try:
-            trial = trials.judge({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
+            trial = trials.run({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
         except Refused as reason:  # nothing of it has a quantized form, so there is nothing to keep either
             log(f"{layer.name} is left out: {reason}")
             continue
