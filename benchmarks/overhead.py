@@ -248,7 +248,7 @@ def made_by_us(home: Path) -> Made:
         artifacts.add((built.variant, built.build.sha256))
         recipes.add(built.build.recipe.sha256)
         if built.evidence and built.accuracy:
-            evidence.setdefault(built.evidence.recipe.sha256, (built.variant, built.accuracy["value"]))
+            evidence.setdefault(built.evidence.recipe.sha256, (built.variant, built.accuracy.value))
     accuracies: dict[str, list[float]] = {}
     for name, accuracy in sorted(evidence.values()):
         accuracies.setdefault(name, []).append(accuracy)

@@ -62,33 +62,33 @@ class Goal:
 
 
 def _faster(row: Row, base: Row) -> float:
-    return float(row["latency_ms"]["p50"] / base["latency_ms"]["p50"])
+    return float(row.latency_ms.p50 / base.latency_ms.p50)
 
 
 GOALS = (
     Goal(
         "digits",
         "static int8: drop of at most 0.5 points at 3.5 times smaller than fp32 weights",
-        lambda row, _base: row["accuracy_drop_points"] <= 0.5 and row["size_ratio"] <= 1 / 3.5,
-        lambda row: "int8_static" in row["recipe"],
+        lambda row, _base: row.accuracy_drop_points <= 0.5 and row.size_ratio <= 1 / 3.5,
+        lambda row: "int8_static" in row.recipe,
     ),
     Goal(
         "digits",
         "QAT: drop of at most 0.3 points at 3.5 times smaller than fp32 weights",
-        lambda row, _base: row["accuracy_drop_points"] <= 0.3 and row["size_ratio"] <= 1 / 3.5,
-        lambda row: "_qat" in row["recipe"],
+        lambda row, _base: row.accuracy_drop_points <= 0.3 and row.size_ratio <= 1 / 3.5,
+        lambda row: "_qat" in row.recipe,
     ),
     Goal(
         "minilm",
         "int8: mean cosine of at least 0.995 at no more than 0.5 of fp32's latency",
-        lambda row, base: row["cosine_mean"] >= 0.995 and _faster(row, base) <= 0.5,
-        lambda row: row["precision"] == "int8",
+        lambda row, base: row.cosine_mean >= 0.995 and _faster(row, base) <= 0.5,
+        lambda row: row.precision == "int8",
     ),
     Goal(
         "minilm",
         "int4: mean cosine of at least 0.975 at no more than 0.17 of fp32's size",
-        lambda row, base: row["cosine_mean"] >= 0.975 and row["size_bytes"] / base["size_bytes"] <= 0.17,
-        lambda row: row["precision"] == "int4",
+        lambda row, base: row.cosine_mean >= 0.975 and row.size_bytes / base.size_bytes <= 0.17,
+        lambda row: row.precision == "int4",
     ),
 )
 
@@ -127,7 +127,7 @@ def open_cell(name: str, home: Path, store: ArtifactStore, say: Callable[[str], 
 
 def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> Rows:
     """Measure everything that was built; the cell's scorecard rows."""
-    return Judgement(cell, builts, cell.measure(builts, mode)).rows()
+    return Judgement(cell, builts, cell.measure(builts, mode)).rows
 
 
 def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: str, mode: str) -> Table:
@@ -151,18 +151,20 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
     for heading in ("variant", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "remark"):
         shown.add_column(heading)
     output = cell.spec.outputs[0].name
-    p50 = {name: row["latency_ms"]["1"]["p50"] for name, row in times.items()}
-    by_artifact = {row["artifact"]: row for row in rows}
+    p50 = {name: row.latency_ms["1"].p50 for name, row in times.items()}
+    by_artifact = {row.artifact: row for row in rows}
     for name in sorted(files, key=lambda n: sizes[n]):
         if name in ours:
-            accuracy, cosine = ours[name].accuracy, ours[name].cosine_mean(output)
-            effort, remark = by_artifact[name]["effort_seconds"], ""
+            verified = ours[name].verified
+            effort, remark = by_artifact[name].effort_seconds, ""
         else:
-            accuracy, cosine = evidence[name]["accuracy"], evidence[name]["agreement"][output]["cosine_mean"]
+            verified = evidence[name]
+            cosine = verified.cosine_mean(output)
             same = cosine is not None and cosine > 1 - 1e-6 and sizes[name] > 0.99 * sizes[FP32]
             effort, remark = seconds[name.removeprefix("olive ")], "changed nothing" if same else ""
-        assert accuracy is not None
-        low, high = accuracy["drop_interval_points"]
+        assert verified is not None
+        accuracy, cosine = verified.accuracy, verified.cosine_mean(output)
+        low, high = accuracy.drop_interval_points
         shown.add_row(
             name,
             f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})",
@@ -179,14 +181,14 @@ def table(name: str, rows: Rows) -> Table:
     """The tradeoffs of one model, measured and promised."""
     base = _row(rows, FP32)
     title = (
-        f"{name}: {base['parameters'] / 1e6:.2f} M parameters, fp32 score {100 * base['accuracy']:.2f} %, "
-        f"{base['size_bytes'] / 1024:,.0f} KiB, P50 {base['latency_ms']['p50']:.3f} ms"
+        f"{name}: {base.parameters / 1e6:.2f} M parameters, fp32 score {100 * base.accuracy:.2f} %, "
+        f"{base.size_bytes / 1024:,.0f} KiB, P50 {base.latency_ms['p50']:.3f} ms"
     )
     shown = Table(title=title, title_justify="left", show_lines=False)
     for heading in ("artifact", "recipe", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "promised"):
         shown.add_column(heading, overflow="fold")
     shown.add_column("remark", overflow="fold", max_width=48)
-    by_artifact = {row["artifact"]: row for row in rows}
+    by_artifact = {row.artifact: row for row in rows}
     for entry in tradeoffs(rows):
         shown.add_row(*_cells(entry, by_artifact[entry.artifact]))
     for artifact, reason in refusals(rows):
@@ -199,7 +201,7 @@ def _cells(entry: Tradeoff, row: Row) -> Iterator[str]:
     yield entry.artifact
     yield entry.recipe
     yield f"{entry.drop_points:.2f} ({low:.2f} to {high:.2f})"
-    yield "-" if row["cosine_mean"] is None else f"{row['cosine_mean']:.4f}"
+    yield "-" if row.cosine_mean is None else f"{row.cosine_mean:.4f}"
     yield f"{1 / entry.smaller:.3f}x"
     yield "-" if entry.faster is None else f"{1 / entry.faster:.2f}x"
     yield "-" if entry.effort_seconds is None else f"{entry.effort_seconds:.1f}"
@@ -219,21 +221,21 @@ def goals(name: str, rows: Rows) -> Iterator[str]:
     """What of the goals the model reaches, with the row that comes best."""
     base = _row(rows, FP32)
     for goal in (goal for goal in GOALS if goal.model == name):
-        mine = [row for row in rows if row["accuracy"] is not None and goal.applies(row)]
+        mine = [row for row in rows if row.accuracy is not None and goal.applies(row)]
         reaching = [row for row in mine if goal.reached(row, base)]
         for row in reaching or mine:
             numbers = (
-                f"drop {row['accuracy_drop_points']:.2f} points, mean cosine {row['cosine_mean']:.4f}, "
-                f"{row['size_ratio']:.3f} of fp32 weights, {row['size_bytes'] / base['size_bytes']:.3f} of the fp32 "
+                f"drop {row.accuracy_drop_points:.2f} points, mean cosine {row.cosine_mean:.4f}, "
+                f"{row.size_ratio:.3f} of fp32 weights, {row.size_bytes / base.size_bytes:.3f} of the fp32 "
                 f"file, {_faster(row, base):.2f} of its latency"
             )
-            yield f"{'reached' if reaching else 'NOT REACHED'}  {goal.sentence}: {row['artifact']} has {numbers}"
+            yield f"{'reached' if reaching else 'NOT REACHED'}  {goal.sentence}: {row.artifact} has {numbers}"
         if not mine:
             yield f"NOT REACHED  {goal.sentence}: no variant was built"
 
 
 def _row(rows: Rows, artifact: str) -> Row:
-    return next(row for row in rows if row["artifact"] == artifact)
+    return next(row for row in rows if row.artifact == artifact)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ vanish at any time, and may be one that only a later version understands.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Self
 
 from upath import UPath
 
@@ -38,12 +38,12 @@ class Entry:
     cell: str  # model/family/checkpoint/target
     run: str  # the variant's name, or PARENT
     kind: str  # "variant" opens a run; "report", "release" and "scorecard" add to it
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    artifact: Mapping[str, Any] | None = None  # an Artifact as JSON
-    model: Mapping[str, Any] | None = None  # flavor and signature of `artifact`
-    version: Mapping[str, Any] | None = None  # register this run's model as a version with these tags
+    artifact: Mapping[str, object] | None = None  # an Artifact as JSON
+    model: Mapping[str, object] | None = None  # flavor and signature of `artifact`
+    version: Mapping[str, object] | None = None  # register this run's model as a version with these tags
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Entry:
         return digest(data)
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
+    def from_dict(cls, data: object) -> Self:
         """The entry that `asdict` gave. Raises BadEntry for what is none, and OfLaterVersion for what may be one."""
         if not isinstance(data, dict):
             raise BadEntry("it is no entry of the outbox")

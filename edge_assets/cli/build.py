@@ -24,7 +24,7 @@ from edge_assets.defs.jobs import family_job_name, scorecard_job_name
 from edge_assets.defs.running import Worker, close_dead_runs
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
-from edge_assets.pipeline import scorecard
+from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.settings import Home
@@ -135,7 +135,7 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     title = f"{cell.checkpoint.key} on {cell.target.name}"
     if planned.is_fresh:
         say(f"[green]✓[/] {title}: up to date, nothing rebuilt, nothing measured again")
-        scorecard.mark_reused(cell.store, cell.path)
+        rows.mark_reused(cell.store, cell.path)
         return Outcome(cell, "fresh")
     say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
@@ -146,8 +146,8 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
 
 def _failed_variants(cell: Cell) -> dict[str, str]:
     """Reasons of a judged cell's failed variants, by name."""
-    rows = scorecard.read(cell.store, cell.path)
-    return {row["artifact"]: row["reason"] for row in rows if row["verdict"] == "failed"}
+    kept = rows.read(cell.store, cell.path)
+    return {row.artifact: row.reason for row in kept if row.verdict == "failed"}
 
 
 def _op_name(cell: Cell, artifact: str) -> str:

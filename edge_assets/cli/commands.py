@@ -102,8 +102,9 @@ def build(
 @clear_errors
 def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     """Every variant on every target: who won, and what was measured where."""
+    from edge_assets.core.shapes import written
     from edge_assets.defs.resources import store_resource
-    from edge_assets.pipeline import scorecard as table
+    from edge_assets.pipeline import rows as kept
     from edge_assets.registry import registry
     from resources import checkpoints
 
@@ -112,19 +113,19 @@ def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     if checkpoint:
         key = checkpoints.lookup(store, model, checkpoint).key
     else:
-        known = [c.key for c in checkpoints.registered(store, model) if table.rows(store, spec, c.key)]
+        known = [c.key for c in checkpoints.registered(store, model) if kept.of_checkpoint(store, spec, c.key)]
         if not known:
             raise EdgeAssetsError(f"nothing of {model} was built yet: edge-assets build --model {model}")
         key = known[-1]
-    rows = table.rows(store, spec, key)
+    rows = kept.of_checkpoint(store, spec, key)
     if not rows:
         raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {model} --checkpoint {key}")
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps(written(rows), indent=1, sort_keys=True))
         return
-    from edge_assets.report.terminal import print_scorecard
+    from edge_assets.report.terminal import print_rows
 
-    print_scorecard(key, rows)
+    print_rows(key, rows)
 
 
 @main.command()

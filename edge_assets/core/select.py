@@ -5,27 +5,18 @@ size; which one is part of the verdict. Missing evidence blocks: a variant nobod
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Verdict
 from edge_assets.core.verify import parity
 
-Verdict = Literal[
-    "released",
-    "baseline",
-    "failed",
-    "refused",
-    "unavailable",
-    "unverified",
-    "missing_evidence",
-    "failed_parity",
-    "failed_accuracy",
-    "failed_size",
-    "failed_memory",
-    "slower_than_baseline",
-    "dominated",
-    "not_selected",
-]
+FAILED: Mapping[GateName, Verdict] = {
+    "parity": "failed_parity",
+    "accuracy": "failed_accuracy",
+    "size": "failed_size",
+    "memory": "failed_memory",
+}  # in the order in which gates decide
 # Latencies or sizes closer than this are equal; then the smaller artifact wins, or, among equal sizes, the one
 # whose runtime needs less memory.
 TIE = 0.02
@@ -43,32 +34,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """One gate's outcome. `passed` is None where its evidence is missing."""
-
-    name: Literal["parity", "accuracy", "size", "memory"]
-    passed: bool | None
-    sentence: str
-    how: str | None = None
-
-
-@dataclass(frozen=True)
 class Candidate:
-    """One variant and everything known about it. Times are in ms at batch 1, sizes in bytes."""
+    """One variant and everything known about it that counts."""
 
     name: str
     format: str
     precision: str
-    recipe: str
+    recipe: str  # the scheme's name
     sha256: str | None
     size_bytes: int | None
     blocked: tuple[Verdict, str] | None  # why no gate is asked: it failed, is refused, unavailable or unverified
-    parity: Mapping[str, Any] | None
-    accuracy: Mapping[str, Any] | None
-    peak_memory_bytes: int | None
-    latency_ms: Mapping[str, Any] | None  # measured on the target's own hardware, else None
+    parity: Parity | None
+    accuracy: Accuracy | None
+    memory: Memory | None = None
+    latency: Latency | None = None  # at batch 1, measured on the target's own hardware
     cosine_mean: float | None = None  # of the first output with fp32's, over the evaluation samples
-    memory_how: str = ""  # "measured on ..." or "estimated: ...", for the memory gate's evidence
     is_baseline: bool = False
 
 
@@ -81,9 +61,25 @@ class Judged:
     reason: str
     gates: tuple[Gate, ...] = ()
 
-    def evidence(self) -> list[dict[str, Any]]:
-        """The gates as JSON."""
-        return [asdict(gate) for gate in self.gates]
+
+@dataclass(frozen=True)
+class Contest:
+    """Those that passed every gate, and what their winner is chosen by."""
+
+    passing: Sequence[Candidate]
+    baseline: Candidate | None
+    not_measured: str  # why nothing was timed, where nothing was
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether latency decides: it was measured of all of them."""
+        return all(candidate.latency for candidate in self.passing)
+
+    def winner(self) -> Candidate:
+        """The fastest where all were timed, else the smallest."""
+        if self.is_timed:
+            return _fastest(self.passing)
+        return _smallest(self.passing)
 
 
 def judge(candidates: Sequence[Candidate], limits: Limits, not_measured: str = NOT_MEASURED) -> list[Judged]:
@@ -92,24 +88,29 @@ def judge(candidates: Sequence[Candidate], limits: Limits, not_measured: str = N
     passing = [entry.candidate for entry in judged if entry.verdict == "not_selected"]
     if not passing:
         return judged
-    timed = all(candidate.latency_ms for candidate in passing)
-    winner = _fastest(passing) if timed else _smallest(passing)
-    baseline = next((c for c in candidates if c.is_baseline), None)
-    return [
-        _ranked(entry, winner, passing, baseline, timed, not_measured) if entry.verdict == "not_selected" else entry
-        for entry in judged
-    ]
+    baseline = next((candidate for candidate in candidates if candidate.is_baseline), None)
+    contest = Contest(passing, baseline, not_measured)
+    winner = contest.winner()
+    ranked = []
+    for entry in judged:
+        if entry.verdict == "not_selected":
+            verdict, reason = _rank(entry.candidate, winner, contest)
+            ranked.append(replace(entry, verdict=verdict, reason=reason))
+        else:
+            ranked.append(entry)
+    return ranked
 
 
 def closest(judged: Sequence[Judged]) -> str:
     """What came nearest to a release: the candidate that failed latest in the order of the gates."""
-    order = ["missing_evidence", "failed_parity", "failed_accuracy", "failed_size", "failed_memory"]
+    order = ["missing_evidence", *FAILED.values()]
     failed = [entry for entry in judged if entry.verdict in order]
     if not failed:
         return "none could be judged. " + "; ".join(_blocked_ones(judged))
 
     def nearness(entry: Judged) -> tuple[int, float]:
-        drop = entry.candidate.accuracy["drop_points"] if entry.candidate.accuracy else float("inf")
+        accuracy = entry.candidate.accuracy
+        drop = accuracy.drop_points if accuracy else float("inf")
         return order.index(entry.verdict), -drop
 
     best = max(failed, key=nearness)
@@ -124,7 +125,8 @@ def _blocked_ones(judged: Sequence[Judged]) -> Iterator[str]:
             reason = entry.reason.partition("\n")[0]
             groups.setdefault((entry.verdict, reason), []).append(entry.candidate.name)
     for (verdict, reason), names in groups.items():
-        yield f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {verdict}: {reason}"
+        verb = "is" if len(names) == 1 else "are"
+        yield f"{', '.join(names)} {verb} {verdict}: {reason}"
 
 
 def gates(candidate: Candidate, limits: Limits) -> tuple[Gate, ...]:
@@ -132,8 +134,8 @@ def gates(candidate: Candidate, limits: Limits) -> tuple[Gate, ...]:
     return (
         _parity_gate(candidate),
         _accuracy_gate(candidate, limits),
-        _limit_gate("size", candidate.size_bytes, limits.size_bytes, ""),
-        _limit_gate("memory", candidate.peak_memory_bytes, limits.memory_bytes, candidate.memory_how),
+        _size_gate(candidate, limits),
+        _memory_gate(candidate, limits),
     )
 
 
@@ -142,7 +144,8 @@ def _gated(candidate: Candidate, limits: Limits) -> Judged:
         trouble = f"; {candidate.blocked[1]}" if candidate.blocked else ""
         return Judged(candidate, "baseline", f"PyTorch eager in fp32: what every variant is compared with{trouble}")
     if candidate.blocked:
-        return Judged(candidate, *candidate.blocked)
+        verdict, reason = candidate.blocked
+        return Judged(candidate, verdict, reason)
     outcomes = gates(candidate, limits)
     missing = [gate.name for gate in outcomes if gate.passed is None]
     if missing:
@@ -150,48 +153,62 @@ def _gated(candidate: Candidate, limits: Limits) -> Judged:
         return Judged(candidate, "missing_evidence", reason, outcomes)
     for gate in outcomes:
         if not gate.passed:
-            return Judged(candidate, f"failed_{gate.name}", gate.sentence, outcomes)  # type: ignore[arg-type]
+            return Judged(candidate, FAILED[gate.name], gate.sentence, outcomes)
     return Judged(candidate, "not_selected", "", outcomes)
 
 
 def _parity_gate(candidate: Candidate) -> Gate:
     if candidate.parity is None:
         return Gate("parity", None, "not verified against PyTorch")
-    return Gate("parity", *parity.verdict(candidate.parity, candidate.precision))
+    passed, sentence = parity.verdict(candidate.parity, candidate.precision)
+    return Gate("parity", passed, sentence)
 
 
 def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
-    if candidate.accuracy is None:
+    accuracy = candidate.accuracy
+    if accuracy is None:
         return Gate("accuracy", None, "not evaluated")
-    drop, (low, high) = candidate.accuracy["drop_points"], candidate.accuracy["drop_interval_points"]
+    low, high = accuracy.drop_interval_points
     limit = limits.accuracy_drop_points
+    passed = accuracy.drop_points <= limit
     sentence = (
-        f"drops {drop:.2f} points ({low:.2f} to {high:.2f}) on {candidate.accuracy['samples']} samples, "
-        f"{'within' if drop <= limit else 'over'} the gate of {limit:.2f}"
+        f"drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
+        f"{_within(passed)} the gate of {limit:.2f}"
     )
-    return Gate("accuracy", *_with_cosine(drop <= limit, sentence, candidate.cosine_mean, limits.cosine))
-
-
-def _with_cosine(passed: bool, sentence: str, cosine: float | None, least: float | None) -> tuple[bool | None, str]:
-    if least is None:
-        return passed, sentence
+    if limits.cosine is None:
+        return Gate("accuracy", passed, sentence)
+    cosine = candidate.cosine_mean
     if cosine is None:
-        return None, f"{sentence}; mean cosine with fp32 not known"
-    comparison = "at least" if cosine >= least else "below"
-    return passed and cosine >= least, f"{sentence}; mean cosine with fp32 {cosine:.4f}, {comparison} {least:g}"
+        return Gate("accuracy", None, f"{sentence}; mean cosine with fp32 not known")
+    comparison = "at least" if cosine >= limits.cosine else "below"
+    sentence += f"; mean cosine with fp32 {cosine:.4f}, {comparison} {limits.cosine:g}"
+    return Gate("accuracy", passed and cosine >= limits.cosine, sentence)
 
 
-def _limit_gate(name: Literal["size", "memory"], value: int | None, limit: int, how: str) -> Gate:
-    if value is None:
-        return Gate(name, None, f"{name} not measured")
-    what = f"{'size' if name == 'size' else 'peak memory'} {_mib(value)}{f' {how}' if how else ''}"
-    sentence = f"{what}, {'within' if value <= limit else 'over'} the budget of {_mib(limit)}"
-    return Gate(name, value <= limit, sentence, how or None)
+def _size_gate(candidate: Candidate, limits: Limits) -> Gate:
+    if candidate.size_bytes is None:
+        return Gate("size", None, "size not measured")
+    passed = candidate.size_bytes <= limits.size_bytes
+    sentence = f"size {_mib(candidate.size_bytes)}, {_within(passed)} the budget of {_mib(limits.size_bytes)}"
+    return Gate("size", passed, sentence)
+
+
+def _memory_gate(candidate: Candidate, limits: Limits) -> Gate:
+    memory = candidate.memory
+    if memory is None:
+        return Gate("memory", None, "memory not measured")
+    passed = memory.bytes <= limits.memory_bytes
+    budget = f"{_within(passed)} the budget of {_mib(limits.memory_bytes)}"
+    return Gate("memory", passed, f"peak memory {_mib(memory.bytes)} {memory.how}, {budget}", memory.how)
+
+
+def _within(passed: bool) -> Literal["within", "over"]:
+    return "within" if passed else "over"
 
 
 def _p50(candidate: Candidate) -> float:
-    assert candidate.latency_ms is not None
-    return float(candidate.latency_ms["p50"] or candidate.latency_ms["mean"])
+    assert candidate.latency is not None
+    return candidate.latency.typical
 
 
 def _size(candidate: Candidate) -> int:
@@ -201,41 +218,38 @@ def _size(candidate: Candidate) -> int:
 
 def _drop(candidate: Candidate) -> float:
     assert candidate.accuracy is not None
-    return float(candidate.accuracy["drop_points"])
+    return candidate.accuracy.drop_points
+
+
+def _memory(candidate: Candidate) -> int:
+    return candidate.memory.bytes if candidate.memory else 0
 
 
 def _fastest(passing: Sequence[Candidate]) -> Candidate:
-    best = min(map(_p50, passing))
-    return min((c for c in passing if _p50(c) <= best * (1 + TIE)), key=lambda c: (_size(c), _p50(c)))
+    best = min(_p50(candidate) for candidate in passing)
+    equal = [candidate for candidate in passing if _p50(candidate) <= best * (1 + TIE)]
+    return min(equal, key=lambda candidate: (_size(candidate), _p50(candidate)))
 
 
 def _smallest(passing: Sequence[Candidate]) -> Candidate:
-    best = min(map(_size, passing))
-    return min(
-        (c for c in passing if _size(c) <= best * (1 + TIE)),
-        key=lambda c: (c.peak_memory_bytes or 0, _drop(c), _size(c)),
-    )
+    best = min(_size(candidate) for candidate in passing)
+    equal = [candidate for candidate in passing if _size(candidate) <= best * (1 + TIE)]
+    return min(equal, key=lambda candidate: (_memory(candidate), _drop(candidate), _size(candidate)))
 
 
-def _ranked(
-    entry: Judged,
-    winner: Candidate,
-    passing: Sequence[Candidate],
-    baseline: Candidate | None,
-    timed: bool,
-    not_measured: str,
-) -> Judged:
-    candidate = entry.candidate
+def _rank(candidate: Candidate, winner: Candidate, contest: Contest) -> tuple[Verdict, str]:
+    """The verdict on one that passed every gate, and why."""
+    timed, baseline = contest.is_timed, contest.baseline
     if candidate is winner:
-        return replace(entry, verdict="released", reason=_why_it_won(winner, passing, baseline, timed, not_measured))
-    if timed and baseline and baseline.latency_ms and _p50(candidate) > _p50(baseline):
-        reason = f"P50 {_p50(candidate):.2f} ms, PyTorch eager {_p50(baseline):.2f} ms{_smaller(candidate, winner)}"
-        return replace(entry, verdict="slower_than_baseline", reason=reason)
-    rivals = [winner, *(c for c in passing if c is not winner)]
-    better = next((rival for rival in rivals if _dominates(rival, candidate, timed)), None)
-    if better:
-        return replace(entry, verdict="dominated", reason=f"{better.name} is {_versus(better, candidate, timed)}")
-    return replace(entry, verdict="not_selected", reason=_why_it_lost(candidate, winner, timed))
+        return "released", _why_it_won(winner, contest)
+    if timed and baseline and baseline.latency and _p50(candidate) > _p50(baseline):
+        times = f"P50 {_p50(candidate):.2f} ms, PyTorch eager {_p50(baseline):.2f} ms"
+        return "slower_than_baseline", times + _smaller(candidate, winner)
+    rivals = [winner, *(rival for rival in contest.passing if rival is not winner)]
+    for rival in rivals:
+        if _dominates(rival, candidate, timed):
+            return "dominated", f"{rival.name} is {_versus(rival, candidate, timed)}"
+    return "not_selected", _why_it_lost(candidate, winner, timed)
 
 
 def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
@@ -252,30 +266,29 @@ def _counts(candidate: Candidate, timed: bool) -> list[float]:
     return [*counts, _p50(candidate)] if timed else counts
 
 
-def _why_it_won(
-    winner: Candidate, passing: Sequence[Candidate], baseline: Candidate | None, timed: bool, not_measured: str
-) -> str:
-    among = f"of {len(passing)} variants that passed every gate"
-    alone = len(passing) == 1
-    if not timed:
-        rank = "the only variant that passed every gate" if alone else f"smallest {among}"
-        return f"{rank}: {_mib(_size(winner))}; latency {not_measured}"
-    rank = "the only variant that passed every gate" if alone else f"fastest {among}"
+def _why_it_won(winner: Candidate, contest: Contest) -> str:
+    rank = f"{'fastest' if contest.is_timed else 'smallest'} of {len(contest.passing)} variants that passed every gate"
+    if len(contest.passing) == 1:
+        rank = "the only variant that passed every gate"
+    if not contest.is_timed:
+        return f"{rank}: {_mib(_size(winner))}; latency {contest.not_measured}"
     text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
-    if baseline and baseline.latency_ms:
-        ratio = _p50(baseline) / _p50(winner)
-        text += f", {ratio:.1f} times as fast as PyTorch eager" if ratio >= 1 else ", slower than PyTorch eager"
-    return text
+    if contest.baseline is None or contest.baseline.latency is None:
+        return text
+    ratio = _p50(contest.baseline) / _p50(winner)
+    if ratio < 1:
+        return f"{text}, slower than PyTorch eager"
+    return f"{text}, {ratio:.1f} times as fast as PyTorch eager"
 
 
 def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
     numbers = f"{_numbers(candidate, timed)} against {_numbers(winner, timed)}"
-    mine, best = (_p50(candidate), _p50(winner)) if timed else (_size(candidate), _size(winner))
-    if mine > best * (1 + TIE):
-        objective = "slower" if timed else "larger"
-        return f"{objective} than {winner.name}: {numbers}{_smaller(candidate, winner) if timed else ''}"
     if timed:
+        if _p50(candidate) > _p50(winner) * (1 + TIE):
+            return f"slower than {winner.name}: {numbers}{_smaller(candidate, winner)}"
         return f"no faster than {winner.name} by more than {100 * TIE:.0f} %, and larger: {numbers}"
+    if _size(candidate) > _size(winner) * (1 + TIE):
+        return f"larger than {winner.name}: {numbers}"
     return f"no smaller than {winner.name} by more than {100 * TIE:.0f} %, and its runtime needs more memory: {numbers}"
 
 

@@ -1,11 +1,11 @@
 """Dataclasses as JSON and back. What is read was written by others, perhaps by another version.
 
-`read` takes no field of another kind, and ignores fields that it does not know. `written` gives what `read` takes. A
-field made by `left_out` is not in the JSON where it is None.
+`read` takes no field of another kind, and ignores fields that it does not know. `written` gives what `read` takes; a
+field with the metadata `LEFT_OUT` is not in it where it is None.
 """
 
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_assets.errors import Malformed
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
-LEFT_OUT = "left out of the JSON where it is None"
+LEFT_OUT = {"left out where it is None": True}  # the metadata of such a field
 _adapters: dict[object, "TypeAdapter[object]"] = {}
-
-
-def left_out() -> None:
-    """The field of a dataclass that is None unless it is given, and then not in the JSON."""
-    found: None = field(default=None, metadata={LEFT_OUT: True})
-    return found
 
 
 def read(cls: type[T], data: object) -> T:
@@ -59,7 +53,7 @@ def record(value: object) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for entry in fields(value):  # type: ignore[arg-type]
         inner = getattr(value, entry.name)
-        if inner is not None or LEFT_OUT not in entry.metadata:
+        if inner is not None or entry.metadata != LEFT_OUT:
             found[entry.name] = written(inner)
     return found
 

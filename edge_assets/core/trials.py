@@ -7,9 +7,10 @@ the whole set, half of which the search has not seen.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from edge_assets.core.evidence import Tried
 from edge_assets.core.select import Limits
+from edge_assets.core.shapes import record
 from edge_assets.core.types import Result
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
@@ -20,9 +21,9 @@ Write = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known of one candidate. `parameters` name it; sizes are in bytes."""
+    """What is known of one candidate. `parameters` name it."""
 
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     size_bytes: int
     drop_points: float
     drop_interval_points: tuple[float, float]
@@ -48,7 +49,7 @@ class Trial:
 class Trials:
     """Judges candidates of one variant's search."""
 
-    remember: Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], Result]  # kept by its parameters
+    remember: Callable[[Mapping[str, object], Callable[[Path], Mapping[str, object]]], Result]  # kept by its parameters
     request: Callable[[Path], VerificationRequest]  # about a candidate's file, on the whole evaluation set
     limits: Limits
     samples: int  # of the evaluation set
@@ -61,18 +62,19 @@ class Trials:
         """Samples that candidates are judged on: even, since a metric may work on pairs."""
         return max(PARITY_SAMPLES, self.samples // 2 // 2 * 2)
 
-    def run(self, parameters: Mapping[str, Any], write: Write, samples: int | None = None) -> Trial:
+    def run(self, parameters: Mapping[str, object], write: Write, samples: int | None = None) -> Trial:
         """Write a candidate and verify it on the first `samples` samples, half of the set by default.
 
         Raises Refused if the candidate's file cannot be made or run.
         """
         count = min(samples or self.half, self.half)
 
-        def build(folder: Path) -> Mapping[str, Any]:
+        def build(folder: Path) -> Mapping[str, object]:
             path = folder / "candidate.onnx"
             try:
                 write(path)
-                facts = {**evaluate(replace(self.request(path), samples=count)), "size_bytes": path.stat().st_size}
+                verified = evaluate(replace(self.request(path), samples=count))
+                size = path.stat().st_size
             except ExportError as error:
                 raise Refused(str(error)) from error
             except (EdgeAssetsError, MemoryError, OSError):  # these say nothing of the candidate
@@ -80,20 +82,20 @@ class Trials:
             except Exception as error:  # a quantizer or a runtime can raise anything, and the next candidate may work
                 raise Refused(told(error)) from error
             path.unlink()  # the facts are kept; what is chosen is written again
-            return facts
+            return {**record(verified), "size_bytes": size}
 
         result = self.remember({**parameters, "samples": count}, build)
         if result.refused:
             raise Refused(result.refused)
-        agreement = result.facts["agreement"][self.output]
-        accuracy = result.facts["accuracy"]
+        tried = result.said(Tried)
+        assert tried.agreement is not None
         return Trial(
             parameters=parameters,
-            size_bytes=result.facts["size_bytes"],
-            drop_points=accuracy["drop_points"],
-            drop_interval_points=tuple(accuracy["drop_interval_points"]),
-            cosine_mean=agreement["cosine_mean"],
-            snr_db=agreement["snr_db"],
+            size_bytes=tried.size_bytes,
+            drop_points=tried.accuracy.drop_points,
+            drop_interval_points=tried.accuracy.drop_interval_points,
+            cosine_mean=tried.cosine_mean(self.output),
+            snr_db=tried.agreement[self.output].snr_db,
             seconds=result.seconds,
             reused=result.reused,
         )

@@ -4,31 +4,35 @@ Everything here is a frozen dataclass that turns into JSON and back, so that it 
 bytes it describes, shown in Dagster and logged to MLflow without translation.
 
 What is read back was written by whoever may write the store, perhaps by a later version: `from_dict` ignores fields
-that it does not know and raises Malformed for anything that is not of the right shape. Paths and hashes become parts of
-file names, so no File exists whose path leaves its artifact or whose hash is not one.
+that it does not know and raises Malformed for anything that is not of the right shape, facts included: what they are
+for each step, `core/evidence` says. Paths and hashes become parts of file names, so no File exists whose path leaves
+its artifact or whose hash is not one.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, Self
+from typing import Self, TypeVar
 
+from edge_assets.core import shapes
+from edge_assets.core.evidence import Accuracy, Agreement, Facts, Parity, Verified, shape_of
 from edge_assets.errors import Malformed
 from edge_assets.hashing import canonical_json, digest
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
 
 
-def checked_sha256(value: Any) -> str:
+def checked_sha256(value: object) -> str:
     """`value`, which is a sha256 in hex. Raises Malformed for anything else: hashes become file names."""
     if isinstance(value, str) and SHA256.fullmatch(value):
         return value
     raise Malformed(f"{_short(value)} is not a sha256: 64 hexadecimal digits, lower case")
 
 
-def checked_path(value: Any) -> str:
+def checked_path(value: object) -> str:
     """`value`, a relative, normalised path that stays where it is joined. Raises Malformed for anything else."""
     if not isinstance(value, str) or not value:
         raise Malformed(f"{_short(value)} is not a path")
@@ -40,28 +44,9 @@ def checked_path(value: Any) -> str:
     return value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _known_fields(cls: type, data: Any) -> dict[str, Any]:
-    """What of `data` the dataclass knows; a later version may have written more. Raises Malformed."""
-    if not isinstance(data, Mapping):
-        raise Malformed(f"{_short(data)} is not a {cls.__name__}")
-    for entry in fields(cls):
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and entry.name not in data:
-            raise Malformed(f"a {cls.__name__} without {entry.name}")
-    names = [entry.name for entry in fields(cls)]
-    return {name: data[name] for name in names if name in data}
-
-
-def _check_types(cls: type, data: Mapping[str, Any], names: Iterable[str], types: type | tuple[type, ...]) -> None:
-    """Raises Malformed unless each named value that is there is of one of the types."""
-    for name in names:
-        if name in data and not isinstance(data[name], types):
-            raise Malformed(f"{name} of a {cls.__name__} is {_short(data[name])}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ class Recipe:
     step: str
     code_version: str
     inputs: Mapping[str, str] = field(default_factory=dict)  # name -> sha256
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)  # as JSON
     tools: Mapping[str, str] = field(default_factory=dict)  # distribution -> version
 
     @cached_property
@@ -87,27 +72,27 @@ class Recipe:
         changes = []
         if self.code_version != older.code_version:
             changes.append(f"code version {older.code_version} -> {self.code_version}")
-        changes += [f"{name} changed" for name in _differing(self.inputs, older.inputs)]
-        for kind, new, old in (("", self.parameters, older.parameters), ("tool ", self.tools, older.tools)):
-            changes += [_change(kind + name, old.get(name), new.get(name)) for name in _differing(new, old)]
+        for name in _differing(self.inputs, older.inputs):
+            changes.append(f"{name} changed")
+        for name in _differing(self.parameters, older.parameters):
+            changes.append(_change(name, older.parameters.get(name), self.parameters.get(name)))
+        for name in _differing(self.tools, older.tools):
+            changes.append(_change(f"tool {name}", older.tools.get(name), self.tools.get(name)))
         return changes
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: object) -> Self:
         """The recipe that was stored. Raises Malformed."""
-        known = _known_fields(cls, data)
-        _check_types(cls, known, ("step", "code_version"), str)
-        _check_types(cls, known, ("inputs", "parameters", "tools"), Mapping)
-        return cls(**known)
+        return shapes.read(cls, data)
 
 
-def _change(name: str, old: Any, new: Any) -> str:
+def _change(name: str, old: object, new: object) -> str:
     if isinstance(old, dict | list | tuple) or isinstance(new, dict | list | tuple):
         return f"{name} changed"
     return f"{name} {old} -> {new}"
 
 
-def _differing(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+def _differing(new: Mapping[str, object], old: Mapping[str, object]) -> list[str]:
     """Names of what differs as JSON: a recipe from the store has lists where a new one has tuples."""
     return sorted(name for name in {*new, *old} if canonical_json(new.get(name)) != canonical_json(old.get(name)))
 
@@ -130,9 +115,9 @@ class File:
             raise Malformed(f"{_short(self.size)} is not the size of a file")
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: object) -> Self:
         """The entry that was stored. Raises Malformed."""
-        return cls(**_known_fields(cls, data))
+        return shapes.read(cls, data)
 
 
 @dataclass(frozen=True)
@@ -162,12 +147,9 @@ class Artifact:
         return sum(file.size for file in self.files)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: object) -> Self:
         """The artifact that was stored. Raises Malformed."""
-        listed = _known_fields(cls, data)["files"]
-        if not isinstance(listed, list | tuple):
-            raise Malformed(f"files of an Artifact are {_short(listed)}")
-        return cls(tuple(File.from_dict(file) for file in listed))
+        return shapes.read(cls, data)
 
 
 @dataclass(frozen=True)
@@ -176,7 +158,7 @@ class Result:
 
     recipe: Recipe
     artifact: Artifact | None
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]  # as JSON; of the shape that `evidence.shape_of` gives for the step
     refused: str | None = None
     seconds: float = 0.0
     reused: bool = False  # true when read from the store instead of built
@@ -186,23 +168,31 @@ class Result:
         """The content hash; for a refusal, the hash of the refused recipe."""
         return self.artifact.sha256 if self.artifact else digest(["refused", self.recipe.sha256])
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is a failure, of a conversion, a verification or a measurement."""
+        return bool(self.facts.get("failed"))
+
+    def said(self, shape: type[T]) -> T:
+        """The facts as that type. Raises Malformed."""
+        return shapes.read(shape, self.facts)
+
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], reused: bool | None = None) -> Self:
+    def from_dict(cls, data: object, reused: bool | None = None) -> Self:
         """The result that `to_dict` gave; `reused` overrides what was stored. Raises Malformed."""
-        known = _known_fields(cls, data)
-        _check_types(cls, known, ("facts",), Mapping)
-        _check_types(cls, known, ("refused",), (str, type(None)))
-        _check_types(cls, known, ("seconds",), (int, float))
-        _check_types(cls, known, ("reused",), bool)
-        known["recipe"] = Recipe.from_dict(known["recipe"])
-        if known["artifact"] is not None:
-            known["artifact"] = Artifact.from_dict(known["artifact"])
-        if reused is not None:
-            known["reused"] = reused
-        return cls(**known)
+        result = shapes.read(cls, data)
+        result.check_facts()
+        if reused is None:
+            return result
+        return replace(result, reused=reused)
+
+    def check_facts(self) -> None:
+        """Raises Malformed where the facts are not what others will read of this step's."""
+        if self.refused is None:
+            self.said(shape_of(self.recipe.step))
 
 
 @dataclass(frozen=True)
@@ -220,54 +210,78 @@ class Built:
     def artifact(self) -> Artifact | None:
         return self.build.artifact
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What the build says of its artifact."""
+        return self.build.said(Facts)
+
+    @cached_property
+    def verified(self) -> Verified | None:
+        """Parity and accuracy; None where there is nothing that was verified."""
+        if self.evidence is None or self.evidence.refused is not None:
+            return None
+        return self.evidence.said(Verified)
+
+    @property
+    def parity(self) -> Parity | None:
+        return self.verified.parity if self.verified else None
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        return self.verified.accuracy if self.verified else None
+
+    @property
+    def agreement(self) -> Mapping[str, Agreement] | None:
+        """By output, how it agrees with the reference over the whole evaluation set."""
+        return self.verified.agreement if self.verified else None
+
     @property
     def size_bytes(self) -> int | None:
         """What the target holds of the artifact: all its files, unless the build says otherwise in `size_bytes`."""
-        return self.build.facts.get("size_bytes", self.artifact.size_bytes) if self.artifact else None
+        if self.artifact is None:
+            return None
+        if self.facts.size_bytes is None:
+            return self.artifact.size_bytes
+        return self.facts.size_bytes
 
     @property
-    def parity(self) -> Mapping[str, Any] | None:
-        return self.evidence.facts.get("parity") if self.evidence else None
-
-    @property
-    def accuracy(self) -> Mapping[str, Any] | None:
-        return self.evidence.facts.get("accuracy") if self.evidence else None
-
-    @property
-    def agreement(self) -> Mapping[str, Any] | None:
-        """By output, how it agrees with the reference over the whole evaluation set."""
-        return self.evidence.facts.get("agreement") if self.evidence else None
-
-    def cosine_mean(self, output: str) -> float | None:
-        """Mean cosine of one output with the reference's, per sample of the evaluation set."""
-        return (self.agreement or {}).get(output, {}).get("cosine_mean")
+    def recipe(self) -> str:
+        """The name of its scheme."""
+        return self.facts.recipe or self.precision
 
     @property
     def unavailable(self) -> bool:
         """Not built because a toolchain is missing here, which says nothing of the model."""
-        return bool(self.build.facts.get("unavailable"))
+        return self.facts.unavailable
 
     @property
     def failed(self) -> str | None:
         """Why its conversion or its verification failed, if so; the fact `log` of the same result names the log."""
-        result = self._failure
-        return result.refused if result else None
+        if self._failure is None:
+            return None
+        return self._failure.refused
 
     @property
     def failure_log(self) -> str | None:
         """The file in the failures folder that tells the whole story of a failure."""
-        result = self._failure
-        return result.facts.get("log") if result else None
+        if self._failure is None:
+            return None
+        return self._failure.said(Facts).log
 
     @property
     def _failure(self) -> Result | None:
-        results = [result for result in (self.build, self.evidence) if result and result.facts.get("failed")]
-        return results[0] if results else None
+        if self.build.has_failed:
+            return self.build
+        if self.evidence and self.evidence.has_failed:
+            return self.evidence
+        return None
 
     @property
     def unverified(self) -> str | None:
         """Why no parity or accuracy could be computed for what was built, if so."""
-        return self.evidence.refused if self.evidence else None
+        if self.evidence is None:
+            return None
+        return self.evidence.refused
 
     @property
     def reused(self) -> bool:
@@ -278,15 +292,14 @@ class Built:
         """Changes when the bytes change or when they were verified against something else."""
         return digest([self.build.sha256, self.evidence.recipe.sha256 if self.evidence else None])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: object) -> Self:
         """The variant that was stored. Raises Malformed."""
-        known = _known_fields(cls, data)
-        _check_types(cls, known, ("variant", "format", "precision", "runtime"), str)
-        known["build"] = Result.from_dict(known["build"])
-        if known["evidence"] is not None:
-            known["evidence"] = Result.from_dict(known["evidence"])
-        return cls(**known)
+        built = shapes.read(cls, data)
+        built.build.check_facts()
+        if built.evidence:
+            built.evidence.check_facts()
+        return built

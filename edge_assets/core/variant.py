@@ -7,7 +7,7 @@ listed by the families that ship it. Every variant passes the same template test
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 from edge_assets.core import isolation
 from edge_assets.core.scheme import Precision
@@ -20,6 +20,8 @@ from edge_assets.targets import Target
 # calibration: the calibration data, which `build` gets. training: the fine-tuning data and its loss. search: candidates
 # of its own, judged on the evaluation data. architecture: its code, for what is not made from the checkpoint itself
 Need = Literal["calibration", "training", "search", "architecture"]
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
 CHECKPOINT = "checkpoint"  # the source of the variants that start from PyTorch
 
 
@@ -49,7 +51,7 @@ class Variant:
     precision: Precision
     source: str  # name of the variant it is made from
     runtime: str  # what opens its sessions: a name in core/runtimes
-    build: Callable[[BuildRequest], Mapping[str, Any]]
+    build: Callable[[BuildRequest], Mapping[str, object]]  # its facts, as JSON
     parameters: Callable[[ModelSpec, Target], dict[str, Any]]  # everything that shapes the result
     code_version: str
     tools: tuple[str, ...]  # distributions, or npm:package, browser:name, whose version enters the recipe
@@ -67,11 +69,12 @@ class Variant:
     # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
     stand_in: str | None = None
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """`function(*arguments)` in the variant's child process if it names one, else here."""
-        if self.process:
-            return isolation.call(self.process, function, *arguments, seconds=self.seconds)
-        return function(*arguments)
+        if self.process is None:
+            return function(*arguments)
+        found: T = isolation.call(self.process, function, *arguments, seconds=self.seconds)
+        return found
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""

@@ -18,7 +18,7 @@ from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.defs import metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
-from edge_assets.pipeline import scorecard
+from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.pipeline.plan import Materialized
@@ -250,7 +250,7 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
-            scorecard.write(cell.store, cell.path, judgement.rows())
+            rows.write(cell.store, cell.path, judgement.rows)
             released = judgement.release()
             assert released.artifact is not None
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key

@@ -4,22 +4,27 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from edge_assets.core import failures
-from edge_assets.core.select import Candidate, Gate, gates
-from edge_assets.core.types import Built, Result
+from edge_assets.core.evidence import Gate
+from edge_assets.core.select import gates
+from edge_assets.core.shapes import written
+from edge_assets.core.types import Artifact, Built, Result
 from edge_assets.core.variant import Variant
+from edge_assets.hashing import Json
+from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.report import tables
 from resources.outbox import PARENT, Entry
 from resources.tracking import dagster_tags, variant_tags
 
-Metadata = dict[str, Any]
+Shown = dg.MetadataValue | str | float | bool | None
+Metadata = dict[str, Shown]
 URLs = Mapping[str, str]
+OWN_NAMES = ("recipe", "session")  # facts that are not shown as the build says them
 
 
 # --- variants ------------------------------------------------------------------------------------------
@@ -27,11 +32,10 @@ URLs = Mapping[str, str]
 
 def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
     """Metadata of the checkpoint's and the variants' materializations."""
-    facts = built.build.facts
     shown: Metadata = {
         "reused": built.reused,
         "recipe_sha256": built.build.recipe.sha256,
-        "recipe": facts.get("recipe", built.precision),
+        "recipe": built.recipe,
         "build_seconds": built.build.seconds,
         "mlflow_run": _link(urls[built.variant]),
     }
@@ -41,33 +45,16 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         shown["unavailable" if built.unavailable else "refused"] = built.build.refused
     if built.artifact is None:
         return shown
-    return shown | {
-        "sha256": built.build.sha256,
-        "size_bytes": built.size_bytes,
-        **_numbers(built),
-        **({"parity_by_output": dg.MetadataValue.json(built.parity["by_output"])} if built.parity else {}),
-        **_pictures(cell, built.build),
-        **{name: _shown(value) for name, value in facts.items() if name not in ("recipe", "session")},
-        "target": cell.target.name,
-    }
-
-
-def _numbers(built: Built) -> Metadata:
-    """Parity and accuracy, by the names that MLflow and the command line use too."""
-    parity, accuracy = built.parity or {}, built.accuracy or {}
-    numbers = {f"parity_{name}": parity.get(name) for name in ("max_abs", "max_rel", "cosine", "snr_db", "nan", "inf")}
-    for name, output in (built.agreement or {}).items():
-        numbers |= {f"agreement_{name}_{measure}": value for measure, value in output.items()}
-    if accuracy:
-        low, high = accuracy["drop_interval_points"]
-        numbers |= {
-            "accuracy": accuracy["value"],
-            "accuracy_drop_points": accuracy["drop_points"],
-            "accuracy_drop_low_points": low,
-            "accuracy_drop_high_points": high,
-            "accuracy_samples": accuracy["samples"],
-        }
-    return {name: value for name, value in numbers.items() if value is not None}
+    shown |= {"sha256": built.build.sha256, "size_bytes": built.size_bytes}
+    if built.verified:
+        shown |= built.verified.numbers()
+        shown["parity_by_output"] = _json(built.verified.parity.by_output)
+    shown |= _pictures(cell, built.build)
+    for name, fact in built.build.facts.items():
+        if name not in OWN_NAMES:
+            shown[name] = _shown(fact)
+    shown["target"] = cell.target.name
+    return shown
 
 
 def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.AssetCheckResult]:
@@ -83,38 +70,16 @@ def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.As
         return [_warning(name, f"not verified: {built.unverified}") for name in names]
     if "built" in names:
         return [dg.AssetCheckResult(check_name="built", passed=True)]
-    candidate = Candidate(
-        name=built.variant,
-        format=built.format,
-        precision=built.precision,
-        recipe=built.precision,
-        sha256=built.build.sha256,
-        size_bytes=built.size_bytes,
-        blocked=None,
-        parity=built.parity,
-        accuracy=built.accuracy,
-        cosine_mean=built.cosine_mean(cell.spec.outputs[0].name),
-        peak_memory_bytes=None,
-        latency_ms=None,
-    )
+    candidate = verified_candidate(built, cell.spec.outputs[0].name)
     outcomes = gates(candidate, cell.limits)
-    return [_check(gate) for gate in outcomes if gate.name != "memory"]
+    return [_check(gate) for gate in outcomes if gate.name in names]
 
 
 def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str) -> Entry:
     """The MLflow run of one variant. `made_by` is None for the checkpoint."""
-    facts = built.build.facts
-    numbers = _numbers(built)
-    if built.artifact:
+    numbers = built.verified.numbers() if built.verified else {}
+    if built.size_bytes is not None:
         numbers["size_bytes"] = built.size_bytes
-    model = None
-    if built.artifact and made_by and made_by.mlflow_flavor:
-        model = {
-            "flavor": made_by.mlflow_flavor,
-            "inputs": [asdict(tensor) for tensor in cell.spec.inputs],
-            "outputs": [asdict(tensor) for tensor in cell.spec.outputs],
-            "requirements": [f"{name}=={version}" for name, version in made_by.tool_versions().items()],
-        }
     tags = variant_tags(
         cell.path,
         artifact=built.variant,
@@ -125,21 +90,39 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         refused="" if built.failed else built.build.refused or "",
         failed=built.failed or "",
     )
+    told = {name: value for name, value in tags.items() if value}
     return Entry(
         cell=cell.path,
         run=built.variant,
         kind="variant",
-        parameters={
-            "recipe": facts.get("recipe", built.precision),
-            **{name: value for name, value in built.build.recipe.parameters.items() if name != "recipe"},
-            # MLflow takes no @ in names, which scoped npm packages begin with
-            **{f"tool.{name.replace('@', '')}": value for name, value in built.build.recipe.tools.items()},
-        },
+        parameters=_parameters(built),
         metrics=numbers,
-        tags={name: value for name, value in tags.items() if value} | dagster_tags(run_id),
-        artifact=asdict(built.artifact) if built.artifact else None,
-        model=model,
+        tags=told | dagster_tags(run_id),
+        artifact=_files(built.artifact),
+        model=_model(cell, built, made_by),
     )
+
+
+def _parameters(built: Built) -> dict[str, object]:
+    """What shaped a variant: the scheme, its parameters, and the versions of tools."""
+    recipe = built.build.recipe
+    parameters = {**recipe.parameters, "recipe": built.recipe}
+    for name, version in recipe.tools.items():
+        # MLflow takes no @ in names, which scoped npm packages begin with
+        parameters[f"tool.{name.replace('@', '')}"] = version
+    return parameters
+
+
+def _model(cell: Cell, built: Built, made_by: Variant | None) -> dict[str, Json] | None:
+    """How MLflow keeps the artifact as a model of one of its flavors; None where it has none for it."""
+    if built.artifact is None or made_by is None or made_by.mlflow_flavor is None:
+        return None
+    return {
+        "flavor": made_by.mlflow_flavor,
+        "inputs": written(cell.spec.inputs),
+        "outputs": written(cell.spec.outputs),
+        "requirements": [f"{name}=={version}" for name, version in made_by.tool_versions().items()],
+    }
 
 
 # --- the report ----------------------------------------------------------------------------------------
@@ -147,78 +130,81 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
 
 def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
     """Metadata of benchmark_report: the table, the plots and how it was measured."""
-    facts = judgement.measurement.facts
-    return {
+    conditions = judgement.candidates.conditions
+    shown: Metadata = {
         "reused": judgement.measurement.reused,
-        "measured_on": judgement.measured_on if judgement.is_timed else judgement.cell.not_measured,
-        "memory_measured_on": judgement.measured_on,
-        "table": dg.MetadataValue.md(tables.markdown(judgement.rows())),
-        **_pictures(judgement.cell, built),
-        "mode": facts["mode"] or "memory only",
-        "threads": facts["threads"],
-        "machine": dg.MetadataValue.json(facts["machine"]),
-        "versions": dg.MetadataValue.json(facts["versions"]),
-        "measured_at": facts["measured_at"],
+        "measured_on": _measured_on(judgement),
+        "memory_measured_on": judgement.candidates.measured_on,
+        "table": dg.MetadataValue.md(tables.markdown(judgement.rows)),
+        "mode": conditions.mode or "memory only",
+        "threads": conditions.threads,
+        "machine": _json(conditions.machine),
+        "versions": _json(conditions.versions),
+        "measured_at": conditions.measured_at,
         "mlflow_run": _link(urls[PARENT]),
     }
+    return shown | _pictures(judgement.cell, built)
 
 
 def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
     """Measurements added to each variant's run, and plots and tables to the parent's."""
-    cell = judgement.cell
-    entries = [
-        Entry(
-            cell.path,
-            row["artifact"],
-            "report",
-            metrics=_measured(row),
-            tags={"verdict": row["verdict"], "reason": row["reason"]},
+    path = judgement.cell.path
+    entries = []
+    for row in judgement.rows:
+        entry = Entry(
+            cell=path,
+            run=row.artifact,
+            kind="report",
+            metrics=row.measured_numbers(),
+            tags={"verdict": row.verdict, "reason": row.reason},
         )
-        for row in judgement.rows()
-    ]
-    facts = judgement.measurement.facts
-    machine = facts["machine"]
+        entries.append(entry)
+    conditions = judgement.candidates.conditions
+    # tags, because a later measurement changes them, and MLflow's parameters never change
+    tags = {
+        "mode": conditions.mode or "memory only",
+        "threads": str(conditions.threads),
+        "cpu": conditions.machine.cpu,
+        "cores": str(conditions.machine.cores),
+        "measured_on": _measured_on(judgement),
+    }
     parent = Entry(
-        cell.path,
-        PARENT,
-        "report",
-        # tags, because a later measurement changes them, and MLflow's parameters never change
-        tags={
-            "mode": facts["mode"] or "memory only",
-            "threads": str(facts["threads"]),
-            "cpu": machine["cpu"],
-            "cores": str(machine["cores"]),
-            "measured_on": judgement.measured_on if judgement.is_timed else judgement.cell.not_measured,
-        }
-        | dagster_tags(run_id),
-        artifact=asdict(built.artifact) if built.artifact else None,
+        cell=path,
+        run=PARENT,
+        kind="report",
+        tags=tags | dagster_tags(run_id),
+        artifact=_files(built.artifact),
     )
     return [*entries, parent]
 
 
-def _measured(row: Mapping[str, Any]) -> dict[str, float]:
-    latency = row["latency_ms"] or {}
-    numbers = {f"latency_{name}_ms": value for name, value in latency.items() if name != "queries"}
-    numbers |= {name: row[name] for name in ("size_ratio", "throughput_per_s", "peak_memory_bytes", "load_ms")}
-    numbers["host_peak_memory_bytes"] = row["host_peak_memory_bytes"]
-    for batch, sweep in (row["latency_ms_by_batch"] or {}).items():
-        numbers[f"throughput_batch_{batch}_per_s"] = sweep["throughput_per_s"]
-    return {name: value for name, value in numbers.items() if value is not None}
+def _measured_on(judgement: Judgement) -> str:
+    """Where times were measured, or why nowhere."""
+    if judgement.candidates.is_timed:
+        return judgement.candidates.measured_on
+    return judgement.cell.not_measured
 
 
 def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
     """One check over all variants: those over budget are named."""
-    outcomes = {
-        entry.candidate.name: gate for entry in judgement.verdicts for gate in entry.gates if gate.name == "memory"
-    }
-    over = [f"{name}: {gate.sentence}" for name, gate in outcomes.items() if not gate.passed]
-    over += [f"{name}: {reason}" for name, reason in judgement.measurement.facts.get("failed", {}).items()]
+    sentences: dict[str, str] = {}
+    over: list[str] = []
+    for entry in judgement.verdicts:
+        for gate in entry.gates:
+            if gate.name != "memory":
+                continue
+            sentences[entry.candidate.name] = gate.sentence
+            if not gate.passed:
+                over.append(f"{entry.candidate.name}: {gate.sentence}")
+    for name, reason in (judgement.candidates.conditions.failed or {}).items():
+        over.append(f"{name}: {reason}")
+    within = f"every variant is within budget, on {judgement.candidates.measured_on}"
     return dg.AssetCheckResult(
         check_name="memory",
         passed=not over,
         severity=dg.AssetCheckSeverity.ERROR,
-        description="; ".join(over) or f"every variant is within budget, on {judgement.measured_on}",
-        metadata={name: gate.sentence for name, gate in outcomes.items()},
+        description="; ".join(over) or within,
+        metadata=sentences,
     )
 
 
@@ -227,54 +213,66 @@ def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
 
 def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Metadata:
     """Metadata of the release: who won, why, and where the folder is."""
-    winner = judgement.winner()
+    row = judgement.winning_row()
     return {
         "reused": built.reused,
-        "winner": winner.candidate.name,
-        "reason": winner.reason,
-        "sha256": winner.candidate.sha256,
+        "winner": row.artifact,
+        "reason": row.reason,
+        "sha256": row.sha256,
         "folder": dg.MetadataValue.path(folder),
         "verdicts": dg.MetadataValue.md(_verdict_table(judgement)),
-        "evidence": dg.MetadataValue.json(winner.evidence()),
+        "evidence": _json(row.evidence),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
-        "mlflow_run": _link(urls[winner.candidate.name]),
+        "mlflow_run": _link(urls[row.artifact]),
     }
 
 
 def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
     """The released folder on the winner's run, its registered version, and the winner's numbers on the parent."""
-    winner, cell = judgement.winner(), judgement.cell
-    row = next(row for row in judgement.rows() if row["verdict"] == "released")
-    numbers = _numbers(judgement.builts[row["artifact"]]) | {"size_bytes": row["size_bytes"]} | _measured(row)
-    version = {
+    cell, row = judgement.cell, judgement.winning_row()
+    checkpoint = cell.checkpoint
+    winner = judgement.builts[row.artifact]
+    assert winner.verified is not None and row.size_bytes is not None
+    numbers = winner.verified.numbers() | {"size_bytes": row.size_bytes} | row.measured_numbers()
+    version: dict[str, Json] = {
         "release_sha256": built.sha256,
-        "checkpoint": cell.checkpoint.key,
-        "artifact": winner.candidate.name,
-        "registered": cell.checkpoint.registered,
-        "number": cell.checkpoint.number,
-        "reason": winner.reason,
+        "checkpoint": checkpoint.key,
+        "artifact": row.artifact,
+        "registered": checkpoint.registered,
+        "number": checkpoint.number,
+        "reason": row.reason,
     }
-    return [
-        Entry(
-            cell.path,
-            winner.candidate.name,
-            "release",
-            tags={"verdict": "released", "release_sha256": built.sha256} | dagster_tags(run_id),
-            artifact=asdict(built.artifact) if built.artifact else None,
-            version=version,
-        ),
-        Entry(
-            cell.path, PARENT, "release", metrics=numbers, tags={"released": row["artifact"], "reason": row["reason"]}
-        ),
-    ]
+    released = Entry(
+        cell=cell.path,
+        run=row.artifact,
+        kind="release",
+        tags={"verdict": "released", "release_sha256": built.sha256} | dagster_tags(run_id),
+        artifact=_files(built.artifact),
+        version=version,
+    )
+    parent = Entry(
+        cell=cell.path,
+        run=PARENT,
+        kind="release",
+        metrics=numbers,
+        tags={"released": row.artifact, "reason": row.reason},
+    )
+    return [released, parent]
 
 
 def _verdict_table(judgement: Judgement) -> str:
-    lines = [f"| {e.candidate.name} | {e.verdict} | {e.reason} |" for e in judgement.verdicts]
-    return "\n".join(["| variant | verdict | why |", "|---|---|---|", *lines])
+    lines = ["| variant | verdict | why |", "|---|---|---|"]
+    for row in judgement.rows:
+        lines.append(f"| {row.artifact} | {row.verdict} | {row.reason} |")
+    return "\n".join(lines)
 
 
 # --- small parts ---------------------------------------------------------------------------------------
+
+
+def _files(artifact: Artifact | None) -> dict[str, object] | None:
+    """An artifact as the outbox keeps it."""
+    return asdict(artifact) if artifact else None
 
 
 def _check(gate: Gate) -> dg.AssetCheckResult:
@@ -301,10 +299,20 @@ def _link(url: str) -> dg.MetadataValue:
     return dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.text(url)
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        return dg.MetadataValue.md(tables.plain(value))
-    return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+def _shown(fact: object) -> Shown:
+    """A fact as metadata: a list of records as a table."""
+    if fact is None or isinstance(fact, str | int | float):
+        return fact
+    if isinstance(fact, list) and fact and all(isinstance(entry, dict) for entry in fact):
+        return dg.MetadataValue.md(tables.plain(fact))
+    return _json(fact)
+
+
+def _json(value: object) -> dg.MetadataValue:
+    """Records or a list of them, as JSON."""
+    shown = written(value)
+    assert isinstance(shown, dict | list)
+    return dg.MetadataValue.json(shown)
 
 
 def _pictures(cell: Cell, built: Result) -> Metadata:

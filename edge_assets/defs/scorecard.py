@@ -1,16 +1,19 @@
 """The scorecard asset: one page per checkpoint across all families and targets."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
+from edge_assets.core.evidence import Row
+from edge_assets.core.shapes import record
 from edge_assets.core.types import Recipe, Result
 from edge_assets.defs.assets import asset_key, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
 from edge_assets.hashing import digest
+from edge_assets.pipeline import rows as kept
 from edge_assets.pipeline.cell import RELEASE
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
@@ -45,13 +48,12 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     def scorecard(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
     ) -> dg.MaterializeResult:
-        from edge_assets.pipeline import scorecard as table
         from edge_assets.report import tables
 
         checkpoint = context.partition_key
         with clear_errors(context):
             opened = store.open()
-            rows = table.rows(opened, spec, checkpoint)
+            rows = kept.of_checkpoint(opened, spec, checkpoint)
             if not rows:
                 raise EdgeAssetsError(f"no target of {spec.name} was judged for {checkpoint} yet")
             built = _page(opened, spec, checkpoint, rows)
@@ -60,13 +62,15 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             opened.export(built.artifact, folder)
             entry = _entry(spec, checkpoint, rows, built, context.run_id)
             url = tracking.log([entry], context.log.warning)[PARENT]
-        in_mlflow = f"{url}/artifacts/{entry.kind}/{PAGE}" if url.startswith("http") else url
+        in_mlflow: dg.MetadataValue | str = url
+        if url.startswith("http"):
+            in_mlflow = dg.MetadataValue.url(f"{url}/artifacts/{entry.kind}/{PAGE}")
         return dg.MaterializeResult(
             metadata={
                 "released": dg.MetadataValue.json(_released(rows)),
                 "table": dg.MetadataValue.md(tables.markdown(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
-                "page_in_mlflow": dg.MetadataValue.url(in_mlflow) if url.startswith("http") else in_mlflow,
+                "page_in_mlflow": in_mlflow,
             },
             data_version=dg.DataVersion(_digest(rows)),
         )
@@ -74,34 +78,35 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     return scorecard
 
 
-def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: list[dict[str, Any]]) -> Result:
-    def build(folder: Path) -> dict[str, Any]:
+def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> Result:
+    def build(folder: Path) -> dict[str, object]:
         from edge_assets.report import page
 
         page.write(folder / PAGE, spec, checkpoint, rows)
-        return {"targets": len({row["target"] for row in rows})}
+        return {"targets": len({row.target for row in rows})}
 
     about = {"model": spec.name, "checkpoint": checkpoint, "description": spec.description}
     return store.remember(Recipe("scorecard", "1", {"rows": _digest(rows)}, about), build)
 
 
-def _entry(spec: ModelSpec, checkpoint: str, rows: list[dict[str, Any]], page: Result, run_id: str) -> Entry:
+def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, run_id: str) -> Entry:
     """The checkpoint's own MLflow run, with the page and how many targets have a release."""
     released = _released(rows)
-    targets = len({row["target"] for row in rows})
+    targets = len({row.target for row in rows})
+    tags = {f"released.{target}": artifact for target, artifact in released.items()}
     return Entry(
         cell=f"{spec.name}/all/{checkpoint}/{SCORECARD}",
         run=PARENT,
         kind=SCORECARD,
         metrics={"targets": targets, "targets_released": len(released)},
-        tags={f"released.{target}": artifact for target, artifact in released.items()} | dagster_tags(run_id),
+        tags=tags | dagster_tags(run_id),
         artifact=asdict(page.artifact) if page.artifact else None,
     )
 
 
-def _released(rows: list[dict[str, Any]]) -> dict[str, str]:
-    return {row["target"]: row["artifact"] for row in rows if row["verdict"] == "released"}
+def _released(rows: Sequence[Row]) -> dict[str, str]:
+    return {row.target: row.artifact for row in rows if row.verdict == "released"}
 
 
-def _digest(rows: list[dict[str, Any]]) -> str:
-    return digest([{**row, "reused": None} for row in rows])
+def _digest(rows: Sequence[Row]) -> str:
+    return digest([record(row) | {"reused": None} for row in rows])

@@ -33,6 +33,10 @@ class Family:
         """Names of the variants that cannot win: what others are made from, and packages of others."""
         return frozenset(variant.name for variant in self.variants if not variant.is_candidate)
 
+    def variant(self, name: str) -> Variant:
+        """The variant of that name, which it has."""
+        return next(variant for variant in self.variants if variant.name == name)
+
     def of(self, spec: ModelSpec) -> "Family":
         """The family as that model has it: with the variants that it is offered."""
         return replace(self, variants=tuple(variant for variant in self.variants if variant.offered(spec)))

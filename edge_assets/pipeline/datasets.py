@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from edge_assets.core import data
+from edge_assets.core.evidence import Samples
 from edge_assets.core.session import Feeds, SavedFeeds
 from edge_assets.core.types import Recipe, Result
 from edge_assets.hashing import sha256_of
@@ -45,7 +45,7 @@ class Datasets:
         inputs = {"loader": source_digest(dataset.load), **files}
         recipe = Recipe(f"{what}_data", "1", inputs, {"load": dataset.load, "version": dataset.version})
 
-        def build(folder: Path) -> Mapping[str, Any]:
+        def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"loading {what} data")
             arrays = data.load_arrays(dataset.load, what)
             data.save_arrays(arrays, folder / f"{what}.npz")
@@ -70,7 +70,7 @@ class Datasets:
     def check(self) -> Result:
         """Refuse data that cannot give a trustworthy result, before any slow work. Raises DataError."""
         spec, calibration, evaluation = self.cell.spec, self.calibration, self.evaluation
-        parameters = {
+        parameters: dict[str, object] = {
             "preprocessing": spec.preprocess.to_dict(),
             "minimum": [spec.calibration.minimum, spec.evaluation.minimum],
             "inputs": [[t.name, t.dtype, list(t.shape)] for t in spec.inputs],
@@ -82,15 +82,15 @@ class Datasets:
             inputs["training"] = self.training.sha256
             parameters["training"] = [recipe.labels, spec.trains_classifier, recipe.batch_size]
 
-        def build(_folder: Path) -> Mapping[str, Any]:
+        def build(_folder: Path) -> Mapping[str, object]:
             cal, test = self.arrays(calibration), self.arrays(evaluation)
             data.check_samples(cal, spec.preprocess, spec.inputs, spec.calibration.minimum, "calibration")
             data.check_samples(test, spec.preprocess, spec.inputs, spec.evaluation.minimum, "evaluation")
             data.check_labels(test, spec.evaluation.labels, spec.outputs, spec.evaluation.metric)
             data.check_disjoint(cal, test, spec.preprocess)
             facts = {
-                "calibration_samples": calibration.facts["samples"],
-                "evaluation_samples": evaluation.facts["samples"],
+                "calibration_samples": count(calibration),
+                "evaluation_samples": count(evaluation),
             }
             if recipe is None:
                 return facts
@@ -98,8 +98,13 @@ class Datasets:
             data.check_samples(train, spec.preprocess, spec.inputs, 2 * recipe.batch_size, "training")
             data.check_training_labels(train, recipe.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(train, test, spec.preprocess, "training")
-            return facts | {"training_samples": self.training.facts["samples"]}
+            return facts | {"training_samples": count(self.training)}
 
         return self.cell.store.remember(
             Recipe("data_check", "1", inputs, parameters, self.recipes.preprocessing_tools()), build
         )
+
+
+def count(result: Result) -> int:
+    """How many samples a data artifact has."""
+    return result.said(Samples).samples

@@ -1,16 +1,20 @@
 """Latency and memory: all variants together, one measurement at a time on a machine."""
 
+import json
+import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edge_assets.core import failures
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.benchmark.turns import turn
+from edge_assets.core.evidence import Conditions, MeasuredVariant
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.session import Loadable
+from edge_assets.core.shapes import record, written
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -39,90 +43,92 @@ class Measurement:
         variant measures all of them again: timings of different sessions are not comparable. One whose process dies,
         hangs or raises is named in the fact `failed`, with its reason, and the others are measured without it.
         """
-        measured, failed = dict(builts), {}
+        measured = dict(builts)
+        failed: dict[str, str] = {}
         while True:
             try:
                 result = self._measured(measured, mode)
             except MeasurementError as error:
-                failures.keep(
-                    error, self.cell.store.cache / failures.FOLDER, f"{self.cell.path} {error.variant} measurement"
-                )
+                log = self.cell.store.cache / failures.FOLDER
+                failures.keep(error, log, f"{self.cell.path} {error.variant} measurement")
                 self.cell.log(f"{error.variant} failed: {error.message}")
                 failed[error.variant] = shortened(error.message)
                 measured.pop(error.variant)
             else:
-                return replace(result, facts={**result.facts, "failed": failed}) if failed else result
+                break
+        if not failed:
+            return result
+        return replace(result, facts={**result.facts, "failed": failed})
 
     def _measured(self, builts: Mapping[str, Built], mode: str) -> Result:
-        longer = list(MODES)[list(MODES).index(mode) :]
-        recipes = [self._recipe(builts, name) for name in longer] if self.cell.is_local else []
-        for recipe in recipes[1:]:
-            if (result := self.cell.store.recall(recipe)) is not None:
+        if not self.cell.is_local:
+            return self._remembered(builts, None)
+        modes = list(MODES)
+        for longer in modes[modes.index(mode) + 1 :]:
+            result = self.cell.store.recall(self._recipe(builts, longer))
+            if result is not None:
                 return result
-        recipe = recipes[0] if recipes else self._recipe(builts, None)
-        return self.cell.store.remember(
-            recipe, lambda folder: self._measure(builts, mode if self.cell.is_local else None, folder)
-        )
+        return self._remembered(builts, mode)
+
+    def _remembered(self, builts: Mapping[str, Built], mode: str | None) -> Result:
+        def build(folder: Path) -> Mapping[str, object]:
+            return self._measure(builts, mode, folder)
+
+        return self.cell.store.remember(self._recipe(builts, mode), build)
 
     def _recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
         contestants = self._contestants(builts)
         inputs = {name: built.build.sha256 for name, built in contestants.items()}
+        inputs["evaluation"] = self.data.evaluation.sha256
+        runtimes = {}
+        for name, built in contestants.items():
+            runtimes[name] = [built.runtime, self.verification.session(built.runtime)]
         parameters = {
             "mode": mode,
             "batch_sizes": list(self.cell.target.batch_sizes) if mode else [1],
             "threads": self.threads(),
-            "runtimes": {
-                name: [built.runtime, self.verification.session(built.runtime)] for name, built in contestants.items()
-            },
+            "runtimes": runtimes,
             "machine": machine_digest(),
         }
-        return Recipe(
-            "measurement", "1", inputs | {"evaluation": self.data.evaluation.sha256}, parameters, _versions(contestants)
-        )
+        return Recipe("measurement", "1", inputs, parameters, _versions(contestants))
 
-    def _measure(self, builts: Mapping[str, Built], mode: str | None, folder: Path) -> Mapping[str, Any]:
-        import json
-        import platform
-        import time
-
-        contestants = [
-            Contestant(name, built.build.sha256, self._timed(name, built))
-            for name, built in self._contestants(builts).items()
-        ]
+    def _measure(self, builts: Mapping[str, Built], mode: str | None, folder: Path) -> Mapping[str, object]:
+        built = self._contestants(builts)
+        contestants = []
+        for name, one in built.items():
+            contestants.append(Contestant(name, one.build.sha256, self._timed(name, one)))
         rows = self.interleaved(contestants, MODES[mode] if mode else None, self.cell.target.batch_sizes)
-        facts = {
-            "mode": mode,
-            "threads": self.threads(),
-            "machine": this_machine().to_dict(),
-            "versions": _versions(self._contestants(builts)) | {"python": platform.python_version()},
-            "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}, indent=1))
+        conditions = Conditions(
+            mode=mode,
+            threads=self.threads(),
+            machine=this_machine(),
+            versions=_versions(built) | {"python": platform.python_version()},
+            measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        facts = record(conditions)
+        (folder / "measurement.json").write_text(json.dumps(facts | {"rows": written(rows)}, indent=1))
         return facts
 
     def interleaved(
         self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]
-    ) -> dict[str, Any]:
-        """The harness's rows of contestants on evaluation samples; one such measurement at a time on a machine."""
-        samples = max(MEASUREMENT_SAMPLES, *batch_sizes)
-        feeds = {
-            n: array.take(range(samples), axis=0, mode="wrap")
-            for n, array in self.data.feeds(self.data.evaluation).items()
-        }
+    ) -> dict[str, MeasuredVariant]:
+        """What is measured of contestants on evaluation samples; one such measurement at a time on a machine."""
+        samples = range(max(MEASUREMENT_SAMPLES, *batch_sizes))
+        evaluation = self.data.feeds(self.data.evaluation)
+        feeds = {name: array.take(samples, axis=0, mode="wrap") for name, array in evaluation.items()}
         with turn(waiting=lambda: self.cell.log("waiting for another measurement on this machine")):
             return measure(contestants, feeds, mode, batch_sizes, self.threads(), self.cell.log)
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""
-        return {
-            name: built
-            for name, built in builts.items()
-            if built.artifact
-            and not built.unverified  # what cannot be opened cannot be measured
-            and name not in self.cell.family.intermediates
-            and RUNTIMES[built.runtime].is_the_targets
-            and (name != CHECKPOINT or self._has_baseline())
-        }
+        return {name: built for name, built in builts.items() if self._is_contestant(name, built)}
+
+    def _is_contestant(self, name: str, built: Built) -> bool:
+        if built.artifact is None or built.unverified:  # what cannot be opened cannot be measured
+            return False
+        if name in self.cell.family.intermediates or not RUNTIMES[built.runtime].is_the_targets:
+            return False
+        return name != CHECKPOINT or self._has_baseline()
 
     def _has_baseline(self) -> bool:
         """Whether PyTorch eager can run on the target's own device here; off the target its memory is the host's."""
@@ -144,6 +150,7 @@ class Measurement:
 
 
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:
-    runtimes = (RUNTIMES[built.runtime] for built in builts.values())
-    names = {"numpy", *(name for runtime in runtimes for name in runtime.distributions)}
+    names = {"numpy"}
+    for built in builts.values():
+        names.update(RUNTIMES[built.runtime].distributions)
     return installed(tuple(sorted(names)), None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import EdgeAssetsError
+from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.judgement import Judgement
 from resources.pointers import pointed_result, pointer_key
@@ -46,6 +47,8 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     for name in cell.artifacts:
         if _pointed(cell, name) != current[name]:
             return Plan(cell, f"{name}: an earlier result applies again")
+    if not rows.read(cell.store, cell.path):
+        return Plan(cell, "scorecard: its rows are missing, or have another shape")
     return Plan(cell, _not_materialized(cell, materialized))
 
 
@@ -57,24 +60,32 @@ def _why(cell: Cell, recipe: Recipe) -> str:
         return f"{recipe.step}: not done yet"
     if _has_failed(pointed):
         return f"{recipe.step}: failed before, tried again"
-    older = pointed.build.recipe if isinstance(pointed, Built) else pointed.recipe
+    older = _result(pointed).recipe
     if older.step != recipe.step:
         return f"{recipe.step}: what it is made from changed"
-    changes = recipe.changes_from(older)
-    return f"{recipe.step}: {', '.join(changes) if changes else 'its bytes are missing or damaged'}"
+    changes = recipe.changes_from(older) or ["its bytes are missing or damaged"]
+    return f"{recipe.step}: {', '.join(changes)}"
 
 
 def _has_failed(pointed: Built | Result) -> bool:
-    """Whether what a pointer holds is a failure, of a conversion, a verification or a measurement."""
-    results = [pointed.build, pointed.evidence] if isinstance(pointed, Built) else [pointed]
-    return any(result is not None and result.facts.get("failed") for result in results)
+    """Whether what a pointer holds is a failure."""
+    if isinstance(pointed, Result):
+        return pointed.has_failed
+    return pointed.failed is not None
 
 
 def _pointed(cell: Cell, name: str) -> str | None:
     pointed = pointed_result(cell.store, _key(cell, name))
     if pointed is None:
         return None
-    return pointed.build.sha256 if isinstance(pointed, Built) else pointed.sha256
+    return _result(pointed).sha256
+
+
+def _result(pointed: Built | Result) -> Result:
+    """What was built."""
+    if isinstance(pointed, Built):
+        return pointed.build
+    return pointed
 
 
 def _not_materialized(cell: Cell, materialized: Materialized) -> str | None:

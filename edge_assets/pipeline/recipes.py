@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe
@@ -22,7 +21,7 @@ class Recipes:
         step: str,
         code_version: str,
         inputs: Mapping[str, str],
-        parameters: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, object] | None = None,
         tools: Mapping[str, str] | None = None,
     ) -> Recipe:
         """A recipe of a step that runs the user's architecture in PyTorch."""
@@ -38,8 +37,10 @@ class Recipes:
 
     def timing(self) -> dict[str, str]:
         """The machine, where a search chooses by the latency that is measured on it."""
-        chooses = self.cell.is_local and self.cell.spec.search and self.cell.spec.search.objective == "latency"
-        return {"machine": machine_digest()} if chooses else {}
+        search = self.cell.spec.search
+        if self.cell.is_local and search and search.objective == "latency":
+            return {"machine": machine_digest()}
+        return {}
 
     def gates(self) -> list[float | None]:
         return [self.cell.limits.accuracy_drop_points, self.cell.limits.cosine]
@@ -50,14 +51,18 @@ class Recipes:
 
     def metric_inputs(self) -> dict[str, str]:
         name = self.cell.spec.evaluation.metric
-        return {"metric": source_digest(name)} if ":" in name else {}
+        if ":" not in name:  # a built-in
+            return {}
+        return {"metric": source_digest(name)}
 
     def loss_inputs(self) -> dict[str, str]:
         assert self.cell.spec.finetuning is not None
         name = self.cell.spec.finetuning.loss
-        return {"loss": source_digest(name)} if ":" in name else {}
+        if ":" not in name:
+            return {}
+        return {"loss": source_digest(name)}
 
-    def evaluation_parameters(self) -> dict[str, Any]:
+    def evaluation_parameters(self) -> dict[str, object]:
         evaluation = self.cell.spec.evaluation
         return {
             "preprocessing": self.cell.spec.preprocess.to_dict(),

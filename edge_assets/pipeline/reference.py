@@ -4,18 +4,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
+from edge_assets.core.evidence import Verified
 from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.errors import CheckpointError, printable
-from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import PARITY_SAMPLES
@@ -42,7 +43,7 @@ class Reference:
         built = self.cell.store.remember(recipe, self._validate)
         return Built(CHECKPOINT, "pytorch", "fp32", "pytorch", built, reference)
 
-    def _validate(self, folder: Path) -> Mapping[str, Any]:
+    def _validate(self, folder: Path) -> Mapping[str, object]:
         import shutil
 
         from edge_assets.core.checkpoint import load_model
@@ -59,13 +60,13 @@ class Reference:
         """The reference's outputs and scores for the whole evaluation set. Raises CheckpointError."""
         inputs = {"checkpoint": self.cell.checkpoint.file.sha256, "evaluation": self.data.evaluation.sha256}
         parameters = self.recipes.evaluation_parameters()
-        scores_name = accuracy.scores_name(parameters["outputs"])
+        scores_name = accuracy.scores_name(tensor.name for tensor in self.cell.spec.outputs)
         if scores_name != "scores":
             parameters["scores"] = scores_name
         inputs |= self.recipes.metric_inputs()
         recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, self.recipes.preprocessing_tools())
 
-        def build(folder: Path) -> Mapping[str, Any]:
+        def build(folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
 
             self.cell.log("evaluating PyTorch eager in fp32, the reference")
@@ -82,10 +83,12 @@ class Reference:
             pytorch.check_outputs(outputs, self.cell.spec.outputs, len(raw[self.cell.spec.evaluation.labels]))
             scores = accuracy.score(self.cell.spec.evaluation.metric, outputs, raw[self.cell.spec.evaluation.labels])
             data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
-            return {
-                "accuracy": accuracy.compare(scores, scores, self.cell.spec.evaluation.higher_is_better),
-                "parity": parity.measure(session, feeds, {n: outputs[n][:PARITY_SAMPLES] for n in outputs}),
-            }
+            first = {name: array[:PARITY_SAMPLES] for name, array in outputs.items()}
+            verified = Verified(
+                accuracy=accuracy.compare(scores, scores, self.cell.spec.evaluation.higher_is_better),
+                parity=parity.measure(session, feeds, first),
+            )
+            return record(verified)
 
         return self.cell.store.remember(recipe, build)
 
@@ -94,10 +97,10 @@ class Reference:
         declared = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in self.cell.spec.outputs]
         recipe = Recipe("signature", "1", {"reference": reference.sha256}, {"outputs": declared})
 
-        def build(_folder: Path) -> Mapping[str, Any]:
+        def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
 
-            samples = self.data.evaluation.facts["samples"]
+            samples = count(self.data.evaluation)
             pytorch.check_outputs(self.data.arrays(reference), self.cell.spec.outputs, samples)
             return {}
 

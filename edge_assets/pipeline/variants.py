@@ -1,13 +1,13 @@
 """Building one variant from its source, and what becomes of one that cannot be built."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edge_assets.core import log_filters
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
+from edge_assets.core.evidence import Facts, MeasuredVariant
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.session import Feeds, Loadable, session_options
 from edge_assets.core.tools import installed
@@ -19,7 +19,7 @@ from edge_assets.errors import (
     MissingTool,
 )
 from edge_assets.hashing import sha256_of
-from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.recipes import Recipes
@@ -48,7 +48,7 @@ class Variants:
             return self._without_source(variant, source)
         try:
             recipe = self.recipe(variant, source, others or {})
-            runtime = RUNTIMES[self.verification.runtime_of(variant, {})]
+            runtime = RUNTIMES[self.verification.runtime_of(variant, Facts())]
             installed(runtime.distributions, runtime.extra)
             built = self._run(variant, recipe, source, others or {})
         except MissingTool as missing:
@@ -57,9 +57,12 @@ class Variants:
             raise
         except (Exception, SystemExit) as error:  # a converter can raise anything, and takes no other variant with it
             built = failure(self.cell, variant, recipe, error, "conversion")
-        name = self.verification.runtime_of(variant, built.facts)
-        evidence = self.verification.evidence(variant, name, built) if built.artifact and variant.is_model else None
-        precision = built.facts.get("precision", variant.precision)  # of what a search chose
+        facts = built.said(Facts)
+        name = self.verification.runtime_of(variant, facts)
+        evidence = None
+        if built.artifact and variant.is_model:
+            evidence = self.verification.evidence(variant, name, built)
+        precision = facts.precision or variant.precision
         return Built(variant.name, variant.format, precision, name, built, evidence)
 
     def _without_source(self, variant: Variant, source: Built) -> Built:
@@ -71,25 +74,25 @@ class Variants:
         reason = f"there is no {source.variant} to make it from: {why}"
         return self._not_built(variant, source, reason, {"unavailable": source.unavailable})
 
-    def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, Any]) -> Built:
+    def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
         result = Result(recipe, None, facts, refused=reason)
         return Built(variant.name, variant.format, variant.precision, variant.runtime, result, None)
 
     def recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
-        inputs = {"source": source.build.sha256} | {name: other.build.sha256 for name, other in others.items()}
+        inputs = {"source": source.build.sha256}
+        inputs |= {name: other.build.sha256 for name, other in others.items()}
+        parameters, tools = variant.parameters(self.cell.spec, self.cell.target), variant.tool_versions()
         if "calibration" in variant.needs:
             inputs["calibration"] = self.data.calibration.sha256
-        parameters, tools = variant.parameters(self.cell.spec, self.cell.target), variant.tool_versions()
+        if "training" in variant.needs:
+            inputs["training"] = self.data.training.sha256
+            inputs |= self.recipes.loss_inputs()
         if "search" in variant.needs:
             inputs |= self.reference.inputs()
-        if "training" in variant.needs:
-            inputs |= {"training": self.data.training.sha256} | self.recipes.loss_inputs()
-        if "search" in variant.needs:
-            parameters |= (
-                self.recipes.evaluation_parameters() | {"limits": self.recipes.gates()} | self.recipes.timing()
-            )
+            parameters |= self.recipes.evaluation_parameters() | self.recipes.timing()
+            parameters["limits"] = self.recipes.gates()
         if variant.needs & {"calibration", "training"}:
             parameters["preprocessing"] = self.cell.spec.preprocess.to_dict()
             tools = tools | self.recipes.preprocessing_tools()
@@ -98,29 +101,35 @@ class Variants:
         return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
 
     def _run(self, variant: Variant, recipe: Recipe, source: Built, others: Mapping[str, Built]) -> Result:
-        def build(folder: Path) -> Mapping[str, Any]:
-            assert source.artifact is not None
+        def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"building {variant.name} from {source.variant}")
             log_filters.silence()
-            is_calibrated = "calibration" in variant.needs
             with self.cell.store.kept(recipe) as kept:
-                request = BuildRequest(
-                    spec=self.cell.spec,
-                    parameters=variant.parameters(self.cell.spec, self.cell.target),
-                    source=self.cell.store.checkout(source.artifact),
-                    calibration=self.data.saved_feeds(self.data.calibration) if is_calibrated else _no_calibration,
-                    output=folder,
-                    log=print if variant.process else self.cell.log,
-                    others={
-                        n: self.cell.store.checkout(other.artifact) for n, other in others.items() if other.artifact
-                    },
-                    trials=self._trials(variant, recipe) if "search" in variant.needs else None,
-                    training=self.data.saved_feeds(self.data.training) if "training" in variant.needs else None,
-                    kept=kept,
-                )
-                return variant.call(variant.build, request)
+                request = self._request(variant, source, others, folder)
+                if "search" in variant.needs:
+                    request = replace(request, trials=self._trials(variant, recipe))
+                return variant.call(variant.build, replace(request, kept=kept))
 
         return self.cell.store.remember(recipe, build)
+
+    def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
+        """What the variant is built from, into `folder`."""
+        assert source.artifact is not None
+        store = self.cell.store
+        request = BuildRequest(
+            spec=self.cell.spec,
+            parameters=variant.parameters(self.cell.spec, self.cell.target),
+            source=store.checkout(source.artifact),
+            calibration=_no_calibration,
+            output=folder,
+            log=print if variant.process else self.cell.log,
+            others={name: store.checkout(other.artifact) for name, other in others.items() if other.artifact},
+        )
+        if "calibration" in variant.needs:
+            request = replace(request, calibration=self.data.saved_feeds(self.data.calibration))
+        if "training" in variant.needs:
+            request = replace(request, training=self.data.saved_feeds(self.data.training))
+        return request
 
     def _trials(self, variant: Variant, recipe: Recipe) -> Trials:
         """Trials of a search, kept by what decides their outcome: neither the gates nor the budget do."""
@@ -128,7 +137,7 @@ class Variants:
         inputs = own | self.reference.inputs()
         tools = dict(recipe.tools) | installed(RUNTIMES[variant.runtime].distributions, None)
 
-        def remember(parameters: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any]]) -> Result:
+        def remember(parameters: Mapping[str, object], build: Callable[[Path], Mapping[str, object]]) -> Result:
             every = self.recipes.evaluation_parameters() | {"runtime": variant.runtime, **parameters}
             return self.cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
 
@@ -138,16 +147,28 @@ class Variants:
 
         def time(files: Mapping[str, Path]) -> dict[str, float]:
             options = session_options(self.cell.spec, variant.runtime, self.cell.target)
-            contestants = [
-                Contestant(name, sha256_of(path), Loadable(variant.runtime, str(path), options))
-                for name, path in files.items()
-            ]
+            contestants = []
+            for name, path in files.items():
+                contestants.append(Contestant(name, sha256_of(path), Loadable(variant.runtime, str(path), options)))
             rows = self.measurement.interleaved(contestants, MODES["rapid"], (1,))
-            return {name: row["latency_ms"]["1"]["p50"] for name, row in rows.items()}
+            return {name: _median(row) for name, row in rows.items()}
 
-        samples = self.data.evaluation.facts["samples"]
-        output = self.cell.spec.outputs[0].name
-        return Trials(remember, request, self.cell.limits, samples, output, time if self.cell.is_local else None)
+        return Trials(
+            remember=remember,
+            request=request,
+            limits=self.cell.limits,
+            samples=count(self.data.evaluation),
+            output=self.cell.spec.outputs[0].name,
+            time=time if self.cell.is_local else None,
+        )
+
+
+def _median(row: MeasuredVariant) -> float:
+    """P50 in ms at batch 1, of which a rapid measurement has queries enough."""
+    assert row.latency_ms is not None
+    median = row.latency_ms["1"].p50
+    assert median is not None
+    return median
 
 
 def _no_calibration() -> Feeds:

@@ -4,15 +4,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from edge_assets.core.evidence import Facts
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.shapes import record
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
-from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
@@ -28,10 +29,12 @@ class Verification:
     recipes: Recipes
     reference: Reference
 
-    def runtime_of(self, variant: Variant, facts: Mapping[str, Any]) -> str:
+    def runtime_of(self, variant: Variant, facts: Facts) -> str:
         """The variant's runtime, or what stands in for it where it cannot run."""
-        runs_here = self.cell.is_local and not facts.get("needs_device")
-        return variant.runtime if runs_here or variant.stand_in is None else variant.stand_in
+        runs_here = self.cell.is_local and not facts.needs_device
+        if runs_here or variant.stand_in is None:
+            return variant.runtime
+        return variant.stand_in
 
     def request(self, loadable: Loadable, samples: int | None = None) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
@@ -60,28 +63,32 @@ class Verification:
             return failure(self.cell, variant, Recipe("verification", "2", inputs), error, "verification")
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
-        # what a stand-in opens may be the same in several artifacts: it is verified once
-        opened = built.facts.get("stand_in_sha256") if name == variant.stand_in else None
-        inputs = {"artifact": opened or built.sha256} | self.reference.inputs()
+        opened = built.sha256
+        if name == variant.stand_in:  # what it opens may be the same in several artifacts: it is verified once
+            opened = built.said(Facts).stand_in_sha256 or opened
+        inputs = {"artifact": opened} | self.reference.inputs()
         runtime = RUNTIMES[name]
-        # the target's options are for its own engine: another one here computes the same whatever they say
-        session = (self.session(name) if runtime.is_the_targets else {}) | build_session(name, built)
-        parameters = self.recipes.evaluation_parameters() | {"runtime": runtime.evidence_of or name, "session": session}
+        session = build_session(name, built)
+        if runtime.is_the_targets:  # another engine here computes the same whatever the target's options say
+            session = self.session(name) | session
+        parameters = self.recipes.evaluation_parameters()
+        parameters["runtime"] = runtime.evidence_of or name
+        parameters["session"] = session
         parameters["system"] = sys.platform  # what cannot run on Linux may run on a Mac that shares the store
         samples = self.cell.target.options.get("evaluation_samples")
         if samples:
-            parameters |= {"samples": samples}
+            parameters["samples"] = samples
         tools = installed(runtime.distributions, runtime.extra) | self.recipes.preprocessing_tools()
         recipe = Recipe("verification", "2", inputs, parameters, tools)
 
-        def build(_folder: Path) -> Mapping[str, Any]:
-            count = min(self.data.evaluation.facts["samples"], samples or self.data.evaluation.facts["samples"])
-            self.cell.log(f"verifying {variant.name} on {count} samples")
-            return variant.call(evaluate, self.request(self.loadable(name, built), samples))
+        def build(_folder: Path) -> Mapping[str, object]:
+            every = count(self.data.evaluation)
+            self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
+            return record(variant.call(evaluate, self.request(self.loadable(name, built), samples)))
 
         return self.cell.store.remember(recipe, build)
 
-    def session(self, runtime: str) -> dict[str, Any]:
+    def session(self, runtime: str) -> dict[str, object]:
         """What of the target's options a runtime's sessions are opened with."""
         return {name: self.cell.target.options[name] for name in RUNTIMES[runtime].target_options}
 

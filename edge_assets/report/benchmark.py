@@ -1,21 +1,22 @@
 """The benchmark report of one checkpoint on one target."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from edge_assets.core.evidence import Measured, Row
+from edge_assets.core.shapes import record, written
 from edge_assets.report import plots
 from edge_assets.report.tables import frame
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-def write(folder: Path, rows: Rows, measured: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `benchmark.csv`, `benchmark.json` and the plots into `folder`."""
+def write(folder: Path, rows: Sequence[Row], measured: Measured) -> dict[str, object]:
+    """Write `benchmark.csv`, `benchmark.json` and the plots into `folder`. Returns the report's facts."""
     frame(rows).to_csv(folder / "benchmark.csv", index=False)
-    (folder / "benchmark.json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1))
+    whole = record(measured)
+    whole["rows"] = written(rows)  # the judged ones: the measurement has its own file
+    (folder / "benchmark.json").write_text(json.dumps(whole, indent=1))
     (folder / "accuracy.png").write_bytes(plots.accuracy(rows))
-    if facts["mode"]:
+    if measured.mode:
         (folder / "latency.png").write_bytes(plots.latency_distribution(measured))
-    return {"variants": len(rows), "mode": facts["mode"]}
+    return {"variants": len(rows), "mode": measured.mode}

@@ -1,39 +1,40 @@
 """Plots as PNG bytes: accuracy against size and latency, and latency distributions."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_assets.core.evidence import Measured, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, Any]]
 COLORS = {"released": "#1a7f37", "baseline": "#57606a", "dominated": "#bf8700", "not_selected": "#0969da"}
 OTHER = "#cf222e"
+OFFSETS = (7, -14, 14, -28)  # of names from their points, in turn
 
 
-def accuracy(rows: Rows) -> bytes:
+@dataclass(frozen=True)
+class Point:
+    """A variant in a panel, at `x` on its axis."""
+
+    row: Row
+    x: float
+
+
+def accuracy(rows: Sequence[Row]) -> bytes:
     """Accuracy against size and, where it was measured, against median latency; one point per variant."""
-    panels: list[tuple[str, Callable[[Mapping[str, Any]], float]]] = [
-        ("artifact size (KiB)", lambda row: row["size_bytes"] / 1024)
-    ]
-    shown = [row for row in rows if row["size_bytes"] and row["accuracy"] is not None]
-    if any(row["latency_ms"] for row in shown):
-        panels.append(
-            ("P50 latency at batch 1 (ms)", lambda row: row["latency_ms"]["p50"] or row["latency_ms"]["mean"])
-        )
+    sized = [Point(row, row.size_bytes / 1024) for row in rows if row.size_bytes and row.accuracy is not None]
+    timed = [Point(point.row, point.row.latency_ms.typical) for point in sized if point.row.latency_ms]
+    panels = {"artifact size (KiB)": sized}
+    if timed:
+        panels["P50 latency at batch 1 (ms)"] = timed
     figure, axes = _figure(len(panels))
-    for axis, (label, value) in zip(axes, panels, strict=True):
-        for i, row in enumerate(row for row in shown if axis is axes[0] or row["latency_ms"]):
-            x, y = value(row), 100 * row["accuracy"]
-            low, high = row["accuracy_drop_interval_points"]
-            drop = row["accuracy_drop_points"]
-            color = COLORS.get(row["verdict"], OTHER)
-            axis.errorbar(x, y, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
-            # alternating, because variants of nearly one size would write over each other
-            offset = (6, 7 * (1 if i % 2 else -2) * (1 + i // 2 % 2))
-            axis.annotate(row["artifact"], (x, y), textcoords="offset points", xytext=offset, fontsize=8, color=color)
+    for axis, (label, points) in zip(axes, panels.items(), strict=True):
+        for number, point in enumerate(points):
+            _draw(axis, point, number)
         axis.set_xlabel(label)
         axis.margins(x=0.25, y=0.25)
         axis.set_xlim(left=0)
@@ -41,13 +42,35 @@ def accuracy(rows: Rows) -> bytes:
     return _png(figure)
 
 
-def latency_distribution(measured: Mapping[str, Any]) -> bytes:
+def _draw(axis: "Axes", point: Point, number: int) -> None:
+    """A point with its interval and its name, which stands above or below it in turn: near ones would overlap."""
+    row = point.row
+    assert row.accuracy is not None and row.accuracy_drop_points is not None and row.accuracy_drop_interval_points
+    score, drop = 100 * row.accuracy, row.accuracy_drop_points
+    low, high = row.accuracy_drop_interval_points
+    color = COLORS.get(row.verdict, OTHER)
+    axis.errorbar(point.x, score, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
+    offset = (6, OFFSETS[number % len(OFFSETS)])
+    axis.annotate(
+        row.artifact,
+        (point.x, score),
+        textcoords="offset points",
+        xytext=offset,
+        fontsize=8,
+        color=color,
+    )
+
+
+def latency_distribution(measured: Measured) -> bytes:
     """Latency histograms at batch 1, one line per variant."""
     figure, (axis,) = _figure(1)
-    for name, row in measured.items():
-        histogram = row["latency_ms"]["1"]["histogram"]
-        total = sum(histogram["counts"])
-        axis.stairs([count / total for count in histogram["counts"]], histogram["edges"], label=name)
+    for name, row in measured.rows.items():
+        histogram = row.latency_ms["1"].histogram if row.latency_ms else None
+        if histogram is None:
+            continue
+        total = sum(histogram.counts)
+        shares = [count / total for count in histogram.counts]
+        axis.stairs(shares, histogram.edges, label=name)
     axis.set_xlabel("latency at batch 1 (ms)")
     axis.set_xscale("log")
     axis.set_ylabel("share of queries")

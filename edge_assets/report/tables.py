@@ -1,54 +1,66 @@
 """Rows as tables, with units in the column names."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edge_assets.core.evidence import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-def frame(rows: Rows) -> "pd.DataFrame":
+def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """The columns that people compare, one line per variant; missing values where not measured."""
     import pandas as pd
 
-    return pd.DataFrame([_flat(row) for row in rows])
+    return pd.DataFrame([_line(row) for row in rows])
 
 
-def markdown(rows: Rows) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """The same table as Markdown, `-` where not measured."""
-    table = frame(rows).drop(columns=["sha256"])
-    return table.to_markdown(index=False, floatfmt=".4g", missingval="-")
+    return _markdown(frame(rows).drop(columns=["sha256"]))
 
 
-def plain(records: Rows) -> str:
+def plain(records: Sequence[Mapping[str, object]]) -> str:
     """Records as they are, as a Markdown table."""
     import pandas as pd
 
-    return pd.DataFrame(list(records)).to_markdown(index=False, floatfmt=".4g", missingval="-")
+    return _markdown(pd.DataFrame(list(records)))
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    latency = row["latency_ms"] or {}
-    interval = row["accuracy_drop_interval_points"]
-    memory = row["peak_memory_bytes"]
+def _markdown(table: "pd.DataFrame") -> str:
+    return str(table.to_markdown(index=False, floatfmt=".4g", missingval="-"))
+
+
+def _line(row: Row) -> dict[str, str | float | None]:
+    latency = row.latency_ms
     return {
-        "target": row["target"],
-        "artifact": row["artifact"],
-        "precision": row["precision"],
-        "verdict": row["verdict"],
-        "size (KiB)": row["size_bytes"] and row["size_bytes"] / 1024,
-        f"size / {row['size_base']}": row["size_ratio"],
-        "accuracy": row["accuracy"],
-        "drop (points)": row["accuracy_drop_points"],
-        "95 % interval (points)": f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else None,
-        "SNR (dB)": row["parity_snr_db"],
-        "P50 (ms)": latency.get("p50"),
-        "P90 (ms)": latency.get("p90"),
-        "P99 (ms)": latency.get("p99"),
-        "throughput (1/s)": row["throughput_per_s"],
-        "peak memory (MiB)": memory and memory / 2**20,
-        "measured on": row["measured_on"] or row["not_measured"],
-        "sha256": row["sha256"],
+        "target": row.target,
+        "artifact": row.artifact,
+        "precision": row.precision,
+        "verdict": row.verdict,
+        "size (KiB)": _divided(row.size_bytes, 1024),
+        f"size / {row.size_base}": row.size_ratio,
+        "accuracy": row.accuracy,
+        "drop (points)": row.accuracy_drop_points,
+        "95 % interval (points)": _interval(row),
+        "SNR (dB)": row.parity_snr_db,
+        "P50 (ms)": latency.p50 if latency else None,
+        "P90 (ms)": latency.p90 if latency else None,
+        "P99 (ms)": latency.p99 if latency else None,
+        "throughput (1/s)": row.throughput_per_s,
+        "peak memory (MiB)": _divided(row.peak_memory_bytes, 2**20),
+        "measured on": row.measured_on or row.not_measured,
+        "sha256": row.sha256,
     }
+
+
+def _interval(row: Row) -> str | None:
+    if row.accuracy_drop_interval_points is None:
+        return None
+    low, high = row.accuracy_drop_interval_points
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _divided(value: int | None, unit: int) -> float | None:
+    return None if value is None else value / unit

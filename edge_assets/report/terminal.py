@@ -1,52 +1,61 @@
 """The scorecard in a terminal."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from edge_assets.core.evidence import Row
+
 STYLES = {"released": "bold green", "baseline": "dim"}
 
 
-def print_scorecard(checkpoint: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_rows(checkpoint: str, rows: Sequence[Row]) -> None:
     """One table per target, and a line that says where it was measured."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=150)
-    for target, group in groupby(rows, key=lambda row: row["target"]):
-        mine = list(group)
-        timed = next((row for row in mine if row["measured_on"]), None)
-        where = f"measured on {timed['measured_on']}, mode {timed['mode']}" if timed else mine[0]["not_measured"]
-        table = Table(title=f"{checkpoint} on {target}: {where}", title_justify="left", expand=True)
-        for name in ("variant", "verdict"):
-            table.add_column(name, no_wrap=True)
-        for name in ("size KiB", "ratio", "accuracy", "drop points", "P50 ms", "peak MiB"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("why", overflow="fold", ratio=1)
-        for row in mine:
-            table.add_row(*_cells(row), style=STYLES.get(row["verdict"]))
-        console.print(table)
+    by_target: dict[str, list[Row]] = {}
+    for row in rows:
+        by_target.setdefault(row.target, []).append(row)
+    for target, mine in by_target.items():
+        console.print(_table(f"{checkpoint} on {target}: {_where(mine)}", mine))
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    latency, memory = row["latency_ms"] or {}, row["peak_memory_bytes"]
-    return [
-        row["artifact"],
-        row["verdict"],
-        _number(row["size_bytes"] and row["size_bytes"] / 1024, "{:,.0f}"),
-        _number(row["size_ratio"], "{:.2f}"),
-        _number(row["accuracy"] and 100 * row["accuracy"], "{:.2f} %"),
-        _number(row["accuracy_drop_points"], "{:.2f}"),
-        _number(latency.get("p50"), "{:.3f}"),
-        _number(memory and memory / 2**20, "{:.0f}"),
-        row["reason"],
-    ]
+def _where(rows: Sequence[Row]) -> str:
+    """Where one target's rows were measured, or why nowhere."""
+    for row in rows:
+        if row.measured_on:
+            return f"measured on {row.measured_on}, mode {row.mode}"
+    return rows[0].not_measured or "not measured"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left", expand=True)
+    for name in ("variant", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("size KiB", "ratio", "accuracy", "drop points", "P50 ms", "peak MiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=1)
+    for row in rows:
+        latency = row.latency_ms
+        table.add_row(
+            row.artifact,
+            row.verdict,
+            _number(row.size_bytes, "{:,.0f}", unit=1024),
+            _number(row.size_ratio, "{:.2f}"),
+            _number(row.accuracy, "{:.2f} %", unit=0.01),
+            _number(row.accuracy_drop_points, "{:.2f}"),
+            _number(latency.p50 if latency else None, "{:.3f}"),
+            _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
+            row.reason,
+            style=STYLES.get(row.verdict),
+        )
+    return table
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    return "-" if value is None else form.format(value / unit)
 
 
 def print_freed(counts: Mapping[str, int], sizes: Mapping[str, int], notes: Sequence[str], dry_run: bool) -> None:

@@ -4,15 +4,11 @@ A ratio compares with the unquantized variant of the same format on the same tar
 alone. Speed is compared only where both were timed on the target's hardware, in one interleaved measurement.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from edge_assets.core.evidence import Graph, Row
 from edge_assets.core.select import TIE
-
-Rows = Sequence[Mapping[str, Any]]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,16 @@ PROMISES = {
     "int4": Promise((1, 3), (4, 8), (2, 4), "GPUs"),
 }
 
+INT8_WEIGHTS = "int8 weights"
+INT8_NAMES: Mapping[str | None, str] = {
+    "dynamic": "int8 dynamic",
+    "static": "int8 static",
+    "full": "int8 static",
+    "qat": "int8 QAT",
+}  # by the kind of scheme
+PALETTES = {"lut6": "6-bit palette", "lut4": "4-bit palette"}
+ORDER = [*PROMISES, INT8_WEIGHTS, *PALETTES.values()]  # of the table
+SIXTEEN_BITS = ("u16", "s16", "i16")
 OVERHEAD = "scales, zero points and what stays in fp32"
 SMALL_BYTES = 16 * 2**20  # of the fp32 file below which overheads weigh
 SMALL_MS = 1.0  # P50 of fp32 below which conversions between int8 and fp32 weigh
@@ -59,109 +65,137 @@ DEPTHWISE_SHARE = 0.2  # of the convolutions
 WHY_LARGE = {"tensorrt": "the engine's kernels"}
 
 
-def scheme(row: Row) -> str:
-    """The scheme's usual name, from the recipe's: `int8_static_qdq_...` is int8 static."""
-    recipe, precision = str(row["recipe"]), str(row["precision"])
-    if precision == "int8":
-        kinds = {"dynamic": "int8 dynamic", "qat": "int8 QAT", "static": "int8 static", "full": "int8 static"}
-        return next((name for kind, name in kinds.items() if f"_{kind}" in recipe), "int8 weights")
-    return {"lut6": "6-bit palette", "lut4": "4-bit palette"}.get(precision, precision)
+def usual_name(row: Row) -> str:
+    """The scheme's usual name: `int8_static_qdq_...` is int8 static."""
+    if row.precision == "int8":
+        kind = row.scheme.kind if row.scheme else None
+        return INT8_NAMES.get(kind, INT8_WEIGHTS)
+    return PALETTES.get(row.precision, row.precision)
 
 
-def tradeoffs(rows: Rows) -> list[Tradeoff]:
+def tradeoffs(rows: Sequence[Row]) -> list[Tradeoff]:
     """One line per verified variant below fp32, ordered by scheme; targets that share its bytes share its line."""
     bases: dict[tuple[str, str], Row] = {}
+    graphs: dict[str, Graph] = {}
     for row in rows:
-        if row["precision"] == "fp32" and row["size_bytes"]:
-            bases.setdefault((row["target"], row["format"]), row)  # the plain conversion comes first
-    graphs = {row["target"]: row["graph"] for row in rows if row.get("graph")}
-    seen: dict[tuple[str, str, str | None], Tradeoff] = {}
+        if row.precision == "fp32" and row.size_bytes:
+            bases.setdefault((row.target, row.format), row)  # the plain conversion comes first
+        if row.graph:
+            graphs[row.target] = row.graph
+    seen: dict[tuple[str, str | None, str | None], Tradeoff] = {}
     for row in rows:
-        if row["precision"] == "fp32" or row["accuracy"] is None:
+        if row.precision == "fp32" or row.accuracy is None:
             continue
-        base = bases.get((row["target"], row["format"]))
-        entry = _tradeoff(row, base, graphs.get(row["target"], {}))
-        timed_on = row["target"] if entry.faster is not None else None
-        seen.setdefault((row["artifact"], row["sha256"], timed_on), entry)
-    order = [*PROMISES, "int8 weights", "6-bit palette", "4-bit palette"]
-    return sorted(seen.values(), key=lambda t: (order.index(t.scheme) if t.scheme in order else len(order), t.artifact))
+        entry = _tradeoff(row, bases.get((row.target, row.format)), graphs.get(row.target))
+        timed_on = row.target if entry.faster is not None else None
+        seen.setdefault((row.artifact, row.sha256, timed_on), entry)
+    return sorted(seen.values(), key=_place)
 
 
-def refusals(rows: Rows) -> list[tuple[str, str]]:
+def _place(entry: Tradeoff) -> tuple[int, str]:
+    """Where it stands in the table."""
+    if entry.scheme in ORDER:
+        return ORDER.index(entry.scheme), entry.artifact
+    return len(ORDER), entry.artifact
+
+
+def refusals(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Schemes that were not built for this model, by artifact, each with its reason once."""
-    return list(dict.fromkeys((row["artifact"], row["reason"]) for row in rows if row["verdict"] == "refused"))
+    refused = [(row.artifact, row.reason) for row in rows if row.verdict == "refused"]
+    return list(dict.fromkeys(refused))
 
 
-def _tradeoff(row: Row, base: Row | None, graph: Mapping[str, int]) -> Tradeoff:
-    name = scheme(row)
-    low, high = row["accuracy_drop_interval_points"]
-    smaller = base["size_bytes"] / row["size_bytes"] if base else 1 / row["size_ratio"]
-    timed = base and row["latency_ms"] and base["latency_ms"]
-    faster = _p50(base) / _p50(row) if base and timed else None
+def _tradeoff(row: Row, base: Row | None, graph: Graph | None) -> Tradeoff:
+    assert row.accuracy_drop_points is not None and row.accuracy_drop_interval_points
+    name = usual_name(row)
+    smaller, faster = _smaller(row, base), _faster(row, base)
     promise = PROMISES.get(name)
+    remarks = [*_size_remarks(promise, row, base, smaller), *_speed_remarks(promise, row, base, graph, faster)]
     return Tradeoff(
         scheme=name,
-        artifact=row["artifact"],
-        recipe=row["recipe"],
-        target=row["target"],
-        base=base["artifact"] if base else row["size_base"],
-        drop_points=row["accuracy_drop_points"],
-        drop_interval_points=(low, high),
+        artifact=row.artifact,
+        recipe=row.recipe,
+        target=row.target,
+        base=base.artifact if base else row.size_base,
+        drop_points=row.accuracy_drop_points,
+        drop_interval_points=row.accuracy_drop_interval_points,
         smaller=smaller,
         faster=faster,
-        effort_seconds=row.get("effort_seconds"),
+        effort_seconds=row.effort_seconds,
         promise=promise,
-        remark="; ".join(_remarks(promise, row, base, graph, smaller, faster)),
+        remark="; ".join(remarks),
     )
 
 
-def _p50(row: Row) -> float:
-    return float(row["latency_ms"]["p50"] or row["latency_ms"]["mean"])
+def _smaller(row: Row, base: Row | None) -> float:
+    """How many times smaller than the base, or, without one, than what size ratios are relative to."""
+    if base and base.size_bytes and row.size_bytes:
+        return base.size_bytes / row.size_bytes
+    assert row.size_ratio
+    return 1 / row.size_ratio
 
 
-def _remarks(
-    promise: Promise | None,
-    row: Row,
-    base: Row | None,
-    graph: Mapping[str, int],
-    smaller: float,
-    faster: float | None,
-) -> Iterator[str]:
-    """Where reality differs from the promise, and why, as far as the graph, the recipe and the machine tell."""
-    drop = row["accuracy_drop_points"]
-    if promise and drop > promise.drop_points[1]:
+def _faster(row: Row, base: Row | None) -> float | None:
+    """How many times faster than the base, where both were timed on the target."""
+    if base is None or base.latency_ms is None or row.latency_ms is None:
+        return None
+    return base.latency_ms.typical / row.latency_ms.typical
+
+
+def _size_remarks(promise: Promise | None, row: Row, base: Row | None, smaller: float) -> Iterator[str]:
+    """Where accuracy and size differ from the promise, and why, as far as the recipe tells."""
+    if promise is None or row.accuracy_drop_points is None:
+        return
+    if row.accuracy_drop_points > promise.drop_points[1]:
         yield f"loses more than the promised {promise.drop_points[1]:g} points"
-    if promise and smaller < promise.smaller[0] * 0.95:
+    if smaller < promise.smaller[0] * 0.95:
         yield f"less small than promised: {_why_large(row, base)}"
+
+
+def _speed_remarks(
+    promise: Promise | None, row: Row, base: Row | None, graph: Graph | None, faster: float | None
+) -> Iterator[str]:
+    """Where speed differs from the promise, and why, as far as the graph, the recipe and the machine tell."""
     least = promise.faster[0] if promise else 1 - TIE
     if faster is None or faster >= least:
         return
-    why = ", ".join(_why_slow(row, base, graph)) or (f"the promise is for {promise.where}" if promise else "")
     what = "slower than fp32 on this target" if faster < 1 - TIE else "less fast than promised"
+    why = ", ".join(_why_slow(row, base, graph))
+    if not why and promise:
+        why = f"the promise is for {promise.where}"
     yield f"{what}: {why}" if why else what
 
 
 def _why_large(row: Row, base: Row | None) -> str:
-    if kept := re.search(r"_keep(\d+)", str(row["recipe"])):
-        return f"{kept[1]} layers are kept in higher precision"
-    small = base is not None and base["size_bytes"] < SMALL_BYTES
-    return f"{WHY_LARGE.get(row['format'], OVERHEAD)} weigh{' in a small model' if small else ''}"
+    if row.scheme and row.scheme.kept_layers:
+        return f"{row.scheme.kept_layers} layers are kept in higher precision"
+    what = WHY_LARGE.get(row.format, OVERHEAD)
+    if base and base.size_bytes and base.size_bytes < SMALL_BYTES:
+        return f"{what} weigh in a small model"
+    return f"{what} weigh"
 
 
-def _why_slow(row: Row, base: Row | None, graph: Mapping[str, int]) -> Iterator[str]:
+def _why_slow(row: Row, base: Row | None, graph: Graph | None) -> Iterator[str]:
     """Reasons that are known of this row, the weightiest first."""
-    if row["precision"] == "fp16" and row["family"] == "cpu":
+    scheme, on_cpu = row.scheme, row.family == "cpu"
+    if row.precision == "fp16" and on_cpu:
         yield "the CPU computes it in fp32, behind casts"
-    if re.search(r"_[us]16s8_", str(row["recipe"])) and row["family"] == "cpu":
+    if scheme and scheme.activations in SIXTEEN_BITS and on_cpu:
         yield "CPUs have no products of 16-bit activations and compute in fp32, between conversions"
         return
-    if row["precision"] == "int4" and row["family"] == "cpu":
+    if row.precision == "int4" and on_cpu:
         yield "weights are unpacked at every product"
-    if row["precision"] == "int8" and "reducedrange" in str(row["recipe"]):
+    if row.precision != "int8":
+        return
+    if scheme and scheme.has_reduced_range:
         yield "no VNNI"
-    depthwise, convolutions = graph.get("depthwise", 0), graph.get("convolutions", 0)
-    in_integers = row["precision"] == "int8" and scheme(row) != "int8 weights"
-    if in_integers and depthwise >= DEPTHWISE_SHARE * max(1, convolutions):
-        yield f"{depthwise} of {convolutions} convolutions are depthwise, which int8 products do little for"
-    if in_integers and base and _p50(base) < SMALL_MS:
-        yield f"fp32 takes {_p50(base):.2f} ms, too little for what int8 saves to outweigh its conversions"
+    if usual_name(row) == INT8_WEIGHTS:
+        return
+    if graph and graph.depthwise >= DEPTHWISE_SHARE * max(1, graph.convolutions):
+        yield (
+            f"{graph.depthwise} of {graph.convolutions} convolutions are depthwise, which int8 products do little for"
+        )
+    if base and base.latency_ms and base.latency_ms.typical < SMALL_MS:
+        yield (
+            f"fp32 takes {base.latency_ms.typical:.2f} ms, too little for what int8 saves to outweigh its conversions"
+        )

@@ -5,13 +5,28 @@ from typing import Any
 
 import pytest
 
+from edge_assets.core.evidence import Accuracy, Latency, Memory, Parity
 from edge_assets.core.select import Candidate, Limits, closest, judge
 
 LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000, memory_bytes=1000)
 
 
+def parity(snr_db: float | None, nan: int = 0) -> Parity:
+    return Parity(max_abs=0.1, max_rel=0.1, cosine=1.0, snr_db=snr_db, nan=nan, inf=0, by_output={})
+
+
 def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float = 0.1, **changes: Any) -> Candidate:
-    accuracy = {"drop_points": drop, "drop_interval_points": [drop - 0.1, drop + 0.1], "samples": 5000, "value": 0.95}
+    accuracy = Accuracy(
+        value=0.95,
+        reference=0.951,
+        samples=5000,
+        drop_points=drop,
+        drop_interval_points=(drop - 0.1, drop + 0.1),
+        confidence=0.95,
+        lost=0,
+        gained=0,
+    )
+    statistics = {"queries": 64, "std": 0.0, "p90": None, "p95": None, "p99": None, "throughput_per_s": 1.0}
     made = Candidate(
         name=name,
         format="onnx",
@@ -20,11 +35,10 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         sha256="0",
         size_bytes=size,
         blocked=None,
-        parity={"snr_db": 30.0, "nan": 0, "inf": 0},
+        parity=parity(30.0),
         accuracy=accuracy,
-        peak_memory_bytes=500,
-        memory_how="measured on here",
-        latency_ms={"p50": p50, "mean": p50} if p50 else None,
+        memory=Memory(500, "measured on here"),
+        latency=Latency(p50=p50, mean=p50, **statistics) if p50 else None,
     )
     return replace(made, **changes)
 
@@ -56,21 +70,24 @@ def test_latencies_within_two_percent_are_equal_and_the_smaller_wins() -> None:
 
 
 def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> None:
-    small, lean = candidate("small", None, size=790), candidate("lean", None, size=800, peak_memory_bytes=100)
+    small, lean = (
+        candidate("small", None, size=790),
+        candidate("lean", None, size=800, memory=Memory(100, "measured on here")),
+    )
     assert verdicts(small, lean) == {"small": "not_selected", "lean": "released"}
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "reason"),
     [
-        ({"parity": {"snr_db": 2.0, "nan": 0, "inf": 0}}, "failed_parity", "SNR 2.0 dB, below 8 dB"),
-        ({"parity": {"snr_db": None, "nan": 3, "inf": 0}}, "failed_parity", "3 NaN"),
+        ({"parity": parity(2.0)}, "failed_parity", "SNR 2.0 dB, below 8 dB"),
+        ({"parity": parity(None, nan=3)}, "failed_parity", "3 NaN"),
         ({"drop": 1.2}, "failed_accuracy", "drops 1.20 points (1.10 to 1.30) on 5000 samples, over the gate of 1.00"),
         ({"size": 1200}, "failed_size", "over the budget"),
-        ({"peak_memory_bytes": 1200}, "failed_memory", "measured on here, over the budget"),
+        ({"memory": Memory(1200, "measured on here")}, "failed_memory", "measured on here, over the budget"),
         ({"parity": None}, "missing_evidence", "no evidence for parity"),
         ({"accuracy": None}, "missing_evidence", "no evidence for accuracy"),
-        ({"peak_memory_bytes": None}, "missing_evidence", "no evidence for memory"),
+        ({"memory": None}, "missing_evidence", "no evidence for memory"),
         ({"blocked": ("refused", "no node changed")}, "refused", "no node changed"),
     ],
 )

@@ -40,22 +40,22 @@ def samples() -> np.ndarray:
 
 def test_parity_numbers(samples: np.ndarray) -> None:
     measured = parity.measure(Scaled(1.01), {"x": samples}, {"y": samples})
-    assert measured["snr_db"] == pytest.approx(40, abs=0.01)  # an error of 1 % is 40 dB down
-    assert measured["max_abs"] == pytest.approx(0.01 * np.abs(samples).max(), rel=1e-3)
-    assert measured["max_rel"] == pytest.approx(0.01, rel=1e-3)
-    assert measured["cosine"] == pytest.approx(1)
-    assert set(measured["by_output"]["y"]) == {"1", "2", "5"}
+    assert measured.snr_db == pytest.approx(40, abs=0.01)  # an error of 1 % is 40 dB down
+    assert measured.max_abs == pytest.approx(0.01 * np.abs(samples).max(), rel=1e-3)
+    assert measured.max_rel == pytest.approx(0.01, rel=1e-3)
+    assert measured.cosine == pytest.approx(1)
+    assert set(measured.by_output["y"]) == {"1", "2", "5"}
 
 
 def test_equal_outputs_are_capped_and_not_infinite(samples: np.ndarray) -> None:
     measured = parity.measure(Scaled(), {"x": samples}, {"y": samples})
-    assert (measured["max_abs"], measured["snr_db"]) == (0, parity.SNR_CAP_DB)
+    assert (measured.max_abs, measured.snr_db) == (0, parity.SNR_CAP_DB)
 
 
 @pytest.mark.parametrize("broken", [Scaled(nan=True), Scaled(keeps_batch=False)], ids=["NaN", "fixed batch"])
 def test_broken_outputs_fail_at_every_precision(samples: np.ndarray, broken: Scaled) -> None:
     measured = parity.measure(broken, {"x": samples}, {"y": samples})
-    assert measured["snr_db"] is None
+    assert measured.snr_db is None
     assert not any(parity.verdict(measured, precision)[0] for precision in parity.LEAST_SNR_DB)
 
 
@@ -79,9 +79,9 @@ def test_drop_is_paired_and_positive_when_worse() -> None:
     scores[:20] = 0  # twenty lost
     scores[-5:] = 1  # five gained
     result = accuracy.compare(scores, reference, higher_is_better=True)
-    assert (result["lost"], result["gained"]) == (20, 5)
-    assert result["drop_points"] == pytest.approx(1.5)
-    low, high = result["drop_interval_points"]
+    assert (result.lost, result.gained) == (20, 5)
+    assert result.drop_points == pytest.approx(1.5)
+    low, high = result.drop_interval_points
     # the normal approximation of a paired proportion difference
     half = 1.96 * 100 * math.sqrt(25 - 15**2 / 1000) / 1000
     assert low == pytest.approx(1.5 - half, abs=0.15)
@@ -90,24 +90,24 @@ def test_drop_is_paired_and_positive_when_worse() -> None:
 
 def test_a_metric_where_lower_is_better() -> None:
     errors, worse = np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 3.5])
-    assert accuracy.compare(worse, errors, higher_is_better=False)["drop_points"] == pytest.approx(100 / 3)
+    assert accuracy.compare(worse, errors, higher_is_better=False).drop_points == pytest.approx(100 / 3)
 
 
 def test_identical_scores_have_an_interval_of_zero() -> None:
     scores = np.ones(100)
-    assert accuracy.compare(scores, scores, True)["drop_interval_points"] == [0, 0]
+    assert accuracy.compare(scores, scores, True).drop_interval_points == (0, 0)
 
 
 def test_percentiles_appear_only_with_mlperfs_counts() -> None:
     assert {p: least_queries(p) for p in (90, 95, 99)} == {90: 64, 95: 130, 99: 662}
     summary = summarize(np.linspace(1, 2, 129).tolist())
-    assert summary["p90"] == pytest.approx(1.9)
-    assert summary["p95"] is summary["p99"] is None
-    assert summarize([1.0] * 662)["p99"] == 1
+    assert summary.p90 == pytest.approx(1.9)
+    assert summary.p95 is summary.p99 is None
+    assert summarize([1.0] * 662).p99 == 1
 
 
 def test_throughput_counts_the_batch() -> None:
-    assert summarize([4.0, 4.0], batch=8)["throughput_per_s"] == pytest.approx(2000)
+    assert summarize([4.0, 4.0], batch=8).throughput_per_s == pytest.approx(2000)
 
 
 def test_modes_are_mlperf_mobiles() -> None:
@@ -125,5 +125,5 @@ def test_an_output_may_be_called_as_the_scores_are(store: ArtifactStore, checkpo
     reference = cell.reference.build()
     built = cell.variants.build(onnx.MODEL, reference)
     assert reference.accuracy is not None and built.accuracy is not None, built.failed
-    assert built.accuracy["value"] == pytest.approx(reference.accuracy["value"], abs=0.01)
+    assert built.accuracy.value == pytest.approx(reference.accuracy.value, abs=0.01)
     assert built.agreement is not None and set(built.agreement) == {"scores"}

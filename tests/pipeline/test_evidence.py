@@ -18,7 +18,7 @@ from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.defs import metadata
 from edge_assets.families.cpu import CPU
-from edge_assets.pipeline import scorecard
+from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
@@ -65,7 +65,7 @@ def masked(value: Any, name: str = "") -> Any:
 def judged(cell: Cell, builts: Mapping[str, Built], mode: str | None) -> Judgement:
     """The cell's judgement with a measurement that was made up."""
     contestants = {name: built for name, built in builts.items() if built.artifact}
-    rows = {}
+    measured = {}
     for name, built in contestants.items():
         row: dict[str, Any] = {"sha256": built.build.sha256, "load_ms": 1.5, "baseline_bytes": 2**25}
         row |= {"warm_up": {"queries": 32, "steady": True}, "peak_bytes": 2**26}
@@ -74,11 +74,11 @@ def judged(cell: Cell, builts: Mapping[str, Built], mode: str | None) -> Judgeme
             one = STATISTICS | {"mean": slow * 2.5, "p50": slow * 2.25, "throughput_per_s": 400.0 / slow}
             eight = STATISTICS | {"throughput_per_s": 3200.0}
             row["latency_ms"] = {"1": one | {"histogram": HISTOGRAM}, "8": eight}
-        rows[name] = row
+        measured[name] = row
     facts = {"mode": mode, "threads": 4, "machine": MACHINE, "versions": {"numpy": "1"}, "measured_at": "2026-01-01"}
 
     def measure(folder: Path) -> Mapping[str, Any]:
-        (folder / "measurement.json").write_text(json.dumps(facts | {"rows": rows}))
+        (folder / "measurement.json").write_text(json.dumps(facts | {"rows": measured}))
         return facts
 
     inputs = {name: built.build.sha256 for name, built in contestants.items()}
@@ -129,7 +129,7 @@ def evidence(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
         found["checks"][name] = checked(metadata.variant_checks(cell, built, ["parity", "accuracy", "size"]))
     for kind, mode in (("timed", "rapid"), ("untimed", None)):
         judgement = judged(cell, builts, mode)
-        scorecard.write(store, cell.path, judgement.rows())
+        rows.write(store, cell.path, judgement.rows)
         report, released = judgement.report(), judgement.release()
         assert released.artifact is not None
         folder = store.checkout(released.artifact)

@@ -140,7 +140,7 @@ def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, bui
     with pytest.raises(MeasurementError, match="missing: measuring failed: 'load' failed") as kept:
         cell.measurement.interleaved([missing], None, (1,))
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
-    assert cell.measurement.interleaved([contestant], None, (1,))["onnx_model"]["peak_bytes"] > 0
+    assert cell.measurement.interleaved([contestant], None, (1,))["onnx_model"].peak_bytes > 0
     assert kept.value.__traceback__ is not None, "the error was alive all the while"
 
 
@@ -158,7 +158,7 @@ def test_measurements_of_two_state_folders_wait_for_each_other(
             while not lines and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert lines == ["waiting for another measurement on this machine"] and not measured.done()
-        assert measured.result(timeout=60)["onnx_model"]["peak_bytes"] > 0
+        assert measured.result(timeout=60)["onnx_model"].peak_bytes > 0
 
 
 # --- errors --------------------------------------------------------------------------------------------

@@ -31,14 +31,20 @@ LEFT_OUT = ("machine", "builder_version", "system", "threads")
 FACTS: Mapping[str, Any] = {  # of every result: enough for each to be judged, and for the smallest to be released
     "samples": 600,
     "parity": {"by_output": {}, "max_abs": 0.0, "max_rel": 0.0, "cosine": 1.0, "snr_db": 200.0, "nan": 0, "inf": 0},
-    "accuracy": {"value": 1.0, "drop_points": 0.0, "drop_interval_points": [0.0, 0.0], "samples": 600},
+    "accuracy": {
+        **{"value": 1.0, "reference": 1.0, "samples": 600, "drop_points": 0.0, "drop_interval_points": [0.0, 0.0]},
+        **{"confidence": 0.95, "lost": 0, "gained": 0},
+    },
     "weights_bytes": 1,
     "parameters": 1,
     "flops": 1,
     "memory_estimate": {"bytes": 1, "how": "said"},
     "mode": None,
     "threads": 1,
-    "machine": {"cpu": "any", "cores": 1},
+    "machine": {
+        **{"cpu": "any", "architecture": "any", "cores": 1, "instruction_sets": [], "memory_bytes": 1},
+        **{"system": "any", "board": None, "governor": None},
+    },
     "versions": {},
     "measured_at": "",
 }

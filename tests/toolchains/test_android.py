@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.core.shapes import written
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import NothingReleasable, Refused
@@ -273,8 +274,8 @@ def test_what_does_not_fit_is_refused_at_release_with_the_numbers(build: Build, 
     judgement = Judgement(place, builts, place.measure(builts, "rapid"))
     with pytest.raises(NothingReleasable, match=r"litert_int8_full.*peak memory .*tensor arena.* over the budget of"):
         judgement.winner()
-    (row,) = [row for row in judgement.rows() if row["artifact"] == "litert_int8_full"]
-    assert row["verdict"] == "failed_memory" and row["memory_estimate"]["bytes"] > 2048
-    json.dumps(judgement.rows())
+    (row,) = [row for row in judgement.rows if row.artifact == "litert_int8_full"]
+    assert row.verdict == "failed_memory" and row.memory_estimate.bytes > 2048
+    json.dumps(written(judgement.rows))
     fitting = cell("cortex-m4")
     assert Judgement(fitting, builts, fitting.measure(builts, "rapid")).winner().candidate.name == "litert_int8_full"

@@ -126,7 +126,7 @@ def test_compressed_packages_are_smaller_and_say_how_much_is_compressed(build: C
     assert sizes["lut4"] < sizes["lut6"] < sizes["int8"] < sizes["fp16"]
     assert sizes["int4"] < sizes["int8"]
     assert all(builts[name].build.facts["compressed_share"] > 0.85 for name in names[1:])
-    snr = {name: built.parity["snr_db"] for name, built in builts.items() if built.parity}
+    snr = {name: built.parity.snr_db for name, built in builts.items() if built.parity}
     assert snr["fp16"] > snr["int8"] > snr["lut4"]
 
 

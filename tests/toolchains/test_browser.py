@@ -474,4 +474,4 @@ def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: A
     assert int4.build.facts["quantized_nodes"] == 2
     assert int4.build.facts["recipe"] == "int4_weights_matmulnbits_u4_block32_rtn"
     assert int4.artifact.size_bytes < 0.4 * model.artifact.size_bytes
-    assert int4.parity is not None and int4.parity["snr_db"] > 10
+    assert int4.parity is not None and int4.parity.snr_db > 10

@@ -108,9 +108,9 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
     assert built.parity is not None and built.accuracy is not None
     passed, sentence = parity.verdict(built.parity, variant.precision)
     assert passed, sentence
-    assert set(built.parity["by_output"]["logits"]) == {"1", "2", "5"}
-    assert built.accuracy["samples"] == 597
-    assert abs(built.accuracy["drop_points"]) <= 2.0
+    assert set(built.parity.by_output["logits"]) == {"1", "2", "5"}
+    assert built.accuracy.samples == 597
+    assert abs(built.accuracy.drop_points) <= 2.0
     assert built.build.recipe.tools, "a recipe without tool versions would survive an upgrade"
     stored = json.dumps(built.to_dict())
     assert json.dumps(Built.from_dict(json.loads(stored)).to_dict()) == stored

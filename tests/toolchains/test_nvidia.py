@@ -320,10 +320,10 @@ def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     builts = {name: build(name, "l4") for name in (CHECKPOINT, FP16)}
     cell = cell_of("l4", store, checkpoint_file)
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
-    rows = {row["artifact"]: row for row in judgement.rows()}
-    assert rows[FP16]["verdict"] == "unverified"
+    rows = {row.artifact: row for row in judgement.rows}
+    assert rows[FP16].verdict == "unverified"
     assert judgement.report().artifact is not None
-    assert rows[CHECKPOINT]["latency_ms"] is rows[CHECKPOINT]["peak_memory_bytes"] is None
+    assert rows[CHECKPOINT].latency_ms is rows[CHECKPOINT].peak_memory_bytes is None
 
 
 def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
@@ -332,11 +332,11 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
     builts = {name: build(name, "t4") for name in (CHECKPOINT, *(variant.name for variant in NVIDIA.variants))}
     cell = cell_of("t4", store, checkpoint_file)
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
-    rows = {row["artifact"]: row for row in judgement.rows()}
+    rows = {row.artifact: row for row in judgement.rows}
     assert set(rows) == {CHECKPOINT, FP32, FP16, INT8, "torch_tensorrt"}, "ONNX graphs are no candidates"
-    assert rows[FP32]["verdict"] == "refused"
-    assert rows["torch_tensorrt"]["verdict"] in ("unavailable", "refused")
-    (winner,) = (row for row in rows.values() if row["verdict"] == "released")
+    assert rows[FP32].verdict == "refused"
+    assert rows["torch_tensorrt"].verdict in ("unavailable", "refused")
+    (winner,) = (row for row in rows.values() if row.verdict == "released")
     assert winner["latency_ms"] is winner["peak_memory_bytes"] is winner["measured_on"] is None
     assert winner["not_measured"].startswith("not measured: no device attached; engine built ahead of time")
     assert winner["verified_with"] == RUNTIMES["kit_onnx"].verified_with

@@ -95,7 +95,7 @@ def test_both_exports_are_the_one_trained_model(cell: Callable[..., Cell]) -> No
     assert cosines.min() > 0.999
     assert (first.argmax(1) == second.argmax(1)).mean() > 0.995
     for built in (build(on_cpu, "onnx_int8_qat"), build(on_phone, "executorch_int8_qat")):
-        assert built.accuracy is not None and built.accuracy["drop_points"] <= 1.0
+        assert built.accuracy is not None and built.accuracy.drop_points <= 1.0
 
 
 def test_the_flavour_follows_the_target_and_changes_no_value(cell: Callable[..., Cell]) -> None:
@@ -205,7 +205,7 @@ def test_divergence_later_keeps_the_best_epoch(cell: Callable[..., Cell], monkey
     assert any(line.startswith("fine-tuning diverged: the loss is nan in epoch 2") for line in lines)
     assert all(np.isfinite(array).all() for array in load_file(trained_file(late, built)).values())
     exported = build(late, "onnx_int8_qat")
-    assert exported.accuracy is not None and exported.accuracy["drop_points"] <= 1.0
+    assert exported.accuracy is not None and exported.accuracy.drop_points <= 1.0
 
 
 def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None:

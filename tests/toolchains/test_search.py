@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from edge_assets.core.evidence import Agreement, Parity, Tried
+from edge_assets.core.shapes import record
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
+from edge_assets.core.verify import accuracy
 from edge_assets.errors import InvalidSpec
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell
@@ -132,7 +136,7 @@ def test_the_search_takes_the_smallest_that_meets_the_gate(build: Callable[..., 
     assert log["stopped_by"] == "nothing: every scheme was tried"
     assert (folder / search.PLOT).read_bytes().startswith(b"\x89PNG")
     searched = build("onnx_searched")
-    assert searched.accuracy is not None and searched.accuracy["samples"] == 597
+    assert searched.accuracy is not None and searched.accuracy.samples == 597
     assert searched.build.facts["recipe"] == log["recipe"]
     assert log["searched_on_samples"] == 298
 
@@ -174,12 +178,13 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.TrialBudget]:
 
     def remember(parameters: Any, _build: Any) -> Result:
         missing = len(needed - set(parameters["kept"]))
-        facts = {
-            "size_bytes": 100 + len(parameters["kept"]),
-            "agreement": {"logits": {"cosine_mean": 1.0, "snr_db": 30.0}},
-            "accuracy": {"drop_points": float(missing), "drop_interval_points": [0.0, 0.0]},
-        }
-        return Result(Recipe("trial", "1"), Artifact((File("x", "0" * 64, 1),)), facts)
+        tried = Tried(
+            size_bytes=100 + len(parameters["kept"]),
+            parity=Parity(max_abs=0.0, max_rel=0.0, cosine=1.0, snr_db=30.0, nan=0, inf=0, by_output={}),
+            agreement={"logits": Agreement(cosine_mean=1.0, cosine_min=1.0, snr_db=30.0)},
+            accuracy=accuracy.compare(np.zeros(100), np.full(100, missing / 100), higher_is_better=True),
+        )
+        return Result(Recipe("trial", "1"), Artifact((File("x", "0" * 64, 1),)), record(tried))
 
     def request(_path: Path) -> Any:
         raise AssertionError("scores are known")

@@ -217,8 +217,8 @@ def test_every_format_gives_what_pytorch_gives(name: str, on: str, build: Callab
     assert built.artifact is not None and built.parity is not None, built.build.refused or built.unverified
     passed, sentence = parity.verdict(built.parity, built.precision)
     assert passed, sentence
-    assert built.accuracy is not None and built.accuracy["reference"] > 0.9
-    assert built.accuracy["samples"] == 200 and abs(built.accuracy["drop_points"]) <= 2.0
+    assert built.accuracy is not None and built.accuracy.reference > 0.9
+    assert built.accuracy.samples == 200 and abs(built.accuracy.drop_points) <= 2.0
 
 
 def test_onnx_runs_other_lengths_than_the_declared_one(
@@ -324,7 +324,7 @@ def bundle(build: Callable[[str, str], Built], store: ArtifactStore) -> Path:
     if built.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None and built.accuracy is not None
-    assert built.accuracy["value"] > 0.9
+    assert built.accuracy.value > 0.9
     return store.checkout(built.artifact)
 
 

@@ -11,14 +11,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from edge_assets.core.benchmark.statistics import Mode, histogram, summarize
+from edge_assets.core.benchmark.statistics import Mode, summarize
 from edge_assets.core.data import save_arrays
+from edge_assets.core.evidence import Latency, MeasuredVariant
 from edge_assets.core.session import Feeds, Loadable
+from edge_assets.core.shapes import read
 from edge_assets.errors import MeasurementError, log_end
 
 ROUNDS = 12  # interleaved turns of each variant
@@ -33,6 +35,13 @@ class Contestant:
     name: str
     sha256: str
     loadable: Loadable
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A worker's answer to `time`."""
+
+    ms: tuple[float, ...]
 
 
 class WorkerProcess:
@@ -68,24 +77,24 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._kill()
 
-    def ask(self, command: str, **request: Any) -> dict[str, Any]:
-        """Send one request.
+    def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
+        """Send one request, which asks for so many seconds of work.
 
         Raises MeasurementError, with the child's log, if it failed, died, or did not answer in `TIMEOUT` seconds more
         than the request asks it to work.
         """
-        seconds = TIMEOUT + request.get("seconds", 0)
-        watch = threading.Timer(seconds, self._give_up)
+        patience = TIMEOUT + seconds
+        watch = threading.Timer(patience, self._give_up)
         watch.start()
         try:
-            line = self._answer_to(json.dumps({"command": command, **request}))
+            line = self._answer_to(json.dumps({"command": command, "seconds": seconds, **request}))
         finally:
             watch.cancel()
         if not line and self.is_hung:
-            raise self._error(f"its process did not answer '{command}' within {seconds:.0f} s and was ended.")
+            raise self._error(f"its process did not answer '{command}' within {patience:.0f} s and was ended.")
         if not line:
             raise self._error(f"its process ended (exit {self.process.wait()}) during '{command}'.")
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, object] = json.loads(line)
         if "error" in answer:
             raise self._error(f"'{command}' failed: {answer['error']}.")
         return answer
@@ -124,52 +133,60 @@ def measure(
     batch_sizes: Sequence[int],
     threads: int,
     log: Callable[[str], None],
-) -> dict[str, Any]:
+) -> dict[str, MeasuredVariant]:
     """Measure every contestant; by name: load time, peak memory and, with a `mode`, latency by batch size.
 
-    Without a mode only memory is measured, for targets that are not at hand. Times are in ms, memory in bytes.
+    Without a mode only memory is measured, for targets that are not at hand. Raises MeasurementError.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        save_arrays(feeds, scratch / "inputs.npz")
-        workers = {
-            c.name: stack.enter_context(WorkerProcess(c, scratch / "inputs.npz", scratch / f"{c.name}.log"))
-            for c in contestants
-        }
-        results: dict[str, Any] = {}
-        for name, worker in workers.items():
-            loaded = worker.ask("load", threads=threads, **asdict(worker.contestant.loadable))
-            warm_up = worker.ask("warm_up", batch=1)
-            results[name] = {"sha256": worker.contestant.sha256, **loaded, "warm_up": warm_up}
-            results[name] |= worker.ask("memory")  # at batch 1, before larger batches raise the peak
-        if mode:
-            for batch in batch_sizes:
-                log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
-                for name, latency in _interleave(workers, batch, mode, first=batch == batch_sizes[0]).items():
-                    results[name].setdefault("latency_ms", {})[str(batch)] = latency
-        return results
+        inputs = scratch / "inputs.npz"
+        save_arrays(feeds, inputs)
+        workers: dict[str, WorkerProcess] = {}
+        for contestant in contestants:
+            worker = WorkerProcess(contestant, inputs, errors=scratch / f"{contestant.name}.log")
+            workers[contestant.name] = stack.enter_context(worker)
+        rows = {name: _loaded(worker, threads) for name, worker in workers.items()}
+        if mode is None:
+            return rows
+        latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
+        for batch in batch_sizes:
+            log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
+            found = _interleave(workers, batch, mode, first=batch == batch_sizes[0])
+            for name, latency in found.items():
+                latencies[name][str(batch)] = latency
+        return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
 
 
-def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, dict[str, Any]]:
+def _loaded(worker: WorkerProcess, threads: int) -> MeasuredVariant:
+    """The model loaded and warm, and its peak memory at batch 1, before larger batches raise it."""
+    answer = worker.ask("load", threads=threads, **asdict(worker.contestant.loadable))
+    answer["warm_up"] = worker.ask("warm_up", batch=1)
+    answer |= worker.ask("memory")
+    return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
+
+
+def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
     """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
     The first batch size gets the mode's whole duration, the others a twelfth and the same least count.
     """
     times: dict[str, list[float]] = {name: [] for name in workers}
-    seconds = mode.seconds * (1 if first else SWEEP_SHARE)
+    seconds = mode.seconds
     if not first:
+        seconds *= SWEEP_SHARE
         for worker in workers.values():
             worker.ask("warm_up", batch=batch)
-    turn = seconds / ROUNDS
     waiting = list(workers)
     rounds = 0
     while waiting:
         for name in waiting:
-            times[name] += workers[name].ask("time", batch=batch, queries=10**6, seconds=turn)["ms"]
+            times[name] += _times(workers[name], batch, seconds / ROUNDS)
         rounds += 1
         waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < mode.queries]
-    summaries = {name: summarize(milliseconds, batch) for name, milliseconds in times.items()}
-    if first:
-        for name, milliseconds in times.items():
-            summaries[name]["histogram"] = histogram(milliseconds)
-    return summaries
+    return {name: summarize(found, batch, distribution=first) for name, found in times.items()}
+
+
+def _times(worker: WorkerProcess, batch: int, seconds: float) -> tuple[float, ...]:
+    """Latencies in ms of as many queries as fit into that time."""
+    return read(Timed, worker.ask("time", batch=batch, queries=10**6, seconds=seconds)).ms

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb
-from typing import Any
 
 import numpy as np
+
+from edge_assets.core.evidence import Histogram, Latency
 
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.99
@@ -44,23 +45,33 @@ def least_queries(percentile: int) -> int:
     return n
 
 
-def summarize(milliseconds: Sequence[float], batch: int = 1) -> dict[str, Any]:
-    """Mean, standard deviation, percentiles (None below their least count) and throughput of latencies in ms."""
+def summarize(milliseconds: Sequence[float], batch: int = 1, distribution: bool = False) -> Latency:
+    """Mean, standard deviation, percentiles (None below their least count) and throughput of latencies in ms.
+
+    With `distribution` their histogram too.
+    """
     times = np.asarray(milliseconds)
-    summary: dict[str, Any] = {
-        "queries": len(times),
-        "mean": float(times.mean()),
-        "std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
-    }
+    found: dict[int, float | None] = {}
     for percentile in PERCENTILES:
         enough = len(times) >= least_queries(percentile)
-        summary[f"p{percentile}"] = float(np.percentile(times, percentile)) if enough else None
-    return summary | {"throughput_per_s": 1000 * batch / summary["mean"]}
+        found[percentile] = float(np.percentile(times, percentile)) if enough else None
+    mean = float(times.mean())
+    return Latency(
+        queries=len(times),
+        mean=mean,
+        std=float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+        p50=found[50],
+        p90=found[90],
+        p95=found[95],
+        p99=found[99],
+        throughput_per_s=1000 * batch / mean,
+        histogram=histogram(milliseconds) if distribution else None,
+    )
 
 
-def histogram(milliseconds: Sequence[float], bins: int = 60) -> dict[str, list[float]]:
+def histogram(milliseconds: Sequence[float], bins: int = 60) -> Histogram:
     """Counts of latencies in `bins` equal bins up to the 99.5th percentile; the last takes the tail."""
     times = np.asarray(milliseconds)
     edges = np.linspace(times.min(), max(np.percentile(times, 99.5), times.min() * 1.01), bins + 1)
     counts, _ = np.histogram(np.minimum(times, edges[-1]), edges)
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))

@@ -7,10 +7,10 @@ Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), seeded.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from edge_assets.core.evidence import Accuracy
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import DataError
 from edge_assets.spec.source import call
@@ -27,12 +27,14 @@ def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
 
 def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
     """The built-in metric or the function `package.module:function` names, which raises UserCodeError."""
-    return partial(call, name, "metric") if ":" in name else {"top1_accuracy": top1_accuracy}[name]
+    if ":" in name:
+        return partial(call, name, "metric")
+    return {"top1_accuracy": top1_accuracy}[name]
 
 
 def scores_name(outputs: Iterable[str]) -> str:
     """What per-sample scores are called beside outputs, one of which may have the name itself."""
-    return "scores" if "scores" not in outputs else "scores_of_the_metric"
+    return "scores_of_the_metric" if "scores" in outputs else "scores"
 
 
 def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:
@@ -48,32 +50,34 @@ def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:
 def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.ndarray]:
     """Outputs for the whole set, `batch` samples at a time."""
     count = len(next(iter(feeds.values())))
-    parts = [
-        session.run({name: array[start : start + batch] for name, array in feeds.items()})
-        for start in range(0, count, batch)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, count, batch):
+        batched = {name: array[start : start + batch] for name, array in feeds.items()}
+        for name, output in session.run(batched).items():
+            parts.setdefault(name, []).append(output)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> dict[str, Any]:
-    """Mean score, and the drop against `reference` scores of the same samples in points (hundredths).
+def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> Accuracy:
+    """Mean of `scores`, and its drop against `reference`, scores of the same samples; both float64 [n].
 
-    A positive drop is worse, whichever way the metric points. `lost` and `gained` count the samples whose score
-    got worse and better: McNemar's discordant pairs where scores are 0 and 1.
+    Samples that got worse and better are McNemar's discordant pairs where scores are 0 and 1.
     """
-    loss = (reference - scores) if higher_is_better else (scores - reference)
+    loss = reference - scores
+    if not higher_is_better:
+        loss = -loss
     # resampling n samples is drawing how often each distinct loss occurs, which is far cheaper
     values, counts = np.unique(loss, return_counts=True)
     draws = np.random.default_rng(0).multinomial(len(loss), counts / len(loss), size=RESAMPLES)
     means = draws @ values / len(loss)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {
-        "value": float(scores.mean()),
-        "reference": float(reference.mean()),
-        "samples": len(scores),
-        "drop_points": 100 * float(loss.mean()),
-        "drop_interval_points": [100 * float(low), 100 * float(high)],
-        "confidence": CONFIDENCE,
-        "lost": int((loss > 0).sum()),
-        "gained": int((loss < 0).sum()),
-    }
+    return Accuracy(
+        value=float(scores.mean()),
+        reference=float(reference.mean()),
+        samples=len(scores),
+        drop_points=100 * float(loss.mean()),
+        drop_interval_points=(100 * float(low), 100 * float(high)),
+        confidence=CONFIDENCE,
+        lost=int((loss > 0).sum()),
+        gained=int((loss < 0).sum()),
+    )

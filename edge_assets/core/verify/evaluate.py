@@ -1,13 +1,12 @@
 """Parity and accuracy of one artifact, in this process or in a converter's."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge_assets.core.data import read_arrays
+from edge_assets.core.evidence import Verified
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.spec.model import PARITY_SAMPLES
@@ -28,8 +27,8 @@ class VerificationRequest:
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
 
 
-def evaluate(request: VerificationRequest) -> Mapping[str, Any]:
-    """Facts `parity`, `agreement` and `accuracy`.
+def evaluate(request: VerificationRequest) -> Verified:
+    """Parity, agreement and accuracy.
 
     Raises Refused if the runtime cannot run this artifact, naming what it lacks.
     """
@@ -42,11 +41,11 @@ def evaluate(request: VerificationRequest) -> Mapping[str, Any]:
             scores = accuracy.score(request.metric, expected, labels)
         outputs = accuracy.run_all(session, feeds)
         measured = accuracy.score(request.metric, outputs, labels)
-        return {
-            "parity": parity.measure(session, feeds, {n: a[:PARITY_SAMPLES] for n, a in expected.items()}),
-            "agreement": {name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
-            "accuracy": accuracy.compare(measured, scores, request.higher_is_better),
-        }
+        return Verified(
+            parity=parity.measure(session, feeds, _first(expected, PARITY_SAMPLES)),
+            agreement={name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
+            accuracy=accuracy.compare(measured, scores, request.higher_is_better),
+        )
 
 
 def _first(feeds: Feeds, count: int | None) -> dict[str, np.ndarray]:

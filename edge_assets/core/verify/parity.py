@@ -5,11 +5,11 @@ and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked
 agrees on that batch alone.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from edge_assets.core.evidence import Agreement, Difference, Parity
 from edge_assets.core.session import Feeds, Session
 
 BATCHES = (1, 2, 5)
@@ -20,25 +20,25 @@ SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold
 LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 8.0, "lut6": 15.0, "int4": 8.0, "lut4": 8.0}
 
 
-def compare(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
-    """Differences of one output. SNR is 10 log10(sum(ref^2) / sum((ref - out)^2)), capped at 200 dB."""
+def compare(reference: np.ndarray, output: np.ndarray) -> Difference:
+    """Differences of one output of any shape. SNR is capped at 200 dB."""
     ref, out = reference.astype(np.float64).ravel(), output.astype(np.float64).ravel()
     finite = np.isfinite(out)
     nan, inf = int(np.isnan(out).sum()), int(np.isinf(out).sum())
     if reference.shape != output.shape or not finite.all():
-        return {"max_abs": None, "max_rel": None, "cosine": None, "snr_db": None, "nan": nan, "inf": inf}
+        return Difference(max_abs=None, max_rel=None, cosine=None, snr_db=None, nan=nan, inf=inf)
     error = np.abs(ref - out)
     noise, signal = float(np.square(error).sum()), float(np.square(ref).sum())
     norms = float(np.linalg.norm(ref) * np.linalg.norm(out))
     relative = error / np.maximum(np.abs(ref), 1e-6)
-    return {
-        "max_abs": float(error.max(initial=0)),
-        "max_rel": float(relative.max(initial=0)),
-        "cosine": float(ref @ out) / norms if norms else float(noise == 0),
-        "snr_db": _snr_db(signal, noise),
-        "nan": nan,
-        "inf": inf,
-    }
+    return Difference(
+        max_abs=float(error.max(initial=0)),
+        max_rel=float(relative.max(initial=0)),
+        cosine=float(ref @ out) / norms if norms else float(noise == 0),
+        snr_db=_snr_db(signal, noise),
+        nan=nan,
+        inf=inf,
+    )
 
 
 def _snr_db(signal: float, noise: float) -> float:
@@ -50,51 +50,63 @@ def _snr_db(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
 
 
-def agreement(reference: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
+def agreement(reference: np.ndarray, output: np.ndarray) -> Agreement:
     """How one output [n, ...] agrees with the reference over n samples: mean and least cosine per sample, and SNR."""
     ref, out = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, output))
     if ref.shape != out.shape or not np.isfinite(out).all():
-        return {"cosine_mean": None, "cosine_min": None, "snr_db": None}
+        return Agreement(cosine_mean=None, cosine_min=None, snr_db=None)
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
     products = (ref * out).sum(axis=1)
     equal = (ref == out).all(axis=1)  # of samples without a direction
     cosines = np.where(norms > 0, products / np.where(norms > 0, norms, 1), equal)
-    return {
-        "cosine_mean": float(cosines.mean()),
-        "cosine_min": float(cosines.min()),
-        "snr_db": compare(ref, out)["snr_db"],
-    }
+    return Agreement(
+        cosine_mean=float(cosines.mean()),
+        cosine_min=float(cosines.min()),
+        snr_db=compare(ref, out).snr_db,
+    )
 
 
-def measure(session: Session, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
+def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:
     """Parity in batches of 1, 2 and 5 over the first eight samples, the worst of them, by output and overall.
 
     `feeds` and `reference` hold at least eight samples.
     """
-    by_output: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in reference}
+    by_output: dict[str, dict[str, Difference]] = {name: {} for name in reference}
+    every: list[Difference] = []
     start = 0
     for size in BATCHES:
         part = slice(start, start + size)
         outputs = session.run({name: array[part] for name, array in feeds.items()})
         for name, expected in reference.items():
-            by_output[name][str(size)] = compare(expected[part], outputs[name])
+            found = compare(expected[part], outputs[name])
+            by_output[name][str(size)] = found
+            every.append(found)
         start += size
-    every = [result for batches in by_output.values() for result in batches.values()]
-    return {"by_output": by_output, **_worst(every)}
+    return Parity(
+        by_output=by_output,
+        max_abs=_worst(max, (entry.max_abs for entry in every)),
+        max_rel=_worst(max, (entry.max_rel for entry in every)),
+        cosine=_worst(min, (entry.cosine for entry in every)),
+        snr_db=_worst(min, (entry.snr_db for entry in every)),
+        nan=sum(entry.nan for entry in every),
+        inf=sum(entry.inf for entry in every),
+    )
 
 
-def _worst(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    worst: dict[str, Any] = {}
-    for name, pick in (("max_abs", max), ("max_rel", max), ("cosine", min), ("snr_db", min)):
-        values = [result[name] for result in results]
-        worst[name] = None if any(value is None for value in values) else pick(values)
-    return worst | {"nan": sum(r["nan"] for r in results), "inf": sum(r["inf"] for r in results)}
+def _worst(pick: Callable[[Sequence[float]], float], numbers: Iterable[float | None]) -> float | None:
+    """The worst number, None where one is None."""
+    found = []
+    for number in numbers:
+        if number is None:
+            return None
+        found.append(number)
+    return pick(found)
 
 
-def verdict(parity: Mapping[str, Any], precision: str) -> tuple[bool, str]:
+def verdict(parity: Difference, precision: str) -> tuple[bool, str]:
     """Whether parity is what this precision should keep, and the sentence that says so."""
-    if parity["snr_db"] is None:
-        return False, f"{parity['nan']} NaN and {parity['inf']} infinite outputs, or outputs of another shape"
+    if parity.snr_db is None:
+        return False, f"{parity.nan} NaN and {parity.inf} infinite outputs, or outputs of another shape"
     least = LEAST_SNR_DB[precision]
-    comparison = "at least" if parity["snr_db"] >= least else "below"
-    return parity["snr_db"] >= least, f"SNR {parity['snr_db']:.1f} dB, {comparison} {least:.0f} dB for {precision}"
+    comparison = "at least" if parity.snr_db >= least else "below"
+    return parity.snr_db >= least, f"SNR {parity.snr_db:.1f} dB, {comparison} {least:.0f} dB for {precision}"

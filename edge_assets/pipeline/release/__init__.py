@@ -14,8 +14,8 @@ MODEL_CARD.md            for people
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -23,7 +23,10 @@ import numpy as np
 from edge_assets import toolchains
 from edge_assets.core.data import Arrays, save_arrays
 from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.shapes import record
+from edge_assets.core.types import File
 from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.release.manifest import Manifest
 from edge_assets.spec import preprocess
 
 HERE = Path(__file__).parent
@@ -33,7 +36,7 @@ TOOLCHAINS = Path(toolchains.__path__[0])
 def write(
     folder: Path,
     artifact: Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     needed: Sequence[Path],
     raw: Arrays,
     outputs: Mapping[str, np.ndarray],
@@ -42,34 +45,37 @@ def write(
 
     `needed` are the files that the preprocessing reads.
     """
+    place = folder / manifest.file
     if artifact.is_dir():
-        shutil.copytree(artifact, folder / manifest["file"])
-        if manifest["package"]:
-            choose(folder / manifest["file"], manifest["artifact"])
+        shutil.copytree(artifact, place)
+        if manifest.package:
+            choose(place, manifest.artifact)
     else:
-        shutil.copyfile(artifact, folder / manifest["file"])
+        shutil.copyfile(artifact, place)
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
     for file in needed:
         shutil.copyfile(file, folder / file.name)
-    if loader := RUNTIMES[manifest["runtime"]].loader:  # else it runs on devices only
+    if loader := RUNTIMES[manifest.runtime].loader:  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
         shutil.copyfile(TOOLCHAINS / loader, folder / "runtime.py")
     sample = {f"raw_{name}": array for name, array in raw.items()}
-    save_arrays(sample | {f"output_{name}": array for name, array in outputs.items()}, folder / "sample.npz")
+    sample |= {f"output_{name}": array for name, array in outputs.items()}
+    save_arrays(sample, folder / "sample.npz")
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
-    (folder / "MODEL_CARD.md").write_text(template.render(**manifest) + "\n")
-    whole = {**manifest, "files": listing(folder)}
-    (folder / "manifest.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    card = template.render(record(manifest))
+    (folder / "MODEL_CARD.md").write_text(card + "\n")
+    whole = replace(manifest, files=listing(folder))
+    (folder / "manifest.json").write_text(json.dumps(record(whole), indent=2, sort_keys=True) + "\n")
 
 
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """Path, sha256 and size in bytes of every file in a folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+def listing(folder: Path) -> tuple[File, ...]:
+    """Every file in a folder."""
     files = []
-    for path in paths:
-        name, size = path.relative_to(folder).as_posix(), path.stat().st_size
-        files.append({"path": name, "sha256": sha256_of(path), "size": size})
-    return files
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            files.append(File(name, sha256_of(path), path.stat().st_size))
+    return tuple(files)
 
 
 def choose(package: Path, variant: str) -> None:

@@ -1,0 +1,129 @@
+"""What is known of a cell's variants, built and measured: the candidates for a release."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from edge_assets.core.evidence import Conditions, Measured, MeasuredVariant, Memory, Network, Verdict
+from edge_assets.core.select import Candidate
+from edge_assets.core.shapes import read
+from edge_assets.core.types import Built, Result
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.pipeline.cell import Cell
+from resources.store import parsed
+
+
+def verified_candidate(built: Built, output: str) -> Candidate:
+    """What a variant is before it is measured. `output` is the one whose cosine counts."""
+    return Candidate(
+        name=built.variant,
+        format=built.format,
+        precision=built.precision,
+        recipe=built.recipe,
+        sha256=built.build.sha256 if built.artifact else None,
+        size_bytes=built.size_bytes,
+        blocked=None,
+        parity=built.parity,
+        accuracy=built.accuracy,
+        cosine_mean=built.verified.cosine_mean(output) if built.verified else None,
+        is_baseline=built.variant == CHECKPOINT,
+    )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A cell's variants and their measurement."""
+
+    cell: Cell
+    builts: Mapping[str, Built]
+    measurement: Result
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """How they were measured."""
+        return self.measurement.said(Conditions)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """The whole measurement. Raises Malformed."""
+        assert self.measurement.artifact is not None
+        path = self.cell.store.checkout(self.measurement.artifact)
+        rows = parsed(path.read_bytes()).get("rows")
+        return read(Measured, {**self.measurement.facts, "rows": rows})
+
+    @property
+    def is_timed(self) -> bool:
+        return self.conditions.mode is not None
+
+    @cached_property
+    def network(self) -> Network:
+        """What the checkpoint's step says of the model."""
+        return self.builts[CHECKPOINT].build.said(Network)
+
+    @property
+    def measured_on(self) -> str:
+        """The machine in words; for a target that is not at hand, that it is another one."""
+        machine = self.conditions.machine
+        parts = [machine.cpu, f"{machine.cores} cores", f"{self.conditions.threads} thread(s)"]
+        if self.cell.family.baseline_device == "cuda":
+            parts = [*machine.gpus, *parts]
+        name = ", ".join(parts)
+        if self.is_timed:
+            return f"{self.cell.target.name} ({name})"
+        return f"this machine, not the target ({name})"
+
+    def all(self) -> list[Candidate]:
+        """Everything that is no intermediate, the baseline first."""
+        found = []
+        for name, built in self.builts.items():
+            if name not in self.cell.family.intermediates:
+                found.append(self._candidate(built))
+        return found
+
+    def measured_variant(self, name: str) -> MeasuredVariant | None:
+        """What was measured of one, if it was."""
+        return self.measured.rows.get(name)
+
+    def effort_seconds(self, name: str) -> float:
+        """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
+        variants = {variant.name: variant for variant in self.cell.family.variants}
+        seconds = self.builts[name].build.seconds
+        if name not in variants:
+            return seconds
+        for parent in (variants[name].source, *variants[name].others):
+            if parent in variants and not variants[parent].is_model:
+                seconds += self.effort_seconds(parent)
+        return seconds
+
+    def _candidate(self, built: Built) -> Candidate:
+        candidate = verified_candidate(built, self.cell.spec.outputs[0].name)
+        measured = self.measured_variant(built.variant)
+        latency = None
+        if self.is_timed and measured and measured.latency_ms:
+            latency = measured.latency_ms["1"]
+        return replace(
+            candidate,
+            blocked=self._blocked(built),
+            memory=self._memory(built, measured),
+            latency=latency,
+        )
+
+    def _blocked(self, built: Built) -> tuple[Verdict, str] | None:
+        """Why a variant does not come before the gates."""
+        failed = built.failed or (self.conditions.failed or {}).get(built.variant)
+        if failed:
+            return "failed", failed
+        if built.build.refused:
+            return ("unavailable" if built.unavailable else "refused"), built.build.refused
+        if built.unverified:
+            return "unverified", built.unverified
+        return None
+
+    def _memory(self, built: Built, measured: MeasuredVariant | None) -> Memory | None:
+        """For the memory gate: measured here, else estimated from the program."""
+        if measured:
+            return Memory(measured.peak_bytes, f"measured on {self.measured_on}")
+        estimate = built.facts.memory_estimate
+        if estimate is None:
+            return None
+        return replace(estimate, how=f"estimated: {estimate.how}")

@@ -1,0 +1,117 @@
+"""From a judged candidate to its row of the scorecard: the one place where evidence gets the names that people see.
+
+What tables, pages, MLflow and Dagster show, they take from the row.
+"""
+
+from dataclasses import replace
+
+from edge_assets.core.evidence import Latency, MeasuredVariant, Row
+from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.select import Judged
+from edge_assets.pipeline.candidates import Candidates
+
+SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
+
+
+def row_of(entry: Judged, candidates: Candidates) -> Row:
+    """One variant's row. What was measured on another machine than the target is not shown as the target's."""
+    cell, candidate, network = candidates.cell, entry.candidate, candidates.network
+    row = Row(
+        model=cell.spec.name,
+        checkpoint=cell.checkpoint.key,
+        family=cell.family.name,
+        target=cell.target.name,
+        artifact=candidate.name,
+        format=candidate.format,
+        precision=candidate.precision,
+        recipe=candidate.recipe,
+        verdict=entry.verdict,
+        reason=entry.reason,
+        sha256=candidate.sha256,
+        size_base=SIZE_BASE,
+        cosine_mean=candidate.cosine_mean,
+        threads=candidates.conditions.threads,
+        mode=candidates.conditions.mode,
+        evidence=entry.gates,
+        parameters=network.parameters,
+        flops=network.flops,
+    )
+    row = _with_build(row, candidates)
+    row = _with_verification(row, entry)
+    return _with_measurement(row, entry, candidates)
+
+
+def _with_build(row: Row, candidates: Candidates) -> Row:
+    """What the build took and says."""
+    built = candidates.builts[row.artifact]
+    facts = built.facts
+    row = replace(
+        row,
+        agreement=built.agreement,
+        verified_with=RUNTIMES[built.runtime].verified_with if built.parity else None,
+        memory_estimate=facts.memory_estimate,
+        graph=facts.graph,
+        delegation=facts.delegation,
+        reused=built.reused and candidates.measurement.reused,
+    )
+    if built.artifact is None:
+        return row
+    return replace(
+        row,
+        size_bytes=built.size_bytes,
+        size_ratio=built.size_bytes / candidates.network.weights_bytes if built.size_bytes else None,
+        build_seconds=built.build.seconds,
+        effort_seconds=candidates.effort_seconds(row.artifact),
+    )
+
+
+def _with_verification(row: Row, entry: Judged) -> Row:
+    """How far it is from the reference."""
+    accuracy, parity = entry.candidate.accuracy, entry.candidate.parity
+    if accuracy is None or parity is None:
+        return row
+    return replace(
+        row,
+        accuracy=accuracy.value,
+        accuracy_drop_points=accuracy.drop_points,
+        accuracy_drop_interval_points=accuracy.drop_interval_points,
+        parity_max_abs=parity.max_abs,
+        parity_max_rel=parity.max_rel,
+        parity_cosine=parity.cosine,
+        parity_snr_db=parity.snr_db,
+    )
+
+
+def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:
+    """Memory, and, where the target was at hand, times; else why there are none."""
+    measured = candidates.measured_variant(row.artifact)
+    latency = entry.candidate.latency
+    if latency is None:
+        built = candidates.builts[row.artifact]
+        row = replace(row, not_measured=built.facts.not_measured or candidates.cell.not_measured)
+    if measured is None:
+        return row
+    row = replace(
+        row,
+        host_peak_memory_bytes=measured.peak_bytes,
+        host_baseline_memory_bytes=measured.baseline_bytes,
+    )
+    if not candidates.is_timed:
+        return row
+    row = replace(
+        row,
+        load_ms=measured.load_ms,
+        peak_memory_bytes=measured.peak_bytes,
+        measured_on=candidates.measured_on,
+        latency_ms_by_batch=_without_histograms(measured),
+    )
+    if latency is None:
+        return row
+    return replace(row, latency_ms=latency.statistics, throughput_per_s=latency.throughput_per_s)
+
+
+def _without_histograms(measured: MeasuredVariant) -> dict[str, Latency] | None:
+    """Latency by batch size, as far as tables show it."""
+    if measured.latency_ms is None:
+        return None
+    return {batch: replace(latency, histogram=None) for batch, latency in measured.latency_ms.items()}

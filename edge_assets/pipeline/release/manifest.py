@@ -1,0 +1,102 @@
+"""The manifest of a released folder: what it holds, what it was made from, and the evidence that it may be used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from edge_assets.core.evidence import Accuracy, Gate, Latency, Parity
+from edge_assets.core.runtimes import build_session
+from edge_assets.core.types import Built, File, Recipe
+from edge_assets.targets.machine import Machine
+
+if TYPE_CHECKING:
+    from edge_assets.pipeline.judgement import Judgement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` has, by its names, and the model card shows."""
+
+    model: str
+    description: str
+    license: str
+    class_names: tuple[str, ...]
+    checkpoint: str
+    checkpoint_sha256: str
+    family: str
+    target: str
+    artifact: str
+    format: str
+    precision: str
+    file: str  # the artifact in the folder: a file, or a folder of them
+    package: Mapping[str, object] | None  # facts of the package that holds the artifact among others
+    rebuildable: tuple[str, ...]  # files that another machine may write anew
+    sha256: str
+    size_bytes: int
+    runtime: str
+    session: Mapping[str, object]  # options that sessions are opened with
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    preprocessing: Mapping[str, object]
+    recipe: Recipe
+    metric: str
+    accuracy: Accuracy
+    parity: Parity
+    latency_ms: Latency | None  # at batch 1, on the target's own hardware
+    mode: str | None
+    threads: int
+    machine: Machine  # that measured
+    versions: Mapping[str, str]
+    measured_at: str
+    evidence: tuple[Gate, ...]
+    not_measured: str  # why there is no latency, where there is none
+    reason: str
+    verdicts: Mapping[str, str]  # of every variant
+    files: tuple[File, ...] = field(default=())  # every other file of the folder
+
+
+def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manifest:
+    """The manifest of the winner, in the artifact that is shipped: its own, or a package's."""
+    cell, row = judgement.cell, judgement.winning_row()
+    spec, conditions = cell.spec, judgement.candidates.conditions
+    candidate = judgement.winner().candidate
+    assert shipped.artifact is not None and row.sha256 is not None and row.size_bytes is not None
+    assert candidate.accuracy is not None and candidate.parity is not None
+    session = cell.verification.session(winner.runtime) | build_session(winner.runtime, winner.build)
+    return Manifest(
+        model=row.model,
+        description=spec.description,
+        license=spec.license,
+        class_names=spec.class_names,
+        checkpoint=row.checkpoint,
+        checkpoint_sha256=cell.checkpoint.file.sha256,
+        family=row.family,
+        target=row.target,
+        artifact=row.artifact,
+        format=row.format,
+        precision=row.precision,
+        file=shipped.artifact.files[0].path if len(shipped.artifact.files) == 1 else shipped.variant,
+        package=None if shipped is winner else shipped.build.facts,
+        rebuildable=tuple(f"{shipped.variant}/{name}" for name in winner.facts.rebuildable),
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        runtime=cell.family.variant(row.artifact).runtime,
+        session=session,
+        inputs=tuple(tensor.name for tensor in spec.inputs),
+        outputs=tuple(tensor.name for tensor in spec.outputs),
+        preprocessing=spec.preprocess.to_dict(),
+        recipe=winner.build.recipe,
+        metric=spec.evaluation.metric,
+        accuracy=candidate.accuracy,
+        parity=candidate.parity,
+        latency_ms=replace(candidate.latency, histogram=None) if candidate.latency else None,
+        mode=conditions.mode,
+        threads=conditions.threads,
+        machine=conditions.machine,
+        versions=conditions.versions,
+        measured_at=conditions.measured_at,
+        evidence=row.evidence,
+        not_measured=cell.not_measured,
+        reason=row.reason,
+        verdicts={entry.candidate.name: entry.verdict for entry in judgement.verdicts},
+    )
