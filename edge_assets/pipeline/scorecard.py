@@ -9,12 +9,12 @@ from resources.store import ArtifactStore
 
 def write(store: ArtifactStore, path: str, judged: list[dict[str, Any]]) -> None:
     """Keep the rows of one cell, `path` being model/family/checkpoint/target."""
-    store.point(f"scorecards/{path}", {"rows": judged})
+    store.pointers.set(f"scorecards/{path}", {"rows": judged})
 
 
 def read(store: ArtifactStore, path: str) -> list[dict[str, Any]]:
     """The rows of one cell, as `write` kept them; none where it was never judged, or not by a version as this one."""
-    rows = (store.pointer(f"scorecards/{path}") or {}).get("rows", [])
+    rows = (store.pointers.get(f"scorecards/{path}") or {}).get("rows", [])
     known = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
     return rows if known else []
 
@@ -23,7 +23,7 @@ def mark_reused(store: ArtifactStore, path: str) -> None:
     """Say of every row of a cell that the last build reused it."""
     judged = read(store, path)
     if not all(row.get("reused") for row in judged):
-        store.hint(f"scorecards/{path}", {"rows": [{**row, "reused": True} for row in judged]})
+        store.pointers.hint(f"scorecards/{path}", {"rows": [{**row, "reused": True} for row in judged]})
 
 
 def rows(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[dict[str, Any]]:
