@@ -406,7 +406,7 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
     corrupt.write_bytes(b"x" * 10)
     everything = [*leftovers, corrupt, cache / "trees" / artifact.sha256]
     (cache / "locks" / ("b" * 64)).touch()
-    with local.workspace() as mine, local._exclusive("c" * 64):
+    with local.workspace() as mine, local.workspaces.alone("c" * 64):
         collection.collect(local, MONTH, (releases,))
         left = [path for path in everything if not path.exists()]
         assert left == [leftovers[6]], "that one is nobody's at once: its process would hold a lock"
