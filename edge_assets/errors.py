@@ -5,7 +5,7 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -20,6 +20,8 @@ RAISED = re.compile(r"\w+(Error|Exception|Interrupt)\b")  # the last line of a t
 # escape sequences, control characters but tab and newline, and halves of characters, which no output takes
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 PRODUCT = Path(__file__).parent
+MOST_FAULTS = 20  # of one spec, before the rest is only counted
+Fault = tuple[str, str]  # a field of what a user wrote, and why it is wrong
 
 
 class EdgeAssetsError(Exception):
@@ -27,11 +29,19 @@ class EdgeAssetsError(Exception):
 
 
 class InvalidSpec(EdgeAssetsError):
-    """A ModelSpec or a catalog entry is wrong. The message names the field and the reason."""
+    """A ModelSpec or a catalog entry is wrong. The message names field and reason of every fault, each on a line."""
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+    def __init__(self, field: str, reason: str, others: Sequence[Fault] = ()) -> None:
         self.field = field
+        self.faults: tuple[Fault, ...] = ((field, reason), *others)
+        lines = [f"{place}: {why}" for place, why in self.faults[:MOST_FAULTS]]
+        if len(self.faults) > MOST_FAULTS:
+            lines.append(f"and {len(self.faults) - MOST_FAULTS} more faults")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type["InvalidSpec"], tuple[str, str, Sequence[Fault]]]:
+        (field, reason), *others = self.faults
+        return InvalidSpec, (field, reason, others)
 
 
 class UnknownName(EdgeAssetsError):

@@ -37,7 +37,7 @@ class PointerIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Built | Result) -> None:
         key = pointer_key(context.asset_key.path, context.asset_partition_key)
-        self.store.open().point(key, {"type": type(obj).__name__, "value": obj.to_dict()})
+        self.store.open().pointers.set(key, {"type": type(obj).__name__, "value": obj.to_dict()})
 
     def load_input(self, context: dg.InputContext) -> Built | Result:
         key = pointer_key(context.asset_key.path, context.asset_partition_key)

@@ -210,7 +210,7 @@ class Ledger:
     @classmethod
     def open(cls, store: ArtifactStore, model: str) -> Self:
         keys: dict[str, list[str]] = {}
-        for key in store.pointers(f"checkpoints/{model}"):
+        for key in store.pointers.names(f"checkpoints/{model}"):
             keys.setdefault(_hash_in(key), []).append(key)
         return cls(store, model, keys)
 
@@ -230,7 +230,7 @@ class Ledger:
         for letters in HASH_LETTERS:
             key = f"{stem[: KEY_LETTERS - 1 - letters]}-{content.sha256[:letters]}"
             checkpoint = Checkpoint(self.model, key, file, url, registered=time.time(), number=number)
-            if self.store.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
+            if self.store.pointers.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
                 self.keys.setdefault(_hash_in(key), []).append(key)
                 return checkpoint
             taken = _read(self.store, self.model, key)
@@ -258,34 +258,34 @@ def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
 
 def reserve(store: ArtifactStore, model: str, count: int) -> int:
     """The first of `count` numbers in a row that are nobody else's, above all that were given before."""
-    given = store.pointers(f"sequence/{model}")
+    given = store.pointers.names(f"sequence/{model}")
     first = _after(store, model, given[-1]) if given else 1
-    while not store.claim(f"sequence/{model}/{first:012}", {"count": count}):
+    while not store.pointers.claim(f"sequence/{model}/{first:012}", {"count": count}):
         first = _after(store, model, f"{first:012}")  # another machine was faster
     return first
 
 
 def _after(store: ArtifactStore, model: str, block: str) -> int:
-    data = store.pointer(f"sequence/{model}/{block}") or {}
+    data = store.pointers.get(f"sequence/{model}/{block}") or {}
     return int(block) + max(1, int(data.get("count", 1)))
 
 
 def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
     """Every registered checkpoint of a model, oldest first. One whose record cannot be read is named in the log."""
-    found = [_read(store, model, key) for key in store.pointers(f"checkpoints/{model}")]
+    found = [_read(store, model, key) for key in store.pointers.names(f"checkpoints/{model}")]
     return sorted((checkpoint for checkpoint in found if checkpoint), key=lambda checkpoint: checkpoint.order)
 
 
 def mark_unfit(store: ArtifactStore, checkpoint: Checkpoint, architecture: str, reason: str) -> None:
     """Remember that a checkpoint cannot be loaded into an architecture, by the digest of its code."""
-    store.hint(_unfit_at(checkpoint.model, checkpoint.key), {"architecture": architecture, "reason": reason})
+    store.pointers.hint(_unfit_at(checkpoint.model, checkpoint.key), {"architecture": architecture, "reason": reason})
 
 
 def unfit(store: ArtifactStore, model: str, architecture: str) -> dict[str, str]:
     """Why checkpoints of a model cannot be loaded into an architecture, by key, as far as it was tried."""
     found = {}
-    for key in store.pointers(f"unfit/{model}"):
-        data = store.pointer(_unfit_at(model, key)) or {}
+    for key in store.pointers.names(f"unfit/{model}"):
+        data = store.pointers.get(_unfit_at(model, key)) or {}
         if data.get("architecture") == architecture:
             found[key] = str(data.get("reason", ""))
     return found
@@ -306,12 +306,12 @@ def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
     """The checkpoint of a partition key. Raises UnknownName with the nearest keys."""
     checkpoint = _read(store, model, key)
     if checkpoint is None:
-        raise UnknownName(f"checkpoint of {model}", key, store.pointers(f"checkpoints/{model}"))
+        raise UnknownName(f"checkpoint of {model}", key, store.pointers.names(f"checkpoints/{model}"))
     return checkpoint
 
 
 def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
-    data = store.pointer(f"checkpoints/{model}/{key}")
+    data = store.pointers.get(f"checkpoints/{model}/{key}")
     if data is None:
         return None
     try:
@@ -339,7 +339,7 @@ class Known:
 
 def known_files(store: ArtifactStore, model: str, source: str) -> dict[str, Known]:
     """By name, the files of a source that were read before, so that they need not be again."""
-    data = store.pointer(_known_at(model, source))
+    data = store.pointers.get(_known_at(model, source))
     try:
         entries = data["files"].items() if data else ()
         return {name: Known(*entry) for name, entry in entries if "/" not in name}
@@ -351,7 +351,7 @@ def keep_known_files(store: ArtifactStore, model: str, source: str, known: Mappi
     """Write down what `known_files` reads. A store that is read-only is read from all the same."""
     entries = {name: [entry.stamp, entry.key] for name, entry in known.items()}
     try:
-        store.point(_known_at(model, source), {"source": source, "files": entries})
+        store.pointers.set(_known_at(model, source), {"source": source, "files": entries})
     except StoreError as error:
         log.info("%s: the files of %s are read again next time", error, source)
 

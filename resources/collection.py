@@ -27,9 +27,13 @@ from filelock import FileLock, Timeout
 from edge_assets.core.types import SHA256, Built, Result
 from edge_assets.errors import Malformed, StoreError, UnknownName
 from resources import folders
+from resources.blobs import FRESH
+from resources.checkouts import STAGING
 from resources.pointers import TYPES
-from resources.storage import TEMPORARY, Stat, Storage
-from resources.store import FRESH, STAGING, WORK, ArtifactStore, parsed
+from resources.records import parsed
+from resources.storage import TEMPORARY, Stat, Storage, put_back_unfinished, remove_unused
+from resources.store import ArtifactStore
+from resources.workspaces import WORK
 
 GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
 RELEASE = "release"  # the asset whose result is a released folder
@@ -114,7 +118,7 @@ def collect(
     """
     if store.read_only:
         raise StoreError("a store that is opened to read only is not collected")
-    _ = store.version  # refuses one that a later version wrote
+    store.records.check_version()
     if not store.is_local and not str(store.root).startswith(("s3://", "s3a://")):
         raise StoreError(f"only stores in a folder or on S3 can be collected, and this one is {store.root}")
     lock = store.cache / "locks" / "collection"
@@ -136,7 +140,7 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     storage, now = store.storage, time.time()
     unused, settled = now - max(policy.older_than, policy.grace), now - policy.grace
     if not policy.dry_run:
-        storage.put_back_unfinished()
+        put_back_unfinished(storage)
     say("listing the store")
     blobs = list(_ours(storage, "blobs", BLOB))  # before anything is read: what is used later has a later time
     memos = list(_memos(store))
@@ -174,7 +178,7 @@ def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, free
         store.storage.remove(stat.key)
         goes = True
     else:
-        goes = store.storage.remove_unused(stat.key, since)
+        goes = remove_unused(store.storage, stat.key, since)
     if goes:
         freed.add(kind, stat.size)
     return goes

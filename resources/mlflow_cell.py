@@ -45,7 +45,7 @@ class CellRuns:
     @classmethod
     def read(cls, store: ArtifactStore, cell: str) -> "CellRuns":
         """What the store knows of a cell; empty where that is nothing, or of a shape that this version cannot read."""
-        data = store.pointer(f"mlflow/{cell}")
+        data = store.pointers.get(f"mlflow/{cell}")
         if not isinstance(data, dict):
             return cls()
         state = cls(**{own.name: data[own.name] for own in fields(cls) if own.name in data})
@@ -116,7 +116,7 @@ class CellLog:
 
     def save(self) -> None:
         """Keep in the store what MLflow has."""
-        self.store.point(f"mlflow/{self.cell}", asdict(self.state))
+        self.store.pointers.set(f"mlflow/{self.cell}", asdict(self.state))
 
     def finish(self, entry: Entry) -> None:
         """Note that MLflow has the whole entry."""

@@ -86,7 +86,7 @@ class Outbox:
     store: ArtifactStore
 
     def put(self, entry: Entry) -> None:
-        self.store.point(entry.key, asdict(entry))
+        self.store.pointers.set(entry.key, asdict(entry))
 
     def keys(self) -> list[str]:
         """Where entries wait, in the order to send them: runs before what adds to them, troublesome ones last."""
@@ -101,7 +101,7 @@ class Outbox:
 
     def read(self, key: str) -> Entry | None:
         """The entry at `key`; None if another machine has sent it since. Raises what `Entry.from_dict` raises."""
-        data = self.store.pointer(key)
+        data = self.store.pointers.get(key)
         if data is not None:
             return Entry.from_dict(data)
         if key in self._below(key.rpartition("/")[0]):
@@ -109,11 +109,11 @@ class Outbox:
         return None
 
     def waits(self, key: str) -> bool:
-        return self.store.pointer(key) is not None
+        return self.store.pointers.get(key) is not None
 
     def drop(self, entry: Entry) -> None:
         """Forget an entry that was sent, unless a newer one was put in its place meanwhile."""
-        if self.store.pointer(entry.key) == json.loads(canonical_json(asdict(entry))):
+        if self.store.pointers.get(entry.key) == json.loads(canonical_json(asdict(entry))):
             self._remove(entry.key)
 
     def postpone(self, key: str) -> None:
@@ -129,24 +129,24 @@ class Outbox:
     def refuse(self, key: str) -> str:
         """Put an entry aside. Returns where it is now and how it comes back, as a sentence."""
         aside = _moved(key, REFUSED)
-        data = self.store.pointer(key)
+        data = self.store.pointers.get(key)
         if data is None:
             data = {"unreadable": self._text(key)}
-        self.store.point(aside, data)
+        self.store.pointers.set(aside, data)
         self._remove(key)
         return f"It was put aside. Once that is mended, move {self._path(aside)} to {self._path(key)}"
 
     def _remove(self, key: str) -> None:
-        self.store.drop_pointer(key)
-        self.store.drop_pointer(_moved(key, TROUBLE))
+        self.store.pointers.drop(key)
+        self.store.pointers.drop(_moved(key, TROUBLE))
 
     def _failures(self, key: str) -> int:
-        noted = self.store.pointer(_moved(key, TROUBLE))
+        noted = self.store.pointers.get(_moved(key, TROUBLE))
         failures = noted.get("failures") if isinstance(noted, dict) else None
         return failures if isinstance(failures, int) else 0
 
     def _note(self, key: str, failures: int) -> None:
-        self.store.point(_moved(key, TROUBLE), {"failures": failures})
+        self.store.pointers.set(_moved(key, TROUBLE), {"failures": failures})
 
     def _text(self, key: str) -> str:
         try:
@@ -158,7 +158,7 @@ class Outbox:
         return self.store.root / "pointers" / f"{key}.json"
 
     def _below(self, prefix: str) -> Iterator[str]:
-        return self.store.all_pointers(prefix)
+        return self.store.pointers.keys(prefix)
 
 
 def _moved(key: str, to: str) -> str:

@@ -20,7 +20,7 @@ def pointer_key(asset: Sequence[str], partition_key: str) -> str:
 
 def pointed_result(store: ArtifactStore, key: str) -> Built | Result | None:
     """What an asset partition's pointer holds, or None, said once, where it is not of a shape that is known here."""
-    data = store.pointer(key)
+    data = store.pointers.get(key)
     if data is None:
         return None
     try:
@@ -39,9 +39,9 @@ def pointed_result(store: ArtifactStore, key: str) -> Built | Result | None:
 def vouched(store: ArtifactStore, result: Built | Result) -> Built | Result | None:
     """What of a pointer may be used: all, or, where only signed memos count, what those say. None if they do not."""
     if isinstance(result, Result):
-        return store.vouched(result)
-    build = store.vouched(result.build)
-    evidence = store.vouched(result.evidence) if result.evidence else None
+        return store.memos.vouched(result)
+    build = store.memos.vouched(result.build)
+    evidence = store.memos.vouched(result.evidence) if result.evidence else None
     if build is None or (result.evidence and evidence is None):
         return None
     return replace(result, build=build, evidence=evidence)

@@ -88,7 +88,7 @@ def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
 
 
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
-    if name in store.pointers(f"checkpoints/{spec.name}"):
+    if name in store.pointers.names(f"checkpoints/{spec.name}"):
         return checkpoints.lookup(store, spec.name, name)
     urls = [file.url for file in checkpoints.list_files(folder)]
     files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
@@ -97,7 +97,7 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
     raise UnknownName(
         f"checkpoint of {spec.name}",
         name,
-        {*(Path(url).name for url in urls), *store.pointers(f"checkpoints/{spec.name}")},
+        {*(Path(url).name for url in urls), *store.pointers.names(f"checkpoints/{spec.name}")},
     )
 
 
@@ -112,7 +112,7 @@ def build(
     say: Say,
 ) -> list[Outcome]:
     """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run."""
-    store.sweep()
+    store.workspaces.sweep()
     close_dead_runs(instance)
     _check_space(home, store, chosen)
     partitions = checkpoint_partitions(spec)

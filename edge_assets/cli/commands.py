@@ -138,6 +138,16 @@ def doctor() -> None:
         sys.exit(1)
 
 
+@main.command()
+@clear_errors
+def schema() -> None:
+    """The JSON schema of files with targets, for editors that complete and check them."""
+    from edge_assets.families.families import FAMILIES
+    from edge_assets.targets.catalog import json_schema
+
+    click.echo(json.dumps(json_schema(FAMILIES), indent=1))
+
+
 class Duration(click.ParamType):
     """A time such as 30d, 12h, 90m or 45s, in seconds."""
 

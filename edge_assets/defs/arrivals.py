@@ -211,7 +211,7 @@ class _Look:
             if entry.number is not None:
                 continue
             if entry.key:
-                found = self.store.pointer(f"checkpoints/{self.spec.name}/{entry.key}") or {}
+                found = self.store.pointers.get(f"checkpoints/{self.spec.name}/{entry.key}") or {}
                 self.waiting[name] = replace(entry, number=int(found.get("number", 0)))
             elif entry.look != self.number:
                 new.append(name)
@@ -296,7 +296,7 @@ class _Look:
             odd=dict(listing.odd),
         )
         if now != before:
-            self.store.point(self._record_at, replace(now, look=self.number).to_dict())
+            self.store.pointers.set(self._record_at, replace(now, look=self.number).to_dict())
 
     def _tell(self) -> None:
         for message in self.messages[:SAID]:
@@ -307,6 +307,6 @@ class _Look:
 
 def _read_record(store: ArtifactStore, at: str) -> Record:
     try:
-        return Record.from_dict(store.pointer(at) or {"waiting": {}})
+        return Record.from_dict(store.pointers.get(at) or {"waiting": {}})
     except (AttributeError, KeyError, TypeError):
         return Record()  # of another form: everything is sighted anew

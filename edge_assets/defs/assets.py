@@ -94,8 +94,8 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     assert isinstance(context.partition_key, dg.MultiPartitionKey)
     keys = context.partition_key.keys_by_dimension
     opened = store.open()
-    opened.sweep()
-    if opened.pointer(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
+    opened.workspaces.sweep()
+    if opened.pointers.get(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
         checkpoints.discover(opened, spec.name, checkpoint_folder(spec))
     checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
     return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)

@@ -10,7 +10,7 @@ from edge_assets.core.shapes import read
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.pipeline.cell import Cell
-from resources.store import parsed
+from resources.records import parsed
 
 
 def verified_candidate(built: Built, output: str) -> Candidate:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def write(store: ArtifactStore, path: str, rows: Sequence[Row]) -> None:
     """Keep the rows of one cell, `path` being model/family/checkpoint/target."""
-    store.point(_key(path), record(Rows(rows=tuple(rows))))
+    store.pointers.set(_key(path), record(Rows(rows=tuple(rows))))
 
 
 def read(store: ArtifactStore, path: str) -> tuple[Row, ...]:
@@ -26,7 +26,7 @@ def read(store: ArtifactStore, path: str) -> tuple[Row, ...]:
 
     That is said once, and the cell's next build writes them anew.
     """
-    kept = store.pointer(_key(path))
+    kept = store.pointers.get(_key(path))
     if kept is None:
         return ()
     try:
@@ -41,7 +41,7 @@ def mark_reused(store: ArtifactStore, path: str) -> None:
     kept = read(store, path)
     if not all(row.reused for row in kept):
         reused = [replace(row, reused=True) for row in kept]
-        store.hint(_key(path), record(Rows(rows=tuple(reused))))
+        store.pointers.hint(_key(path), record(Rows(rows=tuple(reused))))
 
 
 def of_checkpoint(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[Row]:

@@ -1,19 +1,29 @@
 """Typed reader of the target catalog. A wrong entry breaks only the models that use it, a wrong file only its own."""
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from edge_assets.errors import InvalidSpec, UnknownName, first_line, printable
+from edge_assets.spec.validation import STRICT, faults_of, invalid
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once
+SIZE = r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(B|KiB|MiB|GiB)"
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 OPSET = 20  # unless a target says otherwise
 OLDEST_OPSET, NEWEST_OPSET = 17, 28  # the newest is the one of the installed onnx, which is not imported for it
@@ -103,8 +113,8 @@ def parse_size(text: str, where: str) -> int:
         raise InvalidSpec(where, str(error)) from None
 
 
-def _size(value: Any) -> int:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(B|KiB|MiB|GiB)", str(value), re.ASCII)
+def _size(value: object) -> int:
+    match = re.fullmatch(SIZE, str(value), re.ASCII)
     size = int(float(match[1]) * UNITS[match[2]]) if match else 0
     if size < 1:
         raise ValueError(f"'{printable(str(value))}' is not a size such as '512 MiB'")
@@ -127,62 +137,81 @@ def _begins_with_one(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=1, le=65536)]
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{SIZE}$"})]
 Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no tuples
+BatchSizes = Annotated[
+    tuple[Count, ...],
+    Field(strict=False, min_length=1, json_schema_extra={"prefixItems": [{"const": 1}]}),
+    AfterValidator(_begins_with_one),
+]
 
 
-KINDS = {  # what pydantic calls by Python's names
-    "model_type": "must be a mapping of fields",
-    "dict_type": "must be a mapping",
-    "tuple_type": "must be a list",
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "bool_type": "must be true or false",
-}
-
-
-class _Form(BaseModel):
+class Entry(BaseModel):
     """Nothing is converted: `threads: "4"` and `per_channel: 1` are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = STRICT
 
 
-class _QuantizationForm(_Form):
+class QuantizationEntry(Entry):
+    """The static int8 flavour that the target's kernels are fast with."""
+
     activations: IntegerType = "int8"
     weights: IntegerType = "int8"
-    per_channel: bool = True
-    reduce_range: bool = False
+    per_channel: bool = Field(default=True, description="a scale per output channel of the weights, else per tensor")
+    reduce_range: bool = Field(default=False, description="7-bit weights, where 8-bit products saturate")
     torch_engine: TorchEngine = "qnnpack"
 
 
-class _MatchForm(_Form):
-    instruction_sets: Words = ()
-    without: Words = ()
-    board: Text | None = None
-    system: Text | None = None
-    gpu: Annotated[Text, AfterValidator(_regex)] | None = None
-    browser: Browser | None = None
+class MatchEntry(Entry):
+    """How a machine is recognised as the target: all that is given."""
+
+    instruction_sets: Words = Field(default=(), description="all of these; 'a|b' means either")
+    without: Words = Field(default=(), description="none of these instruction sets")
+    board: Text | None = Field(default=None, description="part of the board's model name")
+    system: Text | None = Field(default=None, description="Linux or Darwin")
+    gpu: Annotated[Text, AfterValidator(_regex)] | None = Field(
+        default=None,
+        description="a word of the NVIDIA GPU's name, as a regular expression",
+    )
+    browser: Browser | None = Field(default=None, description="an installed browser")
 
 
-class _BudgetsForm(_Form):
-    size: Size
-    memory: Size
+class BudgetsEntry(Entry):
+    """What one model may take on the target, such as 512 MiB."""
+
+    size: Size = Field(description="of the artifact")
+    memory: Size = Field(description="peak resident memory")
 
 
-class _TargetForm(_Form):
-    """One entry as it is written."""
+class TargetEntry(Entry):
+    """One kind of hardware that artifacts are built for."""
 
-    family: Text
-    description: Text
-    architecture: Text
-    batch_sizes: Annotated[tuple[Count, ...], Field(strict=False, min_length=1), AfterValidator(_begins_with_one)]
-    threads: Count
-    budgets: _BudgetsForm
-    match: _MatchForm = _MatchForm()
-    device: Literal["local"] | None = None
-    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = OPSET
-    quantization: _QuantizationForm = _QuantizationForm()
-    options: dict[str, Any] = Field(default_factory=dict)
+    family: Text = Field(description="whose variants are built")
+    description: Text = Field(description="shown in `edge-assets doctor`")
+    architecture: Text = Field(description="x86_64, aarch64, ..., or any where the target runs beside every CPU")
+    batch_sizes: BatchSizes = Field(description="to time; the first is 1")
+    threads: Count = Field(description="intra-op threads for timing")
+    budgets: BudgetsEntry
+    match: MatchEntry = MatchEntry()
+    device: Literal["local"] | None = Field(default=None, description="local: measured when this machine is one")
+    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = Field(default=OPSET, description="of ONNX")
+    quantization: QuantizationEntry = QuantizationEntry()
+    options: dict[str, Any] = Field(default_factory=dict, description="what only this family reads")
+
+
+def json_schema(families: Iterable[str]) -> dict[str, Any]:
+    """The JSON schema of a file of targets, whose families are those given."""
+    entry = TargetEntry.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = entry.pop("$defs")
+    entry["properties"]["family"]["enum"] = sorted(families)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Targets of edge-assets, by name",
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": {"$ref": "#/$defs/TargetEntry"},
+        "$defs": {"TargetEntry": entry, **definitions},
+    }
 
 
 def parse_target(name: Any, entry: Any) -> Target:
@@ -193,9 +222,9 @@ def parse_target(name: Any, entry: Any) -> Target:
     if not isinstance(entry, Mapping):
         raise InvalidSpec(where, f"must be a mapping of fields, not {printable(entry)}")
     try:
-        form = _TargetForm.model_validate(dict(entry))
+        form = TargetEntry.model_validate(dict(entry))
     except ValidationError as error:
-        raise _said(where, error) from None
+        raise invalid(faults_of(error, where)) from None
     return Target(
         name=name,
         family=form.family,
@@ -211,24 +240,6 @@ def parse_target(name: Any, entry: Any) -> Target:
         memory_bytes=form.budgets.memory,
         options=form.options,
     )
-
-
-def _said(where: str, error: ValidationError) -> InvalidSpec:
-    """The first mistake, and how many more there are."""
-    mistakes = error.errors(include_url=False)
-    first = mistakes[0]
-    place = ".".join(printable(part) for part in first["loc"])
-    if first["type"] == "missing":
-        reason = "is missing"
-    elif first["type"] == "extra_forbidden":
-        reason = "is no field that there is"
-    elif first["type"] == "value_error":
-        reason = str(first["ctx"]["error"])
-    else:
-        must = KINDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
-        reason = f"{printable(first['input'])} {must}"
-    more = f" (and {len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
-    return InvalidSpec(f"{where}.{place}", f"{reason}{more}")
 
 
 # --- files -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.families.families import family_targets
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
+from resources.records import Pointers
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project
 from tests.defs.test_automation import running_daemon, runs, wait_for, watched_project
@@ -122,7 +123,7 @@ def test_a_thousand_files_settle_in_few_ticks_with_a_short_cursor_and_then_nothi
     template = (watched.folder / "e0.safetensors").read_bytes()
     for epoch in range(1, 1001):
         (watched.folder / f"e{epoch}.safetensors").write_bytes(template[:-4] + epoch.to_bytes(4, "little"))
-    listings = counted(monkeypatch, ArtifactStore, "pointers")
+    listings = counted(monkeypatch, Pointers, "names")
     lengths = []
     while watched.cursor.waiting:
         watched.tick(seconds=20)
@@ -131,7 +132,7 @@ def test_a_thousand_files_settle_in_few_ticks_with_a_short_cursor_and_then_nothi
     assert len(watched.keys) == 1001 and watched.keys[-1] == "e1000"
     assert max(lengths) < 300, "whatever the number of files"
     assert len(listings) < 10 * len(lengths), "the registrations are listed by the tick, not by the file"
-    writes = counted(monkeypatch, ArtifactStore, "point")
+    writes = counted(monkeypatch, Pointers, "set")
     assert watched.tick() == ([], [])
     assert writes == [], "a tick with nothing to do writes nothing"
 

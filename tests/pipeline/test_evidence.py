@@ -135,7 +135,7 @@ def evidence(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
         folder = store.checkout(released.artifact)
         entries = metadata.report_entries(judgement, report, "0") + metadata.release_entries(judgement, released, "0")
         found[kind] = {
-            "rows": masked((store.pointer(f"scorecards/{cell.path}") or {})["rows"]),
+            "rows": masked((store.pointers.get(f"scorecards/{cell.path}") or {})["rows"]),
             "manifest.json": masked(written(store, released, "manifest.json")),
             "benchmark.json": masked(written(store, report, "benchmark.json")),
             "benchmark.csv": (store.checkout(report.artifact) / "benchmark.csv").read_text().splitlines()[0],

@@ -7,7 +7,7 @@ out.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ class Recording(ArtifactStore):
 def recipes(name: str, folder: Path) -> dict[str, str]:
     """Digest of every recipe of a target's plan, by step."""
     root = open_store(str(folder / "store"), folder / "cache")
-    store = Recording(root.storage, root.cache)
+    parts = {part.name: getattr(root, part.name) for part in fields(root)}
+    store = Recording(**parts)
     checkpoint = Checkpoint("tiny", "tiny-00000000", File("tiny.safetensors", "0" * 64, 1), "tiny.safetensors", 0.0)
     chosen = target(name)
     cell = Cell(WHOLE, FAMILIES[chosen.family].of(WHOLE), chosen, checkpoint, store, lambda _line: None)

@@ -15,6 +15,8 @@ from edge_assets.core.checkpoint import check_complete, load_model
 from edge_assets.errors import CheckpointError, StoreError
 from edge_assets.hashing import sha256_of
 from resources import checkpoints
+from resources.blobs import Blobs
+from resources.records import Pointers
 from resources.store import ArtifactStore, open_store
 
 ARCHITECTURE = "tests.tiny.network:TinyNet"
@@ -206,7 +208,7 @@ def test_a_source_outside_of_the_checkpoint_folder_is_never_read_again(
     secret.write_text("a secret")
     forged = {"path": "private-key", "sha256": sha256_of(secret), "size": secret.stat().st_size}
     for source in (str(secret), f"{folder}/../private-key", f"file://{secret}"):
-        own_store.point(f"checkpoints/tiny/{known.key}", {**vars(known), "file": forged, "source": source})
+        own_store.pointers.set(f"checkpoints/tiny/{known.key}", {**vars(known), "file": forged, "source": source})
         checkpoint = checkpoints.lookup(own_store, "tiny", known.key)
         with pytest.raises(CheckpointError, match="is not in the store"):
             checkpoints.fetch(own_store, checkpoint, str(folder))
@@ -276,15 +278,17 @@ def test_checkpoints_without_a_number_are_read_and_are_the_oldest(
     new = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
     for key, time in (("b-00000000", 5e9), ("a-00000000", 4e9)):
         old = {"model": "tiny", "key": key, "file": vars(new.file), "source": "/gone", "registered": time}
-        own_store.point(f"checkpoints/tiny/{key}", old)
+        own_store.pointers.set(f"checkpoints/tiny/{key}", old)
     assert [c.key for c in checkpoints.registered(own_store, "tiny")] == ["a-00000000", "b-00000000", new.key]
 
 
 def test_a_record_of_another_form_is_left_out(own_store: ArtifactStore, folder: Path, state: State) -> None:
     save_file(state, folder / "e1.safetensors")
     known = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
-    own_store.point("checkpoints/tiny/zz-00000000", {"file": 5})
-    own_store.point("checkpoints/tiny/later-00000000", {**vars(known), "file": vars(known.file), "added": "later"})
+    own_store.pointers.set("checkpoints/tiny/zz-00000000", {"file": 5})
+    own_store.pointers.set(
+        "checkpoints/tiny/later-00000000", {**vars(known), "file": vars(known.file), "added": "later"}
+    )
     assert checkpoints.registered(own_store, "tiny") == [known]
 
 
@@ -348,11 +352,11 @@ def on_s3(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artif
 
 
 def test_a_name_is_claimed_once_on_s3(on_s3: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert on_s3.claim("sequence/tiny/000000000001", {"count": 1})
+    assert on_s3.pointers.claim("sequence/tiny/000000000001", {"count": 1})
     with monkeypatch.context() as both_looked_before_either_wrote:
         both_looked_before_either_wrote.setattr(type(on_s3.root), "exists", lambda _path: False)
-        assert not on_s3.claim("sequence/tiny/000000000001", {"count": 2})
-    assert on_s3.pointer("sequence/tiny/000000000001") == {"count": 1}
+        assert not on_s3.pointers.claim("sequence/tiny/000000000001", {"count": 2})
+    assert on_s3.pointers.get("sequence/tiny/000000000001") == {"count": 1}
     assert checkpoints.reserve(on_s3, "tiny", 5) == 2
 
 
@@ -397,7 +401,7 @@ def test_a_store_that_cannot_be_written_reads_what_is_known(
     def refused(*_arguments: object) -> None:
         raise StoreError("cannot write: Read-only file system")
 
-    for name in ("point", "claim", "put"):
-        monkeypatch.setattr(ArtifactStore, name, refused)
+    for part, name in ((Pointers, "set"), (Pointers, "claim"), (Blobs, "put")):
+        monkeypatch.setattr(part, name, refused)
     assert checkpoints.discover(own_store, "tiny", str(folder)) == []
     assert checkpoints.registered(own_store, "tiny") == [known]

@@ -72,7 +72,7 @@ def point_asset(store: ArtifactStore, artifact: str, checkpoint: str, result: Re
             "value": built.to_dict(),
         }
     )
-    store.point(f"assets/tiny/cpu/{artifact}/{checkpoint}/graviton3", data)
+    store.pointers.set(f"assets/tiny/cpu/{artifact}/{checkpoint}/graviton3", data)
 
 
 def put_text(store: ArtifactStore, text: str) -> File:
@@ -84,7 +84,7 @@ def put_text(store: ArtifactStore, text: str) -> File:
 def register(store: ArtifactStore, key: str, number: int) -> File:
     file = put_text(store, f"weights of {key}")
     data = {"model": "tiny", "key": key, "file": asdict(file), "source": "x", "registered": 1.0, "number": number}
-    store.point(f"checkpoints/tiny/{key}", data)
+    store.pointers.set(f"checkpoints/tiny/{key}", data)
     return file
 
 
@@ -132,9 +132,11 @@ def fill(store: ArtifactStore) -> Filled:
     results["check"] = store.remember(recipe_of("data_check", calibration=data.sha256), lambda _folder: {"ok": True})
     results["superseded"] = make(store, "int8 of an earlier version", source=results["onnx_model-new"].sha256)
     waiting = put_text(store, "waits to be logged")
-    entry = {"cell": "tiny/cpu/new/graviton3", "kind": "report", "run": "parent"}
-    store.point("outbox/tiny/cpu/new/graviton3/report-parent", entry | {"artifact": {"files": [asdict(waiting)]}})
-    store.point("scorecards/tiny/cpu/old/graviton3", {"rows": [{"sha256": results["onnx_int8-old"].sha256}]})
+    entry: dict[str, Any] = {"cell": "tiny/cpu/new/graviton3", "kind": "report", "run": "parent"}
+    store.pointers.set(
+        "outbox/tiny/cpu/new/graviton3/report-parent", entry | {"artifact": {"files": [asdict(waiting)]}}
+    )
+    store.pointers.set("scorecards/tiny/cpu/old/graviton3", {"rows": [{"sha256": results["onnx_int8-old"].sha256}]})
     return Filled(store, weights, results, waiting, put_text(store, "of nobody"))
 
 
@@ -175,7 +177,9 @@ def test_older_checkpoints_keep_their_weights_and_their_release(either: Artifact
     assert memos(either) == filled.names(*stays)
     assert {file.sha256 for file in filled.weights} <= blobs(either)
     assert not filled.blobs(*gone) & blobs(either)
-    assert either.pointers("assets/tiny/cpu/onnx_model") == [] and either.pointers("assets/tiny/cpu/release/old")
+    assert either.pointers.names("assets/tiny/cpu/onnx_model") == [] and either.pointers.names(
+        "assets/tiny/cpu/release/old"
+    )
     release = filled.results["release-old"].artifact
     assert release is not None and either.checkout(release).read_text().startswith("model of release-old")
     assert in_store(collection.collect(either, Policy(older_than=0, grace=0, keep=1))) == {}
@@ -280,7 +284,7 @@ def test_a_read_only_store_and_a_second_collection_are_refused(local: ArtifactSt
 
 def test_a_blob_that_only_a_pointer_of_another_kind_names_stays(local: ArtifactStore) -> None:
     file = put_text(local, "set aside for a person")
-    local.point("outbox-refused/tiny/cpu/c/t/variant-x", {"deep": [{"artifact": {"files": [asdict(file)]}}]})
+    local.pointers.set("outbox-refused/tiny/cpu/c/t/variant-x", {"deep": [{"artifact": {"files": [asdict(file)]}}]})
     collection.collect(local, NOW)
     assert local.holds(file)
 
@@ -308,7 +312,7 @@ def test_a_builder_that_works_at_the_same_time_loses_nothing(local: ArtifactStor
                 own.checkout(result.artifact)
                 used.append(result)
                 file = put_text(own, f"model of {recipe.step} []")  # the same bytes as another's
-                own.point(f"checkpoints/tiny/{len(used)}", {"registered": len(used), "file": asdict(file)})
+                own.pointers.set(f"checkpoints/tiny/{len(used)}", {"registered": len(used), "file": asdict(file)})
         except BaseException as error:
             errors.append(error)
 
@@ -402,7 +406,7 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
     corrupt.write_bytes(b"x" * 10)
     everything = [*leftovers, corrupt, cache / "trees" / artifact.sha256]
     (cache / "locks" / ("b" * 64)).touch()
-    with local.workspace() as mine, local._exclusive("c" * 64):
+    with local.workspace() as mine, local.workspaces.alone("c" * 64):
         collection.collect(local, MONTH, (releases,))
         left = [path for path in everything if not path.exists()]
         assert left == [leftovers[6]], "that one is nobody's at once: its process would hold a lock"
@@ -460,7 +464,7 @@ def test_what_a_killed_collection_left_goes_back_into_the_store_only(
 
 def test_resumable_work_that_a_build_holds_stays(local: ArtifactStore) -> None:
     recipe = recipe_of("training")
-    with local._alone(recipe), local.kept(recipe) as folder:
+    with local.workspaces.alone(recipe.sha256), local.kept(recipe) as folder:
         (folder / "step-100.pt").write_bytes(b"x")
         age(local.cache / "kept")
         collection.collect(local, MONTH)

@@ -19,6 +19,8 @@ import pytest
 
 from edge_assets.core.types import Artifact, Recipe, Result
 from edge_assets.errors import Refused, StoreError
+from resources.blobs import blob_key
+from resources.memos import memo_key
 from resources.store import ArtifactStore, NotBuilt, open_store
 from tests.conftest import ROOT, Project
 
@@ -138,7 +140,7 @@ def test_planning_raises_instead_of_building(store: ArtifactStore) -> None:
 def test_a_truncated_blob_is_dropped_and_rebuilt(store: ArtifactStore, caplog: pytest.LogCaptureFixture) -> None:
     result = store.remember(RECIPE, two_files)
     assert result.artifact is not None
-    blob = store._blob_path(result.artifact.files[0].sha256)
+    blob = store.storage.path(blob_key(result.artifact.files[0].sha256))
     blob.write_bytes(b"")
     assert not store.remember(RECIPE, two_files).reused
     assert f"corrupted blob {blob}" in caplog.text
@@ -148,7 +150,7 @@ def test_a_blob_with_a_flipped_bit_is_detected_on_read(store: ArtifactStore) -> 
     result = store.remember(RECIPE, two_files)
     assert result.artifact is not None
     file = next(file for file in result.artifact.files if file.size == 5000)
-    blob = store._blob_path(file.sha256)
+    blob = store.storage.path(blob_key(file.sha256))
     blob.write_bytes(b"v" + b"w" * 4999)
     if store.is_local:
         assert store.recall(RECIPE) is None
@@ -170,20 +172,20 @@ def test_a_damaged_checkout_is_fetched_again(store: ArtifactStore) -> None:
 
 def test_an_unreadable_memo_is_taken_as_absent(store: ArtifactStore) -> None:
     store.remember(RECIPE, two_files)
-    store._recipe_path(RECIPE.sha256).write_bytes(b'{"recipe": {"st')
+    store.storage.path(memo_key(RECIPE.sha256)).write_bytes(b'{"recipe": {"st')
     assert store.recall(RECIPE) is None
     assert not store.remember(RECIPE, two_files).reused
 
 
 def test_pointers(store: ArtifactStore) -> None:
-    assert store.pointer("a/b/c") is None
-    store.point("a/b/c", {"value": 1})
-    store.point("a/b/d", {"value": 2})
-    assert store.pointer("a/b/c") == {"value": 1}
-    assert store.pointers("a/b") == ["c", "d"]
-    assert sorted(store.all_pointers("a")) == ["a/b/c", "a/b/d"]
-    store.drop_pointer("a/b/c")
-    assert store.pointer("a/b/c") is None
+    assert store.pointers.get("a/b/c") is None
+    store.pointers.set("a/b/c", {"value": 1})
+    store.pointers.set("a/b/d", {"value": 2})
+    assert store.pointers.get("a/b/c") == {"value": 1}
+    assert store.pointers.names("a/b") == ["c", "d"]
+    assert sorted(store.pointers.keys("a")) == ["a/b/c", "a/b/d"]
+    store.pointers.drop("a/b/c")
+    assert store.pointers.get("a/b/c") is None
 
 
 def test_export_replaces_the_folder(store: ArtifactStore, tmp_path: Path) -> None:
@@ -197,18 +199,18 @@ def test_export_replaces_the_folder(store: ArtifactStore, tmp_path: Path) -> Non
 
 
 def test_of_several_that_claim_a_pointer_at_once_one_is_told_so(store: ArtifactStore) -> None:
-    store.point("some/other", {})
+    store.pointers.set("some/other", {})
     waiting = threading.Barrier(4)
 
     def claim(number: int) -> bool:
         waiting.wait()
-        return store.claim("checkpoints/tiny/a-0", {"number": number})
+        return store.pointers.claim("checkpoints/tiny/a-0", {"number": number})
 
     with ThreadPoolExecutor(4) as pool:
         won = list(pool.map(claim, range(4)))
     assert sum(won) == 1
-    assert store.pointer("checkpoints/tiny/a-0") == {"number": won.index(True)}
-    assert not store.claim("checkpoints/tiny/a-0", {"number": 9})
+    assert store.pointers.get("checkpoints/tiny/a-0") == {"number": won.index(True)}
+    assert not store.pointers.claim("checkpoints/tiny/a-0", {"number": 9})
 
 
 def inodes(folder: Path) -> dict[str, int]:
@@ -341,7 +343,7 @@ def test_put_marks_what_is_there_as_used(store: ArtifactStore, tmp_path: Path) -
     name = artifact.files[0].path
     file = store.checkout(artifact) / name
     if store.is_local:
-        blob = Path(store._blob_path(artifact.files[0].sha256).path)
+        blob = Path(store.storage.path(blob_key(artifact.files[0].sha256)).path)
         os.utime(blob, (1, 1))
         store.put(file, name)
         assert blob.stat().st_mtime > time.time() - 60
@@ -362,7 +364,7 @@ def test_work_of_other_hosts_and_of_living_processes_is_never_swept(tmp_path: Pa
         for name in (f"{socket.gethostname()}-1-abc-def", f"{socket.gethostname()}-x-y", "web-1-9999999-abc"):
             (work / name).mkdir()
         others = open_store(str(tmp_path / "store"), tmp_path / "cache")
-        others.sweep()
+        others.workspaces.sweep()
         assert mine.is_dir()
         assert len(list(work.iterdir())) == 4
 
@@ -379,7 +381,7 @@ def test_work_of_killed_processes_is_swept(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert len(list((tmp_path / "cache" / "work").iterdir())) == 1
     with store.workspace() as mine:
-        store.sweep()
+        store.workspaces.sweep()
         assert [mine] == list((tmp_path / "cache" / "work").iterdir())
 
 

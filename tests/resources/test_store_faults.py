@@ -12,7 +12,9 @@ import pytest
 
 from edge_assets.core.types import Artifact, Recipe
 from edge_assets.errors import StoreError
+from resources.blobs import blob_key
 from resources.checkpoints import Checkpoint
+from resources.memos import memo_key
 from resources.pointers import pointed_result
 from resources.storage import S3_CONFIG
 from resources.store import ArtifactStore, open_store
@@ -61,11 +63,11 @@ OPERATIONS: dict[str, Callable[[ArtifactStore, Artifact, Path], object]] = {
     "holds": lambda store, artifact, _file: store.holds(artifact.files[0]),
     "checkout": lambda store, artifact, _file: store.checkout(artifact),
     "put": lambda store, _artifact, file: store.put(file, "new"),
-    "point": lambda store, _artifact, _file: store.point("a/b", {"value": 2}),
-    "pointer": lambda store, _artifact, _file: store.pointer("a/b"),
-    "pointers": lambda store, _artifact, _file: store.pointers("a"),
-    "all_pointers": lambda store, _artifact, _file: list(store.all_pointers("a")),
-    "drop_pointer": lambda store, _artifact, _file: store.drop_pointer("a/b"),
+    "point": lambda store, _artifact, _file: store.pointers.set("a/b", {"value": 2}),
+    "pointer": lambda store, _artifact, _file: store.pointers.get("a/b"),
+    "pointers": lambda store, _artifact, _file: store.pointers.names("a"),
+    "all_pointers": lambda store, _artifact, _file: list(store.pointers.keys("a")),
+    "drop_pointer": lambda store, _artifact, _file: store.pointers.drop("a/b"),
 }
 
 
@@ -75,7 +77,7 @@ def test_a_fault_of_the_server_that_lasts_is_one_sentence_at_every_operation_and
 ) -> None:
     store = remote(read_timeout=0.2)
     artifact = store.remember(RECIPE, one_file).artifact
-    store.point("a/b", {"value": 1})
+    store.pointers.set("a/b", {"value": 1})
     assert artifact is not None
     (tmp_path / "new").write_bytes(b"new")
     proxy.fail(fault)
@@ -89,7 +91,7 @@ def test_a_fault_of_the_server_that_lasts_is_one_sentence_at_every_operation_and
     proxy.heal()
     again = remote("other-cache")
     recalled = again.recall(RECIPE)
-    assert recalled and recalled.artifact and again.pointer("a/b") == {"value": 1}
+    assert recalled and recalled.artifact and again.pointers.get("a/b") == {"value": 1}
     assert again.checkout(recalled.artifact).read_bytes() == CONTENT
 
 
@@ -155,11 +157,11 @@ def test_denied_access_says_which_rights_are_needed(remote: Callable[..., Artifa
         remote().holds(artifact.files[0])
     proxy.fail(403, applies=lambda method, _path: method == "PUT")
     with pytest.raises(StoreError, match=f"cannot write s3://.*{rights}"):
-        remote().point("a/b", {"value": 1})
+        remote().pointers.set("a/b", {"value": 1})
     result = remote().recall(RECIPE)
     assert result and result.artifact, "who may read only, reads"
     assert remote().put(store.checkout(result.artifact), "w.bin") == result.artifact.files[0]
-    remote().hint("a/b", {"value": 1})
+    remote().pointers.hint("a/b", {"value": 1})
 
 
 def test_a_bucket_that_does_not_exist_is_named(proxy: FaultProxy, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def damage(store: ArtifactStore) -> tuple[Artifact, bytes]:
     artifact = store.remember(RECIPE, one_file).artifact
     assert artifact is not None
     wrong = b"v" + CONTENT[1:]
-    store._blob_path(artifact.sha256).write_bytes(wrong)
+    store.storage.path(blob_key(artifact.sha256)).write_bytes(wrong)
     return artifact, wrong
 
 
@@ -223,7 +225,7 @@ def test_planning_moves_no_blob(either: ArtifactStore) -> None:
     with pytest.raises(StoreError, match="corrupted blob .* Left where it is"):
         either.planning().checkout(artifact)
     either.planning().recall(RECIPE)
-    assert either._blob_path(artifact.sha256).read_bytes() == wrong
+    assert either.storage.path(blob_key(artifact.sha256)).read_bytes() == wrong
     assert corrupt_files(either) == []
 
 
@@ -241,7 +243,7 @@ def test_a_reader_that_reads_wrong_bytes_once_destroys_nothing(
         if len(copies) == 1:
             Path(destination).write_bytes(b"wrong")
 
-    monkeypatch.setattr("resources.storage.shutil.copyfile", once_wrong)
+    monkeypatch.setattr("shutil.copyfile", once_wrong)
     assert local.checkout(artifact).read_bytes() == CONTENT
     assert len(copies) == 2 and corrupt_files(local) == []
 
@@ -268,7 +270,7 @@ SHAPES = {
 
 
 def change_memo(store: ArtifactStore, change: Callable[[dict[str, Any]], object]) -> None:
-    path = store._recipe_path(RECIPE.sha256)
+    path = store.storage.path(memo_key(RECIPE.sha256))
     memo = json.loads(path.read_bytes())
     change(memo)
     path.write_text(json.dumps(memo))
@@ -279,7 +281,7 @@ def test_a_memo_of_another_shape_is_absent_and_written_anew(
     local: ArtifactStore, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     local.remember(RECIPE, one_file)
-    path = local._recipe_path(RECIPE.sha256)
+    path = local.storage.path(memo_key(RECIPE.sha256))
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert local.recall(RECIPE) is None
     assert f"{path} is taken as absent, and written anew" in caplog.text
@@ -341,7 +343,7 @@ def test_fields_that_a_later_version_added_are_ignored(local: ArtifactStore) -> 
 def test_an_asset_pointer_of_another_shape_is_absent(
     local: ArtifactStore, data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    local.point("assets/tiny/cpu/onnx_model/c/t", data)
+    local.pointers.set("assets/tiny/cpu/onnx_model/c/t", data)
     assert pointed_result(local, "assets/tiny/cpu/onnx_model/c/t") is None
     assert "assets/tiny/cpu/onnx_model/c/t is taken as absent" in caplog.text
 
@@ -359,20 +361,20 @@ def test_a_cell_whose_pointers_and_scorecard_have_another_shape_is_planned_anew_
 
 def test_a_pointer_that_nothing_writes_anew_is_named_where_it_cannot_be_read(local: ArtifactStore) -> None:
     key = "checkpoints/tiny/zz-0"
-    assert local.typed_pointer(key, Checkpoint.from_dict) is None
-    local.point(key, {})
+    assert local.pointers.get_as(key, Checkpoint.from_dict) is None
+    local.pointers.set(key, {})
     path = Path(local.root.path) / "pointers" / f"{key}.json"
     for text in ("{}", "[]", "{", '{"model": "tiny", "key": "zz-0", "file": 3, "source": "", "registered": 0}'):
         path.write_text(text)
         with pytest.raises(StoreError, match=f"{path} is not as this version writes it"):
-            local.typed_pointer(key, Checkpoint.from_dict)
+            local.pointers.get_as(key, Checkpoint.from_dict)
 
 
 # --- the store's version ------------------------------------------------------------------------------------
 
 
 def test_a_store_says_its_version_from_its_first_record_on(either: ArtifactStore) -> None:
-    assert either.version is None and either.recall(RECIPE) is None
+    assert either.records.version is None and either.recall(RECIPE) is None
     assert either.storage.read("store.json") is None, "who reads writes nothing"
     either.remember(RECIPE, one_file)
     assert json.loads(either.storage.read("store.json") or b"") == {"version": 1}
@@ -384,7 +386,7 @@ def test_a_store_from_before_there_were_versions_is_the_first(local: ArtifactSto
     file.unlink()
     old = open_store(str(local.root), local.cache)
     assert old.recall(RECIPE)
-    old.point("a/b", {"value": 1})
+    old.pointers.set("a/b", {"value": 1})
     assert json.loads(file.read_text()) == {"version": 1}
 
 
@@ -421,19 +423,19 @@ def test_a_read_only_store_is_read_and_its_hints_are_left_out(
         raise OSError(30, "Read-only file system")
 
     file = local.checkout(result.artifact)
-    monkeypatch.setattr("resources.storage.os.utime", denied)
-    monkeypatch.setattr("resources.storage.os.replace", denied)
+    monkeypatch.setattr("os.utime", denied)
+    monkeypatch.setattr("os.replace", denied)
     recalled = local.recall(RECIPE)
     assert recalled and recalled.reused
     assert local.put(file, "w.bin") == result.artifact.files[0]
-    local.hint("sources/tiny", {"a": 1})
+    local.pointers.hint("sources/tiny", {"a": 1})
     assert "cannot write" in caplog.text and "going on without" in caplog.text
     with pytest.raises(StoreError, match="Read-only file system"):
-        local.point("sources/tiny", {"a": 1})
+        local.pointers.set("sources/tiny", {"a": 1})
 
 
 def test_a_name_that_is_too_long_for_the_disk_is_one_sentence(local: ArtifactStore) -> None:
-    local.point("a/" + "k" * 250, {"value": 1})  # the longest that a file system takes
+    local.pointers.set("a/" + "k" * 250, {"value": 1})  # the longest that a file system takes
     with pytest.raises(StoreError, match="cannot write .*File name too long"):
-        local.point("a/" + "k" * 251, {"value": 1})
+        local.pointers.set("a/" + "k" * 251, {"value": 1})
     assert [stat.key for stat in local.storage.files("tmp")] == []

@@ -19,8 +19,10 @@ from edge_assets.families.families import CPU
 from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from resources import checkpoints, trust
+from resources.blobs import blob_key
+from resources.memos import memo_key
 from resources.pointers import vouched
-from resources.store import ArtifactStore, open_store
+from resources.store import ArtifactStore, assembled, open_store
 from tests.tiny.spec import TINY
 
 RECIPE = Recipe("example", "1", {"source": "abc"})
@@ -52,7 +54,7 @@ def one_file(folder: Path) -> Mapping[str, Any]:
 
 def change_memo(store: ArtifactStore, recipe: Recipe, change: Callable[[dict[str, Any]], object]) -> None:
     """As somebody else who may write the store."""
-    path = store._recipe_path(recipe.sha256)
+    path = store.storage.path(memo_key(recipe.sha256))
     memo = json.loads(path.read_bytes())
     change(memo)
     path.write_text(json.dumps(memo))
@@ -108,7 +110,7 @@ def test_a_hash_that_is_none_becomes_no_path(own: ArtifactStore, sha256: Any) ->
     with pytest.raises(Malformed, match="is not a sha256"):
         File("model.bin", sha256, 4)
     with pytest.raises(Malformed, match="is not a sha256"):
-        own._blob_path(sha256 or "")
+        own.storage.path(blob_key(sha256 or ""))
 
 
 @pytest.mark.parametrize("paths", [[], ["a", "a"], ["a", "a/b"], ["a", "a/b/c"]])
@@ -125,11 +127,11 @@ def test_a_size_that_is_none_is_refused(size: Any) -> None:
 
 @pytest.mark.parametrize("key", ["../../outside", "/outside", "a/../../../outside", "a//b", "", "a/b\0"])
 def test_no_pointer_leaves_the_folder_of_pointers(own: ArtifactStore, tmp_path: Path, key: str) -> None:
-    for use in (own.pointer, own.drop_pointer, own.pointers, lambda key: list(own.all_pointers(key))):
+    for use in (own.pointers.get, own.pointers.drop, own.pointers.names, lambda key: list(own.pointers.keys(key))):
         with pytest.raises(StoreError, match="is not a"):
             use(key)
     with pytest.raises(StoreError, match="is not a"):
-        own.point(key, {"value": 1})
+        own.pointers.set(key, {"value": 1})
     assert not list(tmp_path.rglob("*outside*"))
 
 
@@ -137,9 +139,9 @@ def test_a_memo_under_the_name_of_another_recipe_is_not_its_result(
     own: ArtifactStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     own.remember(RECIPE, one_file)
-    foreign = own._recipe_path(OTHER.sha256)
+    foreign = own.storage.path(memo_key(OTHER.sha256))
     foreign.parent.mkdir(parents=True, exist_ok=True)
-    foreign.write_bytes(own._recipe_path(RECIPE.sha256).read_bytes())
+    foreign.write_bytes(own.storage.path(memo_key(RECIPE.sha256)).read_bytes())
     assert own.recall(OTHER) is None
     assert f"{foreign} is taken as absent" in caplog.text and "another recipe" in caplog.text
     assert not own.remember(OTHER, one_file).reused
@@ -194,7 +196,7 @@ class SharedSecret:
 @pytest.fixture
 def as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process wrote counts as another's."""
-    monkeypatch.setattr("resources.store.OWN_MEMOS", set())
+    monkeypatch.setattr("resources.memos.OWN_MEMOS", set())
 
 
 def test_with_trusted_keys_an_unsigned_memo_is_absent_and_rebuilt(
@@ -202,10 +204,10 @@ def test_with_trusted_keys_an_unsigned_memo_is_absent_and_rebuilt(
 ) -> None:
     own.remember(RECIPE, one_file)
     own.remember(OTHER, one_file)
-    monkeypatch.setattr("resources.store.OWN_MEMOS", set())
+    monkeypatch.setattr("resources.memos.OWN_MEMOS", set())
     assert trust.verifier() is None
     monkeypatch.setenv("EDGE_ASSETS_TRUSTED_KEYS", "keys.pem")
-    strict = replace(own, verifier=trust.verifier())
+    strict = assembled(own.storage, own.cache, trust.verifier(), read_only=False)
     assert strict.recall(RECIPE) is None and strict.recall(OTHER) is None
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == 1 and "EDGE_ASSETS_TRUSTED_KEYS is set" in said[0]
@@ -218,7 +220,7 @@ def test_a_memo_that_a_trusted_key_signed_counts_until_a_byte_of_it_changes(
 ) -> None:
     own.remember(RECIPE, one_file)
     key = SharedSecret()
-    strict = replace(own, verifier=key)
+    strict = assembled(own.storage, own.cache, key, read_only=False)
 
     def sign(memo: dict[str, Any]) -> None:
         memo[trust.SIGNATURE] = key.sign(trust.signed_content(memo))
@@ -232,19 +234,19 @@ def test_a_memo_that_a_trusted_key_signed_counts_until_a_byte_of_it_changes(
     change_memo(own, RECIPE, lambda memo: memo["facts"].update(layers=5))
     assert strict.recall(RECIPE) is None
     pointed = replace(result, facts={"layers": 5})
-    assert own.vouched(pointed) == pointed and strict.vouched(pointed) is None
+    assert own.memos.vouched(pointed) == pointed and strict.memos.vouched(pointed) is None
 
 
 def test_assets_hand_on_only_results_that_are_trusted(own: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     build, evidence = own.remember(RECIPE, one_file), own.remember(OTHER, one_file)
     handed = Built("onnx_model", "onnx", "fp32", "onnx", build, evidence)
     refused = replace(handed, build=Result(RECIPE, None, {}, refused="no convolutions"), evidence=None)
-    strict = replace(own, verifier=trust.NothingVerifies())
+    strict = assembled(own.storage, own.cache, trust.NothingVerifies(), read_only=False)
     taken = vouched(strict, handed)
     assert isinstance(taken, Built) and taken.build.artifact == build.artifact, "built by this process"
     failed = vouched(strict, replace(evidence, facts={"failed": {"onnx_model": "hung"}, "layers": 9}))
     assert isinstance(failed, Result) and failed.facts == {"layers": 3, "failed": {"onnx_model": "hung"}}
-    monkeypatch.setattr("resources.store.OWN_MEMOS", set())
+    monkeypatch.setattr("resources.memos.OWN_MEMOS", set())
     assert vouched(strict, handed) is None
     assert vouched(strict, refused) == refused, "what only takes away needs no memo"
     assert vouched(own, handed) == handed

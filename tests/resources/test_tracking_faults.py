@@ -78,10 +78,10 @@ class Desk:
         return path
 
     def waiting(self, prefix: str = "outbox") -> list[str]:
-        return sorted(self.store.all_pointers(prefix))
+        return sorted(self.store.pointers.keys(prefix))
 
     def state(self) -> dict[str, Any]:
-        return self.store.pointer(f"mlflow/{self.cell}") or {}
+        return self.store.pointers.get(f"mlflow/{self.cell}") or {}
 
     def runs(self, experiment: str | None = None) -> dict[str, list[mlflow.entities.Run]]:
         """Every run of the experiment that was not deleted, by name."""
@@ -601,7 +601,7 @@ def test_the_state_tells_servers_apart_by_a_digest_and_understands_the_address_o
     assert front.address not in json.dumps(state)
     before = {name: state[name] for name in ("experiment", "runs", "models", "logged")}
     earlier = {"uri": f"http://alice:{PASSWORD}@127.0.0.1:{front.port}", **before}
-    remote.store.point(f"mlflow/{remote.cell}", earlier)
+    remote.store.pointers.set(f"mlflow/{remote.cell}", earlier)
     remote.log(*entries)  # nothing to do
     assert remote.state() == earlier
     remote.log(remote.entry("onnx_fp16"))

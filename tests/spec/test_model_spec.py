@@ -1,7 +1,8 @@
 """Registering a model: what a wrong spec says, and that it breaks no other."""
 
+import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.registry import registry
-from edge_assets.spec.model import Calibration, Dataset, Evaluation, Gates, Tensor
+from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
+from edge_assets.spec.preprocess import Passthrough
 from edge_assets.spec.source import source_digest
 from edge_assets.targets.project import target
-from examples.digits.spec import DIGITS
+from examples.digits.spec import DIGITS, PREPROCESSING
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "My Model"}, "name", "must match"),
@@ -29,7 +31,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "evaluation.data",
         "no",
     ),
-    ({"gates": Gates(max_accuracy_drop_points=-1)}, "gates.max_accuracy_drop_points", "negative"),
     ({"targets": ()}, "targets", "at least one"),
 ]
 
@@ -42,10 +43,87 @@ def test_a_wrong_field_is_named_with_the_reason(change: dict[str, Any], field: s
     assert reason in str(error.value)
 
 
+def test_every_fault_of_a_spec_is_on_a_line_of_its_own() -> None:
+    with pytest.raises(InvalidSpec) as error:
+        replace(DIGITS, name=5, targets="cpu", schemes="most", gates=None, owners=["somebody"])  # type: ignore[arg-type]
+    assert str(error.value).splitlines() == [
+        "name: 5 must be text",
+        "targets: cpu must be a list",
+        "gates: None must be an instance of Gates",
+        "owners: 'somebody' is neither an e-mail address nor 'team:name'",
+        "schemes: most must be 'usual' or 'all'",
+    ]
+    with pytest.raises(InvalidSpec) as error:
+        replace(DIGITS, architecture="nowhere:Net", axis_ranges={"width": (1, 2, 3)})
+    assert [field for field, _reason in error.value.faults] == ["architecture", "axis_ranges"]
+    with pytest.raises(InvalidSpec, match=r"(?s)^architecture: is missing\ncheckpoints: is.*\ntragets: is no field"):
+        ModelSpec(name="digits", tragets=("cpu",))  # type: ignore[call-arg]
+
+
+WRONG_PARTS: list[tuple[Callable[..., object], dict[str, object], str]] = [
+    (Gates, {"max_accuracy_drop_points": -1}, "gates.max_accuracy_drop_points: -1 must be greater than or equal to 0"),
+    (Gates, {"max_accuracy_drop_points": float("nan")}, "gates.max_accuracy_drop_points: nan must be a finite number"),
+    (Gates, {"min_cosine": True}, "gates.min_cosine: True must be a number"),
+    (Gates, {"max_size_bytes": "4 MiB"}, "gates.max_size_bytes: 4 MiB must be a whole number"),
+    (Dataset, {"load": 5}, "dataset.load: 5 must be text"),
+    (Dataset, {"load": "a:b", "files": "a.csv"}, "dataset.files: a.csv must be a list"),
+    (Calibration, {"data": "a:b"}, "calibration.data: a:b must be an instance of Dataset"),
+    (Calibration, {"data": Dataset("a:b"), "method": "mean"}, "calibration.method: mean must be 'minmax'"),
+    (Evaluation, {"data": Dataset("a:b"), "minimum": "500"}, "evaluation.minimum: 500 must be a whole number"),
+    (Evaluation, {"data": Dataset("a:b"), "higher_is_better": 1}, "higher_is_better: 1 must be true or false"),
+    (Evaluation, {"data": Dataset("a:b"), "minimum": 3}, "evaluation.minimum: 3 must be greater than or equal to 8"),
+    (FineTuning, {"data": Dataset("a:b"), "epochs": 0}, "finetuning.epochs: 0 must be greater than or equal to 1"),
+    (FineTuning, {"data": Dataset("a:b"), "learning_rate": 0}, "finetuning.learning_rate: 0 must be greater than 0"),
+    (
+        Search,
+        {"max_seconds": "900", "max_trials": 0},
+        "search.max_trials: 0 .*\nsearch.max_seconds: 900 must",
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "fields", "reason"), WRONG_PARTS)
+def test_a_wrong_part_is_named_where_it_is_written(
+    part: Callable[..., object], fields: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=reason):
+        part(**fields)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "fault"),
+    [
+        (replace(PREPROCESSING, height="32"), "preprocessing.height: 32 must be a whole number"),  # type: ignore[arg-type]
+        (replace(PREPROCESSING, width=0), "preprocessing.width: 0 must be greater than or equal to 1"),
+        (replace(PREPROCESSING, mean=("0.3",)), "preprocessing.mean.0: 0.3 must be a number"),  # type: ignore[arg-type]
+        (replace(PREPROCESSING, input=None), "preprocessing.input: None must be text"),  # type: ignore[arg-type]
+        (Passthrough("image"), "preprocessing.inputs: image must be a list"),  # type: ignore[arg-type]
+        ("image", "preprocessing: str is not one of ImagePreprocessing, Passthrough, TextPreprocessing"),
+    ],
+)
+def test_a_wrong_preprocessing_is_named(preprocessing: Any, fault: str) -> None:
+    with pytest.raises(InvalidSpec) as error:
+        replace(DIGITS, preprocessing=preprocessing)
+    assert str(error.value) == fault
+
+
+def test_a_spec_is_a_value_as_it_was_written() -> None:
+    again = pickle.loads(pickle.dumps(DIGITS))
+    assert again == DIGITS and hash(again) == hash(DIGITS) and replace(DIGITS) == DIGITS
+    assert repr(Search(max_seconds=60).max_seconds) == "60", "recipes of a whole number stay"
+    assert Tensor("x", "float32", ["batch", 3]).shape == ("batch", 3)  # type: ignore[arg-type]
+    with pytest.raises(FrozenInstanceError):
+        DIGITS.name = "other"  # type: ignore[misc]
+    error = pickle.loads(pickle.dumps(InvalidSpec("a", "is wrong", [("b", "is missing")])))
+    assert error.field == "a" and str(error) == "a: is wrong\nb: is missing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("image", "float8", ("batch", 3)), "'float8' is not one of"),
+        (("image", "float8", ("batch", 3)), "tensor 'image'.dtype: float8 must be 'float32'"),
+        (("image", "float32", "batch"), "shape: batch must be a list"),
+        (("image", "float32", ("batch", True)), "an axis that is neither a whole number nor a name"),
         (("image", "float32", (1, 3)), "must begin with the dynamic axis 'batch'"),
         (("image", "float32", ("batch", 0)), "has an axis below 1"),
         (("an image", "float32", ("batch",)), "must be a Python identifier"),

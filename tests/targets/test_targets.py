@@ -1,12 +1,16 @@
 """The catalog, and which target a machine is."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
+from edge_assets.cli import main
 from edge_assets.errors import InvalidSpec, UnknownName
 from edge_assets.targets import Machine, load_catalog, local_target, this_machine
 from edge_assets.targets.catalog import BUILT_IN, NEWEST_OPSET, parse_target
@@ -101,12 +105,56 @@ def test_flavours_follow_the_hardware() -> None:
         ({"threads": 0}, "threads: 0 must be greater"),
         ({"threads": True}, "threads: True must be"),
         ({"options": ["fast"]}, "options: .* must be a mapping"),
-        ({"family": 5, "threads": -3}, "family: 5 must be text .and 1 more"),
+        (
+            {"family": 5, "threads": -3},
+            "family: 5 must be text\ntarget mine.threads: -3 must be greater",
+        ),
     ],
 )
 def test_a_wrong_entry_is_named(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidSpec, match=f"target mine.*{reason}"):
         parse_target("mine", {**ENTRY, **change})
+
+
+def printed_schema() -> Draft202012Validator:
+    schema = json.loads(CliRunner().invoke(main, ["schema"]).output)
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def test_the_built_in_catalog_is_valid_by_the_printed_schema() -> None:
+    catalog = yaml.safe_load(BUILT_IN.read_text())
+    assert [error.message for error in printed_schema().iter_errors(catalog)] == []
+    printed_schema().validate({"mine": ENTRY})
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"threads": "four"}, ["threads"]),
+        ({"threads": -3}, ["threads"]),
+        ({"threads": None}, ["threads"]),
+        ({"quantization": {"per_channel": "maybe"}}, ["quantization", "per_channel"]),
+        ({"quantization": {"torch_engine": "foo"}}, ["quantization", "torch_engine"]),
+        ({"match": {"instruction_sets": "asimd"}}, ["match", "instruction_sets"]),
+        ({"match": {"boards": "Pi"}}, ["match"]),
+        ({"batch_sizes": [2, 4]}, ["batch_sizes", 0]),
+        ({"batch_sizes": []}, ["batch_sizes"]),
+        ({"budgets": {"size": "many", "memory": "1 GiB"}}, ["budgets", "size"]),
+        ({"budgets": {"size": "1 GiB"}}, ["budgets"]),
+        ({"family": "toaster"}, ["family"]),
+        ({"opset": 13}, ["opset"]),
+        ({"colour": "red"}, []),
+    ],
+)
+def test_a_wrong_entry_is_marked_by_the_printed_schema(change: dict[str, Any], where: list[str | int]) -> None:
+    errors = list(printed_schema().iter_errors({"mine": {**ENTRY, **change}}))
+    assert [list(error.absolute_path) for error in errors] == [["mine", *where]]
+
+
+def test_a_wrong_name_is_marked_by_the_printed_schema() -> None:
+    for name in ("Upper", "a..b", "a|b", ""):
+        assert not printed_schema().is_valid({name: ENTRY})
 
 
 @pytest.mark.parametrize("name", ["a|b", "a/b", "../../../x", "a..b", "", 5, True, "a\nb", "it's", "Upper", "n" * 64])

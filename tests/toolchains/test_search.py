@@ -159,9 +159,9 @@ def test_a_budget_stops_the_search_and_a_larger_one_goes_on_from_the_store(build
 
 
 def test_a_search_without_a_trial_or_time_is_an_invalid_spec() -> None:
-    with pytest.raises(InvalidSpec, match="search: max_trials must be at least 1"):
+    with pytest.raises(InvalidSpec, match="search.max_trials: 0 must be greater than or equal to 1"):
         replace(DEEP, search=Search(max_trials=0))
-    with pytest.raises(InvalidSpec, match=r"gates.min_cosine: must be above 0 and at most 1"):
+    with pytest.raises(InvalidSpec, match=r"gates.min_cosine: 1.5 must be less than or equal to 1"):
         replace(DEEP, gates=Gates(min_cosine=1.5))
 
 

@@ -1,0 +1,55 @@
+"""A declared preprocessing, checked from outside: its own module goes into releases, where there is no pydantic."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+
+from edge_assets.errors import Fault, printable
+from edge_assets.spec.preprocess import KINDS
+from edge_assets.spec.validation import STRICT, faults_of
+
+Size = Annotated[int, Field(ge=1)]  # every whole number of a preprocessing is one
+
+
+class _Form(BaseModel):
+    """The fields of a preprocessing, with their types."""
+
+    model_config = STRICT
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def as_tuple(cls, value: object) -> object:
+        """A list counts as a tuple."""
+        return tuple(value) if isinstance(value, list) else value
+
+
+def preprocessing_faults(preprocessing: object) -> Iterator[Fault]:
+    """What is wrong with a spec's preprocessing; nothing where there is none."""
+    if preprocessing is None:
+        return
+    kind = type(preprocessing)
+    form = _forms().get(kind)
+    if form is None:
+        known = ", ".join(known.__name__ for known in KINDS.values())
+        yield "preprocessing", f"{printable(kind.__name__)} is not one of {known}"
+        return
+    try:
+        form.model_validate(vars(preprocessing))
+    except ValidationError as error:
+        yield from faults_of(error, "preprocessing")
+
+
+@cache
+def _forms() -> dict[type, type[BaseModel]]:
+    """By the dataclass of a preprocessing, a model with its fields."""
+    forms: dict[type, type[BaseModel]] = {}
+    for kind in KINDS.values():
+        form: dict[str, Any] = {}
+        for entry in fields(kind):
+            default = ... if entry.default is MISSING else entry.default
+            form[entry.name] = (Size if entry.type is int else entry.type, default)
+        forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
+    return forms
