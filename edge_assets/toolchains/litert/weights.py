@@ -13,17 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_assets.core.variant import BuildRequest, Variant
+from edge_assets.core.variant import BuildRequest, Precision, Variant
 from edge_assets.errors import Refused
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 
 if TYPE_CHECKING:
+    from ai_edge_quantizer.qtyping import ModelQuantizationRecipe
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 Scheme = Literal["fp16", "int8_dynamic_s8_perchannel", "int4_dynamic_s4_perchannel"]
-WEIGHT_TYPE: dict[str, str] = {
+WEIGHT_TYPE: dict[Scheme, str] = {
     "fp16": "FLOAT16",
     "int8_dynamic_s8_perchannel": "INT8",
     "int4_dynamic_s4_perchannel": "INT4",
@@ -34,9 +36,10 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Convert the weights. Raises Refused where fewer than half of them changed."""
     from ai_edge_quantizer import quantizer
 
-    scheme = request.parameters["recipe"]
+    scheme: Scheme = request.parameters["recipe"]
     path = request.output / litert.FILE
-    quantizer.Quantizer(str(request.source), _recipe(scheme)).quantize().export_model(str(path))
+    quantized = quantizer.Quantizer(str(request.source), _recipe(scheme)).quantize()
+    quantized.export_model(str(path))
     litert.inline_buffers(path)
     share = changed_share(path, WEIGHT_TYPE[scheme])
     if share < LEAST_SHARE:
@@ -54,7 +57,7 @@ def changed_share(path: Path, kind: str) -> float:
     return held[kind] / max(1, held.total())
 
 
-def _recipe(scheme: Scheme) -> Any:
+def _recipe(scheme: Scheme) -> "ModelQuantizationRecipe":
     from ai_edge_quantizer import qtyping, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
@@ -77,8 +80,8 @@ def _recipe(scheme: Scheme) -> Any:
     return manager.get_quantization_recipe()
 
 
-def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Scheme, description: str) -> Variant:
-    def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+def _variant(name: str, precision: Precision, scheme: Scheme, description: str) -> Variant:
+    def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, object]:
         return {"recipe": scheme}
 
     return replace(
@@ -92,17 +95,20 @@ def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Sche
 
 
 FP16 = _variant(
-    "litert_fp16", "fp16", "fp16", "Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16."
+    name="litert_fp16",
+    precision="fp16",
+    scheme="fp16",
+    description="Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16.",
 )
 INT8_DYNAMIC = _variant(
-    "litert_int8_dynamic",
-    "int8",
-    "int8_dynamic_s8_perchannel",
-    "Int8 weights per channel, activations quantized at run time; needs no calibration data.",
+    name="litert_int8_dynamic",
+    precision="int8",
+    scheme="int8_dynamic_s8_perchannel",
+    description="Int8 weights per channel, activations quantized at run time; needs no calibration data.",
 )
 INT4 = _variant(
-    "litert_int4",
-    "int4",
-    "int4_dynamic_s4_perchannel",
-    "Int4 weights per channel where LiteRT has a form, activations quantized at run time.",
+    name="litert_int4",
+    precision="int4",
+    scheme="int4_dynamic_s4_perchannel",
+    description="Int4 weights per channel where LiteRT has a form, activations quantized at run time.",
 )
