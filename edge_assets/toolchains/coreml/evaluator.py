@@ -9,7 +9,7 @@ Engine's and the GPU's fp16 arithmetic is not modelled.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,10 @@ class MilProgram:
         return peak
 
     def _bytes(self, values: Values) -> int:
-        return sum(value.numel() * self.bytes_of[name] for name, value in values.items())
+        total = 0
+        for name, value in values.items():
+            total += value.numel() * self.bytes_of[name]
+        return total
 
 
 # --- reading a package ---------------------------------------------------------------------------------
@@ -126,8 +129,8 @@ def load(package: Path) -> MilProgram:
     operations = [operation for operation in block.operations if mil.computes(operation)]
     _check_known(operations, package)
     return MilProgram(
-        inputs={name: mil.element_type(variable) for name, variable in block.inputs.items()},
-        outputs={variable.name: mil.element_type(variable) for variable in block.outputs},
+        inputs=_element_types(block.inputs.values()),
+        outputs=_element_types(block.outputs),
         steps=_steps(operations, block),
         bytes_of=_bytes_of(operations, block),
         weights_bytes=_weights_bytes(operations),
@@ -158,6 +161,10 @@ def _check_known(operations: Sequence[MilOperation], package: Path) -> None:
         )
 
 
+def _element_types(variables: Iterable[MilVariable]) -> dict[str, type[np.generic]]:
+    return {variable.name: mil.element_type(variable) for variable in variables}
+
+
 def _steps(operations: Sequence[MilOperation], block: MilBlock) -> tuple[Step, ...]:
     """The operations, in the order of the program."""
     kept = {variable.name for variable in block.outputs}
@@ -184,7 +191,11 @@ def _last_uses(operations: Sequence[MilOperation]) -> dict[str, int]:
     return last_use
 
 
-def _dead_after(index: int, operation: MilOperation, last_use: Mapping[str, int]) -> set[str]:
+def _dead_after(
+    index: int,
+    operation: MilOperation,
+    last_use: Mapping[str, int],
+) -> set[str]:
     """Names of what the operation at `index` read or gave and no later one reads."""
     dead = set()
     for variable in mil.read_by(operation) + operation.outputs:
@@ -207,7 +218,8 @@ def _weights_bytes(operations: Sequence[MilOperation]) -> int:
     for operation in operations:
         for variable in mil.taken_by(operation):
             if mil.is_constant(variable) and variable.rank:
-                sizes[variable.name] = int(np.prod(variable.shape)) * mil.element_bytes(variable)
+                elements = int(np.prod(variable.shape))
+                sizes[variable.name] = elements * mil.element_bytes(variable)
     return sum(sizes.values())
 
 
@@ -256,5 +268,6 @@ def to_tensors(feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[st
     tensors = {}
     for name in names:
         tensor = torch.from_numpy(np.ascontiguousarray(feeds[name]))
-        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor.long()
+        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+        tensors[name] = tensor.to(dtype)
     return tensors

@@ -24,7 +24,8 @@ Integers: TypeAlias = Tensor | int  # a list of MIL's, or its one number
 
 def integers(value: Integers) -> list[int]:
     """A constant list, or a scalar, as Python integers."""
-    return [int(item) for item in torch.as_tensor(value).reshape(-1).tolist()]
+    flat = torch.as_tensor(value).reshape(-1)
+    return [int(item) for item in flat.tolist()]
 
 
 def _integers_or(default: int, value: Integers | None, count: int) -> list[int]:
@@ -69,7 +70,8 @@ def cast(x: Number, dtype: str) -> Tensor:
 
 def select(cond: Number, a: Number, b: Number) -> Tensor:
     """`a` where `cond` holds, else `b`."""
-    return torch.where(_tensor(cond).bool(), _tensor(a), _tensor(b))
+    holds = _tensor(cond).bool()
+    return torch.where(holds, _tensor(a), _tensor(b))
 
 
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
@@ -141,7 +143,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
-def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+def matmul(
+    x: Tensor,
+    y: Tensor,
+    transpose_x: bool = False,
+    transpose_y: bool = False,
+) -> Tensor:
     """x @ y, each transposed first in its last two axes where asked for."""
     if transpose_x:
         x = x.mT
@@ -155,7 +162,12 @@ def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
 
-def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+) -> Tensor:
     """softmax(query @ key.T / sqrt(features) + attn_mask) @ value."""
     return functional.scaled_dot_product_attention(query, key, value, attn_mask)
 
@@ -196,7 +208,13 @@ def _window(
     elif pad_type == "custom":
         padding = _pairs(_integers_or(0, pad, 2 * axes))
     else:
-        padding = _same_padding(x.shape[-axes:], kernel, stride, dilation, more_after=pad_type == "same")
+        padding = _same_padding(
+            x.shape[-axes:],
+            kernel,
+            stride,
+            dilation,
+            more_after=pad_type == "same",
+        )
     return Window(list(kernel), stride, dilation, padding)
 
 
@@ -210,9 +228,11 @@ def _same_padding(
     """What gives ceil(size / stride) elements on each axis; an odd number has one more after, or before."""
     padding = []
     for size, taps, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        reached = (math.ceil(size / stride) - 1) * stride + dilation * (taps - 1) + 1
+        last_start = (math.ceil(size / stride) - 1) * stride
+        reached = last_start + dilation * (taps - 1) + 1
         total = max(reached - size, 0)
-        less, more = total // 2, total - total // 2
+        less = total // 2
+        more = total - less
         padding.append((less, more) if more_after else (more, less))
     return padding
 
@@ -225,8 +245,8 @@ def _pairs(pad: Sequence[int]) -> list[tuple[int, int]]:
 def _amounts(pairs: Sequence[tuple[int, int]]) -> list[int]:
     """Padding as PyTorch takes it: the last axis first."""
     amounts: list[int] = []
-    for before, after in reversed(pairs):
-        amounts += [before, after]
+    for pair in reversed(pairs):
+        amounts.extend(pair)
     return amounts
 
 
@@ -270,9 +290,19 @@ def conv(
     """Convolution over 1 to 3 spatial axes; uneven padding, which PyTorch's lacks, is added before it."""
     window = _window(x, weight.shape[2:], strides, dilations, pad_type, pad)
     convolve = CONVOLUTIONS[len(window.kernel)]
-    if window.is_even:
-        return convolve(x, weight, bias, window.stride, window.padding_before, window.dilation, groups)
-    return convolve(_padded(x, window.padding), weight, bias, window.stride, 0, window.dilation, groups)
+    padding = window.padding_before
+    if not window.is_even:
+        x = _padded(x, window.padding)
+        padding = [0] * len(window.kernel)
+    return convolve(
+        x,
+        weight,
+        bias,
+        stride=window.stride,
+        padding=padding,
+        dilation=window.dilation,
+        groups=groups,
+    )
 
 
 def conv_transpose(
@@ -290,7 +320,13 @@ def conv_transpose(
     _only("conv_transpose's pad_type", pad_type, "valid", "custom")
     window = _window(x, weight.shape[2:], strides, dilations, pad_type, pad)
     convolve = TRANSPOSED_CONVOLUTIONS[len(window.kernel)]
-    result = convolve(x, weight, None, window.stride, 0, 0, groups, window.dilation)
+    result = convolve(
+        x,
+        weight,
+        stride=window.stride,
+        dilation=window.dilation,
+        groups=groups,
+    )
     for axis, (before, after) in enumerate(window.padding, start=2):
         length = result.shape[axis] - before - after
         if output_shape is not None:
@@ -301,7 +337,8 @@ def conv_transpose(
         result = extended.narrow(axis, before, length)
     if bias is None:
         return result
-    return result + bias.reshape([1, -1] + [1] * len(window.kernel))
+    by_channel = [1, -1] + [1] * len(window.kernel)
+    return result + bias.reshape(by_channel)
 
 
 # --- pooling -------------------------------------------------------------------------------------------
@@ -318,7 +355,8 @@ def max_pool(
     """The largest value of each window; padding is never the largest."""
     window = _window(x, integers(kernel_sizes), strides, None, pad_type, pad)
     pool = MAX_POOLS[len(window.kernel)]
-    return pool(_padded(x, window.padding, -math.inf), window.kernel, window.stride, ceil_mode=ceil_mode)
+    padded = _padded(x, window.padding, -math.inf)
+    return pool(padded, window.kernel, stride=window.stride, ceil_mode=ceil_mode)
 
 
 def avg_pool(
@@ -334,14 +372,20 @@ def avg_pool(
     window = _window(x, integers(kernel_sizes), strides, None, pad_type, pad)
     pool = AVERAGE_POOLS[len(window.kernel)]
     if window.is_even:
-        include = not exclude_padding_from_average
-        return pool(x, window.kernel, window.stride, window.padding_before, ceil_mode, include)
+        return pool(
+            x,
+            window.kernel,
+            stride=window.stride,
+            padding=window.padding_before,
+            ceil_mode=ceil_mode,
+            count_include_pad=not exclude_padding_from_average,
+        )
     _only("avg_pool's ceil_mode with uneven padding", ceil_mode, False)
     average = pool(_padded(x, window.padding), window.kernel, window.stride)
     if not exclude_padding_from_average:
         return average
-    own_share = pool(_padded(torch.ones_like(x), window.padding), window.kernel, window.stride)
-    return average / own_share
+    ones = _padded(torch.ones_like(x), window.padding)
+    return average / pool(ones, window.kernel, window.stride)
 
 
 # --- normalisation -------------------------------------------------------------------------------------
@@ -379,9 +423,15 @@ def layer_norm(
     return _normalized(x, over, gamma, beta, affine=over, epsilon=epsilon)
 
 
-def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
+def instance_norm(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
     """Normalized over the spatial axes of each sample and channel, scaled by channel."""
-    return _normalized(x, range(2, x.dim()), gamma, beta, affine=[1], epsilon=epsilon)
+    spatial = range(2, x.dim())
+    return _normalized(x, spatial, gamma, beta, affine=[1], epsilon=epsilon)
 
 
 def batch_norm(
@@ -421,12 +471,22 @@ def reduce_prod(x: Tensor, axes: Integers | None = None, keep_dims: bool = False
     return x
 
 
-def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+def reduce_argmax(
+    x: Tensor,
+    axis: int = -1,
+    keep_dims: bool = False,
+    output_dtype: str = "int32",
+) -> Tensor:
     """The index of the largest value along `axis`; int64, as all integers here."""
     return x.argmax(axis, keepdim=keep_dims)
 
 
-def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+def reduce_argmin(
+    x: Tensor,
+    axis: int = -1,
+    keep_dims: bool = False,
+    output_dtype: str = "int32",
+) -> Tensor:
     """The index of the smallest value along `axis`; int64, as all integers here."""
     return x.argmin(axis, keepdim=keep_dims)
 
@@ -445,7 +505,12 @@ def topk(
     return (values, indices) if return_indices else (values,)
 
 
-def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+def cumsum(
+    x: Tensor,
+    axis: int = 0,
+    exclusive: bool = False,
+    reverse: bool = False,
+) -> Tensor:
     """Running sums along `axis`, each with its own value."""
     _only("cumsum's exclusive and reverse", (exclusive, reverse), (False, False))
     return torch.cumsum(x, axis)
@@ -489,7 +554,8 @@ def squeeze(x: Tensor, axes: Integers | None = None) -> Tensor:
 def concat(values: Sequence[Number], axis: int, interleave: bool = False) -> Tensor:
     """Joined along an axis that they have; a scalar counts as a list of one."""
     _only("concat's interleave", interleave, False)
-    return torch.cat([torch.atleast_1d(_tensor(value)) for value in values], axis)
+    parts = [torch.atleast_1d(_tensor(value)) for value in values]
+    return torch.cat(parts, axis)
 
 
 def stack(values: Sequence[Number], axis: int) -> Tensor:
@@ -524,7 +590,8 @@ def slice_by_index(
     to_last = _integers_or(0, end_mask, x.dim())
     drops_axis = _integers_or(0, squeeze_mask, x.dim())
     index: list[int | slice] = []
-    for axis, (start, stop) in enumerate(zip(integers(begin), integers(end), strict=True)):
+    ranges = zip(integers(begin), integers(end), strict=True)
+    for axis, (start, stop) in enumerate(ranges):
         if steps[axis] < 1:
             raise Refused("the evaluator does not compute slice_by_index with a negative stride")
         if drops_axis[axis]:
@@ -541,16 +608,28 @@ def _from_start(indices: Tensor, length: int) -> Tensor:
     return torch.where(indices < 0, indices + length, indices)
 
 
-def gather(x: Tensor, indices: Number, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather(
+    x: Tensor,
+    indices: Number,
+    axis: int = 0,
+    batch_dims: int = 0,
+    validate_indices: bool = False,
+) -> Tensor:
     """Slices along `axis`, which the axes of `indices` replace; negative indices count from the end."""
     _only("gather's batch_dims", batch_dims, 0)
     axis %= x.dim()
     wanted = _from_start(_tensor(indices).long(), x.shape[axis])
     flat = torch.index_select(x, axis, wanted.reshape(-1))
-    return flat.reshape(x.shape[:axis] + wanted.shape + x.shape[axis + 1 :])
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    return flat.reshape(before + wanted.shape + after)
 
 
-def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_along_axis(
+    x: Tensor,
+    indices: Tensor,
+    axis: int = 0,
+    validate_indices: bool = False,
+) -> Tensor:
     """By position, the value at `indices` along `axis`; negative indices count from the end."""
     return torch.gather(x, axis, _from_start(indices.long(), x.shape[axis]))
 
@@ -560,7 +639,12 @@ def tile(x: Tensor, reps: Integers) -> Tensor:
     return x.repeat(integers(reps))
 
 
-def pad(x: Tensor, pad: Integers, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+def pad(
+    x: Tensor,
+    pad: Integers,
+    mode: str = "constant",
+    constant_val: float = 0.0,
+) -> Tensor:
     """`pad` covers the last axes, before and after each."""
     pairs = _pairs(integers(pad))
     while pairs and pairs[0] == (0, 0):  # torch reflects and replicates inner axes only
@@ -574,7 +658,8 @@ def crop(x: Tensor, crop_height: Integers, crop_width: Integers) -> Tensor:
     """Cuts off rows above and below, and columns left and right."""
     top, bottom = integers(crop_height)
     left, right = integers(crop_width)
-    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+    rows, columns = x.shape[-2:]
+    return x[..., top : rows - bottom, left : columns - right]
 
 
 def fill(shape: Integers, value: float = 0.0) -> Tensor:
@@ -584,7 +669,9 @@ def fill(shape: Integers, value: float = 0.0) -> Tensor:
 
 def range_1d(start: Number, end: Number, step: Number) -> Tensor:
     """start, start + step, ... before end."""
-    return torch.arange(_tensor(start).item(), _tensor(end).item(), _tensor(step).item())
+    first = _tensor(start).item()
+    limit = _tensor(end).item()
+    return torch.arange(first, limit, _tensor(step).item())
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
@@ -594,7 +681,8 @@ def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
 
 def _scaled(x: Tensor, height: float, width: float) -> list[int]:
     """Height and width after scaling, rounded down."""
-    return [math.floor(x.shape[-2] * height), math.floor(x.shape[-1] * width)]
+    rows, columns = x.shape[-2:]
+    return [math.floor(rows * height), math.floor(columns * width)]
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:

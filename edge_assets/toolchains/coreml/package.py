@@ -84,7 +84,9 @@ class Picture(TypedDict):
 def picture(spec: "ModelSpec") -> Picture | None:
     """What the package does with a picture, or None where it takes tensors."""
     image = spec.preprocess
-    if not isinstance(image, ImagePreprocessing) or image.channels not in (1, 3) or len(spec.inputs) != 1:
+    if not isinstance(image, ImagePreprocessing):
+        return None
+    if image.channels not in (1, 3) or len(spec.inputs) != 1:
         return None
     first = image.std[0]
     bias = [-mean / first for mean in image.mean]
@@ -106,10 +108,10 @@ def pixels(array: np.ndarray, image: Picture) -> np.ndarray:
 
     Exact, because they were made from such pixels. Raises EdgeAssetsError where they were not.
     """
-    scale = np.float64(image["scale"])
     bias = np.reshape(image["bias"], (1, -1, 1, 1))
     factors = np.reshape(image["factors"], (1, -1, 1, 1))
-    values = (array.astype(np.float64) / factors - bias) / scale
+    scaled = array.astype(np.float64) / factors - bias
+    values = scaled / image["scale"]
     rounded: np.ndarray = np.clip(np.rint(values), 0, 255)
     if np.abs(values - rounded).max(initial=0) > 0.01:
         raise EdgeAssetsError("a CoreML package of images takes pixels from 0 to 255, and these inputs are none")
@@ -129,7 +131,10 @@ class EvaluatedSession:
 
         with torch.inference_mode():
             outputs = self._outputs(feeds)
-        return {name: outputs[name].numpy().astype(kind) for name, kind in self.program.outputs.items()}
+        arrays = {}
+        for name, element_type in self.program.outputs.items():
+            arrays[name] = outputs[name].numpy().astype(element_type)
+        return arrays
 
     def _outputs(self, feeds: Feeds) -> dict[str, "torch.Tensor"]:
         from edge_assets.toolchains.coreml.evaluator import to_tensors
@@ -144,7 +149,8 @@ class EvaluatedSession:
 
         samples = {}
         for name in self.inputs:
-            samples[name] = torch.from_numpy(pixels(feeds[name], image)).float()[:, None]
+            batch = torch.from_numpy(pixels(feeds[name], image))
+            samples[name] = batch.float()[:, None]
         outputs = torch.vmap(self.program.run)(samples)
         return {name: tensor[:, 0] for name, tensor in outputs.items()}
 
@@ -152,7 +158,13 @@ class EvaluatedSession:
 class CoreMLSession:
     """CoreML itself, on macOS. A package of pictures gets a batch as a list of them."""
 
-    def __init__(self, model: "MLModel", inputs: Sequence[str], outputs: Sequence[str], image: Picture | None) -> None:
+    def __init__(
+        self,
+        model: "MLModel",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        image: Picture | None,
+    ) -> None:
         self.model = model
         self.inputs = inputs
         self.outputs = outputs
@@ -162,10 +174,13 @@ class CoreMLSession:
         if self.image is None:
             found = self.model.predict({name: feeds[name] for name in self.inputs})
             return {name: found[name] for name in self.outputs}
-        (name,) = self.inputs
-        samples = [{name: _image(one)} for one in pixels(feeds[name], self.image)]
+        (taken,) = self.inputs
+        samples = [{taken: _image(one)} for one in pixels(feeds[taken], self.image)]
         results = self.model.predict(samples)
-        return {name: np.concatenate([result[name] for result in results]) for name in self.outputs}
+        outputs = {}
+        for name in self.outputs:
+            outputs[name] = np.concatenate([result[name] for result in results])
+        return outputs
 
 
 def _image(one: np.ndarray) -> "Image.Image":
@@ -215,7 +230,12 @@ def package_in(folder: Path) -> Path:
     return next(folder.glob("*.mlpackage"))
 
 
-def save(model: "MLModel", folder: Path, spec: "ModelSpec", provenance: Mapping[str, str]) -> Path:
+def save(
+    model: "MLModel",
+    folder: Path,
+    spec: "ModelSpec",
+    provenance: Mapping[str, str],
+) -> Path:
     """Write `<model>.mlpackage` with our metadata, byte for byte the same for the same model. Returns its path."""
     specification = model.get_spec()
     _describe_interface(specification, spec)
@@ -266,7 +286,8 @@ def _write(package: Path, specification: "Model", weights: Path) -> None:
         "itemInfoEntries": entries,
         "rootModelIdentifier": _package_id("model.mlmodel"),
     }
-    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True))
+    text = json.dumps(manifest, indent=4, sort_keys=True)
+    (package / "Manifest.json").write_text(text)
 
 
 def _package_id(name: str) -> str:
@@ -385,12 +406,17 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def _converted(
-    exported: "torch.export.ExportedProgram", spec: "ModelSpec", image: Picture | None, deployment: str
+    exported: "torch.export.ExportedProgram",
+    spec: "ModelSpec",
+    image: Picture | None,
+    deployment: str,
 ) -> "MLModel":
     """The exported program as an ML program. Raises ExportError, or Refused for an operator."""
     import coremltools
 
-    outputs = [coremltools.TensorType(tensor.name, dtype=_dtype(tensor)) for tensor in spec.outputs]
+    outputs = []
+    for tensor in spec.outputs:
+        outputs.append(coremltools.TensorType(tensor.name, dtype=_dtype(tensor)))
     try:
         return coremltools.convert(
             exported,
@@ -501,7 +527,12 @@ def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
     inputs = []
     for tensor in spec.inputs:
         shape = [ranges[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
-        inputs.append(coremltools.TensorType(tensor.name, shape=shape, dtype=_dtype(tensor)))
+        declared = coremltools.TensorType(
+            tensor.name,
+            shape=shape,
+            dtype=_dtype(tensor),
+        )
+        inputs.append(declared)
     return inputs
 
 
@@ -534,15 +565,25 @@ def _quiet() -> Iterator[None]:
 
 def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
     """The format's release, the declared tensors, how pixels become inputs, and what the metadata says."""
+    about = [
+        spec.name,
+        spec.description,
+        list(spec.owners),
+        spec.license,
+        list(spec.class_names),
+    ]
     shaping: dict[str, object] = {
         "deployment_target": deployment_target(target),
         "inputs": [asdict(tensor) for tensor in spec.inputs],
         "outputs": [asdict(tensor) for tensor in spec.outputs],
         "image": picture(spec),
         "preprocessing": spec.preprocess.to_dict(),
-        "about": [spec.name, spec.description, list(spec.owners), spec.license, list(spec.class_names)],
+        "about": about,
     }
-    bounds = {axis: list(sizes) for axis, sizes in _bounds_by_axis(spec).items() if axis != "batch"}
+    bounds = {}
+    for axis, (least, largest) in _bounds_by_axis(spec).items():
+        if axis != "batch":
+            bounds[axis] = [least, largest]
     if bounds:
         shaping["bounds"] = bounds
     return shaping

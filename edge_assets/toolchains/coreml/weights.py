@@ -43,7 +43,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"{recipe} needs iOS {needed} or macOS {coreml.macos_of(needed)}, this target deploys to {deployment}; use "
             f"{instead}"
         )
-    model = coremltools.models.MLModel(str(coreml.package_in(request.source)), skip_model_load=True)
+    source = coreml.package_in(request.source)
+    model = coremltools.models.MLModel(str(source), skip_model_load=True)
     compressed = model
     for compress in _passes(request):
         compressed = compress(compressed)
@@ -135,7 +136,14 @@ def _is_plain_weight(operation: MilOperation) -> bool:
     return is_float and not any(mil.holds_compressed(child) for child in held.child_ops)
 
 
-def _variant(precision: Precision, description: str, recipe: str, bits: int, palette: bool, needs: int) -> Variant:
+def _variant(
+    precision: Precision,
+    description: str,
+    recipe: str,
+    bits: int,
+    palette: bool,
+    needs: int,
+) -> Variant:
     """A scheme that decodes from iOS `needs` on."""
 
     def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
