@@ -174,8 +174,8 @@ class CoreMLSession:
         if self.image is None:
             found = self.model.predict({name: feeds[name] for name in self.inputs})
             return {name: found[name] for name in self.outputs}
-        (taken,) = self.inputs
-        samples = [{taken: _image(one)} for one in pixels(feeds[taken], self.image)]
+        (input_name,) = self.inputs
+        samples = [{input_name: _image(one)} for one in pixels(feeds[input_name], self.image)]
         results = self.model.predict(samples)
         outputs = {}
         for name in self.outputs:
