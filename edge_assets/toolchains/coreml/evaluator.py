@@ -1,33 +1,44 @@
 """Runs a saved CoreML package where there is no CoreML: its MIL program, walked operation by operation in PyTorch.
 
+`load` reads a package into a `MilProgram`, a list of `Step`s; `MilProgram.run` walks it, one dictionary holding the
+values by name, and drops a value after the last step that reads it.
+
 What is read is the package's file, so conversion, compression and serialisation are all part of what is verified.
 Arithmetic is fp32: constants have the values that the package stores (compressed ones decoded), but the Neural
 Engine's and the GPU's fp16 arithmetic is not modelled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from edge_assets.errors import Refused
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edge_assets.toolchains.coreml.operations import Operation
+from edge_assets.toolchains.coreml import mil
+from edge_assets.toolchains.coreml.mil import MilBlock, MilOperation, MilVariable
+from edge_assets.toolchains.coreml.operations import OPERATIONS, Constant, Operation
 
 WEIGHTS = Path("Data") / "com.apple.CoreML" / "weights"
 
 
+# --- the program ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Reference:
-    """An argument that is computed: the name of its value."""
+    """An argument that is computed or fed: the name of its value."""
 
     name: str
+
+
+Argument: TypeAlias = Reference | Constant | list[Reference | Constant]
+Values: TypeAlias = dict[str, Tensor]  # those in memory, by name
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,38 @@ class Step:
     """One operation of the program."""
 
     kind: str
-    function: "Operation"
-    arguments: Mapping[str, Any]  # by MIL's name: a constant, a Reference, or a list of both
+    function: Operation
+    arguments: Mapping[str, Argument]  # by MIL's name
     outputs: tuple[str, ...]
     dead: tuple[str, ...]  # values that no later step reads
+
+    def compute(self, values: Values) -> None:
+        """Add the outputs to `values`. Raises Refused for a mode of the operation that is not computed here."""
+        arguments = {}
+        for name, argument in self.arguments.items():
+            arguments[name] = _resolved(argument, values)
+        results = self.function(**arguments)
+        if not isinstance(results, tuple):
+            results = (results,)
+        values.update(zip(self.outputs, results, strict=True))
+
+    def drop_dead(self, values: Values) -> None:
+        """Take from `values` what no later step reads."""
+        for name in self.dead:
+            del values[name]
+
+
+def _resolved(argument: Argument, values: Values) -> Constant | list[Constant]:
+    """What an operation is called with: the value where the argument is a reference."""
+    if isinstance(argument, list):
+        return [_resolved_one(item, values) for item in argument]
+    return _resolved_one(argument, values)
+
+
+def _resolved_one(argument: Reference | Constant, values: Values) -> Constant:
+    if isinstance(argument, Reference):
+        return values[argument.name]
+    return argument
 
 
 @dataclass(frozen=True)
@@ -54,126 +93,181 @@ class MilProgram:
     @cached_property
     def operators(self) -> dict[str, int]:
         """How often each operation occurs."""
-        from collections import Counter
-
         return dict(Counter(step.kind for step in self.steps).most_common())
 
-    def run(self, feeds: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name. Raises Refused for a mode of an operation that is not computed here."""
-        return self._walk(feeds)[0]
-
-    def peak_bytes(self, feeds: Mapping[str, "Tensor"]) -> int:
-        """The most bytes that values alive at the same time take, at the program's own precision."""
-        return self._walk(feeds)[1]
-
-    def _walk(self, feeds: Mapping[str, "Tensor"]) -> tuple[dict[str, "Tensor"], int]:
-        values, peak = dict(feeds), 0
+        values = dict(feeds)
         for step in self.steps:
-            arguments = {name: _resolve(value, values) for name, value in step.arguments.items()}
-            results = step.function(**arguments)
-            results = results if isinstance(results, tuple | list) else (results,)
-            values |= dict(zip(step.outputs, results, strict=True))
-            peak = max(peak, sum(value.numel() * self.bytes_of[name] for name, value in values.items()))
-            for name in step.dead:
-                del values[name]
-        return {name: values[name] for name in self.outputs}, peak
+            step.compute(values)
+            step.drop_dead(values)
+        return {name: values[name] for name in self.outputs}
+
+    def peak_bytes(self, feeds: Mapping[str, Tensor]) -> int:
+        """The most bytes that values in memory at the same time take, at the program's own precision."""
+        values = dict(feeds)
+        peak = 0
+        for step in self.steps:
+            step.compute(values)
+            peak = max(peak, self._bytes(values))
+            step.drop_dead(values)
+        return peak
+
+    def _bytes(self, values: Values) -> int:
+        total = 0
+        for name, value in values.items():
+            total += value.numel() * self.bytes_of[name]
+        return total
 
 
-def _resolve(argument: Any, values: Mapping[str, "Tensor"]) -> Any:
-    if isinstance(argument, Reference):
-        return values[argument.name]
-    return [_resolve(item, values) for item in argument] if isinstance(argument, list) else argument
+# --- reading a package ---------------------------------------------------------------------------------
 
 
 def load(package: Path) -> MilProgram:
     """Read a package back. Raises Refused naming an operation that the evaluator lacks, and the package."""
+    block = _main_block(package)
+    operations = [operation for operation in block.operations if mil.computes(operation)]
+    _check_known(operations, package)
+    return MilProgram(
+        inputs=_element_types(block.inputs.values()),
+        outputs=_element_types(block.outputs),
+        steps=_steps(operations, block),
+        bytes_of=_bytes_of(operations, block),
+        weights_bytes=_weights_bytes(operations),
+    )
+
+
+def _main_block(package: Path) -> MilBlock:
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
-    from edge_assets.toolchains.coreml.operations import OPERATIONS
-
     specification = coremltools.utils.load_spec(str(package))
-    version = specification.specificationVersion
-    block = load_mil(specification, version, str(package / WEIGHTS)).functions["main"]
-    operations = [op for op in block.operations if op.op_type != "const" and not op.op_type.startswith("constexpr_")]
-    if lacking := sorted({op.op_type for op in operations} - set(OPERATIONS)):
+    program = load_mil(
+        specification,
+        specification.specificationVersion,
+        str(package / WEIGHTS),
+    )
+    block: MilBlock = program.functions["main"]
+    return block
+
+
+def _check_known(operations: Sequence[MilOperation], package: Path) -> None:
+    """Raises Refused naming the operations that the evaluator lacks."""
+    kinds = {operation.op_type for operation in operations}
+    if lacking := sorted(kinds - set(OPERATIONS)):
         raise Refused(
             f"the evaluator has no {', '.join(lacking)}, which {package.name} uses: verify it on a Mac, or use an ONNX "
             f"variant"
         )
-    last_use = {var.name: i for i, op in enumerate(operations) for var in _read(op)}
-    kept = {var.name for var in block.outputs}
-    steps = tuple(
-        Step(
-            kind=op.op_type,
-            function=OPERATIONS[op.op_type],
-            arguments={name: _argument(value) for name, value in op.inputs.items() if value is not None},
-            outputs=tuple(var.name for var in op.outputs),
-            dead=tuple(
-                name for name in {var.name for var in (*_read(op), *op.outputs)} - kept if last_use.get(name, i) == i
-            ),
+
+
+def _element_types(variables: Iterable[MilVariable]) -> dict[str, type[np.generic]]:
+    return {variable.name: mil.element_type(variable) for variable in variables}
+
+
+def _steps(operations: Sequence[MilOperation], block: MilBlock) -> tuple[Step, ...]:
+    """The operations, in the order of the program."""
+    kept = {variable.name for variable in block.outputs}
+    last_use = _last_uses(operations)
+    steps = []
+    for index, operation in enumerate(operations):
+        step = Step(
+            kind=operation.op_type,
+            function=OPERATIONS[operation.op_type],
+            arguments=_arguments(operation),
+            outputs=tuple(variable.name for variable in operation.outputs),
+            dead=tuple(_dead_after(index, operation, last_use) - kept),
         )
-        for i, op in enumerate(operations)
-    )
-    constants = {var.name: var for op in operations for var in _vars(op) if _is_constant(var)}
-    variables = [*block.inputs.values(), *(var for op in operations for var in op.outputs)]
-    return MilProgram(
-        inputs={name: _numpy_type(var) for name, var in block.inputs.items()},
-        outputs={var.name: _numpy_type(var) for var in block.outputs},
-        steps=steps,
-        bytes_of={var.name: np.dtype(_numpy_type(var)).itemsize for var in variables},
-        weights_bytes=sum(
-            int(np.prod(var.shape)) * np.dtype(_numpy_type(var)).itemsize for var in constants.values() if var.rank
-        ),
-    )
+        steps.append(step)
+    return tuple(steps)
 
 
-def _vars(op: Any) -> list[Any]:
-    """Every value that an operation takes."""
-    found: list[Any] = []
-    for value in op.inputs.values():
-        found += value if isinstance(value, tuple | list) else [value] if value is not None else []
-    return found
+def _last_uses(operations: Sequence[MilOperation]) -> dict[str, int]:
+    """The index of the last operation that reads each value. A value that none reads is absent."""
+    last_use = {}
+    for index, operation in enumerate(operations):
+        for variable in mil.read_by(operation):
+            last_use[variable.name] = index
+    return last_use
 
 
-def _read(op: Any) -> list[Any]:
-    return [var for var in _vars(op) if not _is_constant(var)]
+def _dead_after(
+    index: int,
+    operation: MilOperation,
+    last_use: Mapping[str, int],
+) -> set[str]:
+    """Names of what the operation at `index` read or gave and no later one reads."""
+    dead = set()
+    for variable in mil.read_by(operation) + operation.outputs:
+        if last_use.get(variable.name, index) == index:
+            dead.add(variable.name)
+    return dead
 
 
-def _is_constant(var: Any) -> bool:
-    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))
+def _bytes_of(operations: Sequence[MilOperation], block: MilBlock) -> dict[str, int]:
+    """Bytes per element of everything that is fed or computed, by name."""
+    variables = list(block.inputs.values())
+    for operation in operations:
+        variables.extend(operation.outputs)
+    return {variable.name: mil.element_bytes(variable) for variable in variables}
 
 
-def _argument(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_argument(item) for item in value]
-    return _constant(value) if _is_constant(value) else Reference(value.name)
+def _weights_bytes(operations: Sequence[MilOperation]) -> int:
+    """Bytes of all constants but scalars, decompressed; what several operations take counts once."""
+    sizes = {}
+    for operation in operations:
+        for variable in mil.taken_by(operation):
+            if mil.is_constant(variable) and variable.rank:
+                elements = int(np.prod(variable.shape))
+                sizes[variable.name] = elements * mil.element_bytes(variable)
+    return sum(sizes.values())
 
 
-def _constant(var: Any) -> Any:
-    """A string or a scalar as Python's own, an array as a tensor: floats in fp32, integers in int64."""
-    import torch
+# --- arguments -----------------------------------------------------------------------------------------
 
-    value = var.op.materialized_val_inference() if var.op.op_type.startswith("constexpr_") else var.val
+
+def _arguments(operation: MilOperation) -> dict[str, Argument]:
+    """What an operation takes, by MIL's name; arguments that are not given are left out."""
+    arguments = {}
+    for name, argument in operation.inputs.items():
+        if argument is not None:
+            arguments[name] = _argument(argument)
+    return arguments
+
+
+def _argument(argument: MilVariable | tuple[MilVariable, ...] | list[MilVariable]) -> Argument:
+    if isinstance(argument, tuple | list):
+        return [_one_argument(variable) for variable in argument]
+    return _one_argument(argument)
+
+
+def _one_argument(variable: MilVariable) -> Reference | Constant:
+    if variable.op is not None and not mil.computes(variable.op):
+        return _constant(variable, variable.op)
+    return Reference(variable.name)
+
+
+def _constant(variable: MilVariable, operation: MilOperation) -> Constant:
+    """What `operation` holds. Strings and scalars are Python's own; arrays are tensors, of fp32 or int64."""
+    value = operation.materialized_val_inference() if mil.holds_compressed(operation) else variable.val
     if isinstance(value, str | bool | int | float):
         return value
     if np.ndim(value) == 0:
-        return value.item()
+        scalar: bool | int | float = value.item()
+        return scalar
     array = np.asarray(value)
     if array.dtype == bool:
         return torch.from_numpy(array.copy())
-    return torch.from_numpy(array.astype(np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64))
+    if np.issubdtype(array.dtype, np.floating):
+        return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(array.astype(np.int64))
 
 
-def _numpy_type(var: Any) -> type[np.generic]:
-    from coremltools.converters.mil.mil import types
-
-    return types.nptype_from_builtin(var.dtype)
-
-
-def to_tensors(feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, "Tensor"]:
+def to_tensors(feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Tensor]:
     """Arrays as the evaluator wants them: floats in fp32, integers in int64."""
-    import torch
-
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
-    return {name: tensor.float() if tensor.is_floating_point() else tensor.long() for name, tensor in tensors.items()}
+    tensors = {}
+    for name in names:
+        tensor = torch.from_numpy(np.ascontiguousarray(feeds[name]))
+        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+        tensors[name] = tensor.to(dtype)
+    return tensors

@@ -21,21 +21,41 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
     model = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit[session["compute_units"]])
     inputs, outputs = manifest["inputs"], manifest["outputs"]
 
-    def run(feeds: dict) -> dict:
-        if "image" in session:
-            samples = [{inputs[0]: picture} for picture in pictures(feeds[inputs[0]], session["image"])]
-            results = model.predict(samples)
-            return {name: np.concatenate([result[name] for result in results]) for name in outputs}
+    def run_tensors(feeds: dict) -> dict:
         result = model.predict({name: feeds[name] for name in inputs})
         return {name: result[name] for name in outputs}
 
-    return run
+    def run_pictures(feeds: dict) -> dict:
+        (name,) = inputs
+        samples = []
+        for picture in pictures(feeds[name], session["image"]):
+            samples.append({name: picture})
+        return joined(model.predict(samples), outputs)
+
+    return run_pictures if "image" in session else run_tensors
 
 
 def pictures(array: np.ndarray, image: dict) -> list:
     """Preprocessed float32 [n, channels, height, width] back as pictures, which the package preprocesses itself."""
+    bias = np.reshape(image["bias"], (1, -1, 1, 1))
+    factors = np.reshape(image["factors"], (1, -1, 1, 1))
+    scaled = array.astype(np.float64) / factors - bias
+    pixels = np.rint(scaled / image["scale"]).astype(np.uint8)
+    return [as_picture(one) for one in pixels]
+
+
+def as_picture(pixels: np.ndarray) -> object:
+    """Pixels [channels, height, width] as one of Pillow's images."""
     from PIL import Image
 
-    bias, factors = (np.reshape(image[name], (1, -1, 1, 1)) for name in ("bias", "factors"))
-    values = np.rint((array.astype(np.float64) / factors - bias) / image["scale"]).astype(np.uint8)
-    return [Image.fromarray(one[0] if len(one) == 1 else one.transpose(1, 2, 0).copy()) for one in values]
+    if len(pixels) == 1:
+        return Image.fromarray(pixels[0])
+    return Image.fromarray(pixels.transpose(1, 2, 0).copy())
+
+
+def joined(results: list, names: list) -> dict:
+    """The samples' outputs as one batch."""
+    outputs = {}
+    for name in names:
+        outputs[name] = np.concatenate([result[name] for result in results])
+    return outputs

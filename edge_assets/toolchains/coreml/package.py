@@ -3,7 +3,7 @@
 coreml_package_fp16  torch.export, converted to an ML program in half precision: what the compressed packages are
                      made from. A model of images takes a picture, scaled and normalised by the package itself
 
-On macOS a session is CoreML's own; elsewhere the package's program is evaluated by `coreml_evaluator`.
+On macOS a session is CoreML's own; elsewhere the package's program is evaluated by `evaluator`.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ import shutil
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -26,11 +25,17 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
+from edge_assets.hashing import sha256_of
 from edge_assets.spec.preprocess import ImagePreprocessing
 from edge_assets.toolchains.onnx.export import example_inputs
 
 if TYPE_CHECKING:
+    import coremltools
     import torch
+    from coremltools.converters.mil.input_types import InputType
+    from coremltools.models import MLModel
+    from coremltools.proto.Model_pb2 import FeatureDescription, Model
+    from PIL import Image
 
     from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
@@ -47,7 +52,9 @@ MACOS_TO_IOS = {"12": "15", "13": "16", "14": "17", "15": "18", "26": "26"}  # r
 def deployment_target(target: "Target") -> str:
     """The catalog's `deployment_target` as the iOS release of the same format, so that equal packages are one."""
     name = str(target.options["deployment_target"])
-    return f"iOS{MACOS_TO_IOS[name.removeprefix('macOS')]}" if name.startswith("macOS") else name
+    if name.startswith("macOS"):
+        return f"iOS{MACOS_TO_IOS[name.removeprefix('macOS')]}"
+    return name
 
 
 def macos_of(release: int) -> str:
@@ -60,37 +67,52 @@ def is_below(deployment: str, release: int) -> bool:
     return int(deployment.removeprefix("iOS")) < release
 
 
-def picture(spec: "ModelSpec") -> dict[str, Any] | None:
-    """How the package turns pixels into the model's input, or None where it takes tensors.
+class Picture(TypedDict):
+    """How a package turns the pixels of a picture into the model's input: plain data, for recipes and sessions.
 
     CoreML computes `pixel * scale + bias`, one scale for all channels and a bias for each. What remains of a standard
     deviation per channel is `factors`, which the program multiplies with.
     """
+
+    color_layout: str  # CoreML's name: GRAYSCALE or RGB
+    shape: list[int]  # [1, channels, height, width]
+    scale: float
+    bias: list[float]  # by channel
+    factors: list[float]  # by channel
+
+
+def picture(spec: "ModelSpec") -> Picture | None:
+    """What the package does with a picture, or None where it takes tensors."""
     image = spec.preprocess
-    if not isinstance(image, ImagePreprocessing) or image.channels not in (1, 3) or len(spec.inputs) != 1:
+    if not isinstance(image, ImagePreprocessing):
+        return None
+    if image.channels not in (1, 3) or len(spec.inputs) != 1:
         return None
     first = image.std[0]
+    bias = [-mean / first for mean in image.mean]
+    factors = [first / std for std in image.std]
     return {
         "color_layout": "GRAYSCALE" if image.channels == 1 else "RGB",
         "shape": [1, image.channels, image.height, image.width],
         "scale": image.scale / first,
-        "bias": [-mean / first for mean in image.mean],
-        "factors": [first / std for std in image.std],
+        "bias": bias,
+        "factors": factors,
     }
 
 
 # --- sessions ------------------------------------------------------------------------------------------
 
 
-def pixels(array: np.ndarray, image: Mapping[str, Any]) -> np.ndarray:
+def pixels(array: np.ndarray, image: Picture) -> np.ndarray:
     """Preprocessed images back as uint8 pixels [n, channels, height, width].
 
     Exact, because they were made from such pixels. Raises EdgeAssetsError where they were not.
     """
-    scale = np.float64(image["scale"])
-    bias, factors = (np.reshape(image[name], (1, -1, 1, 1)) for name in ("bias", "factors"))
-    values = (array.astype(np.float64) / factors - bias) / scale
-    rounded = np.clip(np.rint(values), 0, 255)
+    bias = np.reshape(image["bias"], (1, -1, 1, 1))
+    factors = np.reshape(image["factors"], (1, -1, 1, 1))
+    scaled = array.astype(np.float64) / factors - bias
+    values = scaled / image["scale"]
+    rounded: np.ndarray = np.clip(np.rint(values), 0, 255)
     if np.abs(values - rounded).max(initial=0) > 0.01:
         raise EdgeAssetsError("a CoreML package of images takes pixels from 0 to 255, and these inputs are none")
     return rounded.astype(np.uint8)
@@ -99,28 +121,37 @@ def pixels(array: np.ndarray, image: Mapping[str, Any]) -> np.ndarray:
 class EvaluatedSession:
     """A package's program on this machine, in PyTorch and fp32."""
 
-    def __init__(self, program: "MilProgram", inputs: Sequence[str], image: Mapping[str, Any] | None) -> None:
-        self.program, self.inputs, self.image = program, inputs, image
+    def __init__(self, program: "MilProgram", inputs: Sequence[str], image: Picture | None) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.image = image
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         import torch
 
+        with torch.inference_mode():
+            outputs = self._outputs(feeds)
+        arrays = {}
+        for name, element_type in self.program.outputs.items():
+            arrays[name] = outputs[name].numpy().astype(element_type)
+        return arrays
+
+    def _outputs(self, feeds: Feeds) -> dict[str, "torch.Tensor"]:
         from edge_assets.toolchains.coreml.evaluator import to_tensors
 
-        if self.image:
-            feeds = {name: pixels(feeds[name], self.image) for name in self.inputs}
-            tensors = {name: torch.from_numpy(array).float() for name, array in feeds.items()}
-        else:
-            tensors = to_tensors(feeds, self.inputs)
-        with torch.inference_mode():
-            outputs = self._each(tensors) if self.image else self.program.run(tensors)
-        return {name: outputs[name].numpy().astype(kind) for name, kind in self.program.outputs.items()}
+        if self.image is None:
+            return self.program.run(to_tensors(feeds, self.inputs))
+        return self._of_pictures(feeds, self.image)
 
-    def _each(self, pictures: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    def _of_pictures(self, feeds: Feeds, image: Picture) -> dict[str, "torch.Tensor"]:
         """A package of pictures takes one: its program as it is for each sample, vectorised over the samples."""
         import torch
 
-        outputs = torch.vmap(self.program.run)({name: tensor[:, None] for name, tensor in pictures.items()})
+        samples = {}
+        for name in self.inputs:
+            batch = torch.from_numpy(pixels(feeds[name], image))
+            samples[name] = batch.float()[:, None]
+        outputs = torch.vmap(self.program.run)(samples)
         return {name: tensor[:, 0] for name, tensor in outputs.items()}
 
 
@@ -128,24 +159,37 @@ class CoreMLSession:
     """CoreML itself, on macOS. A package of pictures gets a batch as a list of them."""
 
     def __init__(
-        self, model: Any, inputs: Sequence[str], outputs: Sequence[str], image: Mapping[str, Any] | None
+        self,
+        model: "MLModel",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        image: Picture | None,
     ) -> None:
-        self.model, self.inputs, self.outputs, self.image = model, inputs, outputs, image
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
+        self.image = image
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         if self.image is None:
             found = self.model.predict({name: feeds[name] for name in self.inputs})
             return {name: found[name] for name in self.outputs}
-        samples = [{self.inputs[0]: _image(one)} for one in pixels(feeds[self.inputs[0]], self.image)]
+        (input_name,) = self.inputs
+        samples = [{input_name: _image(one)} for one in pixels(feeds[input_name], self.image)]
         results = self.model.predict(samples)
-        return {name: np.concatenate([result[name] for result in results]) for name in self.outputs}
+        outputs = {}
+        for name in self.outputs:
+            outputs[name] = np.concatenate([result[name] for result in results])
+        return outputs
 
 
-def _image(one: np.ndarray) -> Any:
+def _image(one: np.ndarray) -> "Image.Image":
     """Pixels [channels, height, width] as the picture that CoreML takes."""
     from PIL import Image
 
-    return Image.fromarray(one[0] if len(one) == 1 else np.ascontiguousarray(one.transpose(1, 2, 0)))
+    if len(one) == 1:
+        return Image.fromarray(one[0])
+    return Image.fromarray(np.ascontiguousarray(one.transpose(1, 2, 0)))
 
 
 def open_session(
@@ -155,7 +199,7 @@ def open_session(
     inputs: Sequence[str],
     outputs: Sequence[str],
     compute_units: str,
-    image: Mapping[str, Any] | None = None,
+    image: Picture | None = None,
 ) -> Session:
     """A session of the package in the folder `path`.
 
@@ -167,13 +211,15 @@ def open_session(
         import coremltools
 
         units = coremltools.ComputeUnit[compute_units]
-        return CoreMLSession(coremltools.models.MLModel(str(package), compute_units=units), inputs, outputs, image)
+        model = coremltools.models.MLModel(str(package), compute_units=units)
+        return CoreMLSession(model, inputs, outputs, image)
     import torch
 
     from edge_assets.toolchains.coreml import evaluator as coreml_evaluator
 
     torch.set_num_threads(threads)
-    return EvaluatedSession(coreml_evaluator.load(package), inputs, image)
+    program = coreml_evaluator.load(package)
+    return EvaluatedSession(program, inputs, image)
 
 
 # --- packages ------------------------------------------------------------------------------------------
@@ -184,14 +230,16 @@ def package_in(folder: Path) -> Path:
     return next(folder.glob("*.mlpackage"))
 
 
-def save(model: Any, folder: Path, spec: "ModelSpec", provenance: Mapping[str, str]) -> Path:
+def save(
+    model: "MLModel",
+    folder: Path,
+    spec: "ModelSpec",
+    provenance: Mapping[str, str],
+) -> Path:
     """Write `<model>.mlpackage` with our metadata, byte for byte the same for the same model. Returns its path."""
     specification = model.get_spec()
-    description = specification.description
-    for features, tensors in ((description.input, spec.inputs), (description.output, spec.outputs)):
-        for feature, tensor in zip(features, tensors, strict=True):
-            feature.shortDescription = _sentence(tensor, spec, feature.type.WhichOneof("Type") == "imageType")
-    metadata = description.metadata
+    _describe_interface(specification, spec)
+    metadata = specification.description.metadata
     metadata.shortDescription = spec.description
     metadata.author = ", ".join(spec.owners)
     metadata.license = spec.license
@@ -204,30 +252,56 @@ def save(model: Any, folder: Path, spec: "ModelSpec", provenance: Mapping[str, s
     return package
 
 
-def _sentence(tensor: "Tensor", spec: "ModelSpec", is_image: bool) -> str:
-    if is_image and isinstance(image := spec.preprocess, ImagePreprocessing):
+def _describe_interface(specification: "Model", spec: "ModelSpec") -> None:
+    """Give each input and output the sentence that Xcode shows of it."""
+    description = specification.description
+    for feature, tensor in zip(description.input, spec.inputs, strict=True):
+        feature.shortDescription = _sentence(feature, tensor, spec)
+    for feature, tensor in zip(description.output, spec.outputs, strict=True):
+        feature.shortDescription = _sentence(feature, tensor, spec)
+
+
+def _sentence(feature: "FeatureDescription", tensor: "Tensor", spec: "ModelSpec") -> str:
+    image = spec.preprocess
+    if feature.type.WhichOneof("Type") == "imageType" and isinstance(image, ImagePreprocessing):
         kind = "grayscale" if image.channels == 1 else "RGB"
         return f"{kind} picture, {image.width} x {image.height} pixels; the package scales and normalises it"
-    classes = f": a value for each of {', '.join(spec.class_names)}" if tensor in spec.outputs[:1] else ""
-    return f"{tensor.dtype} [{', '.join(map(str, tensor.shape))}]{classes if spec.class_names else ''}"
+    sentence = f"{tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
+    if spec.class_names and tensor in spec.outputs[:1]:
+        sentence += f": a value for each of {', '.join(spec.class_names)}"
+    return sentence
 
 
-def _write(package: Path, specification: Any, weights: Path) -> None:
+def _write(package: Path, specification: "Model", weights: Path) -> None:
     """What coremltools' own `save` writes, with ids and an order that depend on nothing but the content."""
-    items = {"model.mlmodel": "CoreML Model Specification"}
     data = package / "Data" / "com.apple.CoreML"
     data.mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(specification.SerializeToString(deterministic=True))
+    entries = {_package_id("model.mlmodel"): _package_entry("model.mlmodel", "CoreML Model Specification")}
     if any(weights.iterdir()):
         shutil.copytree(weights, data / "weights")
-        items["weights"] = "CoreML Model Weights"
-    ids = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, f"com.apple.CoreML/{name}")) for name in items}
-    entries = {
-        ids[name]: {"author": "com.apple.CoreML", "description": text, "name": name, "path": f"com.apple.CoreML/{name}"}
-        for name, text in items.items()
+        entries[_package_id("weights")] = _package_entry("weights", "CoreML Model Weights")
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": entries,
+        "rootModelIdentifier": _package_id("model.mlmodel"),
     }
-    manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": ids["model.mlmodel"]}
-    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True))
+    text = json.dumps(manifest, indent=4, sort_keys=True)
+    (package / "Manifest.json").write_text(text)
+
+
+def _package_id(name: str) -> str:
+    """The id of a file or folder of the package: always the same, where coremltools draws one."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"com.apple.CoreML/{name}"))
+
+
+def _package_entry(name: str, description: str) -> dict[str, str]:
+    return {
+        "author": "com.apple.CoreML",
+        "description": description,
+        "name": name,
+        "path": f"com.apple.CoreML/{name}",
+    }
 
 
 def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
@@ -241,13 +315,14 @@ def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
 
     image = request.parameters["image"]
     specification = coremltools.utils.load_spec(str(package))
+    batch = f"flexible, 1 to {LARGEST_BATCH}"
+    if image:
+        batch = "one picture; many through CoreML's batch API (MLArrayBatchProvider)"
     facts: dict[str, Any] = {
         "specification_version": specification.specificationVersion,
-        "inputs": {feature.name: _kind(feature) for feature in specification.description.input},
-        "outputs": {feature.name: _kind(feature) for feature in specification.description.output},
-        "batch": "one picture; many through CoreML's batch API (MLArrayBatchProvider)"
-        if image
-        else f"flexible, 1 to {LARGEST_BATCH}",
+        "inputs": _kinds(specification.description.input),
+        "outputs": _kinds(specification.description.output),
+        "batch": batch,
         "session": {"image": image} if image else {},
     }
     try:
@@ -262,29 +337,45 @@ def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
     return facts | {"operators": program.operators, "memory_estimate": estimate}
 
 
-def _kind(feature: Any) -> str:
-    kind = feature.type.WhichOneof("Type")
-    if kind == "imageType":
+def _kinds(features: Iterable["FeatureDescription"]) -> dict[str, str]:
+    """What each input or output is, by name."""
+    return {feature.name: _kind(feature) for feature in features}
+
+
+def _kind(feature: "FeatureDescription") -> str:
+    if feature.type.WhichOneof("Type") == "imageType":
         image = feature.type.imageType
         return f"image {image.ColorSpace.Name(image.colorSpace)} {image.width} x {image.height}"
     array = feature.type.multiArrayType
-    ranges = [f"{axis.lowerBound}..{axis.upperBound}" for axis in array.shapeRange.sizeRanges if axis.upperBound > 0]
-    return f"{array.ArrayDataType.Name(array.dataType).lower()} [{', '.join(ranges or map(str, array.shape))}]"
+    element_type = array.ArrayDataType.Name(array.dataType).lower()
+    axes = []
+    for axis in array.shapeRange.sizeRanges:
+        if axis.upperBound > 0:
+            axes.append(f"{axis.lowerBound}..{axis.upperBound}")
+    if not axes:
+        axes = [str(size) for size in array.shape]
+    return f"{element_type} [{', '.join(axes)}]"
 
 
 def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     """One sample with every other flexible axis at its largest size."""
     import torch
 
-    shapes = {
-        tensor.name: [
-            1 if axis == "batch" else spec.axis_range(axis)[2] if isinstance(axis, str) else axis
-            for axis in tensor.shape
-        ]
-        for tensor in spec.inputs
-    }
-    kinds = {tensor.name: torch.float32 if tensor.dtype == "float32" else torch.int64 for tensor in spec.inputs}
-    return {name: torch.ones(shape, dtype=kinds[name]) for name, shape in shapes.items()}
+    inputs = {}
+    for tensor in spec.inputs:
+        shape = [_largest_size(axis, spec) for axis in tensor.shape]
+        dtype = torch.float32 if tensor.dtype == "float32" else torch.int64
+        inputs[tensor.name] = torch.ones(shape, dtype=dtype)
+    return inputs
+
+
+def _largest_size(axis: int | str, spec: "ModelSpec") -> int:
+    if isinstance(axis, int):
+        return axis
+    if axis == "batch":
+        return 1
+    _least, _best, largest = spec.axis_range(axis)
+    return largest
 
 
 # --- conversion ----------------------------------------------------------------------------------------
@@ -292,7 +383,6 @@ def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
 
 def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
     """Convert the checkpoint to an ML program in half precision. Raises ExportError, or Refused for an operator."""
-    import coremltools
     import torch
 
     deployment = request.parameters["deployment_target"]
@@ -302,23 +392,11 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
     image = request.parameters["image"]
     with _quiet(), torch.inference_mode(False):
         exported = _export(_with_factors(model, image), request.spec, image)
-        try:
-            converted = coremltools.convert(
-                exported,
-                inputs=_inputs(request.spec, image),
-                outputs=[coremltools.TensorType(tensor.name, dtype=_dtype(tensor)) for tensor in request.spec.outputs],
-                minimum_deployment_target=coremltools.target[deployment],
-                compute_precision=coremltools.precision.FLOAT16,
-                skip_model_load=True,
-            )
-        except Exception as error:  # the converter raises many types; each is the user's model's problem
-            raise _explained(error) from error
-    with request.source.open("rb") as file:
-        checkpoint = file_digest(file, "sha256").hexdigest()
+        converted = _converted(exported, request.spec, image, deployment)
     provenance = {
         "model": request.spec.name,
         "checkpoint": request.source.name,
-        "checkpoint_sha256": checkpoint,
+        "checkpoint_sha256": sha256_of(request.source),
         "recipe": "fp16",
         "preprocessing": json.dumps(request.parameters["preprocessing"], sort_keys=True),
         "class_names": json.dumps(request.spec.class_names),
@@ -327,7 +405,32 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
     return {"recipe": "fp16", **describe(package, request)}
 
 
-def _with_factors(model: "torch.nn.Module", image: Mapping[str, Any] | None) -> "torch.nn.Module":
+def _converted(
+    exported: "torch.export.ExportedProgram",
+    spec: "ModelSpec",
+    image: Picture | None,
+    deployment: str,
+) -> "MLModel":
+    """The exported program as an ML program. Raises ExportError, or Refused for an operator."""
+    import coremltools
+
+    outputs = []
+    for tensor in spec.outputs:
+        outputs.append(coremltools.TensorType(tensor.name, dtype=_dtype(tensor)))
+    try:
+        return coremltools.convert(
+            exported,
+            inputs=_inputs(spec, image),
+            outputs=outputs,
+            minimum_deployment_target=coremltools.target[deployment],
+            compute_precision=coremltools.precision.FLOAT16,
+            skip_model_load=True,
+        )
+    except Exception as error:  # the converter raises many types; each is the user's model's problem
+        raise _explained(error) from error
+
+
+def _with_factors(model: "torch.nn.Module", image: Picture | None) -> "torch.nn.Module":
     """The model behind what CoreML's picture input cannot do: a scale per channel."""
     import torch
 
@@ -341,63 +444,96 @@ def _with_factors(model: "torch.nn.Module", image: Mapping[str, Any] | None) -> 
             self.model = model
             self.factors = torch.nn.Parameter(factors, requires_grad=False)
 
-        def forward(self, pictures: torch.Tensor) -> Any:
+        def forward(self, pictures: torch.Tensor) -> object:
             return self.model(pictures * self.factors)
 
     return Scaled().eval()
 
 
-def _export(
-    model: "torch.nn.Module", spec: "ModelSpec", image: Mapping[str, Any] | None
-) -> "torch.export.ExportedProgram":
+def _export(model: "torch.nn.Module", spec: "ModelSpec", image: Picture | None) -> "torch.export.ExportedProgram":
     """The model as an exported program: for one picture, or with the spec's flexible axes."""
     import torch
 
     if image:
-        example, shapes = example_inputs(spec, batch=1), None
+        example = example_inputs(spec, batch=1)
+        shapes = None
     else:
         example = example_inputs(spec)
-        axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
-        bounds = {axis: _bounds(axis, spec) for axis in axes}
-        dims = {axis: torch.export.Dim(axis, min=least, max=largest) for axis, (least, largest) in bounds.items()}
-        shapes = tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
+        shapes = _dynamic_shapes(spec)
     try:
-        return torch.export.export(model, example, dynamic_shapes=shapes, strict=False).run_decompositions({})
+        exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+        decomposed: torch.export.ExportedProgram = exported.run_decompositions({})
     except Exception as error:
         raise ExportError(f"torch.export failed: {told(error)}") from error
+    return decomposed
+
+
+def _dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, "torch.export.Dim"], ...]:
+    """The inputs' flexible axes with their bounds, as torch.export wants them: equal names are equal sizes."""
+    import torch
+
+    dims = {}
+    for axis, (least, largest) in _bounds_by_axis(spec).items():
+        dims[axis] = torch.export.Dim(axis, min=least, max=largest)
+    shapes = []
+    for tensor in spec.inputs:
+        shapes.append({i: dims[axis] for i, axis in tensor.dynamic_axes.items()})
+    return tuple(shapes)
+
+
+def _bounds_by_axis(spec: "ModelSpec") -> dict[str, tuple[int, int]]:
+    """Least and largest size of each flexible axis of the inputs."""
+    bounds = {}
+    for tensor in spec.inputs:
+        for axis in tensor.dynamic_axes.values():
+            bounds[axis] = _bounds(axis, spec)
+    return bounds
 
 
 def _bounds(axis: str, spec: "ModelSpec") -> tuple[int, int]:
-    """Least and largest size of a flexible axis."""
     if axis == "batch":
         return 1, LARGEST_BATCH
     least, _best, largest = spec.axis_range(axis)
     return least, largest
 
 
-def _inputs(spec: "ModelSpec", image: Mapping[str, Any] | None) -> list[Any]:
+def _inputs(spec: "ModelSpec", image: Picture | None) -> list["InputType"]:
+    """The inputs as coremltools is told of them: one picture, or tensors."""
+    if image:
+        return [_picture_input(spec.inputs[0], image)]
+    return _tensor_inputs(spec)
+
+
+def _picture_input(tensor: "Tensor", image: Picture) -> "coremltools.ImageType":
     import coremltools
 
-    if image:
-        layout = coremltools.colorlayout[image["color_layout"]]
-        # one channel's bias is a number of its own in CoreML
-        bias = image["bias"] if len(image["bias"]) > 1 else image["bias"][0]
-        name = spec.inputs[0].name
-        return [coremltools.ImageType(name, shape=image["shape"], scale=image["scale"], bias=bias, color_layout=layout)]
-    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
-    bounds = {axis: _bounds(axis, spec) for axis in axes}
-    ranges = {
-        axis: coremltools.RangeDim(least, largest, default=least, symbol=axis)
-        for axis, (least, largest) in bounds.items()
-    }
-    return [
-        coremltools.TensorType(
+    # one channel's bias is a number of its own in CoreML
+    bias = image["bias"] if len(image["bias"]) > 1 else image["bias"][0]
+    return coremltools.ImageType(
+        tensor.name,
+        shape=image["shape"],
+        scale=image["scale"],
+        bias=bias,
+        color_layout=coremltools.colorlayout[image["color_layout"]],
+    )
+
+
+def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
+    import coremltools
+
+    ranges = {}
+    for axis, (least, largest) in _bounds_by_axis(spec).items():
+        ranges[axis] = coremltools.RangeDim(least, largest, default=least, symbol=axis)
+    inputs = []
+    for tensor in spec.inputs:
+        shape = [ranges[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
+        declared = coremltools.TensorType(
             tensor.name,
-            shape=[ranges[axis] if isinstance(axis, str) else axis for axis in tensor.shape],
+            shape=shape,
             dtype=_dtype(tensor),
         )
-        for tensor in spec.inputs
-    ]
+        inputs.append(declared)
+    return inputs
 
 
 def _dtype(tensor: "Tensor") -> type[np.generic]:
@@ -427,19 +563,30 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
     """The format's release, the declared tensors, how pixels become inputs, and what the metadata says."""
-    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()} - {"batch"}
-    bounds = {axis: list(_bounds(axis, spec)) for axis in sorted(axes)}
-    return {
+    about = [
+        spec.name,
+        spec.description,
+        list(spec.owners),
+        spec.license,
+        list(spec.class_names),
+    ]
+    shaping: dict[str, object] = {
         "deployment_target": deployment_target(target),
         "inputs": [asdict(tensor) for tensor in spec.inputs],
         "outputs": [asdict(tensor) for tensor in spec.outputs],
         "image": picture(spec),
         "preprocessing": spec.preprocess.to_dict(),
-        **({"bounds": bounds} if bounds else {}),
-        "about": [spec.name, spec.description, list(spec.owners), spec.license, list(spec.class_names)],
+        "about": about,
     }
+    bounds = {}
+    for axis, (least, largest) in _bounds_by_axis(spec).items():
+        if axis != "batch":
+            bounds[axis] = [least, largest]
+    if bounds:
+        shaping["bounds"] = bounds
+    return shaping
 
 
 PACKAGE = Variant(

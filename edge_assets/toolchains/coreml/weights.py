@@ -10,21 +10,26 @@ package. Weights of 2048 elements and less stay as they are, which is coremltool
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edge_assets.core.scheme import Granularity, Precision, Scheme
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
+from edge_assets.toolchains.coreml import mil
 from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.coreml.mil import MilOperation
 
 if TYPE_CHECKING:
+    from coremltools.models import MLModel
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 BLOCK = 32
 SMALLEST = 2048  # elements
+OURS = "edge_assets."  # begins the names of our metadata
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -34,11 +39,13 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     recipe, deployment = request.parameters["recipe"], request.parameters["deployment_target"]
     needed = request.parameters["needs"]
     if coreml.is_below(deployment, needed):
+        instead = "coreml_package_lut4" if needed > 16 else "coreml_package_fp16"
         raise Refused(
             f"{recipe} needs iOS {needed} or macOS {coreml.macos_of(needed)}, this target deploys to {deployment}; use "
-            f"{'coreml_package_lut4' if needed > 16 else 'coreml_package_fp16'}"
+            f"{instead}"
         )
-    model = coremltools.models.MLModel(str(coreml.package_in(request.source)), skip_model_load=True)
+    source = coreml.package_in(request.source)
+    model = coremltools.models.MLModel(str(source), skip_model_load=True)
     compressed = model
     for compress in _passes(request):
         compressed = compress(compressed)
@@ -48,36 +55,54 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"no weight of this model has more than {SMALLEST} elements, so {recipe} would leave all in fp16; use "
             f"coreml_package_fp16"
         )
-    kept = {
-        name.removeprefix("edge_assets."): value
-        for name, value in model.user_defined_metadata.items()
-        if name.startswith("edge_assets.")
-    }
-    package = coreml.save(compressed, request.output, request.spec, kept | {"recipe": recipe})
+    provenance = _provenance(model) | {"recipe": recipe}
+    package = coreml.save(compressed, request.output, request.spec, provenance)
     return {"recipe": recipe, "compressed_share": round(compressed_share, 4), **coreml.describe(package, request)}
 
 
-def _passes(request: BuildRequest) -> Iterator[Callable[[Any], Any]]:
+def _provenance(model: "MLModel") -> dict[str, str]:
+    """Our metadata of a package, by the names that `save` takes."""
+    provenance = {}
+    for name, value in model.user_defined_metadata.items():
+        if name.startswith(OURS):
+            provenance[name.removeprefix(OURS)] = value
+    return provenance
+
+
+def _passes(request: BuildRequest) -> Iterator[Callable[["MLModel"], "MLModel"]]:
     """Compressions to apply in turn: a weight that one compressed, the next leaves alone."""
+    bits = request.parameters["bits"]
+    if request.parameters["palette"]:
+        yield _palette_pass(bits)
+        return
+    if bits == 4:
+        yield _linear_pass(bits, "per_block")
+    # also for int4: input channels that are no multiple of a block's size cannot be cut into blocks
+    yield _linear_pass(bits, "per_channel")
+
+
+def _palette_pass(bits: int) -> Callable[["MLModel"], "MLModel"]:
     from coremltools.optimize import coreml as optimize
 
-    bits, is_palette = request.parameters["bits"], request.parameters["palette"]
-    if is_palette:
-        palette = optimize.OpPalettizerConfig(
-            mode="custom", lut_function=partial(_palette, bits), weight_threshold=SMALLEST
-        )
-        yield partial(optimize.palettize_weights, config=optimize.OptimizationConfig(global_config=palette))
-        return
-    # input channels that are no multiple of a block's size cannot be cut into blocks
-    for granularity in ("per_block", "per_channel") if bits == 4 else ("per_channel",):
-        linear = optimize.OpLinearQuantizerConfig(
-            mode="linear_symmetric",
-            dtype=f"int{bits}",
-            granularity=granularity,
-            block_size=BLOCK,
-            weight_threshold=SMALLEST,
-        )
-        yield partial(optimize.linear_quantize_weights, config=optimize.OptimizationConfig(global_config=linear))
+    palette = optimize.OpPalettizerConfig(
+        mode="custom",
+        lut_function=partial(_palette, bits),
+        weight_threshold=SMALLEST,
+    )
+    return partial(optimize.palettize_weights, config=optimize.OptimizationConfig(global_config=palette))
+
+
+def _linear_pass(bits: int, granularity: Literal["per_block", "per_channel"]) -> Callable[["MLModel"], "MLModel"]:
+    from coremltools.optimize import coreml as optimize
+
+    linear = optimize.OpLinearQuantizerConfig(
+        mode="linear_symmetric",
+        dtype=f"int{bits}",
+        granularity=granularity,
+        block_size=BLOCK,
+        weight_threshold=SMALLEST,
+    )
+    return partial(optimize.linear_quantize_weights, config=optimize.OptimizationConfig(global_config=linear))
 
 
 def _palette(bits: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,17 +117,24 @@ def _palette(bits: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return palette.astype(weight.dtype), indices.reshape(-1).astype(np.uint8)
 
 
-def _compressed_share(model: Any) -> float:
+def _compressed_share(model: "MLModel") -> float:
     """The share of the weights' elements that are stored compressed."""
-    held = kept = 0
+    compressed = plain = 0
     for operation in model._mil_program.functions["main"].operations:
-        out = operation.outputs[0]
-        if operation.op_type.startswith("constexpr_"):
-            held += int(np.prod(out.shape))
-        elif operation.op_type == "const" and out.rank and np.issubdtype(out.val.dtype, np.floating):
-            feeds_constexpr = any(child.op_type.startswith("constexpr_") for child in out.child_ops)
-            kept += 0 if feeds_constexpr else int(np.prod(out.shape))
-    return held / max(1, held + kept)
+        if mil.holds_compressed(operation):
+            compressed += int(np.prod(operation.outputs[0].shape))
+        elif _is_plain_weight(operation):
+            plain += int(np.prod(operation.outputs[0].shape))
+    return compressed / max(1, compressed + plain)
+
+
+def _is_plain_weight(operation: MilOperation) -> bool:
+    """Whether an operation holds a floating-point array that nothing decompresses further."""
+    held = operation.outputs[0]
+    if operation.op_type != "const" or not held.rank:
+        return False
+    is_float = np.issubdtype(np.asarray(held.val).dtype, np.floating)
+    return is_float and not any(mil.holds_compressed(child) for child in held.child_ops)
 
 
 def _linear(precision: Precision, granularity: Granularity, block: int | None = None) -> Scheme:
@@ -129,17 +161,19 @@ def _palettized(precision: Precision) -> Scheme:
     )
 
 
-def _variant(precision: Precision, bits: int, palette: bool, scheme: Scheme, needs: int, description: str) -> Variant:
-    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def _variant(scheme: Scheme, description: str, bits: int, palette: bool, needs: int) -> Variant:
+    """A scheme that decodes from iOS `needs` on."""
+    precision = scheme.precision
+
+    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
         # the rest is the package's, and so in the source's hash
-        deployment, image = coreml.deployment_target(target), coreml.picture(spec)
         return {
             "recipe": scheme.name,
             "bits": bits,
             "palette": palette,
-            "deployment_target": deployment,
+            "deployment_target": coreml.deployment_target(target),
             "needs": needs,
-            "image": image,
+            "image": coreml.picture(spec),
         }
 
     return replace(
@@ -155,18 +189,31 @@ def _variant(precision: Precision, bits: int, palette: bool, scheme: Scheme, nee
 
 
 INT8 = _variant(
-    *("int8", 8, False, _linear("int8", granularity="perchannel"), 16),
-    "Int8 weights with a scale per output channel; activations stay in fp16.",
+    scheme=_linear("int8", granularity="perchannel"),
+    description="Int8 weights with a scale per output channel; activations stay in fp16.",
+    bits=8,
+    palette=False,
+    needs=16,
 )
 LUT6 = _variant(
-    *("lut6", 6, True, _palettized("lut6"), 16),
-    "Weights from a palette of 64 values per tensor; activations stay in fp16.",
+    scheme=_palettized("lut6"),
+    description="Weights from a palette of 64 values per tensor; activations stay in fp16.",
+    bits=6,
+    palette=True,
+    needs=16,
 )
 LUT4 = _variant(
-    *("lut4", 4, True, _palettized("lut4"), 16),
-    "Weights from a palette of 16 values per tensor; activations stay in fp16.",
+    scheme=_palettized("lut4"),
+    description="Weights from a palette of 16 values per tensor; activations stay in fp16.",
+    bits=4,
+    palette=True,
+    needs=16,
 )
 INT4 = _variant(
-    *("int4", 4, False, _linear("int4", granularity="perblock", block=BLOCK), 18),
-    f"Int4 weights with a scale per block of {BLOCK}, or per output channel where blocks do not fit; iOS 18.",
+    scheme=_linear("int4", granularity="perblock", block=BLOCK),
+    description=f"Int4 weights with a scale per block of {BLOCK}, or per output channel where blocks do not fit; "
+    "iOS 18.",
+    bits=4,
+    palette=False,
+    needs=18,
 )

@@ -4,12 +4,12 @@ executorch_int8_static   convolutions and linear layers, ranges observed on the 
 executorch_int8_dynamic  linear layers, activations quantized at run time: refused where they hold too few weights
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.checkpoint import load_model
 from edge_assets.core.scheme import Method, Scheme
+from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
@@ -20,6 +20,7 @@ from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 
 if TYPE_CHECKING:
     import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
@@ -36,8 +37,8 @@ def build_static(request: BuildRequest) -> Mapping[str, Any]:
 
 def build_dynamic(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize linear layers and lower. Raises Refused where they hold too little of the model."""
-    exported = executorch.export(load_model(request.spec.architecture, request.source), request.spec)
-    check_linear(executorch.linear_share(exported), "dynamic int8", "executorch_int8_static or litert_int8_dynamic")
+    share = executorch.linear_share(executorch.export_checkpoint(request))
+    check_linear(share, "dynamic int8", "executorch_int8_static or litert_int8_dynamic")
     return _build(request, dynamic=True, calibration=None)
 
 
@@ -50,46 +51,67 @@ def check_linear(share: float, scheme: str, instead: str) -> None:
         )
 
 
-def _build(request: BuildRequest, dynamic: bool, calibration: Any) -> dict[str, Any]:
+def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> dict[str, Any]:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    model = load_model(request.spec.architecture, request.source)
-    chosen = quantizer(dynamic=dynamic, minmax=not dynamic and request.parameters["method"] == "minmax")
-    prepared = prepare_pt2e(executorch.export(model, request.spec).module(), chosen)
-    if calibration is not None:
-        check_sizes(calibration, input_shapes(request.spec))
+    minmax = not dynamic and request.parameters["method"] == "minmax"
+    chosen = quantizer(dynamic=dynamic, minmax=minmax)
+    prepared = prepare_pt2e(executorch.export_checkpoint(request).module(), chosen)
     with torch.inference_mode():
-        for one in batches(calibration, 1) if calibration is not None else ():
-            prepared(*(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs))
-        if calibration is None:
-            prepared(*example_inputs(fixed(request.spec), batch=1))
+        for sample in _observed(request, calibration):
+            prepared(*sample)
         converted = convert_pt2e(prepared)
     facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
     return lower_quantized(converted, request, dynamic) | facts
 
 
+def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tuple["torch.Tensor", ...]]:
+    """Samples that the prepared model is run on: all of the calibration data, or one example where there is none."""
+    import torch
+
+    if calibration is None:
+        yield example_inputs(fixed(request.spec), batch=1)
+        return
+    check_sizes(calibration, input_shapes(request.spec))
+    for one in batches(calibration, 1):
+        yield tuple(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs)
+
+
 def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
     """How many nodes quantize or dequantize. Raises Refused if none does."""
-    if not (count := sum("quantize_" in str(node.target) for node in converted.graph.nodes)):
+    count = sum("quantize_" in str(node.target) for node in converted.graph.nodes)
+    if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     return count
 
 
-def lower_quantized(converted: "torch.fx.GraphModule", request: BuildRequest, dynamic: bool = False) -> dict[str, Any]:
+def lower_quantized(
+    converted: "torch.fx.GraphModule",
+    request: BuildRequest,
+    dynamic: bool = False,
+) -> dict[str, Any]:
     """Write a converted model lowered to XNNPACK, at a batch of one; its facts. Raises Refused and ExportError."""
     import torch
     from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    exported = torch.export.export(converted, example_inputs(fixed(request.spec), batch=1), strict=False)
+    example = example_inputs(fixed(request.spec), batch=1)
+    exported = torch.export.export(converted, example, strict=False)
     kind = ConfigPrecisionType.DYNAMIC_QUANT if dynamic else ConfigPrecisionType.STATIC_QUANT
     # the int8 partitioner first, then the float one for what is left
-    partitioners = [XnnpackPartitioner(config_precisions=kind, per_op_mode=dynamic), XnnpackPartitioner()]
+    partitioners = [
+        XnnpackPartitioner(config_precisions=kind, per_op_mode=dynamic),
+        XnnpackPartitioner(),
+    ]
     return executorch.lower(exported, partitioners, request)
 
 
-def quantizer(dynamic: bool = False, minmax: bool = False, trained: bool = False) -> Any:
+def quantizer(
+    dynamic: bool = False,
+    minmax: bool = False,
+    trained: bool = False,
+) -> "XNNPACKQuantizer":
     """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel.
 
     Static ranges are those of torchao's histogram, of `minmax`, or of fake quantization where they are `trained`.
@@ -108,7 +130,7 @@ def quantizer(dynamic: bool = False, minmax: bool = False, trained: bool = False
     return XNNPACKQuantizer().set_global(config)
 
 
-def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
     # torchao has two observers that fit: all else than minmax means its histogram, which minimizes the squared error
     method: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"
     scheme = Scheme(
@@ -124,7 +146,7 @@ def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
     return executorch.parameters(spec, target) | recipe
 
 
-def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
     scheme = Scheme(precision="int8", kind="dynamic", form="pt2e", weights="s8", granularity="perchannel")
     return executorch.parameters(spec, target) | {"recipe": scheme.name}
 

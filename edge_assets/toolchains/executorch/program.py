@@ -5,10 +5,11 @@ or CoreML program is built here and stays unverified, with that reason.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,9 +25,15 @@ from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
 
 if TYPE_CHECKING:
     import torch
+    from executorch.devtools.backend_debug.delegation_info import DelegationInfo
+    from executorch.exir import ExecutorchProgramManager
+    from executorch.exir.backend.partitioner import Partitioner
+    from executorch.exir.schema import Operator
+    from executorch.runtime import Program
     from torch.export import ExportedProgram
+    from torch.fx import Node
 
-    from edge_assets.spec.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
 
 FILE = "model.pte"
@@ -35,6 +42,8 @@ LINEAR = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.
 LOOKUP = "aten.embedding.default"
 NOT_OPERATORS = ("getitem", "alloc")  # of a graph's call_function nodes
 TOOLS = ("torch", "executorch", "torchao")
+IMAGE_RANK = 4  # NCHW
+IsUsable: TypeAlias = Callable[[Sequence[int]], bool]  # whether a scheme takes a weight of that shape
 
 
 # --- sessions ------------------------------------------------------------------------------------------
@@ -43,11 +52,19 @@ TOOLS = ("torch", "executorch", "torchao")
 class ExecuTorchSession:
     """A program in ExecuTorch's runtime, one sample at a time."""
 
-    def __init__(self, program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        program: "Program",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+    ) -> None:
         self.program = program  # the method does not keep it alive
         self.method = program.load_method(METHOD)
-        self.inputs, self.outputs = inputs, outputs
-        self.shapes = {name: self.method.metadata.input_tensor_meta(i).sizes() for i, name in enumerate(inputs)}
+        self.inputs = inputs
+        self.outputs = outputs
+        self.shapes = {}
+        for i, name in enumerate(inputs):
+            self.shapes[name] = self.method.metadata.input_tensor_meta(i).sizes()
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_sizes(feeds, self.shapes)
@@ -56,12 +73,21 @@ class ExecuTorchSession:
     def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         import torch
 
-        results = self.method.execute([torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs])
-        return {name: tensor.numpy().copy() for name, tensor in zip(self.outputs, results, strict=True)}
+        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs]
+        results = self.method.execute(tensors)
+        outputs = {}
+        for name, tensor in zip(self.outputs, results, strict=True):
+            outputs[name] = tensor.numpy().copy()
+        return outputs
 
 
 def open_session(
-    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], backends: Sequence[str] = ()
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    backends: Sequence[str] = (),
 ) -> Session:
     """Load a program. `threads` is set for the whole process. Raises Refused naming a backend that is not here."""
     import executorch.kernels.quantized  # noqa: F401  # registers what a partly delegated int8 graph needs
@@ -69,7 +95,8 @@ def open_session(
     from executorch.runtime import Runtime
 
     runtime = Runtime.get()
-    if missing := [name for name in backends if not runtime.backend_registry.is_available(name)]:
+    missing = [name for name in backends if not runtime.backend_registry.is_available(name)]
+    if missing:
         raise Refused(
             f"the program is lowered to {', '.join(missing)}, which ExecuTorch's runtime on this machine does not "
             f"have: it can be built here, and run only on a device that has it"
@@ -86,30 +113,27 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
     import torch
 
     try:
-        return torch.export.export(model, example_inputs(fixed(spec), batch=1), strict=False)
+        example = example_inputs(fixed(spec), batch=1)
+        return torch.export.export(model, example, strict=False)
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
         raise ExportError(f"torch.export failed: {told(error)}") from error
 
 
-def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRequest) -> dict[str, Any]:
+def export_checkpoint(request: BuildRequest) -> "ExportedProgram":
+    """The checkpoint's model, exported."""
+    return export(load_model(request.spec.architecture, request.source), request.spec)
+
+
+def lower(exported: "ExportedProgram", partitioners: "list[Partitioner]", request: BuildRequest) -> dict[str, Any]:
     """Write the program lowered with `partitioners`, in their order; its facts.
 
     Raises Refused naming operators that no kernel computes, or if the backend took nothing, and ExportError.
     """
-    from executorch.devtools.backend_debug import get_delegation_info
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-
     activations = activation_bytes(exported)  # before lowering, which rewrites the graph
-    try:
-        edge = to_edge_transform_and_lower(
-            exported, partitioner=partitioners, compile_config=EdgeCompileConfig(_check_ir_validity=False)
-        )
-        delegation = get_delegation_info(edge.exported_program().graph_module)
-        program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
-    except Exception as error:  # passes and backends raise many types
-        raise _explained(error) from error
+    lowered = _lowered(exported, partitioners)
+    program, delegation = lowered.program, lowered.delegation
     (plan,) = program.executorch_program.execution_plan
-    _check_kernels([f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators])
+    _check_kernels(_operator_names(plan.operators))
     path = request.output / FILE
     path.write_bytes(program.buffer)
     backends = sorted({delegate.id for delegate in plan.delegates})
@@ -130,42 +154,95 @@ def lower(exported: "ExportedProgram", partitioners: list[Any], request: BuildRe
     }
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A program for ExecuTorch's runtime, and which operators the partitioners' backends took."""
+
+    program: "ExecutorchProgramManager"
+    delegation: "DelegationInfo"
+
+
+def _lowered(exported: "ExportedProgram", partitioners: "list[Partitioner]") -> Lowered:
+    from executorch.devtools.backend_debug import get_delegation_info
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    try:
+        edge = to_edge_transform_and_lower(
+            exported,
+            partitioner=partitioners,
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        delegation = get_delegation_info(edge.exported_program().graph_module)
+        program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    except Exception as error:  # passes and backends raise many types
+        raise _explained(error) from error
+    return Lowered(program, delegation)
+
+
 def activation_bytes(exported: "ExportedProgram") -> int:
     """Peak of live activations of an exported graph, executed in its order: inputs and every operator's outputs."""
     import torch
 
-    placeholders = set(exported.graph_signature.user_inputs)
+    fed = set(exported.graph_signature.user_inputs)
+    order = {node: step for step, node in enumerate(exported.graph.nodes)}
     lifetimes = []
-    nodes = list(exported.graph.nodes)
-    order = {node: step for step, node in enumerate(nodes)}
-    for step, node in enumerate(nodes):
+    for node, step in order.items():
         value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or (node.op == "placeholder" and node.name not in placeholders):
+        is_parameter = node.op == "placeholder" and node.name not in fed
+        if not isinstance(value, torch.Tensor) or is_parameter:
             continue
         last = max((order[user] for user in node.users), default=step)
-        lifetimes.append(Lifetime(value.numel() * value.element_size(), step, last))
+        size_bytes = value.numel() * value.element_size()
+        lifetimes.append(Lifetime(size_bytes, first=step, last=last))
     return peak_live_bytes(lifetimes)
 
 
-def linear_share(exported: "ExportedProgram", usable: Callable[[Sequence[int]], bool] = lambda _shape: True) -> float:
+def linear_share(exported: "ExportedProgram", usable: IsUsable = lambda _shape: True) -> float:
     """Share of the parameters' elements that linear layers multiply by, where `usable` takes the weight's shape.
 
     Of the parameters that are computed with: tables of embeddings, which are only looked up, do not count.
     """
-    names = exported.graph_signature.inputs_to_parameters
-    shapes = {
-        node.name: tuple(node.meta["val"].shape)
-        for node in exported.graph.nodes
-        if node.name in names and not all(str(user.target) == LOOKUP for user in node.users)
-    }
-    linear = {
-        source.name
-        for node in exported.graph.nodes
-        if node.op == "call_function" and str(node.target) in LINEAR
-        for source in node.all_input_nodes
-        if source.name in shapes and len(shapes[source.name]) > 1 and usable(shapes[source.name])
-    }
-    return sum(math.prod(shapes[name]) for name in linear) / max(1, sum(map(math.prod, shapes.values())))
+    shapes = _parameter_shapes(exported)
+    linear: set[str] = set()
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and str(node.target) in LINEAR:
+            linear.update(_usable_weights(node, shapes, usable))
+    multiplied = sum(math.prod(shapes[name]) for name in linear)
+    computed_with = sum(math.prod(shape) for shape in shapes.values())
+    return multiplied / max(1, computed_with)
+
+
+def _parameter_shapes(exported: "ExportedProgram") -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that are computed with, by the name of their node."""
+    parameters = exported.graph_signature.inputs_to_parameters
+    shapes: dict[str, tuple[int, ...]] = {}
+    for node in exported.graph.nodes:
+        is_only_looked_up = all(str(user.target) == LOOKUP for user in node.users)
+        if node.name in parameters and not is_only_looked_up:
+            shapes[node.name] = tuple(node.meta["val"].shape)
+    return shapes
+
+
+def _usable_weights(
+    node: "Node",
+    shapes: Mapping[str, tuple[int, ...]],
+    usable: IsUsable,
+) -> list[str]:
+    """Names of the parameters of two axes and more that a node takes and `usable` accepts."""
+    found = []
+    for source in node.all_input_nodes:
+        shape = shapes.get(source.name, ())
+        if len(shape) > 1 and usable(shape):
+            found.append(source.name)
+    return found
+
+
+def _operator_names(operators: "Iterable[Operator]") -> list[str]:
+    """As the runtime's kernels are named: with the overload, where there is one."""
+    names = []
+    for operator in operators:
+        names.append(f"{operator.name}.{operator.overload}" if operator.overload else operator.name)
+    return names
 
 
 def _check_kernels(operators: Sequence[str]) -> None:
@@ -186,36 +263,43 @@ def _unsupported(operators: Sequence[str]) -> Refused:
 
 
 def _explained(error: BaseException) -> Refused | ExportError:
-    import re
-
     if missing := re.search(r"Missing out variants: \{(.*)\}", str(error)):
         return _unsupported([name.strip(" '") for name in missing[1].split(",")])
     return ExportError(f"lowering to ExecuTorch failed: {told(error)}")
 
 
 def _signature(spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
-    def entries(tensors: Any) -> list[dict[str, Any]]:
-        layout = {True: "NCHW", False: "as in PyTorch"}
-        return [
-            {"name": t.name, "dtype": t.dtype, "shape": [1, *t.shape[1:]], "layout": layout[len(t.shape) == 4]}
-            for t in tensors
-        ]
-
-    return {"inputs": entries(spec.inputs), "outputs": entries(spec.outputs)}
-
-
-def _delegation(info: Any, backends: list[str]) -> dict[str, Any]:
-    counts = {
-        name: (entry.delegated, entry.delegated + entry.non_delegated)
-        for name, entry in sorted(info.delegation_by_operator.items())
-        if name not in NOT_OPERATORS
+    return {
+        "inputs": [_entry(tensor) for tensor in spec.inputs],
+        "outputs": [_entry(tensor) for tensor in spec.outputs],
     }
+
+
+def _entry(tensor: "Tensor") -> dict[str, object]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": [1, *tensor.shape[1:]],
+        "layout": "NCHW" if len(tensor.shape) == IMAGE_RANK else "as in PyTorch",
+    }
+
+
+def _delegation(info: "DelegationInfo", backends: list[str]) -> dict[str, Any]:
+    delegated = nodes = 0
+    by_operator = {}
+    for name, entry in sorted(info.delegation_by_operator.items()):
+        if name in NOT_OPERATORS:
+            continue
+        count = entry.delegated + entry.non_delegated
+        delegated += entry.delegated
+        nodes += count
+        by_operator[name] = f"{entry.delegated} of {count}"
     return {
         "delegate": ", ".join(backends),
         "partitions": info.num_delegated_subgraphs,
-        "delegated_nodes": sum(delegated for delegated, _ in counts.values()),
-        "nodes": sum(count for _, count in counts.values()),
-        "by_operator": {name: f"{delegated} of {count}" for name, (delegated, count) in counts.items()},
+        "delegated_nodes": delegated,
+        "nodes": nodes,
+        "by_operator": by_operator,
     }
 
 
@@ -226,16 +310,14 @@ def build_xnnpack(request: BuildRequest) -> Mapping[str, Any]:
     """The float model, its operators taken by XNNPACK as far as it has them."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    exported = export(load_model(request.spec.architecture, request.source), request.spec)
-    return lower(exported, [XnnpackPartitioner()], request)
+    return lower(export_checkpoint(request), [XnnpackPartitioner()], request)
 
 
 def build_vulkan(request: BuildRequest) -> Mapping[str, Any]:
     """The float model, its operators taken by Vulkan compute shaders as far as there are any."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-    exported = export(load_model(request.spec.architecture, request.source), request.spec)
-    return lower(exported, [VulkanPartitioner()], request)
+    return lower(export_checkpoint(request), [VulkanPartitioner()], request)
 
 
 def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
@@ -246,17 +328,18 @@ def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
 
     specs = CoreMLBackend.generate_compile_specs(
         compute_precision=coremltools.precision.FLOAT16,
-        minimum_deployment_target=getattr(coremltools.target, request.parameters["deployment_target"]),
+        minimum_deployment_target=coremltools.target[request.parameters["deployment_target"]],
     )
-    exported = export(load_model(request.spec.architecture, request.source), request.spec)
-    return lower(exported, [CoreMLPartitioner(compile_specs=specs)], request)
+    return lower(export_checkpoint(request), [CoreMLPartitioner(compile_specs=specs)], request)
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, object]:
     """The static inputs, at a batch of one. The architecture's source is among the recipe's inputs."""
-    from dataclasses import asdict
-
     return {"batch": 1, "inputs": [asdict(tensor) for tensor in fixed(spec).inputs]}
+
+
+def _coreml_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+    return parameters(spec, target) | {"deployment_target": deployment_target(target)}
 
 
 FP32 = Variant(
@@ -286,7 +369,7 @@ COREML = replace(
     description="ExecuTorch program in fp16 lowered to CoreML: built anywhere, to be verified on Apple hardware.",
     precision="fp16",
     build=build_coreml,
-    parameters=lambda spec, target: parameters(spec, target) | {"deployment_target": deployment_target(target)},
+    parameters=_coreml_parameters,
     tools=(*TOOLS, "coremltools"),
     extra="apple",
 )

@@ -28,7 +28,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     from torchao.quantization.granularity import PerGroup
     from torchao.utils import unwrap_tensor_subclass
 
-    group = request.parameters["group"]
+    group: int = request.parameters["group"]
 
     def usable(shape: Sequence[int]) -> bool:
         return shape[-1] % group == 0
@@ -43,11 +43,12 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=int4, weight_granularity=PerGroup(group))
     quantize_(model, config, filter_fn=takes)
     unwrap_tensor_subclass(model)
-    facts = executorch.lower(executorch.export(model, request.spec), [XnnpackPartitioner()], request)
+    quantized = executorch.export(model, request.spec)
+    facts = executorch.lower(quantized, [XnnpackPartitioner()], request)
     return facts | {"recipe": request.parameters["recipe"], "quantized_weights_share": round(share, 4)}
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
     """The declared inputs and the group size."""
     scheme = Scheme(
         precision="int4",

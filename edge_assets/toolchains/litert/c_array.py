@@ -4,7 +4,7 @@ Sessions read the model back from it, so that what was verified is the array tha
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ PER_LINE = 16
 
 def write(model: Path, symbol: str) -> dict[str, Any]:
     """Write model.cc and model.h beside the model. Facts of the array."""
-    (model.parent / FILE).write_text("\n".join(_source(model.read_bytes(), symbol)) + "\n")
-    (model.parent / HEADER).write_text("\n".join(_header(symbol)) + "\n")
+    _write_lines(model.parent / FILE, _source(model.read_bytes(), symbol))
+    _write_lines(model.parent / HEADER, _header(symbol))
     return {"symbol": symbol, "alignment": ALIGNMENT}
 
 
@@ -24,6 +24,10 @@ def read_array(path: Path) -> bytes:
     """The bytes of the array in a source file that `write` wrote."""
     body = path.read_text().partition("{")[2].partition("}")[0]
     return bytes.fromhex("".join(re.findall(r"0x([0-9a-f]{2})", body)))
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _source(content: bytes, symbol: str) -> Iterator[str]:

@@ -6,10 +6,10 @@ what the model takes in PyTorch. Names at the interface are the spec's.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -23,63 +23,101 @@ from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_o
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
 
 if TYPE_CHECKING:
+    import torch
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.schema_py_generated import ModelT, SubGraphT, TensorMapT
+
     from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
 
 FILE = "model.tflite"
 IMAGE_RANK = 4  # NCHW in PyTorch
 DELEGATE = "DELEGATE"
+INDEX_TYPES = ("INT32", "INT64")  # of shapes and axes, which are no weights
 
 
 # --- sessions ------------------------------------------------------------------------------------------
+
+
+class AffineQuantization(TypedDict):
+    """The scales and zero points of a tensor: empty where it has none."""
+
+    scales: np.ndarray
+    zero_points: np.ndarray
+
+
+class TensorDetails(TypedDict):
+    """What the interpreters of LiteRT and TFLite Micro say of a tensor, as far as it is read here."""
+
+    dtype: type[np.generic]
+    shape: np.ndarray
+    quantization_parameters: AffineQuantization
+
+
+class IndexedTensorDetails(TensorDetails):
+    """LiteRT's interpreter also says where the tensor is."""
+
+    index: int
 
 
 @dataclass(frozen=True)
 class Port:
     """One input or output as the file has it: dtype, affine quantization and layout."""
 
-    index: int
+    index: int  # by which the interpreter knows it
     dtype: type[np.generic]
     scale: float | None
     zero_point: int
     channels_last: bool
 
     @classmethod
-    def of(cls, details: Mapping[str, Any], channels_last: bool, index: int | None = None) -> "Port":
+    def of(cls, details: TensorDetails, index: int, channels_last: bool) -> "Port":
         """From what the interpreter says of a tensor."""
-        scales = details["quantization_parameters"]["scales"]
-        zeros = details["quantization_parameters"]["zero_points"]
-        scale = float(scales[0]) if len(scales) and np.issubdtype(details["dtype"], np.integer) else None
-        zero_point = int(zeros[0]) if scale is not None else 0
-        return cls(details["index"] if index is None else index, details["dtype"], scale, zero_point, channels_last)
+        dtype = details["dtype"]
+        quantization = details["quantization_parameters"]
+        scale, zero_point = None, 0
+        if len(quantization["scales"]) and np.issubdtype(dtype, np.integer):
+            scale = float(quantization["scales"][0])
+            zero_point = int(quantization["zero_points"][0])
+        return cls(index, dtype, scale, zero_point, channels_last)
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """The model's input as the file takes it: q = round(x / scale) + zero point, saturated."""
         value = np.moveaxis(array, 1, -1) if self.channels_last else array
         if self.scale is not None:
             limits = np.iinfo(np.dtype(self.dtype))
-            value = np.clip(np.rint(value / self.scale) + self.zero_point, limits.min, limits.max)
+            steps = np.rint(value / self.scale)
+            value = np.clip(steps + self.zero_point, limits.min, limits.max)
         return np.ascontiguousarray(value, self.dtype)
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """The model's output from the file's: x = scale * (q - zero point)."""
         value = np.array(array)
         if self.scale is not None:
-            value = (self.scale * (value.astype(np.float32) - self.zero_point)).astype(np.float32)
+            centred = value.astype(np.float32) - self.zero_point
+            value = (self.scale * centred).astype(np.float32)
         return np.moveaxis(value, -1, 1) if self.channels_last else value
 
 
 class LiteRTSession:
     """The LiteRT interpreter on this CPU, with its default XNNPACK delegate."""
 
-    def __init__(self, interpreter: Any, inputs: Sequence[str], outputs: Sequence[str], last: Sequence[str]) -> None:
+    def __init__(
+        self,
+        interpreter: "Interpreter",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        channels_last: Sequence[str],
+    ) -> None:
         interpreter.allocate_tensors()
         self.interpreter = interpreter
         runner = interpreter.get_signature_runner()  # not kept: the interpreter refuses to run while others hold it
-        details_in, details_out = runner.get_input_details(), runner.get_output_details()
-        self.inputs = {name: Port.of(details_in[name], name in last) for name in inputs}
-        self.outputs = {name: Port.of(details_out[name], name in last) for name in outputs}
-        self.shapes = {name: _as_in_pytorch(details_in[name]["shape"], name in last) for name in inputs}
+        details = runner.get_input_details()
+        self.inputs = ports(details, inputs, channels_last)
+        self.outputs = ports(runner.get_output_details(), outputs, channels_last)
+        self.shapes = {}  # as in PyTorch, by input
+        for name, port in self.inputs.items():
+            self.shapes[name] = _as_in_pytorch(details[name]["shape"], port.channels_last)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_sizes(feeds, self.shapes)
@@ -89,22 +127,46 @@ class LiteRTSession:
         for name, port in self.inputs.items():
             self.interpreter.set_tensor(port.index, port.encode(feeds[name]))
         self.interpreter.invoke()
-        return {name: port.decode(self.interpreter.get_tensor(port.index)) for name, port in self.outputs.items()}
+        outputs = {}
+        for name, port in self.outputs.items():
+            outputs[name] = port.decode(self.interpreter.get_tensor(port.index))
+        return outputs
+
+
+def ports(
+    details: Mapping[str, IndexedTensorDetails],
+    names: Sequence[str],
+    channels_last: Sequence[str],
+) -> dict[str, Port]:
+    """By name, from what LiteRT's interpreter says of a signature's inputs or outputs."""
+    found = {}
+    for name in names:
+        tensor = details[name]
+        found[name] = Port.of(tensor, tensor["index"], name in channels_last)
+    return found
 
 
 def _as_in_pytorch(shape: Sequence[int], channels_last: bool) -> Sequence[int]:
     """A shape of the file's, with the channels where PyTorch has them."""
-    return [shape[0], shape[-1], *shape[1:-1]] if channels_last else shape
+    if not channels_last:
+        return shape
+    batch, *spatial, channels = shape
+    return [batch, channels, *spatial]
 
 
 def open_session(
-    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], channels_last: Sequence[str] = ()
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    channels_last: Sequence[str] = (),
 ) -> Session:
     """The interpreter with `threads` threads; `channels_last` names what the file has in NHWC."""
     return LiteRTSession(interpreter(path, threads), inputs, outputs, channels_last)
 
 
-def interpreter(path: Path, threads: int = 1) -> Any:
+def interpreter(path: Path, threads: int = 1) -> "Interpreter":
     """LiteRT's interpreter of a file, not yet allocated."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -120,14 +182,13 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
 
     spec = fixed(request.spec)
     model = load_model(spec.architecture, request.source)
-    images = _images(spec.inputs)
-    wrapped = litert_torch.to_channel_last_io(model, args=images, outputs=_images(spec.outputs))
-    example = tuple(
-        tensor.movedim(1, -1).contiguous() if i in images else tensor
-        for i, tensor in enumerate(example_inputs(spec, batch=1))
+    wrapped = litert_torch.to_channel_last_io(
+        model,
+        args=_image_positions(spec.inputs),
+        outputs=_image_positions(spec.outputs),
     )
     try:
-        converted = litert_torch.convert(wrapped.eval(), example)
+        converted = litert_torch.convert(wrapped.eval(), _example_of_the_file(spec))
     except Exception as error:  # the converter raises many types; each is the user's model's problem
         raise _explained(error) from error
     path = request.output / FILE
@@ -136,13 +197,26 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     return describe(path, request.spec)
 
 
-def _images(tensors: Sequence["Tensor"]) -> list[int]:
-    return [i for i, tensor in enumerate(tensors) if len(tensor.shape) == IMAGE_RANK]
+def _is_image(tensor: "Tensor") -> bool:
+    return len(tensor.shape) == IMAGE_RANK
+
+
+def _image_positions(tensors: Sequence["Tensor"]) -> list[int]:
+    return [i for i, tensor in enumerate(tensors) if _is_image(tensor)]
+
+
+def _example_of_the_file(spec: "ModelSpec") -> tuple["torch.Tensor", ...]:
+    """One sample of each input as the file takes it, images in NHWC."""
+    example = []
+    as_in_pytorch = example_inputs(spec, batch=1)
+    for tensor, values in zip(spec.inputs, as_in_pytorch, strict=True):
+        example.append(values.movedim(1, -1).contiguous() if _is_image(tensor) else values)
+    return tuple(example)
 
 
 def channels_last(spec: "ModelSpec") -> list[str]:
     """Names of the inputs and outputs that are NHWC in the file."""
-    return [tensor.name for tensor in (*spec.inputs, *spec.outputs) if len(tensor.shape) == IMAGE_RANK]
+    return [tensor.name for tensor in spec.inputs + spec.outputs if _is_image(tensor)]
 
 
 def _explained(error: BaseException) -> Refused | ExportError:
@@ -161,16 +235,17 @@ def _name_interface(path: Path, spec: "ModelSpec") -> None:
     """Give the signature the spec's names: the converter calls them args_0 and output_0."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = _read(path)
     (signature,) = model.signatureDefs
-    for entries, tensors, prefix in (
-        (signature.inputs, spec.inputs, "args"),
-        (signature.outputs, spec.outputs, "output"),
-    ):
-        names = {f"{prefix}_{i}": tensor.name for i, tensor in enumerate(tensors)}
-        for entry in entries:
-            entry.name = names[entry.name.decode()]
+    _rename(signature.inputs, "args", spec.inputs)
+    _rename(signature.outputs, "output", spec.outputs)
     flatbuffer_utils.write_model(model, str(path))
+
+
+def _rename(entries: Sequence["TensorMapT"], prefix: str, tensors: Sequence["Tensor"]) -> None:
+    names = {f"{prefix}_{i}": tensor.name for i, tensor in enumerate(tensors)}
+    for entry in entries:
+        entry.name = names[entry.name.decode()]
 
 
 def inline_buffers(path: Path) -> None:
@@ -181,7 +256,7 @@ def inline_buffers(path: Path) -> None:
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = _read(path)
     for buffer in model.buffers:
         buffer.offset = buffer.size = 0
     flatbuffer_utils.write_model(model, str(path))
@@ -195,7 +270,7 @@ def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
     return {
         **describe_static(spec),
         "signature": signature(path, spec),
-        "operators": dict(Counter(kind for kind, _ in operators(path)).most_common()),
+        "operators": dict(Counter(operator.name for operator in operators(path)).most_common()),
         "weights": dict(weights_by_type(path)),
         "delegation": delegation(path),
         "session": {"channels_last": channels_last(spec)},
@@ -205,85 +280,153 @@ def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
 def signature(path: Path, spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs: name, dtype, shape, layout and, where they are integers, scale and zero point."""
     runner = interpreter(path).get_signature_runner()
-    last = channels_last(spec)
-
-    def entry(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
-        port = Port.of(details, name in last)
-        found = {
-            "name": name,
-            "dtype": np.dtype(details["dtype"]).name,
-            "shape": [int(axis) for axis in details["shape"]],
-            "layout": "NHWC" if port.channels_last else "as in PyTorch",
-        }
-        return found | ({"scale": port.scale, "zero_point": port.zero_point} if port.scale is not None else {})
-
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     return {
-        "inputs": [entry(tensor.name, inputs[tensor.name]) for tensor in spec.inputs],
-        "outputs": [entry(tensor.name, outputs[tensor.name]) for tensor in spec.outputs],
+        "inputs": _entries(spec.inputs, inputs),
+        "outputs": _entries(spec.outputs, outputs),
     }
 
 
-def operators(path: Path) -> list[tuple[str, Any]]:
-    """The operators of the main graph in execution order: name, and the flatbuffer's object."""
+def _entries(tensors: Sequence["Tensor"], details: Mapping[str, IndexedTensorDetails]) -> list[dict[str, object]]:
+    return [_entry(tensor, details[tensor.name]) for tensor in tensors]
+
+
+def _entry(tensor: "Tensor", details: IndexedTensorDetails) -> dict[str, object]:
+    port = Port.of(details, details["index"], _is_image(tensor))
+    entry: dict[str, object] = {
+        "name": tensor.name,
+        "dtype": np.dtype(port.dtype).name,
+        "shape": [int(axis) for axis in details["shape"]],
+        "layout": "NHWC" if port.channels_last else "as in PyTorch",
+    }
+    if port.scale is not None:
+        entry |= {"scale": port.scale, "zero_point": port.zero_point}
+    return entry
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a file's graph, and the indices of the tensors that it reads and writes."""
+
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+
+    @property
+    def tensors(self) -> list[int]:
+        return self.inputs + self.outputs
+
+
+def _read(path: Path) -> "ModelT":
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
-    return [
-        (str(flatbuffer_utils.opcode_to_name(model, op.opcodeIndex)), op) for op in model.subgraphs[0].operators or []
-    ]
+    return flatbuffer_utils.read_model(str(path))
+
+
+def _main_graph(path: Path) -> "SubGraphT":
+    return _read(path).subgraphs[0]
+
+
+def operators(path: Path) -> list[Operator]:
+    """The operators of the main graph in execution order."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = _read(path)
+    found = []
+    for entry in model.subgraphs[0].operators or []:
+        operator = Operator(
+            name=str(flatbuffer_utils.opcode_to_name(model, entry.opcodeIndex)),
+            inputs=_given(entry.inputs),
+            outputs=_given(entry.outputs),
+        )
+        found.append(operator)
+    return found
+
+
+def _given(tensors: Iterable[int]) -> list[int]:
+    """Indices of tensors without the -1 that stands for an optional one that is not given."""
+    return [int(tensor) for tensor in tensors if tensor >= 0]
 
 
 def operators_on(path: Path, kinds: Sequence[str]) -> set[str]:
     """Names of the operators that read or write a tensor of those types (FLOAT32, INT8, ...)."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    tensors = flatbuffer_utils.read_model(str(path)).subgraphs[0].tensors
-    types = [flatbuffer_utils.type_to_name(tensor.type) for tensor in tensors]
-    return {name for name, op in operators(path) if any(types[i] in kinds for i in (*op.inputs, *op.outputs) if i >= 0)}
+    types = [flatbuffer_utils.type_to_name(tensor.type) for tensor in _main_graph(path).tensors]
+    found = set()
+    for operator in operators(path):
+        if any(types[tensor] in kinds for tensor in operator.tensors):
+            found.add(operator.name)
+    return found
 
 
 def interface_order(path: Path) -> tuple[list[str], list[str]]:
     """Names of inputs and outputs in the order of the file, for runtimes that know them by position."""
-    from ai_edge_litert.tools import flatbuffer_utils
+    model = _read(path)
+    (signature,) = model.signatureDefs
+    graph = model.subgraphs[0]
+    return _in_order(signature.inputs, graph.inputs), _in_order(signature.outputs, graph.outputs)
 
-    model = flatbuffer_utils.read_model(str(path))
-    (signature,), graph = model.signatureDefs, model.subgraphs[0]
-    names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
-    return [names[int(i)] for i in graph.inputs], [names[int(i)] for i in graph.outputs]
+
+def _in_order(entries: Iterable["TensorMapT"], tensors: Iterable[int]) -> list[str]:
+    """A signature's names in the order of `tensors`."""
+    names = {entry.tensorIndex: entry.name.decode() for entry in entries}
+    return [names[int(tensor)] for tensor in tensors]
 
 
 def live_tensor_bytes(path: Path) -> int:
     """Peak of live activations in the file's order of operators: what any memory plan needs at least."""
-    from ai_edge_litert.tools import flatbuffer_utils
+    graph = _main_graph(path)
+    steps = operators(path)
+    first = {int(tensor): 0 for tensor in graph.inputs}  # constants are in neither
+    last = dict(first)
+    for step, operator in enumerate(steps):
+        for tensor in operator.outputs:
+            first.setdefault(tensor, step)
+            last[tensor] = step
+        for tensor in operator.inputs:
+            if tensor in first:
+                last[tensor] = step
+    for tensor in graph.outputs:
+        last[int(tensor)] = len(steps)
+    sizes = _tensor_bytes(path)
+    lifetimes = []
+    for tensor, start in first.items():
+        lifetimes.append(Lifetime(sizes[tensor], start, last[tensor]))
+    return peak_live_bytes(lifetimes)
 
-    graph = flatbuffer_utils.read_model(str(path)).subgraphs[0]
-    steps: dict[int, list[int]] = {int(i): [0] for i in graph.inputs}
-    for step, op in enumerate(graph.operators):
-        for i in op.outputs:
-            steps.setdefault(int(i), []).append(step)
-        for i in op.inputs:
-            if int(i) in steps:  # else a constant
-                steps[int(i)].append(step)
-    for i in graph.outputs:
-        steps[int(i)].append(len(graph.operators))
-    details = interpreter(path).get_tensor_details()
-    sizes = {entry["index"]: int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize for entry in details}
-    return peak_live_bytes(Lifetime(sizes[i], min(used), max(used)) for i, used in steps.items())
+
+def _tensor_bytes(path: Path) -> dict[int, int]:
+    """Bytes of each tensor by its index."""
+    details: list[IndexedTensorDetails] = interpreter(path).get_tensor_details()
+    sizes = {}
+    for tensor in details:
+        elements = int(np.prod(tensor["shape"]))
+        sizes[tensor["index"]] = elements * np.dtype(tensor["dtype"]).itemsize
+    return sizes
 
 
 def weights_by_type(path: Path) -> Counter[str]:
     """Elements of constant tensors of two axes and more, by type (FLOAT32, FLOAT16, INT8, INT4)."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = _read(path)
     held: Counter[str] = Counter()
     for tensor in model.subgraphs[0].tensors:
         data = model.buffers[tensor.buffer].data
+        is_constant = data is not None and len(data) > 0
         kind = flatbuffer_utils.type_to_name(tensor.type)
-        if data is not None and len(data) and len(tensor.shape) > 1 and kind not in ("INT32", "INT64"):
+        if is_constant and len(tensor.shape) > 1 and kind not in INDEX_TYPES:
             held[kind] += int(np.prod(tensor.shape))
     return held
+
+
+class NodeDetails(TypedDict):
+    """What LiteRT's interpreter says of a node, as far as it is read here: tensors by their indices."""
+
+    op_name: str
+    inputs: np.ndarray
+    outputs: np.ndarray
 
 
 def delegation(path: Path) -> dict[str, Any]:
@@ -293,21 +436,13 @@ def delegation(path: Path) -> dict[str, Any]:
     """
     session = interpreter(path)
     session.allocate_tensors()
-    details = session._get_ops_details()  # the only place where Python sees the delegate's nodes
-    nodes = [op for op in details if op["op_name"] != DELEGATE]
-    producer = {int(tensor): i for i, op in enumerate(nodes) for tensor in op["outputs"]}
-    taken: set[int] = set()
-    partitions = [op for op in details if op["op_name"] == DELEGATE]
-    for partition in partitions:
-        known = {int(tensor) for tensor in partition["inputs"]}
-        waiting = [int(tensor) for tensor in partition["outputs"]]
-        while waiting:
-            tensor = waiting.pop()
-            if tensor in known or (node := producer.get(tensor)) is None or node in taken:
-                continue
-            taken.add(node)
-            waiting += [int(source) for source in nodes[node]["inputs"] if source >= 0]
-    every, delegated = Counter(op["op_name"] for op in nodes), Counter(nodes[i]["op_name"] for i in taken)
+    # the only place where Python sees the delegate's nodes
+    details: list[NodeDetails] = session._get_ops_details()
+    nodes = [node for node in details if node["op_name"] != DELEGATE]
+    partitions = [node for node in details if node["op_name"] == DELEGATE]
+    taken = _delegated(nodes, partitions)
+    every = Counter(node["op_name"] for node in nodes)
+    delegated = Counter(nodes[i]["op_name"] for i in taken)
     return {
         "delegate": "XNNPACK, on this machine",
         "partitions": len(partitions),
@@ -317,10 +452,29 @@ def delegation(path: Path) -> dict[str, Any]:
     }
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
-    """The static tensors. The architecture's source is among the recipe's inputs."""
-    from dataclasses import asdict
+def _delegated(nodes: Sequence[NodeDetails], partitions: Sequence[NodeDetails]) -> set[int]:
+    """Positions in `nodes` of those that lie between the inputs and the outputs of a partition."""
+    producer = {}
+    for position, node in enumerate(nodes):
+        for tensor in node["outputs"]:
+            producer[int(tensor)] = position
+    taken: set[int] = set()
+    for partition in partitions:
+        known = set(_given(partition["inputs"]))
+        waiting = _given(partition["outputs"])
+        while waiting:
+            tensor = waiting.pop()
+            if tensor in known or tensor not in producer:
+                continue
+            position = producer[tensor]
+            if position not in taken:
+                taken.add(position)
+                waiting += _given(nodes[position]["inputs"])
+    return taken
 
+
+def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, object]:
+    """The static tensors. The architecture's source is among the recipe's inputs."""
     static = fixed(spec)
     return {
         "batch": 1,
@@ -346,5 +500,9 @@ FP32 = Variant(
     process="litert",
 )
 QUANTIZED = replace(  # what the schemes made from it have in common; listed by no family itself
-    FP32, source=FP32.name, code_version="1", tools=("ai-edge-quantizer", "ai-edge-litert"), kinds=("tensorflow",)
+    FP32,
+    source=FP32.name,
+    code_version="1",
+    tools=("ai-edge-quantizer", "ai-edge-litert"),
+    kinds=("tensorflow",),
 )

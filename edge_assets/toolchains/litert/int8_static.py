@@ -21,6 +21,8 @@ from edge_assets.toolchains.onnx.calibration import batches
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, input_shapes
 
 if TYPE_CHECKING:
+    from ai_edge_quantizer.qtyping import QSV, ModelQuantizationRecipe
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -43,7 +45,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     feeds = request.calibration()
     path = request.output / litert.FILE
     ranges = _observe(request, recipe, feeds)
-    quantizer.Quantizer(str(request.source), recipe).quantize(ranges).export_model(str(path))
+    quantized = quantizer.Quantizer(str(request.source), recipe).quantize(ranges)
+    quantized.export_model(str(path))
     litert.inline_buffers(path)
     if not changed_share(path, "INT8"):
         raise Refused("no weight of this graph was changed, so the result would be fp32 under an int8 name")
@@ -54,7 +57,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     }
 
 
-def _recipe(integer_interface: bool) -> list[dict[str, Any]]:
+def _recipe(integer_interface: bool) -> "ModelQuantizationRecipe":
     from ai_edge_quantizer import qtyping, recipe
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -64,30 +67,35 @@ def _recipe(integer_interface: bool) -> list[dict[str, Any]]:
     if not integer_interface:
         for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             manager.add_quantization_config(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    return list(manager.get_quantization_recipe())
+    return manager.get_quantization_recipe()
 
 
-def _observe(request: BuildRequest, recipe: list[dict[str, Any]], feeds: Feeds) -> Any:
+def _observe(request: BuildRequest, recipe: "ModelQuantizationRecipe", feeds: Feeds) -> dict[str, "QSV"]:
     """Every tensor's smallest and largest value. The quantizer's own default is a moving average of them."""
     from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.recipe_manager import RecipeManager
     from ai_edge_quantizer.utils import qsv_utils
 
     check_sizes(feeds, input_shapes(request.spec))
-    last = litert.channels_last(request.spec)
     interpreter = litert.interpreter(request.source)
     (key,) = interpreter.get_signature_list()
-    details = interpreter.get_signature_runner(key).get_input_details()
-    ports = {name: litert.Port.of(details[name], name in last) for name in feeds}
-    samples = [{name: ports[name].encode(array) for name, array in one.items()} for one in batches(feeds, 1)]
+    ports = litert.ports(
+        interpreter.get_signature_runner(key).get_input_details(),
+        names=list(feeds),
+        channels_last=litert.channels_last(request.spec),
+    )
+    samples = []
+    for one in batches(feeds, 1):
+        samples.append({name: ports[name].encode(array) for name, array in one.items()})
     manager = RecipeManager()
     manager.load_quantization_recipe(recipe)
     calibrator = Calibrator(str(request.source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     calibrator.calibrate({key: samples}, manager)
-    return calibrator.get_model_qsvs()
+    ranges: dict[str, QSV] = calibrator.get_model_qsvs()
+    return ranges
 
 
-def parameters(_spec: "ModelSpec", _target: "Target", integer_interface: bool = False) -> dict[str, Any]:
+def parameters(_spec: "ModelSpec", _target: "Target", integer_interface: bool = False) -> dict[str, object]:
     """The recipe, and whether inputs and outputs are int8."""
     scheme = replace(SCHEME, has_integer_interface=integer_interface)
     return {"recipe": scheme.name, "integer_interface": integer_interface}

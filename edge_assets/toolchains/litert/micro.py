@@ -46,7 +46,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 def check_operators(path: Path) -> None:
     """Raises Refused naming the graph's operators that TFLite Micro does not have."""
-    used = {name for name, _ in litert.operators(path)}
+    used = {operator.name for operator in litert.operators(path)}
     if missing := sorted(used - tflite_micro.operators()):
         raise Refused(
             f"TFLite Micro has no kernel for {', '.join(missing)}. The nearest alternative format is LiteRT, on a "
@@ -69,7 +69,7 @@ def session(path: Path, spec: ModelSpec) -> dict[str, Any]:
     return {"channels_last": litert.channels_last(spec), "inputs": inputs, "outputs": outputs}
 
 
-def _parameters(spec: ModelSpec, target: Target) -> dict[str, Any]:
+def _parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     return litert_static.parameters(spec, target, integer_interface=True) | {"symbol": f"{spec.name}_model"}
 
 

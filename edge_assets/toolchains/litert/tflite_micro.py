@@ -6,9 +6,11 @@ and zero point, so that parity is that of the file that ships.
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +21,19 @@ from edge_assets.toolchains.litert.c_array import read_array
 from edge_assets.toolchains.litert.convert import Port
 from edge_assets.toolchains.onnx.fixed_batch import one_by_one
 
+if TYPE_CHECKING:
+    from tflite_micro.python.tflite_micro.runtime import Interpreter
+
 HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
+# in a process of its own: the allocator prints what it recorded and returns nothing
+PRINT_ALLOCATIONS = """
+import sys
+from tflite_micro.python.tflite_micro import runtime
+
+interpreter = runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2]))
+interpreter.invoke()
+interpreter.print_allocations()
+"""
 
 
 def operators() -> frozenset[str]:
@@ -31,10 +45,22 @@ def operators() -> frozenset[str]:
 class MicroSession:
     """TFLite Micro's interpreter on this machine, one sample at a time."""
 
-    def __init__(self, interpreter: Any, inputs: Sequence[str], outputs: Sequence[str], last: Sequence[str]) -> None:
+    def __init__(
+        self,
+        interpreter: "Interpreter",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        channels_last: Sequence[str],
+    ) -> None:
         self.interpreter = interpreter
-        self.inputs = {n: Port.of(interpreter.get_input_details(i), n in last, i) for i, n in enumerate(inputs)}
-        self.outputs = {n: Port.of(interpreter.get_output_details(i), n in last, i) for i, n in enumerate(outputs)}
+        self.inputs = {}
+        for i, name in enumerate(inputs):
+            details = interpreter.get_input_details(i)
+            self.inputs[name] = Port.of(details, i, name in channels_last)
+        self.outputs = {}
+        for i, name in enumerate(outputs):
+            details = interpreter.get_output_details(i)
+            self.outputs[name] = Port.of(details, i, name in channels_last)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         return one_by_one(self._run, feeds)
@@ -43,11 +69,19 @@ class MicroSession:
         for name, port in self.inputs.items():
             self.interpreter.set_input(port.encode(feeds[name]), port.index)
         self.interpreter.invoke()
-        return {name: port.decode(self.interpreter.get_output(port.index)) for name, port in self.outputs.items()}
+        outputs = {}
+        for name, port in self.outputs.items():
+            outputs[name] = port.decode(self.interpreter.get_output(port.index))
+        return outputs
 
 
 def open_session(
-    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], channels_last: Sequence[str] = ()
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    channels_last: Sequence[str] = (),
 ) -> Session:
     """The interpreter of a .tflite file, or of the C array in a folder. It runs in one thread, whatever `threads`."""
     del threads
@@ -55,10 +89,15 @@ def open_session(
     return MicroSession(_interpreter(model), inputs, outputs, channels_last)
 
 
-def _interpreter(model: bytes) -> Any:
+def _interpreter(model: bytes) -> "Interpreter":
     from tflite_micro.python.tflite_micro import runtime
 
-    return runtime.Interpreter.from_bytes(model, arena_size=max(HOST_ARENA, 10 * len(model)))
+    return runtime.Interpreter.from_bytes(model, arena_size=_host_arena(len(model)))
+
+
+def _host_arena(model_bytes: int) -> int:
+    """Bytes of the arena that any model of that size should find enough."""
+    return max(HOST_ARENA, 10 * model_bytes)
 
 
 def record_arena(path: Path) -> Mapping[str, int]:
@@ -67,21 +106,18 @@ def record_arena(path: Path) -> Mapping[str, int]:
     The head holds activations and scratch buffers, placed by its greedy memory planner; the tail its structures, with
     64-bit pointers here. Raises ExportError if the interpreter does not say, or does not take the model.
     """
-    import subprocess
-    import sys
-
-    # in a process of its own: the allocator prints what it recorded and returns nothing
-    code = (
-        "import sys; from tflite_micro.python.tflite_micro import runtime; "
-        "i = runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])); "
-        "i.invoke(); i.print_allocations()"
-    )
-    size = max(HOST_ARENA, 10 * path.stat().st_size)
+    size = _host_arena(path.stat().st_size)
     result = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(size)], capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", PRINT_ALLOCATIONS, str(path), str(size)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     text = result.stdout + result.stderr
-    found = {name: int(size) for name, size in re.findall(r"Arena allocation (total|head|tail) (\d+) bytes", text)}
+    found = {}
+    for part, size_bytes in re.findall(r"Arena allocation (total|head|tail) (\d+) bytes", text):
+        found[part] = int(size_bytes)
     if result.returncode or len(found) != 3:
         raise ExportError(f"TFLite Micro does not run the model: {text.strip()[-1000:]}")
     return found

@@ -11,7 +11,7 @@ A result that leaves most of the weights as they were is refused.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest, Variant
@@ -20,6 +20,8 @@ from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 
 if TYPE_CHECKING:
+    from ai_edge_quantizer.qtyping import ModelQuantizationRecipe
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -33,9 +35,10 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Convert the weights. Raises Refused where fewer than half of them changed."""
     from ai_edge_quantizer import quantizer
 
-    scheme = request.parameters["recipe"]
+    scheme: str = request.parameters["recipe"]
     path = request.output / litert.FILE
-    quantizer.Quantizer(str(request.source), _recipe(scheme)).quantize().export_model(str(path))
+    quantized = quantizer.Quantizer(str(request.source), _recipe(scheme)).quantize()
+    quantized.export_model(str(path))
     litert.inline_buffers(path)
     share = changed_share(path, WEIGHT_TYPE[scheme])
     if share < LEAST_SHARE:
@@ -53,7 +56,7 @@ def changed_share(path: Path, kind: str) -> float:
     return held[kind] / max(1, held.total())
 
 
-def _recipe(scheme: str) -> Any:
+def _recipe(scheme: str) -> "ModelQuantizationRecipe":
     from ai_edge_quantizer import qtyping, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
@@ -76,32 +79,32 @@ def _recipe(scheme: str) -> Any:
     return manager.get_quantization_recipe()
 
 
-def _variant(name: str, precision: Literal["fp16", "int8", "int4"], scheme: Scheme, description: str) -> Variant:
-    def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+def _variant(name: str, scheme: Scheme, description: str) -> Variant:
+    def parameters(_spec: "ModelSpec", _target: "Target") -> dict[str, object]:
         return {"recipe": scheme.name}
 
     return replace(
         litert.QUANTIZED,
         name=name,
         description=description,
-        precision=precision,
+        precision=scheme.precision,
         build=build,
         parameters=parameters,
     )
 
 
 FP16 = _variant(
-    "litert_fp16", "fp16", HALF, "Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16."
+    name="litert_fp16",
+    scheme=HALF,
+    description="Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16.",
 )
 INT8_DYNAMIC = _variant(
-    "litert_int8_dynamic",
-    "int8",
-    DYNAMIC_INT8,
-    "Int8 weights per channel, activations quantized at run time; needs no calibration data.",
+    name="litert_int8_dynamic",
+    scheme=DYNAMIC_INT8,
+    description="Int8 weights per channel, activations quantized at run time; needs no calibration data.",
 )
 INT4 = _variant(
-    "litert_int4",
-    "int4",
-    DYNAMIC_INT4,
-    "Int4 weights per channel where LiteRT has a form, activations quantized at run time.",
+    name="litert_int4",
+    scheme=DYNAMIC_INT4,
+    description="Int4 weights per channel where LiteRT has a form, activations quantized at run time.",
 )
