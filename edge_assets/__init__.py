@@ -3,6 +3,8 @@
 The names listed here stay: what they take may grow by optional fields, and a change that breaks a spec is announced in
 the changelog one version before. Everything else in this package may move between versions.
 
+`EdgeModel` is the Dagster component that registers a model by YAML, where it is called `edge_assets.EdgeModel`.
+
 Each name is imported when it is first used, so that a process that needs none of them, such as one that measures, does
 not hold them in memory.
 """
@@ -11,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_assets.defs.component import EdgeModel
     from edge_assets.spec.model import (
         Calibration,
         Dataset,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Calibration",
     "Dataset",
+    "EdgeModel",
     "Evaluation",
     "FineTuning",
     "Gates",
@@ -36,11 +40,19 @@ __all__ = [
     "Tensor",
     "TextPreprocessing",
 ]
-PREPROCESSINGS = ("ImagePreprocessing", "Passthrough", "TextPreprocessing")
+PLACES = {
+    "EdgeModel": "edge_assets.defs.component",
+    "ImagePreprocessing": "edge_assets.spec.preprocess",
+    "Passthrough": "edge_assets.spec.preprocess",
+    "TextPreprocessing": "edge_assets.spec.preprocess",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'edge_assets' has no attribute '{name}'")
-    module = "preprocess" if name in PREPROCESSINGS else "model"
-    return getattr(import_module(f"edge_assets.spec.{module}"), name)
+    return getattr(import_module(PLACES.get(name, "edge_assets.spec.model")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # Dagster's `dg` looks for components there

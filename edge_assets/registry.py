@@ -3,15 +3,15 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.families.families import FAMILIES
+from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import ModelSpec
-from edge_assets.spec.project import project_file, project_settings
-from edge_assets.spec.source import load
+from edge_assets.spec.project import Declaration, declarations, project_file, project_settings
 from edge_assets.targets.project import target
 
 log = logging.getLogger(__name__)
@@ -20,49 +20,86 @@ VARIABLE = "EDGE_ASSETS_MODELS"  # comma-separated references, besides those of 
 
 @dataclass(frozen=True)
 class Registry:
-    """Models that loaded, by name, and why the others did not, by reference."""
+    """Models that loaded, by name, and why the others did not, by where they are registered.
+
+    `origins` says where each of `models` is registered: a reference `package.module:NAME`, or a YAML file of the defs
+    folder. `named` are those with a reference.
+    """
 
     models: Mapping[str, ModelSpec]
     broken: Mapping[str, str]
+    origins: Mapping[str, str]
+    named: tuple[ModelSpec, ...]
 
     def model(self, name: str) -> ModelSpec:
         """The model of that name. Raises UnknownName with the nearest names and the models that did not load."""
         if name in self.models:
             return self.models[name]
         error = UnknownName("model", name, self.models)
+        raise EdgeAssetsError(f"{error} {self._not_loaded()}") if self.broken else error
+
+    def chosen(self, name: str | None) -> ModelSpec:
+        """The model of that name; without a name, the only one there is. Raises EdgeAssetsError if it is not clear."""
+        if name is not None:
+            return self.model(name)
+        if len(self.models) == 1 and not self.broken:
+            return next(iter(self.models.values()))
         if self.broken:
-            reasons = "; ".join(f"{reference}: {reason}" for reference, reason in self.broken.items())
-            raise EdgeAssetsError(f"{error} Did not load: {reasons}")
-        raise error
+            raise EdgeAssetsError(f"say which model with --model. {self._not_loaded()}")
+        if not self.models:
+            raise EdgeAssetsError("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
+        raise EdgeAssetsError(f"say which model with --model: {', '.join(sorted(self.models))}")
+
+    def _not_loaded(self) -> str:
+        reasons = "; ".join(f"{origin}: {reason}" for origin, reason in self.broken.items())
+        return f"Did not load: {reasons}"
 
 
 @cache
 def registry() -> Registry:
-    """Loads every model that pyproject.toml or the environment names."""
+    """Loads every model that pyproject.toml, the environment, or a YAML file of the project's defs folder registers."""
     references = list(project_settings().get("models", []))
     references += [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     if (path := project_file()) and str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # console scripts do not have the working directory on the path
+    loaders: dict[str, Callable[[], ModelSpec]] = {}
+    for reference in references:
+        loaders[reference] = partial(named_spec, reference)
+    for declaration in declarations():
+        loaders[declaration.origin] = partial(declared_spec, declaration)
     models: dict[str, ModelSpec] = {}
     broken: dict[str, str] = {}
-    for reference in dict.fromkeys(references):
+    origins: dict[str, str] = {}
+    for origin, load in loaders.items():
         try:
-            spec = _load(reference)
-            if spec.name in models:
-                raise InvalidSpec("name", f"'{spec.name}' is already registered")
+            spec = load()
+            check_targets(spec)
+            check_alone(spec, origin, origins)
             models[spec.name] = spec
+            origins[spec.name] = origin
         except Exception as error:  # a user's module can raise anything; the others must still load
-            broken[reference] = str(error) if isinstance(error, EdgeAssetsError) else f"{type(error).__name__}: {error}"
-            log.error("model '%s' is not registered: %s", reference, broken[reference])
-    return Registry(models, broken)
+            broken[origin] = str(error) if isinstance(error, EdgeAssetsError) else f"{type(error).__name__}: {error}"
+            log.error("model '%s' is not registered: %s", origin, broken[origin])
+    named = [spec for name, spec in models.items() if origins[name] in references]
+    return Registry(models, broken, origins, tuple(named))
 
 
-def _load(reference: str) -> ModelSpec:
-    if ":" not in reference:
-        raise InvalidSpec("models", f"'{reference}' is not of the form 'package.module:spec'")
-    spec = load(reference)
-    if not isinstance(spec, ModelSpec):
-        raise InvalidSpec("models", f"'{reference}' is a {type(spec).__name__}, not a ModelSpec")
+def check_alone(spec: ModelSpec, origin: str, origins: Mapping[str, str]) -> None:
+    """Raises InvalidSpec if a model of that name is registered elsewhere than at `origin`."""
+    first = origins.get(spec.name, origin)
+    if first != origin:
+        raise InvalidSpec("name", f"'{spec.name}' is already registered, by {first}: remove one of the two")
+
+
+def declared_spec(declaration: Declaration) -> ModelSpec:
+    """The model that a YAML file declares. Raises InvalidSpec."""
+    if declaration.problem:
+        raise InvalidSpec("attributes", declaration.problem)
+    return model_spec(parsed(declaration.attributes))
+
+
+def check_targets(spec: ModelSpec) -> None:
+    """Raises InvalidSpec if a target is not in the catalog, or of no known family."""
     for name in spec.targets:
         try:
             target(name)
@@ -70,4 +107,3 @@ def _load(reference: str) -> ModelSpec:
             raise InvalidSpec("targets", str(error)) from None
         if (family := target(name).family) not in FAMILIES:
             raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")
-    return spec

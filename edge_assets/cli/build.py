@@ -21,6 +21,7 @@ from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.defs.assets import checkpoint_partitions, known_to, partition_key
 from edge_assets.defs.instance import add_partitions
 from edge_assets.defs.jobs import family_job_name, scorecard_job_name
+from edge_assets.defs.location import model_definitions
 from edge_assets.defs.running import Worker, close_dead_runs
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
@@ -118,19 +119,22 @@ def build(
     partitions = checkpoint_partitions(spec)
     add_partitions(instance, partitions.name or "", [checkpoint.key for checkpoint in chosen])
     outcomes = []
+    location = model_definitions(spec)  # not all that Dagster loads: what is wrong with another model is of no concern
     materialized = known_to(instance)  # a run adds partitions of its own cell alone
     for checkpoint in chosen:
         for family, pairs in groupby(targets, key=itemgetter(0)):
             for _, target in pairs:
                 planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
-                outcomes.append(_bring_up_to_date(planned, mode, instance, say))
+                outcomes.append(_bring_up_to_date(location, planned, mode, instance, say))
             isolation.close()  # the next family has toolchains of its own: their memory would add up
         if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
-            _run(scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
+            _run(location, scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
     return outcomes
 
 
-def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, say: Say) -> Outcome:
+def _bring_up_to_date(
+    location: dg.Definitions, planned: Plan, mode: str, instance: dg.DagsterInstance, say: Say
+) -> Outcome:
     cell = planned.cell
     title = f"{cell.checkpoint.key} on {cell.target.name}"
     if planned.is_fresh:
@@ -140,7 +144,7 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
     say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
     job = family_job_name(cell.spec, cell.family)
-    failure = _run(job, partition_key(cell), config, instance, lambda event: _narrate(event, say))
+    failure = _run(location, job, partition_key(cell), config, instance, lambda event: _narrate(event, say))
     return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
 
 
@@ -155,11 +159,14 @@ def _op_name(cell: Cell, artifact: str) -> str:
 
 
 def _run(
-    job: str, partition: str, config: dict[str, Any], instance: dg.DagsterInstance, listen: Callable[[Any], None]
+    location: dg.Definitions,
+    job: str,
+    partition: str,
+    config: dict[str, Any],
+    instance: dg.DagsterInstance,
+    listen: Callable[[Any], None],
 ) -> str | None:
     """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
-    from edge_assets.definitions import defs
-
     run_id = str(uuid.uuid4())
     failures: list[str] = []
     interrupts: list[dg.DagsterEvent] = []
@@ -174,7 +181,7 @@ def _run(
     instance.add_event_listener(run_id, heard)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with _terminable():
-        result = defs.resolve_job_def(job).execute_in_process(
+        result = location.resolve_job_def(job).execute_in_process(
             run_config={**config, **quiet},
             instance=instance,
             partition_key=partition,

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
@@ -53,7 +54,20 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A registered model.")
+@click.argument("name")
+@clear_errors
+def init(name: str) -> None:
+    """Make a project in the new folder NAME: a small trained network that builds at once, to be made into your own."""
+    from edge_assets.cli.init import create
+
+    folder = create(name, Path.cwd())
+    click.echo(f"{folder.name}/ is made, with a network, data, a spec and a trained checkpoint. Next:")
+    click.echo(f"  cd {folder.name}")
+    click.echo("  edge-assets build")
+
+
+@main.command()
+@click.option("--model", help="A registered model. Default: the only one there is.")
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
 @click.option("--target", "targets", multiple=True, help="A target of the model. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
@@ -61,7 +75,7 @@ def main() -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 if any variant failed, not only if a target did.")
 @clear_errors
 def build(
-    model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool, strict: bool
+    model: str | None, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool, strict: bool
 ) -> None:
     """Build, verify, measure and release what is not up to date. Exits with 1 if a target has nothing to release."""
     from rich.console import Console
@@ -73,7 +87,7 @@ def build(
 
     console = Console(highlight=False, soft_wrap=True)
     say = (lambda _line: None) if quiet else console.print
-    spec = registry().model(model)
+    spec = registry().chosen(model)
     chosen_targets = building.choose_targets(spec, targets)
     prepare(home(), warn)  # before the store is: it lies in the state folder
     resource = store_resource()
@@ -96,11 +110,11 @@ def build(
 
 
 @main.command()
-@click.option("--model", required=True, help="A registered model.")
+@click.option("--model", help="A registered model. Default: the only one there is.")
 @click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest.")
 @click.option("--json", "as_json", is_flag=True, help="Rows as JSON.")
 @clear_errors
-def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
+def scorecard(model: str | None, checkpoint: str | None, as_json: bool) -> None:
     """Every variant on every target: who won, and what was measured where."""
     from edge_assets.core.shapes import written
     from edge_assets.defs.resources import store_resource
@@ -108,18 +122,18 @@ def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     from edge_assets.registry import registry
     from resources import checkpoints
 
-    spec = registry().model(model)
+    spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoint:
-        key = checkpoints.lookup(store, model, checkpoint).key
+        key = checkpoints.lookup(store, spec.name, checkpoint).key
     else:
-        known = [c.key for c in checkpoints.registered(store, model) if kept.of_checkpoint(store, spec, c.key)]
+        known = [c.key for c in checkpoints.registered(store, spec.name) if kept.of_checkpoint(store, spec, c.key)]
         if not known:
-            raise EdgeAssetsError(f"nothing of {model} was built yet: edge-assets build --model {model}")
+            raise EdgeAssetsError(f"nothing of {spec.name} was built yet: edge-assets build --model {spec.name}")
         key = known[-1]
     rows = kept.of_checkpoint(store, spec, key)
     if not rows:
-        raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {model} --checkpoint {key}")
+        raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {spec.name} --checkpoint {key}")
     if as_json:
         click.echo(json.dumps(written(rows), indent=1, sort_keys=True))
         return

@@ -110,5 +110,5 @@ def _models(console: Console) -> bool:
     for reference, reason in found.broken.items():
         console.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
     if not found.models and not found.broken:
-        console.print("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
+        console.print("no model is registered: name one in pyproject.toml, [tool.edge_assets] models", markup=False)
     return not found.broken and not wrong

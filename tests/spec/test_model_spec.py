@@ -151,7 +151,9 @@ def test_a_broken_model_is_reported_and_the_others_load(
     assert set(found.models) == {"digits", "minilm", "tiny"}
     assert found.broken["broken_models:NOT_A_SPEC"].endswith("is a int, not a ModelSpec")
     assert found.broken["broken_models:FAR"].startswith("targets: unknown target 'raspberry-pi-4'. Did you mean")
-    assert found.broken["broken_models:TWIN"] == "name: 'tiny' is already registered"
+    assert found.broken["broken_models:TWIN"] == (
+        "name: 'tiny' is already registered, by tests.tiny.spec:TINY: remove one of the two"
+    )
     assert found.broken["crashing_model:X"] == "RuntimeError: no weights today"
     assert "is not of the form" in found.broken["nonsense"]
     assert "No module named 'no'" in found.broken["no.such:MODEL"]
