@@ -183,7 +183,7 @@ def proportional_bytes(pid: int, resident: int) -> int:
 def environment(home: Path) -> dict[str, str]:
     """This process's, without settings that point elsewhere than `home`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    return kept | {"EDGE_ASSETS_HOME": str(home), "EDGE_ASSETS_MODELS": "benchmarks.usual:USUAL"}
+    return kept | {"EDGE_ASSETS_HOME": str(home)}
 
 
 # --- the two sides -------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def python(*arguments: str) -> list[str]:
 def build_command(*targets: str, mode: str, options: Sequence[str] = ()) -> list[str]:
     """`edge-assets build` for those targets, or for all; `options` are the interpreter's."""
     chosen = [argument for target in targets for argument in ("--target", target)]
-    return python(*options, "-m", "edge_assets.cli", "build", "--model", "digits_usual", "--mode", mode, *chosen)
+    return python(*options, "-m", "edge_assets.cli", "build", "--model", "digits", "--mode", mode, *chosen)
 
 
 def made_by_script(report: Mapping[str, Any]) -> Made:

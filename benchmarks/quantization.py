@@ -46,7 +46,7 @@ from resources.store import ArtifactStore, open_store
 Rows = Sequence[Mapping[str, Any]]
 Row = Mapping[str, Any]
 FP32 = "onnx_model"
-EXAMPLES = ("digits", "minilm")
+EXAMPLES = ("digits_in_depth", "minilm")
 SECONDS = 300  # of a search
 COSINES = {"minilm": 0.995}  # what mixed precision and the search of an example aim at besides its own gates
 
@@ -67,13 +67,13 @@ def _faster(row: Row, base: Row) -> float:
 
 GOALS = (
     Goal(
-        "digits",
+        "digits_in_depth",
         "static int8: drop of at most 0.5 points at 3.5 times smaller than fp32 weights",
         lambda row, _base: row.accuracy_drop_points <= 0.5 and row.size_ratio <= 1 / 3.5,
         lambda row: "int8_static" in row.recipe,
     ),
     Goal(
-        "digits",
+        "digits_in_depth",
         "QAT: drop of at most 0.3 points at 3.5 times smaller than fp32 weights",
         lambda row, _base: row.accuracy_drop_points <= 0.3 and row.size_ratio <= 1 / 3.5,
         lambda row: "_qat" in row.recipe,

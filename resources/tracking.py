@@ -106,16 +106,16 @@ class MLflowTracking(dg.ConfigurableResource):
 
     def _send_waiting(self, store: ArtifactStore, tell: Tell) -> None:
         outbox, memory = Outbox(store), self._memory(store)
-        waiting = outbox.keys()
-        if not waiting:
+        if not outbox.keys():
             return
         if not memory.rests("outage"):
             memory.outage = ""
             try:
-                client = mlflow_server.connect(self.uri)
-                sent = 0
-                for key in waiting:
-                    sent += self._try(client, outbox, key, tell, others_went=sent > 0)
+                with store.workspaces.alone("mlflow"):  # two that send the same entry would both log it
+                    client = mlflow_server.connect(self.uri)
+                    sent = 0
+                    for key in outbox.keys():
+                        sent += self._try(client, outbox, key, tell, others_went=sent > 0)
             except Outage as outage:
                 memory.outage = str(outage)
                 memory.rest("outage")

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from examples.digits.spec import DIGITS
+from examples.digits.spec import DIGITS_IN_DEPTH
 
 NETWORKS = {"residual": "ResidualNet", "depthwise": "DepthwiseNet", "vit": "SmallViT"}
 
 SPECS = {
     name: replace(
-        DIGITS,
+        DIGITS_IN_DEPTH,
         name=name,
         description=f"{network} on the digits example's images",
         architecture=f"benchmarks.architectures.network:{network}",

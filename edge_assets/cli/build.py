@@ -1,4 +1,4 @@
-"""`edge-assets build`: plan every (checkpoint, target), run what is stale, in this process."""
+"""`edge-assets build`: plan every (checkpoint, target) and run what is stale, several at once, what is timed alone."""
 
 import logging
 import shutil
@@ -6,38 +6,45 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from rich.markup import escape
 
+from edge_assets.cli.progress import Display, Estimate
+from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
 from edge_assets.core import isolation
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.defs.assets import checkpoint_partitions, known_to, partition_key
-from edge_assets.defs.instance import add_partitions
+from edge_assets.defs.instance import add_partitions, open_instance
 from edge_assets.defs.jobs import family_job_name, scorecard_job_name
 from edge_assets.defs.location import model_definitions
 from edge_assets.defs.running import Worker, close_dead_runs
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
+from edge_assets.families.family import Family
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
-from edge_assets.settings import Home
+from edge_assets.settings import Home, home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.spec.source import source_digest
+from edge_assets.targets import Target
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
 
 Say = Callable[[str], None]
+Hear = Callable[[Event], None]
 INTERRUPTED = "DagsterExecutionInterruptedError"
+EARLIER_RUNS = 3  # of each family, to estimate the time from
 WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
 
@@ -54,7 +61,16 @@ class Outcome:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Any, Any]]:
+@dataclass(frozen=True)
+class Here:
+    """What a process builds with: the model's definitions, the Dagster instance, and how long to measure."""
+
+    location: dg.Definitions
+    instance: dg.DagsterInstance
+    mode: str
+
+
+def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Family, Target]]:
     """(family, target) pairs of a model, all or those named. Raises UnknownName with the nearest names."""
     every = {target.name: (family, target) for family, targets in family_targets(spec) for target in targets}
     for name in names:
@@ -105,46 +121,136 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
 def build(
     spec: ModelSpec,
     chosen: Sequence[Checkpoint],
-    targets: Sequence[tuple[Any, Any]],
+    targets: Sequence[tuple[Family, Target]],
     mode: str,
-    home: Home,
+    settings: Home,
     store: ArtifactStore,
     instance: dg.DagsterInstance,
-    say: Say,
+    display: Display,
+    jobs: int | None = None,
 ) -> list[Outcome]:
-    """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run."""
+    """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run.
+
+    Cells that are timed here come last and alone: nothing else of this command works meanwhile. `jobs` is how many
+    families are built at once before; None: as many as the machine carries.
+    """
     store.workspaces.sweep()
     close_dead_runs(instance)
-    _check_space(home, store, chosen)
+    _check_space(settings, store, chosen)
     partitions = checkpoint_partitions(spec)
     add_partitions(instance, partitions.name or "", [checkpoint.key for checkpoint in chosen])
-    outcomes = []
-    location = model_definitions(spec)  # not all that Dagster loads: what is wrong with another model is of no concern
+    # not all that Dagster loads: what is wrong with another model is of no concern
+    here = Here(model_definitions(spec), instance, mode)
     materialized = known_to(instance)  # a run adds partitions of its own cell alone
+    outcomes, stale = [], []
     for checkpoint in chosen:
-        for family, pairs in groupby(targets, key=itemgetter(0)):
-            for _, target in pairs:
-                planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
-                outcomes.append(_bring_up_to_date(location, planned, mode, instance, say))
-            isolation.close()  # the next family has toolchains of its own: their memory would add up
-        if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
-            _run(location, scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
+        for family, target in targets:
+            planned = plan(Cell(spec, family, target, checkpoint, store, display.say), materialized, mode)
+            if planned.is_fresh:
+                outcomes.append(_fresh(planned, display.say))
+            else:
+                stale.append(planned)
+    outcomes += _bring_all_up_to_date(stale, here, display, jobs)
+    for checkpoint in chosen:
+        if any(outcome.status != "fresh" and outcome.cell.checkpoint == checkpoint for outcome in outcomes):
+            _run(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
     return outcomes
 
 
-def _bring_up_to_date(
-    location: dg.Definitions, planned: Plan, mode: str, instance: dg.DagsterInstance, say: Say
-) -> Outcome:
+def _fresh(planned: Plan, say: Say) -> Outcome:
     cell = planned.cell
-    title = f"{cell.checkpoint.key} on {cell.target.name}"
-    if planned.is_fresh:
-        say(f"[green]✓[/] {title}: up to date, nothing rebuilt, nothing measured again")
-        rows.mark_reused(cell.store, cell.path)
+    say(f"[green]✓[/] {_title(cell)}: up to date, nothing rebuilt, nothing measured again")
+    rows.mark_reused(cell.store, cell.path)
+    return Outcome(cell, "fresh")
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell.checkpoint.key} on {cell.target.name}"
+
+
+def _bring_all_up_to_date(stale: Sequence[Plan], here: Here, display: Display, jobs: int | None) -> list[Outcome]:
+    """First what is not timed, by family and several families at once; then what is, alone."""
+    untimed = [planned for planned in stale if not planned.cell.is_local]
+    timed = [planned for planned in stale if planned.cell.is_local]
+    families = [list(group) for _key, group in groupby(untimed, key=_family_of)]
+    workers = min(jobs or worker_count(), len(families))
+    waiting = [(planned.cell.family.name, asset) for planned in stale for asset in planned.cell.artifacts]
+    estimate = Estimate(waiting, at_once=workers, earlier=_earlier_seconds(stale, here.instance))
+    with display.over(estimate):
+        if workers > 1:
+            outcomes = _several_at_once(families, workers, here, display)
+        else:
+            outcomes = _one_by_one(families, here, display)
+        estimate.at_once = 1
+        return outcomes + _one_by_one([[planned] for planned in timed], here, display)
+
+
+def _family_of(planned: Plan) -> tuple[str, str]:
+    return planned.cell.checkpoint.key, planned.cell.family.name
+
+
+def _one_by_one(families: Sequence[Sequence[Plan]], here: Here, display: Display) -> list[Outcome]:
+    outcomes = []
+    for plans in families:
+        for planned in plans:
+            outcomes.append(_bring_up_to_date(planned, here, display.hear))
+        isolation.close()  # the next family has toolchains of its own: their memory would add up
+    return outcomes
+
+
+def _several_at_once(families: Sequence[Sequence[Plan]], workers: int, here: Here, display: Display) -> list[Outcome]:
+    """Each family in a worker process; in the order of the plans, whichever is done first."""
+    works = {}
+    for plans in families:
+        cell = plans[0].cell
+        names = tuple(planned.cell.target.name for planned in plans)
+        works[Work(cell.spec.name, cell.checkpoint.key, cell.family.name, names, here.mode)] = plans
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for work, results in at_once(list(works), build_in_worker, workers, display.hear):
+            cells = {planned.cell.target.name: planned.cell for planned in works.pop(work)}
+            for result in results:
+                cell = cells[result.target]
+                outcomes[cell.path] = Outcome(cell, result.status, result.message, failures=result.failures)
+    except BrokenProcessPool:
+        display.say("[yellow]a process that was building died; what is left is built one after the other[/]")
+        for outcome in _one_by_one(list(works.values()), here, display):
+            outcomes[outcome.cell.path] = outcome
+    return [outcomes[planned.cell.path] for plans in families for planned in plans]
+
+
+def build_in_worker(work: Work, hear: Hear) -> list[Result]:
+    """Bring one family's targets up to date, in a process of its own."""
+    from edge_assets.defs.resources import store_resource
+    from edge_assets.registry import registry
+
+    spec = registry().model(work.model)
+    store = store_resource().open()
+    checkpoint = checkpoints.lookup(store, spec.name, work.checkpoint)
+    results = []
+    with open_instance(home()) as instance:
+        here = Here(model_definitions(spec), instance, work.mode)
+        materialized = known_to(instance)
+        for family, target in choose_targets(spec, work.targets):
+            cell = Cell(spec, family, target, checkpoint, store, partial(_hear_said, hear, target.name))
+            outcome = _bring_up_to_date(plan(cell, materialized, work.mode), here, hear)
+            results.append(Result(target.name, outcome.status, outcome.message, dict(outcome.failures)))
+    isolation.close()
+    return results
+
+
+def _hear_said(hear: Hear, target: str, line: str) -> None:
+    hear(Said(line, target))
+
+
+def _bring_up_to_date(planned: Plan, here: Here, hear: Hear) -> Outcome:
+    cell = planned.cell
+    if planned.is_fresh:  # another command was faster
         return Outcome(cell, "fresh")
-    say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
-    config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
+    hear(Said(f"[bold]{_title(cell)}[/]: {escape(planned.reason or '')}", cell.target.name))
+    config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": here.mode}}}}
     job = family_job_name(cell.spec, cell.family)
-    failure = _run(location, job, partition_key(cell), config, instance, lambda event: _narrate(event, say))
+    failure = _run(here, job, partition_key(cell), config, lambda entry: _narrate(entry, cell, hear))
     return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
 
 
@@ -154,16 +260,31 @@ def _failed_variants(cell: Cell) -> dict[str, str]:
     return {row.artifact: row.reason for row in kept if row.verdict == "failed"}
 
 
+def _earlier_seconds(stale: Sequence[Plan], instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
+    """What each family's assets took in the last few runs that succeeded, the longest of each."""
+    longest: dict[tuple[str, str], float] = {}
+    families = {planned.cell.family.name: planned.cell for planned in stale}
+    for name, cell in families.items():
+        job = family_job_name(cell.spec, cell.family)
+        filters = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+        for run in instance.get_runs(filters, limit=EARLIER_RUNS):
+            for step in instance.get_run_step_stats(run.run_id):
+                if step.end_time is None or step.start_time is None:
+                    continue
+                key = (name, step.step_key.rpartition("__")[2])
+                longest[key] = max(step.end_time - step.start_time, longest.get(key, 0.0))
+    return longest
+
+
 def _op_name(cell: Cell, artifact: str) -> str:
     return f"{cell.spec.name}__{cell.family.name}__{artifact}"
 
 
 def _run(
-    location: dg.Definitions,
+    here: Here,
     job: str,
     partition: str,
     config: dict[str, Any],
-    instance: dg.DagsterInstance,
     listen: Callable[[Any], None],
 ) -> str | None:
     """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
@@ -178,12 +299,12 @@ def _run(
             interrupts.extend([event] if _is_interrupt(event) else [])
         listen(entry)
 
-    instance.add_event_listener(run_id, heard)
+    here.instance.add_event_listener(run_id, heard)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with _terminable():
-        result = location.resolve_job_def(job).execute_in_process(
+        result = here.location.resolve_job_def(job).execute_in_process(
             run_config={**config, **quiet},
-            instance=instance,
+            instance=here.instance,
             partition_key=partition,
             run_id=run_id,
             raise_on_error=False,
@@ -217,18 +338,22 @@ def _message(event: dg.DagsterEvent) -> str:
     return f"{name}: {error.message.strip() if error else 'failed'}"
 
 
-def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
-    """One line per asset and per progress message."""
+def _narrate(entry: dg.EventLogEntry, cell: Cell, hear: Hear) -> None:
+    """One line per asset and per progress message, and what an asset took."""
     event = entry.dagster_event
+    target = cell.target.name
     if event is None:
         if entry.user_message and not entry.user_message.startswith("Dependencies for step"):
             style = "dim" if entry.level in (logging.DEBUG, logging.INFO) else "yellow"
-            say(f"  [{style}]{escape(entry.user_message)}[/]")
+            hear(Said(f"  [{style}]{escape(entry.user_message)}[/]", target))
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
         mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
-        say(f"  {mark} {escape(_summary(event.materialization))}")
+        hear(Said(f"  {mark} {escape(_summary(event.materialization))}", target))
+    elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
+        asset = (event.step_key or "").rpartition("__")[2]
+        hear(Finished(cell.family.name, asset, event.step_success_data.duration_ms / 1000))
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_interrupt(event):  # which is said elsewhere
-        say(f"  [red]✗ {escape(_message(event))}[/]")
+        hear(Said(f"  [red]✗ {escape(_message(event))}[/]", target))
 
 
 def _summary(materialization: dg.AssetMaterialization) -> str:

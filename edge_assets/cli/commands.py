@@ -71,30 +71,38 @@ def init(name: str) -> None:
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
 @click.option("--target", "targets", multiple=True, help="A target of the model. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Families built at once. Default: what the machine carries.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any variant failed, not only if a target did.")
 @clear_errors
 def build(
-    model: str | None, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool, strict: bool
+    model: str | None,
+    checkpoints: tuple[str, ...],
+    targets: tuple[str, ...],
+    mode: str,
+    jobs: int | None,
+    quiet: bool,
+    strict: bool,
 ) -> None:
     """Build, verify, measure and release what is not up to date. Exits with 1 if a target has nothing to release."""
     from rich.console import Console
 
     from edge_assets.cli import build as building
+    from edge_assets.cli.progress import Display
     from edge_assets.defs.instance import open_instance, prepare
     from edge_assets.defs.resources import store_resource, tracking_resource
     from edge_assets.registry import registry
 
     console = Console(highlight=False, soft_wrap=True)
-    say = (lambda _line: None) if quiet else console.print
+    display = Display(console, quiet)
     spec = registry().chosen(model)
     chosen_targets = building.choose_targets(spec, targets)
     prepare(home(), warn)  # before the store is: it lies in the state folder
     resource = store_resource()
     store = resource.open()
-    chosen = building.choose_checkpoints(store, spec, checkpoints, say)
+    chosen = building.choose_checkpoints(store, spec, checkpoints, display.say)
     with open_instance(home()) as instance:
-        outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, say)
+        outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, display, jobs)
     tracking = tracking_resource(resource)
     tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

@@ -1,4 +1,6 @@
-"""The example model, registered: everything edge-assets needs to know about it."""
+"""The example model, registered twice: with the schemes that a release usually comes from, and with all there are."""
+
+from dataclasses import replace
 
 from edge_assets import (
     Calibration,
@@ -24,11 +26,6 @@ DIGITS = ModelSpec(
     preprocessing=PREPROCESSING,
     calibration=Calibration(Dataset("examples.digits.data:calibration")),
     evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=5000),
-    finetuning=FineTuning(
-        Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=1e-5
-    ),
-    schemes="all",
-    search=Search(),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
@@ -41,4 +38,15 @@ DIGITS = ModelSpec(
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),
     license="Apache-2.0",
+)
+
+# The same model with every scheme, quantization-aware training and an accuracy-bounded search.
+DIGITS_IN_DEPTH = replace(
+    DIGITS,
+    name="digits_in_depth",
+    finetuning=FineTuning(
+        Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=1e-5
+    ),
+    schemes="all",
+    search=Search(),
 )

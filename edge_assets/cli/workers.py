@@ -1,0 +1,148 @@
+"""Builds of several families at once, in processes of their own: for what is not being timed.
+
+Each worker keeps to its share of the cores, so that the threads of two do not wait for each other. What it has to say
+and what it finished comes back as events while it works.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from typing import TypeAlias
+
+from edge_assets.targets import this_machine
+
+MEMORY_PER_WORKER = 4 * 2**30  # bytes; the largest converters need about 3 GiB
+
+
+@dataclass(frozen=True)
+class Work:
+    """One family's targets to bring up to date for one checkpoint, all by name."""
+
+    model: str
+    checkpoint: str
+    family: str
+    targets: tuple[str, ...]
+    mode: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line for people, of one target."""
+
+    line: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An asset that is there, and the seconds that it took."""
+
+    family: str
+    asset: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one target: see `build.Outcome`."""
+
+    target: str
+    status: str
+    message: str
+    failures: dict[str, str]
+
+
+Event: TypeAlias = Said | Finished
+Do: TypeAlias = Callable[[Work, Callable[[Event], None]], list[Result]]
+
+
+def worker_count() -> int:
+    """How many workers this machine carries: one per core and per 4 GiB of memory."""
+    machine = this_machine()
+    return max(1, min(machine.cores, machine.memory_bytes // MEMORY_PER_WORKER))
+
+
+def at_once(
+    works: Sequence[Work], do: Do, workers: int, hear: Callable[[Event], None]
+) -> Iterator[tuple[Work, list[Result]]]:
+    """Results of each piece of work, as it is done; `hear` gets the events meanwhile.
+
+    `do` is a module's function: it runs in the workers. Ctrl-C and SIGTERM end the workers too.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can deadlock
+    events: Queue[Event | None] = context.Queue()
+    shares = context.Queue()
+    for share in _shares(workers):
+        shares.put(share)
+    listener = threading.Thread(target=_pass_on, args=(events, hear), daemon=True)
+    listener.start()
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(events, shares))
+    try:
+        with _ended_together():
+            futures: dict[Future[list[Result]], Work] = {executor.submit(_run, do, work): work for work in works}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+        events.put(None)
+        listener.join()
+
+
+def _shares(workers: int) -> list[set[int]]:
+    """The cores of each worker."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set() for _ in range(workers)]
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[number::workers]) for number in range(workers)]
+
+
+def _pass_on(events: "Queue[Event | None]", hear: Callable[[Event], None]) -> None:
+    while (event := events.get()) is not None:
+        hear(event)
+
+
+@contextmanager
+def _ended_together() -> Iterator[None]:
+    """SIGTERM to this process is Ctrl-C to it and to the workers, so that each records how its run ended."""
+
+    def end(_signal: int, _frame: object) -> None:
+        for process in multiprocessing.active_children():
+            if process.pid:
+                os.kill(process.pid, signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- in a worker -----------------------------------------------------------------------------------------
+
+_events: "Queue[Event | None] | None" = None
+
+
+def _begin(events: "Queue[Event | None]", shares: "Queue[set[int]]") -> None:
+    """Keep to a share of the cores; the machine itself is looked at before, since recipes say how many it has."""
+    global _events  # noqa: PLW0603  # a pool's initializer has no other way to hand something to its tasks
+    _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while it waits for work: Ctrl-C ends it through its queue
+    this_machine()
+    if share := shares.get():
+        os.sched_setaffinity(0, share)
+
+
+def _run(do: Do, work: Work) -> list[Result]:
+    assert _events is not None
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return do(work, _events.put)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
