@@ -113,8 +113,8 @@ class MLflowTracking(dg.ConfigurableResource):
             try:
                 with store.workspaces.alone("mlflow"):  # two that send the same entry would both log it
                     client = mlflow_server.connect(self.uri)
-                    sent = 0
-                    for key in outbox.keys():
+                    waiting, sent = outbox.keys(), 0
+                    for key in waiting:
                         sent += self._try(client, outbox, key, tell, others_went=sent > 0)
             except Outage as outage:
                 memory.outage = str(outage)
