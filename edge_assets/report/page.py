@@ -1,56 +1,91 @@
-"""The scorecard page: one self-contained HTML file."""
+"""The scorecard page: one self-contained HTML file that works offline, its first tables without scripts too."""
 
-import base64
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from edge_assets.report import plots
-from edge_assets.report.tradeoff import refusals, tradeoffs
+from edge_assets.core.evidence import Row
+from edge_assets.report import charts, matrix
+from edge_assets.report.matrix import Line
+from edge_assets.report.ranges import by_scheme
+from edge_assets.report.tradeoff import refusals, scheme_of, tradeoffs
 from edge_assets.spec.model import ModelSpec
 
-Rows = Sequence[Mapping[str, Any]]
-TEMPLATE = Path(__file__).with_name("scorecard.html")
+HERE = Path(__file__).parent
+TEMPLATES = ("scorecard.html", "scorecard.css", "scorecard.js")
 
 
-def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Rows) -> None:
+@dataclass(frozen=True)
+class Basis:
+    """How the numbers of a target are known, as a footnote that several targets share."""
+
+    number: int
+    timed: str  # where latency was measured, or why it was not
+    verified: str  # what computed parity and accuracy
+
+
+def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> None:
     """Write the page of one checkpoint: self-contained HTML."""
-    by_target = {name: list(group) for name, group in groupby(rows, key=lambda row: row["target"])}
-    families = [
-        {"name": name, "targets": list(dict.fromkeys(row["target"] for row in mine)), "plot": _plot(mine)}
-        for name, group in groupby(rows, key=lambda row: row["family"])
-        if (mine := list(group))
-    ]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    table = matrix.lines(rows)
+    loader = jinja2.DictLoader({name: (HERE / name).read_text() for name in TEMPLATES})
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    environment.filters |= {"size": size, "json": script_json, "median": charts.median_ms, "scheme": scheme_of}
+    page = environment.get_template("scorecard.html").render(
         spec=spec,
         checkpoint=checkpoint,
-        families=families,
-        by_target=by_target,
-        tradeoffs=tradeoffs(rows),
+        rows=rows,
+        lines=table,
+        schemes=matrix.schemes(table),
+        verdicts=_present(rows),
+        words=matrix.VERDICTS,
+        bases=_bases(table),
+        ranges=by_scheme(tradeoffs(rows)),
         refusals=refusals(rows),
-        provenance=[_provenance(target, mine) for target, mine in by_target.items()],
+        plots={line.target: charts.target_plot(line.rows) for line in table},
+        library=charts.library(),
     )
     path.write_text(page)
 
 
-def _plot(rows: Rows) -> str:
-    """Accuracy against size and latency of the distinct artifacts of one family, as base64 PNG."""
-    distinct = {(row["sha256"], bool(row["latency_ms"])): row for row in rows}
-    return base64.b64encode(plots.accuracy(list(distinct.values()))).decode()
+def size(count: int) -> str:
+    """Bytes for people: KiB below one MiB."""
+    return f"{count / 1024:,.1f} KiB" if count < 2**20 else f"{count / 2**20:,.2f} MiB"
 
 
-def _provenance(target: str, rows: Rows) -> dict[str, str]:
-    """Of one target: what was measured on it, what was computed on another machine, what not at all."""
-    timed = next((row for row in rows if row["measured_on"]), None)
-    elsewhere = dict.fromkeys(row["verified_with"] for row in rows if row["verified_with"])
-    missing = dict.fromkeys(row["not_measured"] for row in rows if row["not_measured"])
-    return {
-        "target": target,
-        "on_target": f"latency, memory and load time on {timed['measured_on']}, mode {timed['mode']}" if timed else "-",
-        "here": "accuracy and parity with " + "; ".join(elsewhere) if elsewhere else "-",
-        "not_at_all": "; ".join(f"latency: {reason}" for reason in missing) if not timed else "-",
-    }
+def script_json(value: object) -> str:
+    """JSON that may stand in a `<script>`: nothing in it can end the element. Keys stay in order: Bokeh relies on it."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _present(rows: Sequence[Row]) -> list[str]:
+    found = {row.verdict for row in rows}
+    return [verdict for verdict in matrix.ORDER if verdict in found]
+
+
+def _bases(table: Sequence[Line]) -> dict[str, Basis]:
+    """The footnote of each target; targets whose numbers are known in the same way share one."""
+    numbers: dict[tuple[str, str], Basis] = {}
+    found = {}
+    for line in table:
+        known = (_timed(line), _verified(line))
+        basis = numbers.setdefault(known, Basis(len(numbers) + 1, *known))
+        found[line.target] = basis
+    return found
+
+
+def _timed(line: Line) -> str:
+    for row in line.rows:
+        if row.measured_on:
+            return f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
+    reasons = dict.fromkeys(row.not_measured for row in line.rows if row.not_measured)
+    return f"latency {'; '.join(reasons)}"
+
+
+def _verified(line: Line) -> str:
+    """What computed the numbers of the winner; of all variants where none ships."""
+    asked = [line.winner] if line.winner else line.rows
+    runtimes = dict.fromkeys(row.verified_with for row in asked if row.verified_with)
+    return f"accuracy and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"
