@@ -48,7 +48,7 @@ def target_plot(rows: Sequence[Row]) -> Json:
 def median_ms(row: Row) -> float:
     """The median latency at batch 1 in ms; the mean where too few queries support a median."""
     assert row.latency_ms is not None
-    return float(row.latency_ms.p50 or row.latency_ms.mean)
+    return row.latency_ms.typical
 
 
 def _kibibytes(row: Row) -> float:
