@@ -3,16 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from edge_assets.core import failures
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
+
+if TYPE_CHECKING:
+    from edge_assets.spec.model import ModelSpec
+    from resources.checkpoints import Checkpoint
+    from resources.store import ArtifactStore
 
 MODES = ("rapid", "quick", "release")
 
@@ -119,35 +124,91 @@ def build(
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Rows as JSON.")
+@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
+@click.option("--target", "targets", multiple=True, help="Every variant on this target. Default: what ships on each.")
+@click.option("--json", "as_json", is_flag=True, help="All rows as JSON.")
 @clear_errors
-def scorecard(model: str | None, checkpoint: str | None, as_json: bool) -> None:
-    """Every variant on every target: who won, and what was measured where."""
+def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...], as_json: bool) -> None:
+    """What ships on each target, how good it is, and how that is known."""
+    from edge_assets.cli.build import choose_targets
     from edge_assets.core.shapes import written
     from edge_assets.defs.resources import store_resource
     from edge_assets.pipeline import rows as kept
     from edge_assets.registry import registry
-    from resources import checkpoints
+    from edge_assets.report import terminal
 
     spec = registry().chosen(model)
     store = store_resource().open()
-    if checkpoint:
-        key = checkpoints.lookup(store, spec.name, checkpoint).key
-    else:
-        known = [c.key for c in checkpoints.registered(store, spec.name) if kept.of_checkpoint(store, spec, c.key)]
-        if not known:
-            raise EdgeAssetsError(f"nothing of {spec.name} was built yet: edge-assets build --model {spec.name}")
-        key = known[-1]
+    key = built_checkpoints(store, spec, (checkpoint,) if checkpoint else (), count=1)[0].key
     rows = kept.of_checkpoint(store, spec, key)
-    if not rows:
-        raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {spec.name} --checkpoint {key}")
+    if targets:
+        names = {target.name for _family, target in choose_targets(spec, targets)}
+        rows = [row for row in rows if row.target in names]
     if as_json:
         click.echo(json.dumps(written(rows), indent=1, sort_keys=True))
-        return
-    from edge_assets.report.terminal import print_rows
+    elif targets:
+        terminal.print_rows(key, rows)
+    else:
+        terminal.print_winners(key, rows)
 
-    print_rows(key, rows)
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, metavar="[BEFORE AFTER]")
+@click.option("--model", help="A registered model. Default: the only one there is.")
+@click.option("--page", type=click.Path(dir_okay=False), help="Write the page here. Default: beside AFTER's scorecard.")
+@clear_errors
+def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -> None:
+    """Two checkpoints side by side. Default: the newest that was built, and the one before it.
+
+    Exits with 1 if the newer one is a regression: nothing ships any more, or accuracy fell beyond the gate.
+    """
+    from edge_assets.defs.resources import store_resource
+    from edge_assets.pipeline.comparison import between
+    from edge_assets.registry import registry
+    from edge_assets.report.page import write_comparison
+    from edge_assets.report.terminal import print_comparison
+
+    if len(checkpoints) not in (0, 2):
+        raise click.UsageError("give both checkpoints, or neither")
+    spec = registry().chosen(model)
+    store = store_resource().open()
+    before, after = built_checkpoints(store, spec, checkpoints, count=2)
+    found = between(store, spec, before, after)
+    print_comparison(before.key, after.key, found.changes, found.regressions)
+    beside = home().root / "scorecards" / spec.name / after.key / f"against-{before.key}.html"
+    path = Path(page) if page else beside
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_comparison(path, spec, before.key, after.key, found.fp32, found.changes)
+    click.echo(f"page: {path}")
+    if found.regressions:
+        sys.exit(1)
+
+
+def built_checkpoints(
+    store: "ArtifactStore", spec: "ModelSpec", names: Sequence[str], count: int
+) -> list["Checkpoint"]:
+    """The checkpoints of those partition keys, or the newest `count` of a model that were built, oldest first.
+
+    Raises EdgeAssetsError for one that was not built, and where fewer were.
+    """
+    from edge_assets.pipeline import rows as kept
+    from resources import checkpoints
+
+    command = f"edge-assets build --model {spec.name}"
+    if names:
+        found = [checkpoints.lookup(store, spec.name, name) for name in names]
+        for checkpoint in found:
+            if not kept.of_checkpoint(store, spec, checkpoint.key):
+                raise EdgeAssetsError(f"{checkpoint.key} was not built yet: {command} --checkpoint {checkpoint.key}")
+        return found
+    known = [c for c in checkpoints.registered(store, spec.name) if kept.of_checkpoint(store, spec, c.key)]
+    if not known:
+        raise EdgeAssetsError(f"nothing of {spec.name} was built yet: {command}")
+    if len(known) < count:
+        raise EdgeAssetsError(
+            f"{known[0].key} is the only checkpoint of {spec.name} that was built yet: {command} --checkpoint ..."
+        )
+    return known[-count:]
 
 
 @main.command()

@@ -86,7 +86,7 @@ def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence
         return {"targets": len({row.target for row in rows})}
 
     about = {"model": spec.name, "checkpoint": checkpoint, "description": spec.description}
-    return store.remember(Recipe("scorecard", "1", {"rows": _digest(rows)}, about), build)
+    return store.remember(Recipe("scorecard", "2", {"rows": _digest(rows)}, about), build)
 
 
 def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, run_id: str) -> Entry:

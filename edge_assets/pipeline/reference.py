@@ -92,6 +92,11 @@ class Reference:
 
         return self.cell.store.remember(recipe, build)
 
+    def scores(self) -> np.ndarray:
+        """The reference's scores, one per evaluation sample; float64 [n]."""
+        names = [tensor.name for tensor in self.cell.spec.outputs]
+        return self.data.arrays(self.outputs())[accuracy.scores_name(names)]
+
     def _check_signature(self, reference: Result) -> None:
         """The outputs are as the spec declares them, also where they were computed for an earlier spec."""
         declared = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in self.cell.spec.outputs]

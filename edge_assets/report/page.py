@@ -1,84 +1,119 @@
-"""The scorecard page: one self-contained HTML file."""
+"""The scorecard page: one self-contained HTML file that works offline, its first tables without scripts too."""
 
-import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from edge_assets.core.evidence import Row
-from edge_assets.report import plots
-from edge_assets.report.tradeoff import refusals, tradeoffs
+from edge_assets.core.evidence import Accuracy, Row
+from edge_assets.report import charts, matrix
+from edge_assets.report.comparison import Change, regressions
+from edge_assets.report.matrix import Line
+from edge_assets.report.ranges import by_scheme
+from edge_assets.report.tradeoff import refusals, tradeoffs, usual_name
 from edge_assets.spec.model import ModelSpec
 
-TEMPLATE = Path(__file__).with_name("page.html")
+HERE = Path(__file__).parent
+TEMPLATES = ("page.html", "comparison.html", "page.css", "page.js")
 
 
 @dataclass(frozen=True)
-class FamilySection:
-    """One family's part of the page."""
+class Basis:
+    """How the numbers of a target are known, as a footnote that several targets share."""
 
-    name: str
-    targets: list[str]
-    plot: str  # PNG in base64
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Of one target, in words: what was measured on it, what was computed on another machine, what not at all."""
-
-    target: str
-    on_target: str = "-"
-    here: str = "-"
-    not_at_all: str = "-"
+    number: int
+    timed: str  # where latency was measured, or why it was not
+    verified: str  # what computed parity and accuracy
 
 
 def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> None:
     """Write the page of one checkpoint: self-contained HTML."""
-    by_target: dict[str, list[Row]] = {}
-    by_family: dict[str, list[Row]] = {}
-    for row in rows:
-        by_target.setdefault(row.target, []).append(row)
-        by_family.setdefault(row.family, []).append(row)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    table = matrix.lines(rows)
+    page = _template("page.html").render(
         spec=spec,
         checkpoint=checkpoint,
-        families=[_section(name, mine) for name, mine in by_family.items()],
-        by_target=by_target,
-        tradeoffs=tradeoffs(rows),
+        rows=rows,
+        lines=table,
+        schemes=matrix.schemes(table),
+        verdicts=_present(rows),
+        words=matrix.VERDICTS,
+        bases=_bases(table),
+        ranges=by_scheme(tradeoffs(rows)),
         refusals=refusals(rows),
-        provenance=[_provenance(target, mine) for target, mine in by_target.items()],
+        plots={line.target: charts.target_plot(line.rows) for line in table},
+        library=charts.library(),
     )
     path.write_text(page)
 
 
-def _section(name: str, rows: Sequence[Row]) -> FamilySection:
-    targets = dict.fromkeys(row.target for row in rows)
-    return FamilySection(name, list(targets), _plot(rows))
-
-
-def _plot(rows: Sequence[Row]) -> str:
-    """Accuracy against size and latency of the distinct artifacts of one family, as base64 PNG."""
-    distinct = {(row.sha256, row.latency_ms is not None): row for row in rows}
-    return base64.b64encode(plots.accuracy(list(distinct.values()))).decode()
-
-
-def _provenance(target: str, rows: Sequence[Row]) -> Provenance:
-    verified_with: list[str] = []
-    missing: list[str] = []
-    on_target = "-"
-    for row in rows:
-        if row.verified_with and row.verified_with not in verified_with:
-            verified_with.append(row.verified_with)
-        if row.not_measured and f"latency: {row.not_measured}" not in missing:
-            missing.append(f"latency: {row.not_measured}")
-        if row.measured_on:
-            on_target = f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
-    return Provenance(
-        target=target,
-        on_target=on_target,
-        here="accuracy and parity with " + "; ".join(verified_with) if verified_with else "-",
-        not_at_all="; ".join(missing) if on_target == "-" else "-",
+def write_comparison(
+    path: Path, spec: ModelSpec, before: str, after: str, fp32: Accuracy | None, changes: Sequence[Change]
+) -> None:
+    """Write the page of two checkpoints side by side."""
+    columns = dict.fromkeys((shift.name, shift.unit) for change in changes for shift in change.shifts)
+    text = _template("comparison.html").render(
+        spec=spec,
+        before=before,
+        after=after,
+        fp32=fp32,
+        changes=changes,
+        columns=list(columns),
+        regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
     )
+    path.write_text(text)
+
+
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.DictLoader({file: (HERE / file).read_text() for file in TEMPLATES})
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    environment.filters["size"] = size
+    environment.filters["json"] = script_json
+    environment.filters["median"] = charts.median_ms
+    environment.filters["scheme"] = usual_name
+    return environment.get_template(name)
+
+
+def size(count: int) -> str:
+    """Bytes for people: KiB below one MiB."""
+    return f"{count / 1024:,.1f} KiB" if count < 2**20 else f"{count / 2**20:,.2f} MiB"
+
+
+def script_json(value: object) -> str:
+    """JSON that may stand in a `<script>`: nothing in it can end the element.
+
+    Keys stay in order, because Bokeh defines things where it first names them.
+    """
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _present(rows: Sequence[Row]) -> list[str]:
+    found = {row.verdict for row in rows}
+    return [verdict for verdict in matrix.ORDER if verdict in found]
+
+
+def _bases(table: Sequence[Line]) -> dict[str, Basis]:
+    """The footnote of each target; targets whose numbers are known in the same way share one."""
+    numbers: dict[tuple[str, str], Basis] = {}
+    found = {}
+    for line in table:
+        known = (_timed(line), _verified(line))
+        basis = numbers.setdefault(known, Basis(len(numbers) + 1, *known))
+        found[line.target] = basis
+    return found
+
+
+def _timed(line: Line) -> str:
+    for row in line.rows:
+        if row.measured_on:
+            return f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
+    reasons = dict.fromkeys(row.not_measured for row in line.rows if row.not_measured)
+    return f"latency {'; '.join(reasons)}"
+
+
+def _verified(line: Line) -> str:
+    """What computed the numbers of the winner; of all variants where none ships."""
+    asked = [line.winner] if line.winner else line.rows
+    runtimes = dict.fromkeys(row.verified_with for row in asked if row.verified_with)
+    return f"accuracy and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"

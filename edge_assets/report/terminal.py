@@ -6,20 +6,87 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_assets.core.evidence import Row
+from edge_assets.report import matrix
+from edge_assets.report.comparison import Change, Shift
+from edge_assets.report.matrix import Line
+from edge_assets.report.tradeoff import usual_name
 
 STYLES = {"released": "bold green", "baseline": "dim"}
 
 
+def print_winners(checkpoint: str, rows: Sequence[Row]) -> None:
+    """What ships where, one line per target, and how many variants of each were judged."""
+    table = Table(title=f"{checkpoint}: what ships where", title_justify="left")
+    for name in ("target", "family", "ships", "scheme"):
+        table.add_column(name, no_wrap=True)
+    for name in ("size KiB", "of fp32 %", "accuracy %", "drop points", "P50 ms", "judged"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("known by", no_wrap=True)
+    for line in matrix.lines(rows):
+        table.add_row(*_winner_cells(line), style=None if line.winner else "red")
+    _console().print(table)
+
+
+def _winner_cells(line: Line) -> list[str]:
+    row = line.winner
+    judged = str(len(line.rows))
+    if row is None:
+        return [line.target, line.family, "nothing may be released", *[""] * 6, judged, "see --target"]
+    latency = row.latency_ms
+    return [
+        line.target,
+        line.family,
+        row.artifact,
+        usual_name(row),
+        _number(row.size_bytes, "{:,.1f}", unit=1024),
+        _number(row.size_ratio, "{:.0f}", unit=0.01),
+        _number(row.accuracy, "{:.2f}", unit=0.01),
+        _number(row.accuracy_drop_points, "{:.2f}"),
+        _number(latency.typical if latency else None, "{:.3f}"),
+        judged,
+        f"timed on it, mode {row.mode}" if latency else "verified, not timed",
+    ]
+
+
+def print_comparison(before: str, after: str, changes: Sequence[Change], regressions: Sequence[str]) -> None:
+    """Two checkpoints side by side: what ships on each target, and what got better or worse."""
+    table = Table(title=f"{after} against {before}", title_justify="left")
+    for name in ("target", "ships"):
+        table.add_column(name)
+    columns = list(dict.fromkeys((shift.name, shift.unit) for change in changes for shift in change.shifts))
+    for name, unit in columns:
+        table.add_column(f"{name} ({unit})", justify="right")
+    for change in changes:
+        cells = [_shift(change.shift(name)) for name, _unit in columns]
+        table.add_row(change.target, _shipping(change), *cells)
+    console = _console()
+    console.print(table)
+    for sentence in regressions:
+        console.print(f"regression: {sentence}", style="red", markup=False)
+
+
+def _shipping(change: Change) -> str:
+    names = [row.artifact if row else "nothing" for row in (change.before, change.after)]
+    return " -> ".join(names) if change.winner_changed else names[0]
+
+
+def _shift(shift: Shift | None) -> str:
+    if shift is None:
+        return "not known"
+    mark = {"better": "[green]better[/]", "worse": "[red]worse[/]", "same": "[dim]same[/]"}[shift.verdict]
+    return f"{shift.before:.2f} -> {shift.after:.2f} {mark}"
+
+
 def print_rows(checkpoint: str, rows: Sequence[Row]) -> None:
-    """One table per target, and a line that says where it was measured."""
+    """One table per target with every variant, and a line that says where it was measured."""
+    console = _console()
+    for line in matrix.lines(rows):
+        console.print(_table(f"{checkpoint} on {line.target}: {_where(line.rows)}", line.rows))
+
+
+def _console() -> Console:
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=150)
-    by_target: dict[str, list[Row]] = {}
-    for row in rows:
-        by_target.setdefault(row.target, []).append(row)
-    for target, mine in by_target.items():
-        console.print(_table(f"{checkpoint} on {target}: {_where(mine)}", mine))
+    return console if console.is_terminal else Console(highlight=False, width=150)
 
 
 def _where(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ alone. Speed is compared only where both were timed on the target's hardware, in
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_assets.core.evidence import Graph, Row
 from edge_assets.core.select import TIE
@@ -27,8 +27,10 @@ class Tradeoff:
 
     scheme: str
     artifact: str
+    format: str
     recipe: str
     target: str
+    targets: tuple[str, ...]  # all that share its bytes and, where it was timed, that one alone
     base: str  # the fp32 artifact that the ratios compare with
     drop_points: float
     drop_interval_points: tuple[float, float]
@@ -83,13 +85,17 @@ def tradeoffs(rows: Sequence[Row]) -> list[Tradeoff]:
         if row.graph:
             graphs[row.target] = row.graph
     seen: dict[tuple[str, str | None, str | None], Tradeoff] = {}
+    targets: dict[tuple[str, str | None, str | None], list[str]] = {}
     for row in rows:
         if row.precision == "fp32" or row.accuracy is None:
             continue
         entry = _tradeoff(row, bases.get((row.target, row.format)), graphs.get(row.target))
         timed_on = row.target if entry.faster is not None else None
-        seen.setdefault((row.artifact, row.sha256, timed_on), entry)
-    return sorted(seen.values(), key=_place)
+        key = (row.artifact, row.sha256, timed_on)
+        seen.setdefault(key, entry)
+        targets.setdefault(key, []).append(row.target)
+    entries = [replace(entry, targets=tuple(targets[key])) for key, entry in seen.items()]
+    return sorted(entries, key=_place)
 
 
 def _place(entry: Tradeoff) -> tuple[int, str]:
@@ -114,8 +120,10 @@ def _tradeoff(row: Row, base: Row | None, graph: Graph | None) -> Tradeoff:
     return Tradeoff(
         scheme=name,
         artifact=row.artifact,
+        format=row.format,
         recipe=row.recipe,
         target=row.target,
+        targets=(row.target,),
         base=base.artifact if base else row.size_base,
         drop_points=row.accuracy_drop_points,
         drop_interval_points=row.accuracy_drop_interval_points,

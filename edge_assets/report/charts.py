@@ -1,0 +1,113 @@
+"""Interactive plots of one target: accuracy against size and, where it was timed, against latency."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from edge_assets.core.evidence import Row
+from edge_assets.hashing import Json
+from edge_assets.report.matrix import VERDICTS
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure as Figure
+
+# contrast of at least 4.5 to 1 with white
+COLORS = {"won": "#116329", "passed": "#0550ae", "gate": "#a40e26", "unknown": "#7d4e00", "absent": "#57606a"}
+MARKERS = {"won": "star", "passed": "circle", "gate": "x", "unknown": "triangle", "absent": "square"}
+TOOLTIPS = [
+    ("variant", "@variant"),
+    ("verdict", "@verdict"),
+    ("size", "@size{0,0.0} KiB"),
+    ("accuracy", "@accuracy{0.00} %"),
+    ("drop", "@drop{0.00} points (@low{0.00} to @high{0.00})"),
+    ("P50", "@latency"),
+]
+
+
+def library() -> str:
+    """The plotting library's JavaScript, to be put into the page: it works offline."""
+    from bokeh.resources import Resources
+
+    scripts: list[str] = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
+    return "\n".join(scripts)
+
+
+def target_plot(rows: Sequence[Row]) -> Json:
+    """What `Bokeh.embed.embed_item` shows: one or two panels, one point per verified variant, with hover."""
+    from bokeh.embed import json_item
+    from bokeh.layouts import row as side_by_side
+
+    shown = [row for row in rows if row.size_bytes and row.accuracy is not None]
+    panels = [_panel(shown, "artifact size (KiB)", _kibibytes)]
+    timed = [row for row in shown if row.latency_ms]
+    if timed:
+        panels.append(_panel(timed, "P50 latency at batch 1 (ms)", median_ms))
+    item: Json = json_item(side_by_side(*panels))  # type: ignore[assignment]  # a TypedDict
+    return item
+
+
+def median_ms(row: Row) -> float:
+    """The median latency at batch 1 in ms; the mean where too few queries support a median."""
+    assert row.latency_ms is not None
+    return row.latency_ms.typical
+
+
+def _kibibytes(row: Row) -> float:
+    assert row.size_bytes is not None
+    return row.size_bytes / 1024
+
+
+def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "Figure":
+    import pandas as pd
+    from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
+    from bokeh.models.renderers import DataRenderer
+    from bokeh.plotting import figure
+
+    plot = figure(
+        x_range=DataRange1d(start=0),
+        width=560,
+        height=320,
+        x_axis_label=label,
+        y_axis_label="accuracy (%)",
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        toolbar_location="right",
+    )
+    plot.toolbar.logo = None
+    points: list[DataRenderer] = []
+    for kind, color in COLORS.items():
+        mine = [row for row in rows if VERDICTS[row.verdict][2] == kind]
+        if not mine:
+            continue
+        source = ColumnDataSource(pd.DataFrame(_columns(mine, value)))
+        plot.segment(x0="x", x1="x", y0="least", y1="most", source=source, color=color, alpha=0.5)
+        points.append(plot.scatter(x="x", y="accuracy", source=source, marker=MARKERS[kind], size=11, color=color))
+    plot.add_tools(HoverTool(tooltips=TOOLTIPS, renderers=points))
+    return plot
+
+
+def _columns(rows: Sequence[Row], value: Callable[[Row], float]) -> dict[str, Sequence[object]]:
+    """One point per row, with what hovering shows; the interval is that of the drop, put around the accuracy."""
+    columns: dict[str, Sequence[object]] = {
+        "x": [value(row) for row in rows],
+        "variant": [row.artifact for row in rows],
+        "verdict": [VERDICTS[row.verdict][1] for row in rows],
+        "size": [_kibibytes(row) for row in rows],
+        "latency": [f"{median_ms(row):.3f} ms" if row.latency_ms else "not measured" for row in rows],
+    }
+    numbers = [_accuracy(row) for row in rows]
+    for name in numbers[0]:
+        columns[name] = [each[name] for each in numbers]
+    return columns
+
+
+def _accuracy(row: Row) -> dict[str, float]:
+    assert row.accuracy is not None and row.accuracy_drop_points is not None
+    low, high = row.accuracy_drop_interval_points or (row.accuracy_drop_points, row.accuracy_drop_points)
+    percent = 100 * row.accuracy
+    return {
+        "accuracy": percent,
+        "drop": row.accuracy_drop_points,
+        "low": low,
+        "high": high,
+        "least": percent - (high - row.accuracy_drop_points),
+        "most": percent + (row.accuracy_drop_points - low),
+    }

@@ -1,0 +1,152 @@
+"""Two checkpoints side by side: per target what got better or worse, and whether another variant ships now.
+
+An accuracy is better or worse only where the difference is beyond its interval. That one puts together, as the root of
+the sum of their squares, the half widths of three intervals over the same evaluation samples: of fp32 after against
+fp32 before, and of each variant's drop against its own fp32. Latencies of two sessions are not comparable as they are:
+what is compared is how many times as fast as PyTorch eager in the same session.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_assets.core.evidence import Accuracy, Row
+
+Verdict = Literal["better", "worse", "same"]
+SIZE_TIE = 0.02  # relative: sizes closer than this are the same, as where a winner is chosen
+SPEED_TIE = 0.05  # relative: speeds of two sessions differ by so much by themselves
+MEMORY_TIE = 0.05
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One number of what ships on a target, before and after. `interval` is that of the difference, in its unit."""
+
+    name: Literal["accuracy", "size", "speed", "memory"]
+    unit: str
+    before: float
+    after: float
+    verdict: Verdict
+    interval: tuple[float, float] | None = None
+
+    @property
+    def difference(self) -> float:
+        """After less before."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Change:
+    """One target: what shipped, what ships now, and how that differs."""
+
+    family: str
+    target: str
+    before: Row | None
+    after: Row | None
+    shifts: tuple[Shift, ...]
+
+    @property
+    def winner_changed(self) -> bool:
+        """Whether another variant ships now, or one where there was none, or none where there was one."""
+        names = {row.artifact if row else None for row in (self.before, self.after)}
+        return len(names) > 1
+
+    def shift(self, name: str) -> Shift | None:
+        """The shift of that name, where both checkpoints have the number."""
+        return next((shift for shift in self.shifts if shift.name == name), None)
+
+    def regression(self, max_drop_points: float) -> str | None:
+        """Why the newer release is a regression: there is none any more, or its accuracy fell beyond the gate."""
+        if self.before and not self.after:
+            return f"{self.target}: {self.before.artifact} was released before, now nothing may be"
+        accuracy = self.shift("accuracy")
+        if accuracy is None or accuracy.verdict != "worse" or -accuracy.difference <= max_drop_points:
+            return None
+        low, high = accuracy.interval or (accuracy.difference, accuracy.difference)
+        return (
+            f"{self.target}: {-accuracy.difference:.2f} points less accurate than before ({-high:.2f} to {-low:.2f}), "
+            f"over the gate of {max_drop_points:.2f}"
+        )
+
+
+def compare(before: Sequence[Row], after: Sequence[Row], fp32: Accuracy | None, higher_is_better: bool) -> list[Change]:
+    """One change per target that both or either of two checkpoints were judged on, in the order of the rows.
+
+    `fp32` is the newer checkpoint's accuracy in PyTorch eager against the older one's; None where they were not
+    evaluated on the same samples, so that their accuracies are not compared.
+    """
+    targets = {row.target: row.family for row in (*after, *before)}
+    changes = []
+    for target, family in targets.items():
+        old, new = _winner(before, target), _winner(after, target)
+        shifts: list[Shift] = []
+        if old and new:
+            if fp32 and (accuracy := _accuracy_shift(old, new, fp32, higher_is_better)):
+                shifts.append(accuracy)
+            shifts += _other_shifts(old, new, _baseline(before, target), _baseline(after, target))
+        changes.append(Change(family=family, target=target, before=old, after=new, shifts=tuple(shifts)))
+    return changes
+
+
+def regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
+    """A sentence for each target on which the newer checkpoint is a regression."""
+    sentences = (change.regression(max_drop_points) for change in changes)
+    return [sentence for sentence in sentences if sentence]
+
+
+def _winner(rows: Sequence[Row], target: str) -> Row | None:
+    return next((row for row in rows if row.target == target and row.verdict == "released"), None)
+
+
+def _baseline(rows: Sequence[Row], target: str) -> Row | None:
+    return next((row for row in rows if row.target == target and row.verdict == "baseline"), None)
+
+
+def _accuracy_shift(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) -> Shift | None:
+    """In points."""
+    if old.accuracy is None or new.accuracy is None:
+        return None
+    before, after = 100 * old.accuracy, 100 * new.accuracy
+    low, high = fp32.drop_interval_points
+    half = math.hypot((high - low) / 2, _half_width(old), _half_width(new))
+    difference = after - before
+    gain = difference if higher_is_better else -difference
+    verdict: Verdict = "same"
+    if gain > half:
+        verdict = "better"
+    elif gain < -half:
+        verdict = "worse"
+    return Shift("accuracy", "points", before, after, verdict, (difference - half, difference + half))
+
+
+def _other_shifts(old: Row, new: Row, eager_before: Row | None, eager_after: Row | None) -> Iterator[Shift]:
+    if old.size_bytes and new.size_bytes:
+        verdict = _relative(old.size_bytes, new.size_bytes, SIZE_TIE)
+        yield Shift("size", "KiB", old.size_bytes / 1024, new.size_bytes / 1024, verdict)
+    before, after = _speed(old, eager_before), _speed(new, eager_after)
+    if before and after:
+        verdict = _relative(1 / before, 1 / after, SPEED_TIE)
+        yield Shift("speed", "times as fast as PyTorch eager", before, after, verdict)
+    if old.peak_memory_bytes and new.peak_memory_bytes:
+        verdict = _relative(old.peak_memory_bytes, new.peak_memory_bytes, MEMORY_TIE)
+        yield Shift("memory", "MiB", old.peak_memory_bytes / 2**20, new.peak_memory_bytes / 2**20, verdict)
+
+
+def _half_width(row: Row) -> float:
+    low, high = row.accuracy_drop_interval_points or (0.0, 0.0)
+    return (high - low) / 2
+
+
+def _speed(row: Row, eager: Row | None) -> float | None:
+    """How many times as fast as PyTorch eager in the same session."""
+    if row.latency_ms is None or eager is None or eager.latency_ms is None:
+        return None
+    return eager.latency_ms.typical / row.latency_ms.typical
+
+
+def _relative(before: float, after: float, tie: float) -> Verdict:
+    """Of numbers that are the better the smaller they are."""
+    if abs(after - before) <= tie * before:
+        return "same"
+    return "better" if after < before else "worse"
