@@ -202,20 +202,23 @@ class Judgement:
 
         def build(folder: Path) -> Mapping[str, Any]:
             from edge_assets.pipeline import release
+            from edge_assets.pipeline.release.app import ReleasedSample
 
             assert built.artifact is not None and shipped.artifact is not None
             raw = {name: array[:1] for name, array in self.cell.data.arrays(self.cell.data.evaluation).items()}
             fields = data.preprocess_fields(raw, spec.preprocess)
             sample = {name: raw[name] for name in fields}
-            run = self.cell.verification.loadable(built.runtime, built.build), spec.preprocess.apply(sample)
+            inputs = spec.preprocess.apply(sample)
+            loadable = self.cell.verification.loadable(built.runtime, built.build)
             variant = next(entry for entry in self.cell.family.variants if entry.name == built.variant)
-            outputs = variant.call(_run_once, *run)
+            outputs = variant.call(_run_once, loadable, inputs)
             artifact = self.cell.store.checkout(shipped.artifact)
             manifest = self._manifest(winner, built, shipped) | about
-            release.write(folder, artifact, manifest, spec.preprocess.files, sample, outputs)
+            values = ReleasedSample(raw=sample, inputs=inputs, outputs=outputs)
+            release.write(folder, artifact, manifest, built.build.facts, spec.preprocess.files, values)
             return {"variant": winner.candidate.name, "sha256": built.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "2", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "3", inputs, parameters), build)
 
     def _shipped(self, winner: Judged) -> Built:
         """What the released folder holds: the winner, or the family's package of it. Raises NothingReleasable."""

@@ -20,12 +20,25 @@ from edge_assets.toolchains.litert.convert import Port
 from edge_assets.toolchains.onnx.fixed_batch import one_by_one
 
 HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
+RESOLVER_WORDS = {  # of operators' names, where MicroMutableOpResolver's methods do not merely capitalize them
+    "2D": "2D",
+    "CUMSUM": "CumSum",
+    "LSTM": "LSTM",
+    "MATMUL": "MatMul",
+    "PADV2": "PadV2",
+}
 
 
 def operators() -> frozenset[str]:
     """The builtin operators that TFLite Micro has kernels for."""
     lines = Path(__file__).with_name("tflite_micro_operators.txt").read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def resolver_method(operator: str) -> str:
+    """The method of MicroMutableOpResolver that registers a builtin operator's kernel: CONV_2D gives AddConv2D."""
+    words = [RESOLVER_WORDS.get(word, word.capitalize()) for word in operator.split("_")]
+    return "Add" + "".join(words)
 
 
 class MicroSession:
