@@ -77,8 +77,8 @@ def write(
     for source in sample.sources:
         shutil.copyfile(TOOLCHAINS / source, app / Path(source).name)
     stated = _stated(facts)
-    inputs = [_tensor(name, array, stated.get(name), sample) for name, array in values.inputs.items()]
-    outputs = [_tensor(name, array, stated.get(name), sample) for name, array in values.outputs.items()]
+    inputs = _tensors(values.inputs, stated, sample)
+    outputs = _tensors(values.outputs, stated, sample)
     image = _image(manifest["preprocessing"], inputs)
     constants = {
         **manifest,
@@ -86,18 +86,19 @@ def write(
         "outputs": outputs,
         "image": image,
         "takes_picture": "image" in manifest["session"],
-        "compute_units": COMPUTE_UNITS.get(manifest["session"].get("compute_units", "ALL")),
+        "compute_units": COMPUTE_UNITS.get(manifest["session"].get("compute_units")),
         "micro": None if sample.has_files else _micro(facts),
     }
     _render(app / VALUES[sample.language], sample.language, constants)
-    pictures = {image["input"]: values.raw[image["input"]]} if image else {}
-    fed = {tensor.name: _in_file(tensor, values.inputs[tensor.name]) for tensor in inputs} | pictures
-    given = {tensor.name: _in_file(tensor, values.outputs[tensor.name]) for tensor in outputs}
+    fed = _in_file(inputs, values.inputs)
+    if image is not None:
+        fed[image["input"]] = values.raw[image["input"]]
+    given = _in_file(outputs, values.outputs)
     if sample.has_files:
         _write_files(app, fed, given)
         return
     largest = max(tensor.count for tensor in (*inputs, *outputs))
-    arrays = {"inputs": fed, "outputs": given, "is_picture": bool(image), "largest_count": largest}
+    arrays = {"inputs": fed, "outputs": given, "is_picture": image is not None, "largest_count": largest}
     _render(app / SAMPLE_VALUES, sample.language, arrays)
 
 
@@ -121,25 +122,43 @@ def _stated(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {entry["name"]: entry for entry in (*signature["inputs"], *signature["outputs"])}
 
 
-def _tensor(name: str, array: np.ndarray, stated: Mapping[str, Any] | None, sample: AppSample) -> AppTensor:
-    """One sample's array as the file has it."""
-    if stated is not None:
-        dtype = stated["dtype"]
-    elif sample.only_int32 and array.dtype != np.float32:
-        dtype = "int32"
-    else:
-        dtype = array.dtype.name
-    channels_last = stated is not None and stated["layout"] == "NHWC"
-    shape = np.moveaxis(array, 1, -1).shape if channels_last else array.shape
-    if stated is None or "scale" not in stated:
-        return AppTensor(name, dtype, shape, channels_last)
-    return AppTensor(name, dtype, shape, channels_last, stated["scale"], stated["zero_point"])
+def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: AppSample) -> list[AppTensor]:
+    """One sample's arrays as the file has them."""
+    tensors = []
+    for name, array in arrays.items():
+        if entry := stated.get(name):
+            tensors.append(_tensor_of(entry, array))
+        elif sample.only_int32 and array.dtype != np.float32:
+            tensors.append(AppTensor(name, "int32", array.shape, channels_last=False))
+        else:
+            tensors.append(AppTensor(name, array.dtype.name, array.shape, channels_last=False))
+    return tensors
 
 
-def _in_file(tensor: AppTensor, array: np.ndarray) -> np.ndarray:
-    """An array in the file's layout and type; what the file has in int8 stays in float, for the app to quantize."""
-    placed = np.moveaxis(array, 1, -1) if tensor.channels_last else array
-    return np.ascontiguousarray(placed, None if tensor.dtype == "int8" else tensor.dtype)
+def _tensor_of(entry: Mapping[str, Any], array: np.ndarray) -> AppTensor:
+    """From what the build read back of its file."""
+    channels_last = entry["layout"] == "NHWC"
+    return AppTensor(
+        name=entry["name"],
+        dtype=entry["dtype"],
+        shape=np.moveaxis(array, 1, -1).shape if channels_last else array.shape,
+        channels_last=channels_last,
+        scale=entry.get("scale", 0.0),
+        zero_point=entry.get("zero_point", 0),
+    )
+
+
+def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
+    """Arrays in the file's layout and types; what the file has in int8 stays in float, for the app to quantize."""
+    placed = {}
+    for tensor in tensors:
+        array = arrays[tensor.name]
+        if tensor.channels_last:
+            array = np.moveaxis(array, 1, -1)
+        if tensor.dtype != "int8":
+            array = array.astype(tensor.dtype)
+        placed[tensor.name] = np.ascontiguousarray(array)
+    return placed
 
 
 def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor]) -> dict[str, Any] | None:
@@ -164,7 +183,7 @@ def _micro(facts: Mapping[str, Any]) -> dict[str, Any]:
 # --- rendering -----------------------------------------------------------------------------------------
 
 
-def _render(path: Path, language: Language, constants: Mapping[str, Any]) -> None:
+def _render(path: Path, language: Language, constants: Mapping[str, object]) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,
@@ -196,8 +215,10 @@ def _texts(language: Language) -> Callable[[str], str]:
         for character in text:
             if ord(character) < 32 or ord(character) == 127:
                 written.append(escapes[language](ord(character)))
+            elif character in special:
+                written.append(f"\\{character}")
             else:
-                written.append(f"\\{character}" if character in special else character)
+                written.append(character)
         return f'"{"".join(written)}"'
 
     return literal
@@ -211,6 +232,9 @@ def _lines(array: np.ndarray) -> list[str]:
     """An array's values as lines of C literals."""
     elements = []
     for value in array.reshape(-1).tolist():
-        elements.append(f"{float32(value)}f" if array.dtype.kind == "f" else str(int(value)))
+        if array.dtype.kind == "f":
+            elements.append(f"{float32(value)}f")
+        else:
+            elements.append(str(int(value)))
     starts = range(0, len(elements), PER_LINE)
     return [", ".join(elements[start : start + PER_LINE]) for start in starts]
