@@ -13,7 +13,7 @@ LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # be installed, but for two small packages that the index has as sources alone
 LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo test serve lock audit chromium
+.PHONY: demo test serve lock audit chromium headers
 
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for every target and print its scorecard
 	$(BIN)/edge-assets build --model digits $(EARLIER)
@@ -24,7 +24,7 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for every target and 
 	@echo "The scorecards are also pages: $${EDGE_ASSETS_HOME:-.edge-assets}/scorecards/digits/"
 	@echo "Released folders are below $${EDGE_ASSETS_HOME:-.edge-assets}/releases/digits/"
 
-test: $(STAMP) $(WEB) chromium  ## Pass all tests
+test: $(STAMP) $(WEB) chromium headers  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -70,3 +70,6 @@ chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else echo "Chromium is missing, and the browser family needs it: sudo apt-get install chromium" >&2; exit 1; fi
+
+headers:
+	@sh tests/onnxruntime_headers.sh .headers

@@ -42,6 +42,7 @@ LONGEST = (
     "test_android",
     "test_tracking_faults",
     "test_tracking",
+    "test_release_app",
     "test_gc",
     "test_bad_input",
     "test_ui",

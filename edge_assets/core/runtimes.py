@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core import app_samples
+from edge_assets.core.app_samples import AppSample, NoAppSample
 from edge_assets.errors import Malformed
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class Runtime:
     library: str  # the module that a measuring process imports before it loads a model
     distributions: tuple[str, ...]  # as in `Variant.tools`; their versions enter recipes of what it computed
     verified_with: str  # in words: what parity and accuracy are computed with
+    app: AppSample | NoAppSample = field(kw_only=True)  # what a release gives an app developer besides Python
     extra: str | None = None  # the optional extra that installs it
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it
     evidence_of: str | None = None  # the runtime that computes the very same, on the file that this one opens
@@ -32,7 +35,12 @@ ON_MAC = sys.platform == "darwin"
 
 RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime(
-        "pytorch.eager", "torch", ("torch",), "PyTorch eager on this machine's CPU", takes_architecture=True
+        "pytorch.eager",
+        "torch",
+        ("torch",),
+        "PyTorch eager on this machine's CPU",
+        takes_architecture=True,
+        app=NoAppSample("it is what variants are compared with, and is never released"),
     ),
     "torchscript": Runtime(
         "pytorch.torchscript",
@@ -41,6 +49,9 @@ RUNTIMES: Mapping[str, Runtime] = {
         "PyTorch on this machine's CPU",
         build_options=("engine",),
         loader="pytorch/loader.py",
+        app=NoAppSample(
+            "PyTorch runs in Python on such targets; in C++, LibTorch loads the file by `torch::jit::load`"
+        ),
     ),
     "onnx": Runtime(
         "onnx.export",
@@ -48,6 +59,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         ("onnxruntime",),
         "ONNX Runtime on this machine's CPU",
         loader="onnx/loader.py",
+        app=app_samples.ONNX,
     ),
     "litert": Runtime(
         "litert.convert",
@@ -57,6 +69,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="litert",
         build_options=("channels_last",),
         loader="litert/loader.py",
+        app=app_samples.LITERT,
     ),
     "executorch": Runtime(
         "executorch.program",
@@ -67,6 +80,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         is_the_targets=False,  # its Python binding loads PyTorch
         build_options=("backends",),
         loader="executorch/loader.py",
+        app=app_samples.EXECUTORCH,
     ),
     "tflite_micro": Runtime(
         "litert.tflite_micro",
@@ -77,6 +91,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         is_the_targets=False,
         build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
         loader="litert/tflite_micro_loader.py",
+        app=app_samples.MICROCONTROLLER,
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
     "tensorrt": Runtime(
@@ -85,6 +100,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         (),
         "the engine in TensorRT on this machine's GPU",
         loader="tensorrt/loader.py",
+        app=app_samples.TENSORRT,
     ),
     "kit_onnx": Runtime(
         "tensorrt.kit_onnx",
@@ -93,6 +109,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
         is_the_targets=False,
         evidence_of="onnx",
+        app=NoAppSample("it stands in for the engine where there is no GPU, and is never released"),
     ),
     "torch_tensorrt": Runtime(
         "tensorrt.torch_tensorrt",
@@ -101,6 +118,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "Torch-TensorRT on this machine's GPU",
         extra="torch-tensorrt",
         build_options=("largest_batch",),
+        app=NoAppSample("PyTorch and Torch-TensorRT run the file in Python"),
     ),
     "ort_web": Runtime(
         "web.ort_web",
@@ -109,6 +127,9 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Chromium on this machine",
         extra="browser",
         target_options=("execution_provider",),
+        app=NoAppSample(
+            "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Chromium"
+        ),
     ),
     "coreml": Runtime(
         "coreml.package",
@@ -124,6 +145,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         target_options=("compute_units",),
         build_options=("image",),
         loader="coreml/loader.py",
+        app=app_samples.COREML,
     ),
 }
 

@@ -95,11 +95,12 @@ class Judgement:
             self._write_release(folder, winner, shipped)
             return {"variant": winner.variant, "sha256": winner.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "2", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "3", inputs, parameters), build)
 
     def _write_release(self, folder: Path, winner: Built, shipped: Built) -> None:
         """The folder, with one sample of the evaluation data and what the winner gives for it."""
         from edge_assets.pipeline import release
+        from edge_assets.pipeline.release.app import ReleasedSample
         from edge_assets.pipeline.release.manifest import manifest_of
 
         assert shipped.artifact is not None
@@ -107,14 +108,15 @@ class Judgement:
         sample = _one_sample(cell.data.arrays(cell.data.evaluation), cell.spec.preprocess)
         loadable = cell.verification.loadable(winner.runtime, winner.build)
         variant = cell.family.variant(winner.variant)
-        outputs = variant.call(_run_once, loadable, cell.spec.preprocess.apply(sample))
+        inputs = cell.spec.preprocess.apply(sample)
+        outputs = variant.call(_run_once, loadable, inputs)
         release.write(
             folder,
             artifact=cell.store.checkout(shipped.artifact),
             manifest=manifest_of(self, winner, shipped),
+            facts=winner.build.facts,
             needed=cell.spec.preprocess.files,
-            raw=sample,
-            outputs=outputs,
+            values=ReleasedSample(raw=sample, inputs=inputs, outputs=outputs),
         )
 
     def _shipped(self, winner: Built) -> Built:

@@ -30,6 +30,7 @@ from edge_assets.toolchains.web.chromium import Chromium, Server
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.conftest import ROOT
+from tests.native import largest_differences, onnxruntime, run_onnx_sample
 from tests.tiny import text as topics
 from tests.tiny.text import LENGTH
 
@@ -313,6 +314,17 @@ def test_the_released_folder_runs_texts_on_its_own(released: Path, tokenizer: Pa
     wrong = infer(folder)
     assert wrong.returncode and "tokenizer.json is not the released file" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_the_cpp_sample_runs_token_ids_and_the_card_names_a_library_that_makes_them(
+    released: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(released, tmp_path / "released")
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "- **Texts**: the sample takes token ids." in card and "tokenizers-cpp" in card
+    printed = run_onnx_sample(folder, onnxruntime(tmp_path / "onnxruntime"))
+    differences = largest_differences(printed)
+    assert differences and max(differences.values()) <= 1e-5
 
 
 # --- browsers ------------------------------------------------------------------------------------------

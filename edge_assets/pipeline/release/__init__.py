@@ -8,24 +8,27 @@ infer.py                 runnable sample: verifies every hash before it imports 
 <package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
 sample.npz               one raw input and the outputs the released artifact gave for it
+app/                     a sample in the platform's own language, with this model's constants; see app.py
 MODEL_CARD.md            for people
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jinja2
-import numpy as np
 
 from edge_assets import toolchains
-from edge_assets.core.data import Arrays, save_arrays
+from edge_assets.core.app_samples import NoAppSample
+from edge_assets.core.data import save_arrays
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import record
 from edge_assets.core.types import File
 from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.release import app
+from edge_assets.pipeline.release.app import ReleasedSample
 from edge_assets.pipeline.release.manifest import Manifest
 from edge_assets.spec import preprocess
 
@@ -37,13 +40,13 @@ def write(
     folder: Path,
     artifact: Path,
     manifest: Manifest,
+    facts: Mapping[str, object],
     needed: Sequence[Path],
-    raw: Arrays,
-    outputs: Mapping[str, np.ndarray],
+    values: ReleasedSample,
 ) -> None:
-    """Write the released folder. `raw` holds one sample's raw fields, `outputs` what the artifact gave for it.
+    """Write the released folder.
 
-    `needed` are the files that the preprocessing reads.
+    `facts` are those of the released artifact's build, `needed` the files that the preprocessing reads.
     """
     place = folder / manifest.file
     if artifact.is_dir():
@@ -55,17 +58,32 @@ def write(
     shutil.copyfile(preprocess.__file__, folder / "preprocess.py")
     for file in needed:
         shutil.copyfile(file, folder / file.name)
-    if loader := RUNTIMES[manifest.runtime].loader:  # else it runs on devices only
+    runtime = RUNTIMES[manifest.runtime]
+    if runtime.loader:  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
-        shutil.copyfile(TOOLCHAINS / loader, folder / "runtime.py")
-    sample = {f"raw_{name}": array for name, array in raw.items()}
-    sample |= {f"output_{name}": array for name, array in outputs.items()}
-    save_arrays(sample, folder / "sample.npz")
+        shutil.copyfile(TOOLCHAINS / runtime.loader, folder / "runtime.py")
+    raw = {f"raw_{name}": array for name, array in values.raw.items()}
+    outputs = {f"output_{name}": array for name, array in values.outputs.items()}
+    save_arrays(raw | outputs, folder / "sample.npz")
+    if not isinstance(runtime.app, NoAppSample):
+        app.write(folder, runtime.app, record(manifest), facts, values)
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
-    card = template.render(record(manifest))
+    card = template.render(record(manifest), app=_app(manifest))
     (folder / "MODEL_CARD.md").write_text(card + "\n")
     whole = replace(manifest, files=listing(folder))
     (folder / "manifest.json").write_text(json.dumps(record(whole), indent=2, sort_keys=True) + "\n")
+
+
+def _app(manifest: Manifest) -> dict[str, object]:
+    """What the model card says of the sample in the platform's language."""
+    sample = RUNTIMES[manifest.runtime].app
+    if isinstance(sample, NoAppSample):
+        return {"without": sample.reason}
+    names = [Path(source).name for source in sample.sources]
+    return asdict(sample) | {
+        "files": [*names, app.VALUES[sample.language]],
+        "build": sample.build.format(file=manifest.file),
+    }
 
 
 def listing(folder: Path) -> tuple[File, ...]:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from tflite_micro.python.tflite_micro.runtime import Interpreter
 
 HOST_ARENA = 64 * 2**20  # bytes; what a model really takes of it is recorded
+RESOLVER_WORDS = {  # of operators' names, where MicroMutableOpResolver's methods do not merely capitalize them
+    "2D": "2D",
+    "CUMSUM": "CumSum",
+    "LSTM": "LSTM",
+    "MATMUL": "MatMul",
+    "PADV2": "PadV2",
+}
 # in a process of its own: the allocator prints what it recorded and returns nothing
 PRINT_ALLOCATIONS = """
 import sys
@@ -40,6 +47,12 @@ def operators() -> frozenset[str]:
     """The builtin operators that TFLite Micro has kernels for."""
     lines = Path(__file__).with_name("tflite_micro_operators.txt").read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def resolver_method(operator: str) -> str:
+    """The method of MicroMutableOpResolver that registers a builtin operator's kernel: CONV_2D gives AddConv2D."""
+    words = [RESOLVER_WORDS.get(word, word.capitalize()) for word in operator.split("_")]
+    return "Add" + "".join(words)
 
 
 class MicroSession:

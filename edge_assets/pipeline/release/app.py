@@ -1,0 +1,240 @@
+"""The folder `app/` of a release: a sample in the platform's language, this model's constants, and its sample's values.
+
+sample.cpp ...          static sources, named by the runtime (`core/app_samples.py`)
+model_values.h ...      names, shapes, types, class names, preprocessing and quantization, in the sample's language
+sample_<input>.bin      what the sample runs on: pixels of a picture, else the input as the model's file takes it
+expected_<output>.bin   what the released artifact gave for it
+
+The `.bin` files are raw little-endian values; for a platform without a file system they are constants in a header.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from edge_assets import toolchains
+from edge_assets.core.app_samples import AppSample, Language
+from edge_assets.core.data import Arrays
+from edge_assets.core.session import Feeds
+
+FOLDER = "app"
+TOOLCHAINS = Path(toolchains.__path__[0])
+TEMPLATES = TOOLCHAINS / "native"
+VALUES: Mapping[Language, str] = {"c": "model_values.h", "kotlin": "ModelValues.kt", "swift": "ModelValues.swift"}
+SAMPLE_VALUES = "sample_values.h"
+PER_LINE = 12  # values of a constant array
+C_TYPES = {"float32": "float", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t", "bool": "uint8_t"}
+COMPUTE_UNITS = {  # coremltools' names -> Swift's
+    "ALL": "all",
+    "CPU_ONLY": "cpuOnly",
+    "CPU_AND_GPU": "cpuAndGPU",
+    "CPU_AND_NE": "cpuAndNeuralEngine",
+}
+
+
+@dataclass(frozen=True)
+class AppTensor:
+    """An input or output as the model's file has it, for one sample."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    channels_last: bool
+    scale: float = 0.0  # of int8
+    zero_point: int = 0
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ReleasedSample:
+    """One sample of the evaluation data, as arrays by name with a batch of 1."""
+
+    raw: Arrays  # as the dataset yields it
+    inputs: Feeds  # preprocessed
+    outputs: Feeds  # what the released artifact gave for them
+
+
+def write(
+    folder: Path,
+    sample: AppSample,
+    manifest: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    values: ReleasedSample,
+) -> None:
+    """Write `app/` into the released folder. `facts` are those of the artifact's build."""
+    app = folder / FOLDER
+    app.mkdir()
+    for source in sample.sources:
+        shutil.copyfile(TOOLCHAINS / source, app / Path(source).name)
+    stated = _stated(facts)
+    inputs = _tensors(values.inputs, stated, sample)
+    outputs = _tensors(values.outputs, stated, sample)
+    image = _image(manifest["preprocessing"], inputs)
+    constants = {
+        **manifest,
+        "inputs": inputs,
+        "outputs": outputs,
+        "image": image,
+        "takes_picture": "image" in manifest["session"],
+        "compute_units": COMPUTE_UNITS.get(manifest["session"].get("compute_units")),
+        "micro": None if sample.has_files else _micro(facts),
+    }
+    _render(app / VALUES[sample.language], sample.language, constants)
+    fed = _in_file(inputs, values.inputs)
+    if image is not None:
+        fed[image["input"]] = values.raw[image["input"]]
+    given = _in_file(outputs, values.outputs)
+    if sample.has_files:
+        _write_files(app, fed, given)
+        return
+    largest = max(tensor.count for tensor in (*inputs, *outputs))
+    arrays = {"inputs": fed, "outputs": given, "is_picture": image is not None, "largest_count": largest}
+    _render(app / SAMPLE_VALUES, sample.language, arrays)
+
+
+def _write_files(app: Path, fed: Feeds, given: Feeds) -> None:
+    for name, array in fed.items():
+        (app / f"sample_{name}.bin").write_bytes(_little_endian(array))
+    for name, array in given.items():
+        (app / f"expected_{name}.bin").write_bytes(_little_endian(array))
+
+
+def _little_endian(array: np.ndarray) -> bytes:
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+
+# --- the model's constants -----------------------------------------------------------------------------
+
+
+def _stated(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the build read back from its file, by the tensor's name; nothing where the file has PyTorch's own types."""
+    signature = facts.get("signature", {"inputs": [], "outputs": []})
+    return {entry["name"]: entry for entry in (*signature["inputs"], *signature["outputs"])}
+
+
+def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: AppSample) -> list[AppTensor]:
+    """One sample's arrays as the file has them."""
+    tensors = []
+    for name, array in arrays.items():
+        if entry := stated.get(name):
+            tensors.append(_tensor_of(entry, array))
+        elif sample.only_int32 and array.dtype != np.float32:
+            tensors.append(AppTensor(name, "int32", array.shape, channels_last=False))
+        else:
+            tensors.append(AppTensor(name, array.dtype.name, array.shape, channels_last=False))
+    return tensors
+
+
+def _tensor_of(entry: Mapping[str, Any], array: np.ndarray) -> AppTensor:
+    """From what the build read back of its file."""
+    channels_last = entry["layout"] == "NHWC"
+    return AppTensor(
+        name=entry["name"],
+        dtype=entry["dtype"],
+        shape=np.moveaxis(array, 1, -1).shape if channels_last else array.shape,
+        channels_last=channels_last,
+        scale=entry.get("scale", 0.0),
+        zero_point=entry.get("zero_point", 0),
+    )
+
+
+def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
+    """Arrays in the file's layout and types; what the file has in int8 stays in float, for the app to quantize."""
+    placed = {}
+    for tensor in tensors:
+        array = arrays[tensor.name]
+        if tensor.channels_last:
+            array = np.moveaxis(array, 1, -1)
+        if tensor.dtype != "int8":
+            array = array.astype(tensor.dtype)
+        placed[tensor.name] = np.ascontiguousarray(array)
+    return placed
+
+
+def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor]) -> dict[str, Any] | None:
+    """How pictures become the model's input, or None for a model that takes none."""
+    if preprocessing["kind"] != "image":
+        return None
+    tensor = next(tensor for tensor in inputs if tensor.name == preprocessing["input"])
+    return {**preprocessing, "channels_last": tensor.channels_last}
+
+
+def _micro(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What TFLite Micro is told of a model: its array's symbol, the arena, and a method for each kind of operator."""
+    from edge_assets.toolchains.litert import tflite_micro
+
+    return {
+        "symbol": facts["symbol"],
+        "arena_bytes": facts["arena"]["total"],
+        "operators": [tflite_micro.resolver_method(name) for name in facts["operators"]],
+    }
+
+
+# --- rendering -----------------------------------------------------------------------------------------
+
+
+def _render(path: Path, language: Language, constants: Mapping[str, object]) -> None:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"text": _texts(language), "float32": float32, "lines": _lines, "c_type": _c_type}
+    path.write_text(environment.get_template(f"{path.name}.jinja").render(**constants))
+
+
+def float32(value: float) -> str:
+    """A literal that every language reads back as the float32 nearest to `value`."""
+    text = f"{np.float32(value):.9g}"
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _texts(language: Language) -> Callable[[str], str]:
+    """Writes a text as a string literal of that language."""
+    escapes = {
+        "c": lambda code: f"\\{code:03o}",
+        "kotlin": lambda code: f"\\u{code:04x}",
+        "swift": lambda code: f"\\u{{{code:x}}}",
+    }
+    special = {"c": '"\\?', "kotlin": '"\\$', "swift": '"\\'}[language]  # a ? in C could begin a trigraph
+
+    def literal(text: str) -> str:
+        written = []
+        for character in text:
+            if ord(character) < 32 or ord(character) == 127:
+                written.append(escapes[language](ord(character)))
+            elif character in special:
+                written.append(f"\\{character}")
+            else:
+                written.append(character)
+        return f'"{"".join(written)}"'
+
+    return literal
+
+
+def _c_type(array: np.ndarray) -> str:
+    return C_TYPES[array.dtype.name]
+
+
+def _lines(array: np.ndarray) -> list[str]:
+    """An array's values as lines of C literals."""
+    elements = []
+    for value in array.reshape(-1).tolist():
+        if array.dtype.kind == "f":
+            elements.append(f"{float32(value)}f")
+        else:
+            elements.append(str(int(value)))
+    starts = range(0, len(elements), PER_LINE)
+    return [", ".join(elements[start : start + PER_LINE]) for start in starts]

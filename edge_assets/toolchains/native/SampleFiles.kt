@@ -1,0 +1,36 @@
+// The sample's files: raw little-endian values, in the order of the tensors' shapes.
+package released
+
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import kotlin.math.abs
+
+private fun little(bytes: ByteArray): ByteBuffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN)
+
+/** FloatArray, LongArray, IntArray, BooleanArray or ByteArray, by the tensor's type. */
+fun decode(bytes: ByteArray, type: TensorType): Any = when (type) {
+    TensorType.FLOAT32 -> FloatArray(bytes.size / 4).also { little(bytes).asFloatBuffer().get(it) }
+    TensorType.INT64 -> LongArray(bytes.size / 8).also { little(bytes).asLongBuffer().get(it) }
+    TensorType.INT32 -> IntArray(bytes.size / 4).also { little(bytes).asIntBuffer().get(it) }
+    TensorType.BOOL -> BooleanArray(bytes.size) { bytes[it].toInt() != 0 }
+    TensorType.UINT8 -> bytes
+}
+
+/** The sample's value of one input of the model: pictures are preprocessed, as an app does it. */
+fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?): Any =
+    if (image?.input == tensor.name) preprocessImage(bytes, image) else decode(bytes, tensor.type)
+
+/** How far an output is from what was recorded at release; NaN where one of the two holds a NaN. */
+fun largestDifference(found: Any, expected: Any): Double {
+    val pairs = doubles(found).zip(doubles(expected))
+    return pairs.fold(0.0) { largest, (one, other) -> maxOf(largest, abs(one - other)) }
+}
+
+private fun doubles(values: Any): List<Double> = when (values) {
+    is FloatArray -> values.map { it.toDouble() }
+    is LongArray -> values.map { it.toDouble() }
+    is IntArray -> values.map { it.toDouble() }
+    is BooleanArray -> values.map { if (it) 1.0 else 0.0 }
+    is ByteArray -> values.map { (it.toInt() and 0xFF).toDouble() }
+    else -> throw IllegalArgumentException("no tensor of type ${values::class}")
+}

@@ -1,0 +1,1 @@
+"""Sources that the app samples of several toolchains share: preprocessing in C and in Kotlin, and files in C++."""

@@ -1,0 +1,84 @@
+// The sample's files in C++17: raw little-endian values, in the order of preprocess.h's shapes.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "preprocess.h"
+
+using Bytes = std::vector<char>;
+
+inline size_t element_bytes(TensorType type) {
+  switch (type) {
+    case TYPE_INT64: return 8;
+    case TYPE_FLOAT32: case TYPE_INT32: return 4;
+    default: return 1;
+  }
+}
+
+inline Bytes read_file(const std::filesystem::path &path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path.string());
+  return Bytes(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+}
+
+inline Bytes read_tensor(const std::filesystem::path &path, const TensorValues &tensor) {
+  Bytes bytes = read_file(path);
+  const size_t expected = tensor.count * element_bytes(tensor.type);
+  if (bytes.size() == expected) return bytes;
+  throw std::runtime_error(path.string() + " has " + std::to_string(bytes.size()) + " bytes, not " +
+                           std::to_string(expected));
+}
+
+// The sample's value of one input of the model: its pictures are preprocessed here, as an app does it.
+inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &image) {
+  const std::filesystem::path path = folder / (std::string("sample_") + tensor.name + ".bin");
+  if (image.input == nullptr || std::string(image.input) != tensor.name) return read_tensor(path, tensor);
+  const Bytes pixels = read_file(path);
+  if (pixels.size() != tensor.count) throw std::runtime_error(path.string() + " is not a picture of this model");
+  Bytes values(tensor.count * sizeof(float));
+  preprocess_image(reinterpret_cast<const uint8_t *>(pixels.data()), reinterpret_cast<float *>(values.data()), &image);
+  return values;
+}
+
+template <typename Element>
+std::vector<double> as_doubles(const void *data, size_t count) {
+  const Element *elements = static_cast<const Element *>(data);
+  return std::vector<double>(elements, elements + count);
+}
+
+inline std::vector<double> as_doubles(const TensorValues &tensor, const void *data) {
+  switch (tensor.type) {
+    case TYPE_FLOAT32: return as_doubles<float>(data, tensor.count);
+    case TYPE_INT64: return as_doubles<int64_t>(data, tensor.count);
+    case TYPE_INT32: return as_doubles<int32_t>(data, tensor.count);
+    case TYPE_INT8: return as_doubles<int8_t>(data, tensor.count);
+    default: return as_doubles<uint8_t>(data, tensor.count);
+  }
+}
+
+// Prints an output and how far it is from what was recorded at release.
+inline void report(const std::filesystem::path &folder, const TensorValues &tensor, const void *data,
+                   const char *const *class_names, size_t classes) {
+  const Bytes recorded = read_tensor(folder / (std::string("expected_") + tensor.name + ".bin"), tensor);
+  const std::vector<double> found = as_doubles(tensor, data);
+  const std::vector<double> expected = as_doubles(tensor, recorded.data());
+  double difference = 0;
+  for (size_t i = 0; i < found.size(); i++) {
+    const double one = std::abs(found[i] - expected[i]);
+    if (!(one <= difference)) difference = one;  // so that NaN is told too
+  }
+  if (classes != 0 && classes == found.size()) {
+    std::printf("class: %s\n", class_names[std::max_element(found.begin(), found.end()) - found.begin()]);
+  }
+  std::printf("%s: largest difference from the outputs recorded at release: %.3g\n", tensor.name, difference);
+}

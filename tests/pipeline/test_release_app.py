@@ -1,0 +1,287 @@
+"""The folder `app/` of a release: code in the platform's language that computes what Python computed."""
+
+import json
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_assets.core import app_samples
+from edge_assets.core.app_samples import AppSample, NoAppSample
+from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.families.families import FAMILIES
+from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.release import app
+from edge_assets.pipeline.release.app import ReleasedSample
+from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, Preprocessing
+from edge_assets.targets.project import target
+from edge_assets.toolchains.litert import tflite_micro
+from edge_assets.toolchains.litert.convert import Port
+from resources import checkpoints
+from resources.store import ArtifactStore
+from tests.conftest import ROOT
+from tests.native import STRICT, compiler, largest_differences, onnxruntime, run_c, run_onnx_sample
+from tests.tiny.spec import TINY
+
+SAMPLES = {name: runtime.app for name, runtime in RUNTIMES.items() if isinstance(runtime.app, AppSample)}
+NAMES = ('say "hi"', "back\\slash", "what??/", "$dollar", "line\nbreak", "é")
+PREPROCESS = """
+#include <stdio.h>
+#include "model_values.h"
+
+int main(int argc, char **argv) {
+  static uint8_t pixels[1 << 16];
+  static float values[1 << 16];
+  FILE *file = fopen(argv[argc - 1], "rb");
+  size_t count = fread(pixels, 1, sizeof pixels, file);
+  preprocess_image(pixels, values, &MODEL_IMAGE);
+  fwrite(values, sizeof(float), count, stdout);
+  return fclose(file);
+}
+"""
+QUANTIZE = """
+#include <stdio.h>
+#include "preprocess.h"
+
+int main(int argc, char **argv) {
+  static float values[1 << 16];
+  static int8_t quantized[1 << 16];
+  FILE *file = fopen(argv[argc - 1], "rb");
+  size_t count = fread(values, sizeof(float), 1 << 16, file);
+  quantize(values, quantized, count, SCALE, -51);
+  fwrite(quantized, 1, count, stdout);
+  dequantize(quantized, values, count, SCALE, -51);
+  fwrite(values, sizeof(float), count, stdout);
+  return fclose(file);
+}
+"""
+CONSTANTS = """
+#include <stdio.h>
+#include "model_values.h"
+#include "sample_values.h"
+
+int main(void) {
+  for (int i = 0; i < MODEL_CLASS_COUNT; i++) printf("%s%c", MODEL_CLASSES[i], 0);
+  return SAMPLE_OUTPUTS[0][0] == 0.1f && MODEL_INPUTS[0].count == SAMPLE_LARGEST_COUNT ? 0 : 1;
+}
+"""
+
+
+def written(
+    folder: Path,
+    sample: AppSample,
+    preprocess: Preprocessing,
+    raw: np.ndarray,
+    facts: dict[str, Any] | None = None,
+) -> Path:
+    """The folder `app/` of a model with one input of that name, `image`, which gave 0.1 three times."""
+    values = {"image": raw}
+    inputs = preprocess.apply(values)
+    manifest = {
+        **dict.fromkeys(("model", "checkpoint", "artifact", "target"), "any"),
+        "file": "model.any",
+        "session": {},
+        "preprocessing": preprocess.to_dict(),
+        "class_names": list(NAMES),
+    }
+    outputs = {"scores": np.full((1, 3), 0.1, np.float32)}
+    app.write(folder, sample, manifest, facts or {}, ReleasedSample(values, inputs, outputs))
+    return folder / app.FOLDER
+
+
+def micro_facts(shape: list[int], layout: str) -> dict[str, Any]:
+    """What the build of a microcontroller's model says that its constants are made of."""
+    quantized = {"dtype": "int8", "scale": 0.0112, "zero_point": -51}
+    return {
+        "symbol": "any_model",
+        "arena": {"total": 5664},
+        "operators": {"CONV_2D": 2, "FULLY_CONNECTED": 1},
+        "signature": {
+            "inputs": [{"name": "image", "shape": shape, "layout": layout, **quantized}],
+            "outputs": [{"name": "scores", "shape": [1, 3], "layout": "as in PyTorch", **quantized}],
+        },
+    }
+
+
+# --- every runtime -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_has_a_sample_or_says_why_not(name: str) -> None:
+    sample = RUNTIMES[name].app
+    if isinstance(sample, NoAppSample):
+        assert sample.reason
+        return
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for source in sample.sources:
+        assert (app.TOOLCHAINS / source).is_file()
+        folder, _, file = source.partition("/")
+        patterns = data[f"edge_assets.toolchains.{folder}"]
+        assert any(fnmatch(file, pattern) for pattern in patterns), f"{source} is in no wheel"
+    assert (app.TEMPLATES / f"{app.VALUES[sample.language]}.jinja").is_file()
+    assert "{" not in sample.build.format(file="model.any")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_comes_with_its_models_constants(name: str, tmp_path: Path) -> None:
+    sample = SAMPLES[name]
+    preprocess = ImagePreprocessing("image", height=2, width=3, channels=1, mean=(0.3,), std=(0.35,))
+    facts = None if sample.has_files else micro_facts([1, 2, 3, 1], "NHWC")
+    folder = written(tmp_path, sample, preprocess, np.zeros((1, 2, 3, 1), np.uint8), facts)
+    names = {path.name for path in folder.iterdir()}
+    assert {Path(source).name for source in sample.sources} <= names
+    constants = (folder / app.VALUES[sample.language]).read_text()
+    assert "0.00392156886" in constants and "0.349999994" in constants
+    if sample.has_files:
+        assert (folder / "sample_image.bin").read_bytes() == bytes(6)
+        assert np.fromfile(folder / "expected_scores.bin", "<f4").tolist() == [np.float32(0.1)] * 3
+
+
+def test_a_model_without_pictures_gets_its_inputs_in_the_files_own_types(tmp_path: Path) -> None:
+    raw = np.array([[1, 2, 3]])
+    for sample, dtype in ((app_samples.ONNX, "<i8"), (app_samples.COREML, "<i4")):
+        released = tmp_path / sample.language
+        released.mkdir()
+        folder = written(released, sample, Passthrough(("image",)), raw)
+        assert np.fromfile(folder / "sample_image.bin", dtype).tolist() == [1, 2, 3]
+
+
+# --- C -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_preprocessing_in_c_is_numpys_bit_for_bit(channels: int, layout: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(channels)
+    raw = rng.integers(0, 256, (1, 37, 23, channels), dtype=np.uint8)
+    mean, std = rng.uniform(0.2, 0.6, channels), rng.uniform(0.1, 0.4, channels)
+    preprocess = ImagePreprocessing(
+        "image",
+        height=37,
+        width=23,
+        channels=channels,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        scale=1 / 127.5,
+    )
+    if layout == "NCHW":
+        folder = written(tmp_path, app_samples.ONNX, preprocess, raw)
+    else:
+        folder = written(tmp_path, app_samples.MICROCONTROLLER, preprocess, raw, micro_facts([1, 37, 23, 1], layout))
+    (folder / "main.c").write_text(PREPROCESS)
+    raw.tofile(folder / "pixels.bin")
+    found = np.frombuffer(run_c(folder / "main.c", str(folder / "pixels.bin")), np.float32)
+    expected = preprocess.apply({"image": raw})["image"]
+    placed = expected if layout == "NCHW" else np.moveaxis(expected, 1, -1)
+    assert np.array_equal(found.view(np.int32), np.ascontiguousarray(placed).reshape(-1).view(np.int32))
+
+
+@pytest.mark.parametrize("scale", [0.0112044821, 0.5])  # with 0.5, every other value lies between two steps
+def test_quantization_in_c_is_what_verified_the_file_bit_for_bit(scale: float, tmp_path: Path) -> None:
+    port = Port(index=0, dtype=np.int8, scale=float(np.float32(scale)), zero_point=-51, channels_last=False)
+    values = np.concatenate([np.linspace(-60, 60, 4801, dtype=np.float32), np.float32([-1e9, 1e9, 0.25, -0.25])])
+    shutil.copy(app.TEMPLATES / "preprocess.h", tmp_path)
+    (tmp_path / "main.c").write_text(QUANTIZE.replace("SCALE", f"{app.float32(scale)}f"))
+    values.tofile(tmp_path / "values.bin")
+    printed = run_c(tmp_path / "main.c", str(tmp_path / "values.bin"))
+    quantized = np.frombuffer(printed[: len(values)], np.int8)
+    assert np.array_equal(quantized, port.encode(values))
+    found = np.frombuffer(printed[len(values) :], np.float32)
+    assert np.array_equal(found.view(np.int32), port.decode(quantized).view(np.int32))
+
+
+def test_constants_of_a_microcontroller_are_c_whatever_the_classes_are_called(tmp_path: Path) -> None:
+    preprocess = ImagePreprocessing("image", height=5, width=5, channels=1, mean=(0.3,), std=(0.35,))
+    raw = np.arange(25, dtype=np.uint8).reshape(1, 5, 5, 1)
+    folder = written(tmp_path, app_samples.MICROCONTROLLER, preprocess, raw, micro_facts([1, 5, 5, 1], "NHWC"))
+    (folder / "main.c").write_text(CONSTANTS)
+    assert run_c(folder / "main.c").decode().split("\0")[:-1] == list(NAMES)
+
+
+def test_the_microcontrollers_c_compiles_for_a_cortex_m(tmp_path: Path) -> None:
+    cross = compiler("arm-none-eabi-gcc")
+    preprocess = ImagePreprocessing("image", height=5, width=5, channels=1, mean=(0.3,), std=(0.35,))
+    raw = np.zeros((1, 5, 5, 1), np.uint8)
+    folder = written(tmp_path, app_samples.MICROCONTROLLER, preprocess, raw, micro_facts([1, 5, 5, 1], "NHWC"))
+    (folder / "main.c").write_text('#include "model_values.h"\n#include "sample_values.h"\n')
+    command = [cross, "-std=c99", "-mcpu=cortex-m4", "-mthumb", *STRICT, "-c", "main.c"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_operators_have_the_names_of_the_resolvers_methods() -> None:
+    exceptional = {
+        "AVERAGE_POOL_2D": "AddAveragePool2D",
+        "BATCH_MATMUL": "AddBatchMatMul",
+        "CUMSUM": "AddCumSum",
+        "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
+        "PADV2": "AddPadV2",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
+    }
+    assert exceptional.keys() <= tflite_micro.operators()
+    assert {name: tflite_micro.resolver_method(name) for name in exceptional} == exceptional
+    assert tflite_micro.resolver_method("BATCH_TO_SPACE_ND") == "AddBatchToSpaceNd"
+
+
+# --- literals ------------------------------------------------------------------------------------------
+
+
+def test_a_literal_is_read_back_as_the_same_float32() -> None:
+    for value in (1, 0.3, 1 / 255, 1e-12, 3.0e38, -0.1):
+        assert np.float32(app.float32(value)) == np.float32(value)
+        assert "." in app.float32(value) or "e" in app.float32(value)
+
+
+# --- whole releases ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def released(store: ArtifactStore, checkpoint_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A released folder of one variant of the tiny model, for tests that build in it."""
+
+    def make(variant: str, on: str) -> Path:
+        spec = replace(TINY, class_names=tuple("0123456789"))
+        checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))
+        family = FAMILIES[target(on).family]
+        cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
+        builts = {name: cell.build(name) for name in (CHECKPOINT, variant)}
+        if builts[variant].unavailable:
+            pytest.skip(str(builts[variant].build.refused))
+        artifact = Judgement(cell, builts, cell.measure(builts, "rapid")).release().artifact
+        assert artifact is not None
+        return Path(shutil.copytree(store.checkout(artifact), tmp_path / "released"))
+
+    return make
+
+
+def test_the_cpp_sample_gives_the_numbers_of_python(released: Callable[..., Path], tmp_path: Path) -> None:
+    folder = released("onnx_int8_static", "graviton3")
+    listed = {file["path"]: file["sha256"] for file in json.loads((folder / "manifest.json").read_text())["files"]}
+    assert listed["app/sample.cpp"] == sha256_of(folder / "app" / "sample.cpp")
+    ort = onnxruntime(tmp_path / "onnxruntime")
+    printed = run_onnx_sample(folder, ort)
+    assert largest_differences(printed)["logits"] <= 1e-5
+    with np.load(folder / "sample.npz") as sample:
+        assert f"class: {sample['output_logits'].argmax()}\n" in printed
+    pixels = folder / "app" / "sample_image.bin"
+    pixels.write_bytes(bytes(reversed(pixels.read_bytes())))
+    assert largest_differences(run_onnx_sample(folder, ort))["logits"] > 0.1, "other pixels give other outputs"
+
+
+def test_the_card_says_how_a_sample_is_built_and_what_of_it_was_tested(released: Callable[..., Path]) -> None:
+    folder = released("litert_int8_full", "cortex-m4")
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "compile `micro_sample.cc` and `../litert_int8_full/model.cc` with the firmware" in card
+    assert "- **Tested**: preprocessing, quantization and dequantization were compiled as C" in card
+    constants = (folder / "app" / "model_values.h").read_text()
+    assert "#define MODEL_DATA tiny_model" in constants and "(resolver).AddConv2D();" in constants
