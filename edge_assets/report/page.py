@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -68,7 +68,7 @@ def _plot(rows: Sequence[Row]) -> str:
 def _provenance(target: str, rows: Sequence[Row]) -> Provenance:
     verified_with: list[str] = []
     missing: list[str] = []
-    on_target = "-"
+    on_target = ""
     for row in rows:
         if row.verified_with and row.verified_with not in verified_with:
             verified_with.append(row.verified_with)
@@ -76,9 +76,9 @@ def _provenance(target: str, rows: Sequence[Row]) -> Provenance:
             missing.append(f"latency: {row.not_measured}")
         if row.measured_on:
             on_target = f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
-    return Provenance(
-        target=target,
-        on_target=on_target,
-        here="accuracy and parity with " + "; ".join(verified_with) if verified_with else "-",
-        not_at_all="; ".join(missing) if on_target == "-" else "-",
-    )
+    provenance = Provenance(target)
+    if verified_with:
+        provenance = replace(provenance, here=f"accuracy and parity with {'; '.join(verified_with)}")
+    if on_target:
+        return replace(provenance, on_target=on_target)
+    return replace(provenance, not_at_all="; ".join(missing) or "-")
