@@ -125,7 +125,7 @@ class CellLog:
 
     def _create(self, entry: Entry) -> str:
         tags = {**entry.tags, PARENT_TAG: self.state.runs[PARENT]}
-        run_id = self.client.create_run(self.state.experiment, tags=tags, run_name=entry.run).info.run_id
+        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=entry.run).info.run_id
         self.state.runs[entry.run] = run_id
         self.state.begun[entry.run] = BARE
         self.save()  # now, so that a failure later does not leave a second run

@@ -367,6 +367,13 @@ class Row:
     reused: bool = False
 
     @property
+    def p50_ms(self) -> float | None:
+        """Median latency at batch 1, where there were queries enough."""
+        if self.latency_ms is None:
+            return None
+        return self.latency_ms.p50
+
+    @property
     def scheme(self) -> Scheme | None:
         """The fields of `recipe`."""
         return Scheme.named(self.recipe)

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Self, TypeVar
 
 from edge_assets.core import shapes
-from edge_assets.core.evidence import Accuracy, Agreement, Facts, Parity, Verified, shape_of
+from edge_assets.core.evidence import Accuracy, Facts, Parity, Verified, shape_of
 from edge_assets.errors import Malformed
 from edge_assets.hashing import canonical_json, digest
 
@@ -231,11 +231,6 @@ class Built:
         return self.verified.accuracy if self.verified else None
 
     @property
-    def agreement(self) -> Mapping[str, Agreement] | None:
-        """By output, how it agrees with the reference over the whole evaluation set."""
-        return self.verified.agreement if self.verified else None
-
-    @property
     def size_bytes(self) -> int | None:
         """What the target holds of the artifact: all its files, unless the build says otherwise in `size_bytes`."""
         if self.artifact is None:
@@ -248,11 +243,6 @@ class Built:
     def recipe(self) -> str:
         """The name of its scheme."""
         return self.facts.recipe or self.precision
-
-    @property
-    def unavailable(self) -> bool:
-        """Not built because a toolchain is missing here, which says nothing of the model."""
-        return self.facts.unavailable
 
     @property
     def failed(self) -> str | None:

@@ -150,7 +150,8 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
             data_version=dg.DataVersion(built.data_version),
         )
 
-    return checkpoint
+    definition: dg.AssetsDefinition = checkpoint
+    return definition
 
 
 def _variant_asset(
@@ -190,7 +191,8 @@ def _variant_asset(
             check_results=metadata.variant_checks(cell, built, list(checks)),
         )
 
-    return build
+    definition: dg.AssetsDefinition = build
+    return definition
 
 
 def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
@@ -226,7 +228,8 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
             check_results=[metadata.memory_check(judgement)],
         )
 
-    return benchmark_report
+    definition: dg.AssetsDefinition = benchmark_report
+    return definition
 
 
 def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
@@ -262,4 +265,5 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
             data_version=dg.DataVersion(released.sha256),
         )
 
-    return release
+    definition: dg.AssetsDefinition = release
+    return definition

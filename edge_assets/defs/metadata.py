@@ -42,7 +42,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
     if built.failed:
         shown |= {"failed": built.failed, "log": _failure_log(cell, built)}
     elif built.build.refused:
-        shown["unavailable" if built.unavailable else "refused"] = built.build.refused
+        shown["unavailable" if built.facts.unavailable else "refused"] = built.build.refused
     if built.artifact is None:
         return shown
     shown |= {"sha256": built.build.sha256, "size_bytes": built.size_bytes}

@@ -47,7 +47,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     )
     def scorecard(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         from edge_assets.report import tables
 
         checkpoint = context.partition_key

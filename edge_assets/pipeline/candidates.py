@@ -15,19 +15,23 @@ from resources.records import parsed
 
 def verified_candidate(built: Built, output: str) -> Candidate:
     """What a variant is before it is measured. `output` is the one whose cosine counts."""
-    return Candidate(
+    candidate = Candidate(
         name=built.variant,
         format=built.format,
         precision=built.precision,
         recipe=built.recipe,
-        sha256=built.build.sha256 if built.artifact else None,
+        sha256=None,
         size_bytes=built.size_bytes,
         blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
-        cosine_mean=built.verified.cosine_mean(output) if built.verified else None,
         is_baseline=built.variant == CHECKPOINT,
     )
+    if built.artifact:
+        candidate = replace(candidate, sha256=built.build.sha256)
+    if built.verified:
+        candidate = replace(candidate, cosine_mean=built.verified.cosine_mean(output))
+    return candidate
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,10 @@ class Candidates:
         failed = built.failed or (self.conditions.failed or {}).get(built.variant)
         if failed:
             return "failed", failed
+        if built.build.refused and built.facts.unavailable:
+            return "unavailable", built.build.refused
         if built.build.refused:
-            return ("unavailable" if built.unavailable else "refused"), built.build.refused
+            return "refused", built.build.refused
         if built.unverified:
             return "unverified", built.unverified
         return None

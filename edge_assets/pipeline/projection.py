@@ -8,6 +8,7 @@ from dataclasses import replace
 from edge_assets.core.evidence import Latency, MeasuredVariant, Row
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Judged
+from edge_assets.core.types import Built
 from edge_assets.pipeline.candidates import Candidates
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -37,7 +38,7 @@ def row_of(entry: Judged, candidates: Candidates) -> Row:
         flops=network.flops,
     )
     row = _with_build(row, candidates)
-    row = _with_verification(row, entry)
+    row = _with_verification(row, candidates.builts[row.artifact])
     return _with_measurement(row, entry, candidates)
 
 
@@ -47,31 +48,31 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
     facts = built.facts
     row = replace(
         row,
-        agreement=built.agreement,
-        verified_with=RUNTIMES[built.runtime].verified_with if built.parity else None,
         memory_estimate=facts.memory_estimate,
         graph=facts.graph,
         delegation=facts.delegation,
         reused=built.reused and candidates.measurement.reused,
     )
-    if built.artifact is None:
+    if built.artifact is None or built.size_bytes is None:
         return row
     return replace(
         row,
         size_bytes=built.size_bytes,
-        size_ratio=built.size_bytes / candidates.network.weights_bytes if built.size_bytes else None,
+        size_ratio=built.size_bytes / candidates.network.weights_bytes,
         build_seconds=built.build.seconds,
         effort_seconds=candidates.effort_seconds(row.artifact),
     )
 
 
-def _with_verification(row: Row, entry: Judged) -> Row:
+def _with_verification(row: Row, built: Built) -> Row:
     """How far it is from the reference."""
-    accuracy, parity = entry.candidate.accuracy, entry.candidate.parity
-    if accuracy is None or parity is None:
+    if built.verified is None:
         return row
+    accuracy, parity = built.verified.accuracy, built.verified.parity
     return replace(
         row,
+        agreement=built.verified.agreement,
+        verified_with=RUNTIMES[built.runtime].verified_with,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,
         accuracy_drop_interval_points=accuracy.drop_interval_points,

@@ -72,7 +72,7 @@ class Variants:
             return self._not_built(variant, source, reason, {"failed": True, "log": source.failure_log})
         why, _, _ = (source.build.refused or "").partition("\n")
         reason = f"there is no {source.variant} to make it from: {why}"
-        return self._not_built(variant, source, reason, {"unavailable": source.unavailable})
+        return self._not_built(variant, source, reason, {"unavailable": source.facts.unavailable})
 
     def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
         recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})

@@ -33,8 +33,7 @@ def _markdown(table: "pd.DataFrame") -> str:
 
 
 def _line(row: Row) -> dict[str, str | float | None]:
-    latency = row.latency_ms
-    return {
+    line: dict[str, str | float | None] = {
         "target": row.target,
         "artifact": row.artifact,
         "precision": row.precision,
@@ -45,14 +44,18 @@ def _line(row: Row) -> dict[str, str | float | None]:
         "drop (points)": row.accuracy_drop_points,
         "95 % interval (points)": _interval(row),
         "SNR (dB)": row.parity_snr_db,
-        "P50 (ms)": latency.p50 if latency else None,
-        "P90 (ms)": latency.p90 if latency else None,
-        "P99 (ms)": latency.p99 if latency else None,
+        "P50 (ms)": row.p50_ms,
+        "P90 (ms)": None,
+        "P99 (ms)": None,
         "throughput (1/s)": row.throughput_per_s,
         "peak memory (MiB)": _divided(row.peak_memory_bytes, 2**20),
         "measured on": row.measured_on or row.not_measured,
         "sha256": row.sha256,
     }
+    if row.latency_ms:
+        line["P90 (ms)"] = row.latency_ms.p90
+        line["P99 (ms)"] = row.latency_ms.p99
+    return line
 
 
 def _interval(row: Row) -> str | None:

@@ -105,7 +105,6 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
     for row in rows:
-        latency = row.latency_ms
         table.add_row(
             row.artifact,
             row.verdict,
@@ -113,7 +112,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
             _number(row.size_ratio, "{:.2f}"),
             _number(row.accuracy, "{:.2f} %", unit=0.01),
             _number(row.accuracy_drop_points, "{:.2f}"),
-            _number(latency.p50 if latency else None, "{:.3f}"),
+            _number(row.p50_ms, "{:.3f}"),
             _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
             row.reason,
             style=STYLES.get(row.verdict),
@@ -137,7 +136,9 @@ def print_freed(counts: Mapping[str, int], sizes: Mapping[str, int], notes: Sequ
         for kind, count in counts.items():
             table.add_row(kind, f"{count:,}", f"{sizes[kind]:,}")
         console.print(table)
-    total = sum(sizes.values())
-    console.print(f"{total:,} bytes ({total / 2**20:,.1f} MiB) {verb}" if counts else f"nothing {verb}")
+        total = sum(sizes.values())
+        console.print(f"{total:,} bytes ({total / 2**20:,.1f} MiB) {verb}")
+    else:
+        console.print(f"nothing {verb}")
     for note in notes:
         console.print(note, style="yellow", markup=False)

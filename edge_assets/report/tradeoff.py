@@ -69,9 +69,8 @@ WHY_LARGE = {"tensorrt": "the engine's kernels"}
 
 def usual_name(row: Row) -> str:
     """The scheme's usual name: `int8_static_qdq_...` is int8 static."""
-    if row.precision == "int8":
-        kind = row.scheme.kind if row.scheme else None
-        return INT8_NAMES.get(kind, INT8_WEIGHTS)
+    if row.precision == "int8" and row.scheme:
+        return INT8_NAMES.get(row.scheme.kind, INT8_WEIGHTS)
     return PALETTES.get(row.precision, row.precision)
 
 
@@ -164,14 +163,20 @@ def _speed_remarks(
     promise: Promise | None, row: Row, base: Row | None, graph: Graph | None, faster: float | None
 ) -> Iterator[str]:
     """Where speed differs from the promise, and why, as far as the graph, the recipe and the machine tell."""
-    least = promise.faster[0] if promise else 1 - TIE
+    least = 1 - TIE
+    if promise:
+        least = promise.faster[0]
     if faster is None or faster >= least:
         return
-    what = "slower than fp32 on this target" if faster < 1 - TIE else "less fast than promised"
+    remark = "less fast than promised"
+    if faster < 1 - TIE:
+        remark = "slower than fp32 on this target"
     why = ", ".join(_why_slow(row, base, graph))
     if not why and promise:
         why = f"the promise is for {promise.where}"
-    yield f"{what}: {why}" if why else what
+    if why:
+        remark += f": {why}"
+    yield remark
 
 
 def _why_large(row: Row, base: Row | None) -> str:

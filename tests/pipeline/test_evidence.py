@@ -7,15 +7,20 @@ kind, but for those that no machine or version changes.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 
+from edge_assets.core.evidence import Verified
+from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify import accuracy, parity
 from edge_assets.defs import metadata
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline import rows
@@ -172,6 +177,68 @@ def test_the_command_line_prints_the_rows_as_they_are_kept(built: Project) -> No
     (kept,) = (built.home / "store" / "pointers" / "scorecards").rglob("graviton3.json")
     printed = built.run("scorecard", "--model", "tiny", "--json").stdout
     assert printed == json.dumps(json.loads(kept.read_text())["rows"], indent=1) + "\n"
+
+
+# --- what another version, or a hand, left in the store ------------------------------------------------
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """A JSON file of the store, as somebody else writes it."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+OTHER_SHAPES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a number is missing": lambda memo: memo["facts"]["accuracy"].pop("drop_points"),
+    "a number is a text": lambda memo: memo["facts"]["parity"].update(snr_db="60"),
+    "an interval of one": lambda memo: memo["facts"]["accuracy"].update(drop_interval_points=[0.1]),
+    "accuracy is missing": lambda memo: memo["facts"].pop("accuracy"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_a_memo_whose_facts_have_another_shape_is_absent_said_once_and_built_anew(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    scores = np.array([1.0, 0.0, 1.0])
+    outputs = np.ones((8, 2), np.float32)
+    session = SimpleNamespace(run=lambda feeds: {"y": feeds["x"]})
+    verified = Verified(
+        parity=parity.measure(session, {"x": outputs}, {"y": outputs}),
+        accuracy=accuracy.compare(scores, scores, higher_is_better=True),
+    )
+    recipe = Recipe("verification", "2", {"artifact": "0" * 64})
+    own.remember(recipe, lambda _folder: record(verified))
+    changed(Path(str(own._recipe_path(recipe.sha256))), change)
+    assert own.recall(recipe) is own.recall(recipe) is None
+    assert caplog.text.count("is taken as absent, and written anew") == 1
+    anew = own.remember(recipe, lambda _folder: record(verified))
+    assert not anew.reused and anew.said(Verified) == verified
+
+
+def test_a_store_with_records_of_another_shape_is_mended_by_the_next_build(copy_of_built: Project) -> None:
+    store_folder = copy_of_built.home / "store"
+    memos = (store_folder / "recipes").rglob("*.json")
+    verifications = [path for path in memos if json.loads(path.read_text())["recipe"]["step"] == "verification"]
+    for path in verifications:
+        changed(path, lambda memo: memo["facts"]["accuracy"].pop("drop_points"))
+    (kept,) = (store_folder / "pointers" / "scorecards").rglob("graviton3.json")
+    changed(kept, lambda data: data["rows"][0].pop("verdict"))
+    result = copy_of_built.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all("drop_points" in json.loads(path.read_text())["facts"]["accuracy"] for path in verifications)
+    assert "verdict" in json.loads(kept.read_text())["rows"][0]
+    assert "up to date" in copy_of_built.build().stdout
+
+
+def test_rows_of_another_shape_make_a_cell_stale(copy_of_built: Project) -> None:
+    (kept,) = (copy_of_built.home / "store" / "pointers" / "scorecards").rglob("graviton3.json")
+    changed(kept, lambda data: data.update(rows=[1]))
+    result = copy_of_built.build()
+    assert "scorecard: its rows are missing, or have another shape" in result.stdout
+    assert json.loads(kept.read_text())["rows"][0]["artifact"] == CHECKPOINT
 
 
 if __name__ == "__main__":

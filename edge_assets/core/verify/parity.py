@@ -5,7 +5,7 @@ and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked
 agrees on that batch alone.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def _snr_db(signal: float, noise: float) -> float:
 
 def agreement(reference: np.ndarray, output: np.ndarray) -> Agreement:
     """How one output [n, ...] agrees with the reference over n samples: mean and least cosine per sample, and SNR."""
-    ref, out = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, output))
+    ref = reference.astype(np.float64).reshape(len(reference), -1)
+    out = output.astype(np.float64).reshape(len(output), -1)
     if ref.shape != out.shape or not np.isfinite(out).all():
         return Agreement(cosine_mean=None, cosine_min=None, snr_db=None)
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
@@ -82,25 +83,37 @@ def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:
             by_output[name][str(size)] = found
             every.append(found)
         start += size
+    worst = every[0]
+    for found in every[1:]:
+        worst = _worse(worst, found)
     return Parity(
         by_output=by_output,
-        max_abs=_worst(max, (entry.max_abs for entry in every)),
-        max_rel=_worst(max, (entry.max_rel for entry in every)),
-        cosine=_worst(min, (entry.cosine for entry in every)),
-        snr_db=_worst(min, (entry.snr_db for entry in every)),
-        nan=sum(entry.nan for entry in every),
-        inf=sum(entry.inf for entry in every),
+        max_abs=worst.max_abs,
+        max_rel=worst.max_rel,
+        cosine=worst.cosine,
+        snr_db=worst.snr_db,
+        nan=worst.nan,
+        inf=worst.inf,
     )
 
 
-def _worst(pick: Callable[[Sequence[float]], float], numbers: Iterable[float | None]) -> float | None:
-    """The worst number, None where one is None."""
-    found = []
-    for number in numbers:
-        if number is None:
-            return None
-        found.append(number)
-    return pick(found)
+def _worse(one: Difference, other: Difference) -> Difference:
+    """Each number of the worse of two, and the counts of both."""
+    return Difference(
+        max_abs=_pick(max, one.max_abs, other.max_abs),
+        max_rel=_pick(max, one.max_rel, other.max_rel),
+        cosine=_pick(min, one.cosine, other.cosine),
+        snr_db=_pick(min, one.snr_db, other.snr_db),
+        nan=one.nan + other.nan,
+        inf=one.inf + other.inf,
+    )
+
+
+def _pick(worse: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+    """The worse of two numbers; None, of what has none, is the worst."""
+    if one is None or other is None:
+        return None
+    return worse(one, other)
 
 
 def verdict(parity: Difference, precision: str) -> tuple[bool, str]:

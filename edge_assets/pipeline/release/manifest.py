@@ -62,6 +62,16 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
     candidate = judgement.winner().candidate
     assert shipped.artifact is not None and row.sha256 is not None and row.size_bytes is not None
     assert candidate.accuracy is not None and candidate.parity is not None
+    file = shipped.variant
+    if len(shipped.artifact.files) == 1:
+        file = shipped.artifact.files[0].path
+    latency = candidate.latency
+    if latency:
+        latency = replace(latency, histogram=None)
+    rebuildable = [f"{shipped.variant}/{name}" for name in winner.facts.rebuildable]
+    inputs = [tensor.name for tensor in spec.inputs]
+    outputs = [tensor.name for tensor in spec.outputs]
+    verdicts: dict[str, str] = {entry.candidate.name: entry.verdict for entry in judgement.verdicts}
     session = cell.verification.session(winner.runtime) | build_session(winner.runtime, winner.build)
     return Manifest(
         model=row.model,
@@ -75,21 +85,21 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         artifact=row.artifact,
         format=row.format,
         precision=row.precision,
-        file=shipped.artifact.files[0].path if len(shipped.artifact.files) == 1 else shipped.variant,
+        file=file,
         package=None if shipped is winner else shipped.build.facts,
-        rebuildable=tuple(f"{shipped.variant}/{name}" for name in winner.facts.rebuildable),
+        rebuildable=tuple(rebuildable),
         sha256=row.sha256,
         size_bytes=row.size_bytes,
         runtime=cell.family.variant(row.artifact).runtime,
         session=session,
-        inputs=tuple(tensor.name for tensor in spec.inputs),
-        outputs=tuple(tensor.name for tensor in spec.outputs),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         preprocessing=spec.preprocess.to_dict(),
         recipe=winner.build.recipe,
         metric=spec.evaluation.metric,
         accuracy=candidate.accuracy,
         parity=candidate.parity,
-        latency_ms=replace(candidate.latency, histogram=None) if candidate.latency else None,
+        latency_ms=latency,
         mode=conditions.mode,
         threads=conditions.threads,
         machine=conditions.machine,
@@ -98,5 +108,5 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         evidence=row.evidence,
         not_measured=cell.not_measured,
         reason=row.reason,
-        verdicts={entry.candidate.name: entry.verdict for entry in judgement.verdicts},
+        verdicts=verdicts,
     )
