@@ -42,6 +42,8 @@ LONGEST = (
     "test_android",
     "test_tracking_faults",
     "test_tracking",
+    "test_component",
+    "test_init",
     "test_gc",
     "test_bad_input",
     "test_ui",
