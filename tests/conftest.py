@@ -43,6 +43,8 @@ LONGEST = (
     "test_tracking_faults",
     "test_tracking",
     "test_release_app",
+    "test_component",
+    "test_init",
     "test_gc",
     "test_bad_input",
     "test_ui",

@@ -18,7 +18,7 @@ from string import Template
 
 from edge_assets.errors import EdgeAssetsError, log_end, printable
 from edge_assets.spec.model import NAME
-from edge_assets.targets import local_target, project
+from edge_assets.targets import load_catalog, local_target
 
 TEMPLATES = "project"
 SUFFIX = ".tmpl"
@@ -75,7 +75,7 @@ def write(name: str, folder: Path) -> None:
 
 def default_targets() -> list[str]:
     """What is worth building first: this machine, where it is a target and can measure, and one that it is not."""
-    own = local_target(project.catalog().values(), "cpu")
+    own = local_target(load_catalog().targets.values(), "cpu")
     names = [own.name] if own else []
     if OTHER_TARGET not in names:
         names.append(OTHER_TARGET)
