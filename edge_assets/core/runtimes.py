@@ -95,7 +95,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         evidence_of="onnx",
     ),
     "torch_tensorrt": Runtime(
-        "tensorrt.torch_tensorrt",
+        "tensorrt.torch_program",
         "torch_tensorrt",
         ("torch", "torch-tensorrt"),
         "Torch-TensorRT on this machine's GPU",
