@@ -112,7 +112,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         app=NoAppSample("it stands in for the engine where there is no GPU, and is never released"),
     ),
     "torch_tensorrt": Runtime(
-        "tensorrt.torch_tensorrt",
+        "tensorrt.torch_program",
         "torch_tensorrt",
         ("torch", "torch-tensorrt"),
         "Torch-TensorRT on this machine's GPU",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edge_assets.core.variant import Variant
 from edge_assets.families.family import Family
-from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16, int4_weights, int8_dynamic, int8_static
 from edge_assets.toolchains.web import bundle as web_bundle
 
@@ -18,7 +18,7 @@ BROWSER = Family(
     name="browser",
     description="Browsers that run ONNX Runtime Web or Transformers.js",
     variants=(
-        _in_browser(onnx.MODEL),
+        _in_browser(onnx_format.MODEL),
         _in_browser(float16.VARIANT),
         _in_browser(int8_static.VARIANT),
         _in_browser(int8_dynamic.VARIANT),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edge_assets.core.variant import in_depth
 from edge_assets.families.family import Family
-from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16, int4_weights, int8_dynamic, int8_static, int8_weights
 from edge_assets.toolchains.onnx.search import mixed, search, sensitivity
 from edge_assets.toolchains.pytorch import int8_static as torch_static
@@ -14,8 +14,8 @@ CPU = Family(
     name="cpu",
     description="CPUs that run ONNX Runtime or PyTorch",
     variants=(
-        onnx.MODEL,
-        onnx.OPTIMIZED,
+        onnx_format.MODEL,
+        onnx_format.OPTIMIZED,
         float16.VARIANT,
         int8_dynamic.VARIANT,
         int8_static.VARIANT,

@@ -3,21 +3,20 @@
 from dataclasses import replace
 
 from edge_assets.families.family import Family
-from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16
-from edge_assets.toolchains.tensorrt import engine as tensorrt
+from edge_assets.toolchains.tensorrt import engine, torch_program
 from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
-from edge_assets.toolchains.tensorrt import torch_tensorrt
 
 NVIDIA = Family(
     name="nvidia",
     description="NVIDIA GPUs that run TensorRT engines",
     baseline_device="cuda",
     variants=(
-        replace(onnx.MODEL, is_candidate=False),
+        replace(onnx_format.MODEL, is_candidate=False),
         replace(float16.VARIANT, is_candidate=False),
         int8_tensorrt.VARIANT,
-        *tensorrt.ENGINES,
-        torch_tensorrt.VARIANT,
+        *engine.ENGINES,
+        torch_program.VARIANT,
     ),
 )

@@ -7,15 +7,16 @@ elsewhere is refused instead of being shipped nearly unchanged.
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_assets.errors import Refused
-from edge_assets.toolchains.onnx.graph import LEAST_SHARE, replace_nodes, weight_elements
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE, initializers, replace_nodes, weight_elements
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import WeightOnlyQuantConfig
 
 OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 
@@ -46,8 +47,11 @@ def check_share(source: Path, instead: str) -> None:
 
 
 def to_nearest(
-    model: "onnx.ModelProto", blocks: Blocks, operators: Collection[str], exclude: Collection[str] = ()
-) -> Any:
+    model: "onnx.ModelProto",
+    blocks: Blocks,
+    operators: Collection[str],
+    exclude: Collection[str] = (),
+) -> "onnx.ModelProto":
     """Round constant weights of `operators` ("MatMul", "Gather") to the nearest value (RTN); the changed model."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig
 
@@ -61,7 +65,12 @@ def to_nearest(
     return quantize(model, config, blocks, exclude)
 
 
-def quantize(model: "onnx.ModelProto", config: Any, blocks: Blocks, exclude: Collection[str] = ()) -> Any:
+def quantize(
+    model: "onnx.ModelProto",
+    config: "WeightOnlyQuantConfig",
+    blocks: Blocks,
+    exclude: Collection[str] = (),
+) -> "onnx.ModelProto":
     """Run ONNX Runtime's quantizer with one of its configurations; nodes named in `exclude` stay as they are."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -75,7 +84,11 @@ def quantize(model: "onnx.ModelProto", config: Any, blocks: Blocks, exclude: Col
         algo_config=config,
     )
     quantizer.process()
-    return quantizer.model.model
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+# --- linear layers -------------------------------------------------------------------------------------
 
 
 def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -83,30 +96,64 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
     The MatMul has the Gemm's name, so that a layer is the same in both.
     """
-    from onnx import helper, numpy_helper
-
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensors = initializers(model.graph)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        plain = options.get("alpha", 1) == 1 and options.get("beta", 1) == 1 and not options.get("transA", 0)
-        if node.op_type != "Gemm" or not plain or node.input[1] not in tensors:
+        if node.op_type == "Gemm" and node.input[1] in tensors and _is_linear(node):
+            weights = _linear_weights(node, tensors[node.input[1]])
+            model.graph.initializer.append(weights)
+            nodes.extend(_product_and_sum(node, weights.name))
+        else:
             nodes.append(node)
-            continue
-        weights = numpy_helper.to_array(tensors[node.input[1]])
-        name = f"{node.output[0]}_weights"
-        model.graph.initializer.append(
-            numpy_helper.from_array((weights.T if options.get("transB", 0) else weights).copy(), name)
-        )
-        product = f"{node.output[0]}_product" if len(node.input) > 2 else node.output[0]
-        nodes.append(helper.make_node("MatMul", [node.input[0], name], [product], name=node.name))
-        if len(node.input) > 2:
-            nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias"))
     replace_nodes(model, nodes)
     return model
 
 
-def product_node(node: "onnx.NodeProto", codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> Any:
+def _is_linear(gemm: "onnx.NodeProto") -> bool:
+    """Whether it is a product and a sum alone: nothing scaled, its activations not transposed."""
+    options = _attributes(gemm)
+    return options.get("alpha", 1) == 1 and options.get("beta", 1) == 1 and not options.get("transA", 0)
+
+
+def _linear_weights(gemm: "onnx.NodeProto", tensor: "onnx.TensorProto") -> "onnx.TensorProto":
+    """Its weights [inputs, outputs], as MatMul takes them, under a name of their own."""
+    from onnx import numpy_helper
+
+    weights = numpy_helper.to_array(tensor)
+    if _attributes(gemm).get("transB", 0):
+        weights = weights.T
+    return numpy_helper.from_array(weights.copy(), f"{gemm.output[0]}_weights")
+
+
+def _product_and_sum(gemm: "onnx.NodeProto", weights: str) -> "list[onnx.NodeProto]":
+    """The MatMul in its place and, where it has a bias, the Add."""
+    from onnx import helper
+
+    (output,) = gemm.output
+    if len(gemm.input) == 2:
+        return [helper.make_node("MatMul", [gemm.input[0], weights], [output], name=gemm.name)]
+    product = f"{output}_product"
+    return [
+        helper.make_node("MatMul", [gemm.input[0], weights], [product], name=gemm.name),
+        helper.make_node("Add", [product, gemm.input[2]], [output], name=f"{gemm.name}_bias"),
+    ]
+
+
+def _attributes(node: "onnx.NodeProto") -> dict[str, object]:
+    from onnx import helper
+
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+# --- 4-bit products ------------------------------------------------------------------------------------
+
+
+def product_node(
+    node: "onnx.NodeProto",
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray,
+) -> "tuple[onnx.NodeProto, list[onnx.TensorProto]]":
     """MatMulNBits in 4 bits in the place of `node`, and its three weights.
 
     `codes` uint8 [inputs, outputs] in 0..15, `scales` float32 and `zeros` uint8 [inputs / block, outputs]. The layout
@@ -115,18 +162,22 @@ def product_node(node: "onnx.NodeProto", codes: np.ndarray, scales: np.ndarray, 
     from onnx import helper, numpy_helper
 
     inputs, outputs = codes.shape
-    size = inputs // len(scales)
-    cut = codes.T.reshape(outputs, len(scales), size)
-    zeros = np.pad(zeros.T, ((0, 0), (0, len(scales) % 2)))
+    blocks = len(scales)
+    size = inputs // blocks
+    cut = codes.T.reshape(outputs, blocks, size)
+    whole_bytes = np.pad(zeros.T, ((0, 0), (0, blocks % 2)))
     arrays = {
-        "codes": cut[..., 0::2] | cut[..., 1::2] << 4,
+        "codes": _two_a_byte(cut),
         "scales": scales.T.reshape(-1),
-        "zeros": (zeros[:, 0::2] | zeros[:, 1::2] << 4).reshape(-1),
+        "zeros": _two_a_byte(whole_bytes).reshape(-1),
     }
-    names = {what: f"{node.output[0]}_{what}" for what in arrays}  # a weight may have several readers
+    tensors = []
+    for what, array in arrays.items():
+        # named by the output, because a weight may have several readers
+        tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{node.output[0]}_{what}"))
     product = helper.make_node(
         "MatMulNBits",
-        [node.input[0], *names.values()],
+        [node.input[0], *(tensor.name for tensor in tensors)],
         [node.output[0]],
         name=node.name,
         domain="com.microsoft",
@@ -135,11 +186,19 @@ def product_node(node: "onnx.NodeProto", codes: np.ndarray, scales: np.ndarray, 
         bits=4,
         block_size=size,
     )
-    return product, [numpy_helper.from_array(np.ascontiguousarray(a), names[what]) for what, a in arrays.items()]
+    return product, tensors
+
+
+def _two_a_byte(values: np.ndarray) -> np.ndarray:
+    """Neighbours along the last axis in one byte, the first in its low half."""
+    low, high = values[..., 0::2], values[..., 1::2]
+    packed: np.ndarray = low | high << 4
+    return packed
 
 
 def count(path: Path) -> int:
     """How many nodes compute with weights in blocks."""
     import onnx
 
-    return sum(node.op_type in OPERATORS for node in onnx.load(path, load_external_data=False).graph.node)
+    graph = onnx.load(path, load_external_data=False).graph
+    return sum(node.op_type in OPERATORS for node in graph.node)

@@ -13,22 +13,25 @@ what is held at a time is one batch's activations, which are bounded in bytes.
 
 import contextlib
 import io
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from edge_assets.core.session import Feeds
 from edge_assets.errors import DataError, Refused
 from edge_assets.spec.model import CalibrationMethod
+from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime.quantization.calibrate import CalibraterBase
 
+# smallest and largest value by tensor: scalars of the tensor's own float type
+Extremes: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 BATCH = 32
 MEMORY_BYTES = 2**30  # of one batch's activations
 BINS = {"percentile": 2048, "entropy": 1024}  # over both signs; entropy's search takes the square of them in time
@@ -42,7 +45,7 @@ FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeEr
 class Ranges:
     """Smallest and largest value that each activation is quantized for, and how they were found."""
 
-    by_tensor: Mapping[str, tuple[np.ndarray, np.ndarray]]  # scalars of the tensor's own float type
+    by_tensor: Extremes
     method: CalibrationMethod  # that was used
     samples: int
     batch: int
@@ -73,23 +76,29 @@ def observe(
     `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. Raises DataError if one
     sample alone does not fit or gives NaN, and Refused if a tensor is infinite or does not vary.
     """
-    samples = len(next(iter(feeds.values())))
+    samples = sample_count(feeds)
     batch = fitting_batch(graph, feeds, batch, memory_bytes)
     extremes = _extremes(graph, feeds, operators, batch)
     _check(graph, extremes, samples)
+    by_minmax = Ranges(extremes, "minmax", samples, batch)
     if method == "minmax" or not extremes:
-        return Ranges(extremes, "minmax", samples, batch)
+        return by_minmax
     try:
-        return Ranges(_clipped(graph, feeds, method, operators, batch, extremes), method, samples, batch)
+        clipped = _clipped(graph, feeds, method, operators, batch, extremes)
     except FAILURES as error:
         reason = f"ONNX Runtime's {method} calibration failed on this graph: {type(error).__name__}: {error}"
-        return Ranges(extremes, "minmax", samples, batch, fallback=reason)
+        return replace(by_minmax, fallback=reason)
+    return Ranges(clipped, method, samples, batch)
+
+
+def sample_count(feeds: Feeds) -> int:
+    """How many samples there are: axis 0 of every input."""
+    return len(next(iter(feeds.values())))
 
 
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
     """`feeds` cut along axis 0 into batches of at most `size`."""
-    count = len(next(iter(feeds.values())))
-    for start in range(0, count, size):
+    for start in range(0, sample_count(feeds), size):
         yield {name: array[start : start + size] for name, array in feeds.items()}
 
 
@@ -125,50 +134,44 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     """
     import onnx
 
-    model = onnx.load(graph)
-    del model.graph.value_info[:]  # of the declared dynamic axes, which would win over the sizes
-    for value in model.graph.input:
-        if value.name in feeds:
-            for axis, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
-                axis.dim_value = size
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {value.name: _tensor_bytes(value) for value in (*inferred.value_info, *inferred.output)}
-    sizes = [known.get(name) for node in inferred.node for name in node.output if name]
-    largest = max((size for size in sizes if size is not None), default=0)
-    return sum(largest if size is None else size for size in sizes)
-
-
-def _tensor_bytes(value: "onnx.ValueInfoProto") -> int | None:
-    import onnx
-
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape") or not all(axis.HasField("dim_value") for axis in tensor.shape.dim):
-        return None
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-    return itemsize * math.prod(axis.dim_value for axis in tensor.shape.dim)
+    shapes = {name: array.shape for name, array in feeds.items()}
+    inferred = with_input_shapes(onnx.load(graph), shapes).graph
+    known: dict[str, int] = {}
+    for value in (*inferred.value_info, *inferred.output):
+        if (size := tensor_bytes(value)) is not None:
+            known[value.name] = size
+    total, unknown, largest = 0, 0, 0
+    for node in inferred.node:
+        for name in node.output:
+            if name in known:
+                total += known[name]
+                largest = max(largest, known[name])
+            elif name:
+                unknown += 1
+    return total + unknown * largest
 
 
 # --- the two passes ------------------------------------------------------------------------------------
 
 
-def _extremes(
-    graph: Path, feeds: Feeds, operators: Sequence[str], batch: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _extremes(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int) -> Extremes:
     """Smallest and largest value of each tensor. NaN wins, which ONNX Runtime's own merging would hide."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with _calibrator(graph, "minmax", operators) as calibrator:
-        names = [output.name for output in calibrator.infer_session.get_outputs()]
+        session = calibrator.infer_session
+        names = [output.name for output in session.get_outputs()]
         for one in batches(feeds, batch):
-            values = dict(zip(names, calibrator.infer_session.run(None, one), strict=True))
-            if nan := [name for name in calibrator.model_original_outputs if np.isnan(values[name]).any()]:
-                raise DataError(f"calibration: the model gives NaN in {', '.join(nan)} for the calibration data")
+            values = dict(zip(names, session.run(None, one), strict=True))
+            outputs = {name: values[name] for name in calibrator.model_original_outputs}
+            _check_outputs(outputs)
             for name in names[calibrator.num_model_outputs :: 2]:
                 tensor = name.removesuffix("_ReduceMin")
-                least, most = values[name].reshape(()), values[f"{tensor}_ReduceMax"].reshape(())
-                before = found.get(tensor, (least, most))
-                found[tensor] = (np.asarray(np.minimum(before[0], least)), np.asarray(np.maximum(before[1], most)))
+                least = values[name].reshape(())
+                most = values[f"{tensor}_ReduceMax"].reshape(())
+                if tensor in found:
+                    least = np.asarray(np.minimum(found[tensor][0], least))
+                    most = np.asarray(np.maximum(found[tensor][1], most))
+                found[tensor] = (least, most)
     return found
 
 
@@ -178,54 +181,81 @@ def _clipped(
     method: CalibrationMethod,
     operators: Sequence[str],
     batch: int,
-    extremes: Mapping[str, tuple[np.ndarray, np.ndarray]],
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    extremes: Extremes,
+) -> Extremes:
     """Ranges by histograms that span `extremes` from the start, so that adding a batch adds no bins."""
     from onnxruntime.quantization.calibrate import HistogramCollector
 
+    bins = BINS[method]
     with _calibrator(graph, method, operators) as calibrator, contextlib.redirect_stdout(io.StringIO()):
-        calibrator.collector = HistogramCollector(method, False, BINS[method], LEVELS, PERCENTILE, "same")
+        calibrator.collector = HistogramCollector(
+            method,
+            symmetric=False,
+            num_bins=bins,
+            num_quantized_bins=LEVELS,
+            percentile=PERCENTILE,
+            scenario="same",
+        )
         for tensor, (least, most) in extremes.items():
             bound = max(abs(least), abs(most))
-            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), BINS[method], (float(-bound), float(bound)))
-            empty = np.zeros(BINS[method], np.int64)
+            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), bins, (float(-bound), float(bound)))
+            empty = np.zeros(bins, np.int64)
             calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
         for one in batches(feeds, batch):
             calibrator.collect_data(BatchReader(one, batch))
         data = calibrator.compute_data()
-    found = {tensor: data[tensor].range_value for tensor in extremes}
-    return {tensor: (np.asarray(least), np.asarray(most)) for tensor, (least, most) in found.items()}
+    found = {}
+    for tensor in extremes:
+        least, most = data[tensor].range_value
+        found[tensor] = (np.asarray(least), np.asarray(most))
+    return found
 
 
 @contextlib.contextmanager
-def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> Iterator[Any]:
+def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> "Iterator[CalibraterBase]":
     """ONNX Runtime's calibrator with its session on the augmented graph."""
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
     from onnxruntime.quantization.calibrate import create_calibrator
 
     methods = {"minmax": Method.MinMax, "entropy": Method.Entropy, "percentile": Method.Percentile}
     with tempfile.TemporaryDirectory() as scratch:
-        augmented = str(Path(scratch) / "augmented.onnx")
-        yield create_calibrator(graph, list(operators) or None, augmented, methods[method])
+        yield create_calibrator(
+            graph,
+            op_types_to_calibrate=list(operators) or None,
+            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
+            calibrate_method=methods[method],
+        )
 
 
 # --- what cannot be trusted ----------------------------------------------------------------------------
 
 
-def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], samples: int) -> None:
+def _check_outputs(outputs: Mapping[str, np.ndarray]) -> None:
+    """Raises DataError for NaN."""
+    nan = [name for name, values in outputs.items() if np.isnan(values).any()]
+    if nan:
+        raise DataError(f"calibration: the model gives NaN in {', '.join(nan)} for the calibration data")
+
+
+def _check(graph: Path, extremes: Extremes, samples: int) -> None:
     """Raises DataError for NaN, Refused for an infinite range and for one that has no width though it could vary."""
     import onnx
 
-    if nan := [tensor for tensor, bounds in extremes.items() if np.isnan(bounds).any()]:
+    nan = [tensor for tensor, bounds in extremes.items() if np.isnan(bounds).any()]
+    if nan:
         raise DataError(f"calibration: NaN in tensor '{nan[0]}' (of {len(nan)}) for the calibration data")
-    if infinite := [tensor for tensor, bounds in extremes.items() if not np.isfinite(bounds).all()]:
+    infinite = [tensor for tensor, bounds in extremes.items() if not np.isfinite(bounds).all()]
+    if infinite:
         raise Refused(
             f"tensor '{infinite[0]}' (of {len(infinite)}) is infinite on the calibration data, so it has no integer "
             f"range. Use onnx_int8_dynamic, or in its place a finite value of the size of the other values."
         )
     constant = [tensor for tensor, (least, most) in extremes.items() if least == most]
-    varying = depend_on_data(onnx.load(graph, load_external_data=False).graph) if constant else set()
-    if dead := [tensor for tensor in constant if tensor in varying]:
+    if not constant:
+        return
+    varying = depend_on_data(onnx.load(graph, load_external_data=False).graph)
+    dead = [tensor for tensor in constant if tensor in varying]
+    if dead:
         value = float(extremes[dead[0]][0])
         raise Refused(
             f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, "
@@ -235,7 +265,7 @@ def _check(graph: Path, extremes: Mapping[str, tuple[np.ndarray, np.ndarray]], s
 
 def depend_on_data(graph: "onnx.GraphProto") -> set[str]:
     """Names of the tensors computed from what the inputs hold, not only from their shapes."""
-    names = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    names = {value.name for value in graph.input} - initializers(graph).keys()
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and names & set(node.input):
             names |= set(node.output)

@@ -8,6 +8,8 @@ inputs, outputs, weights and nodes keep their names.
 
 from typing import TYPE_CHECKING
 
+from edge_assets.toolchains.onnx.graph import initializers, keep_initializers, reads
+
 if TYPE_CHECKING:
     import onnx
 
@@ -19,36 +21,47 @@ def compact(model: "onnx.ModelProto") -> None:
     for node in graph.node:
         del node.metadata_props[:]
     _share_zero_points(graph)
-    kept = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
-    inner = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in kept)
-    short: dict[str, str] = {}
-    for name in inner:
-        number = len(short)
-        while f"t{number}" in kept:
-            number += len(inner)
-        short[name] = f"t{number}"
+    short = _short_names(graph)
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = short.get(name, name)
 
 
+def _short_names(graph: "onnx.GraphProto") -> dict[str, str]:
+    """A number for every tensor between two nodes, in the graph's order, that no other tensor is called by."""
+    kept = set(initializers(graph))
+    kept.update(value.name for value in (*graph.input, *graph.output))
+    inner: dict[str, None] = {}  # as a set that keeps the order
+    for node in graph.node:
+        for name in node.output:
+            if name and name not in kept:
+                inner[name] = None
+    short: dict[str, str] = {}
+    for name in inner:
+        number = len(short)
+        while f"t{number}" in kept:
+            number += len(inner)
+        short[name] = f"t{number}"
+    return short
+
+
 def _share_zero_points(graph: "onnx.GraphProto") -> None:
+    """Let the nodes read the first of equal zero points; the others go, where nothing else reads them."""
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = initializers(graph)
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    shared: dict[str, str] = {}
+    dropped: set[str] = set()
     for node in graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
             continue
-        tensor = tensors.get(node.input[2])
-        if tensor is None:
+        name = node.input[2]
+        if name not in tensors:
             continue
+        tensor = tensors[name]
         content = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
-        shared[tensor.name] = node.input[2] = first.setdefault(content, tensor.name)
-    dropped = {name for name, kept in shared.items() if name != kept}
-    used = {name for node in graph.node for name in node.input}
-    left = [tensor for tensor in graph.initializer if tensor.name not in dropped or tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(left)
+        node.input[2] = first.setdefault(content, name)
+        if node.input[2] != name:
+            dropped.add(name)
+    keep_initializers(graph, (tensors.keys() - dropped) | reads(graph.node).keys())

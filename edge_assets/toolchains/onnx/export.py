@@ -10,8 +10,9 @@ import io
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +22,32 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, told
+from edge_assets.hashing import Json
 
 if TYPE_CHECKING:
     import onnx
     import torch
+    from onnxruntime import InferenceSession
+    from torch.export import Dim
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.onnx"
 LARGEST_BYTES = 2**31  # of a protobuf message
+DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
+EXAMPLE_SIZE = 16  # of other dynamic axes
 
 
 class OnnxSession:
     """ONNX Runtime on the CPU execution provider."""
 
-    def __init__(self, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.session, self.inputs, self.outputs = session, inputs, outputs
+    def __init__(self, session: "InferenceSession", inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self.session = session
+        self.inputs = inputs
+        self.outputs = outputs
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         values = self.session.run(self.outputs, {name: feeds[name] for name in self.inputs})
@@ -73,45 +81,51 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
-    from collections import Counter
-
     import onnx
 
     model = onnx.load(path, load_external_data=False)
+    operators = Counter(node.op_type for node in model.graph.node)
+    inputs = {}
+    for value in model.graph.input:
+        inputs[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
     return {
         "opset": opset_of(model),
-        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "inputs": {
-            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
-            for value in model.graph.input
-        },
+        "operators": dict(operators.most_common()),
+        "inputs": inputs,
     }
 
 
 def products(model: "onnx.ModelProto") -> dict[str, int]:
     """How many convolutions the graph has, how many of them are depthwise, and how many matrix products."""
-    from onnx.helper import get_node_attr_value
+    channels: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.dims:
+            channels[tensor.name] = tensor.dims[0]
+    counts = {"convolutions": 0, "depthwise": 0, "matrix_products": 0}
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm"):
+            counts["matrix_products"] += 1
+        if node.op_type in ("Conv", "ConvTranspose"):
+            counts["convolutions"] += 1
+            group = _group(node)
+            if group > 1 and group == channels.get(node.input[1]):
+                counts["depthwise"] += 1
+    return counts
 
-    convolutions = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
-    groups = [
-        get_node_attr_value(node, "group") if any(entry.name == "group" for entry in node.attribute) else 1
-        for node in convolutions
-    ]
-    depthwise = sum(
-        group > 1 and group == channels.get(node.input[1]) for node, group in zip(convolutions, groups, strict=True)
-    )
-    matrices = sum(node.op_type in ("MatMul", "Gemm") for node in model.graph.node)
-    return {"convolutions": len(convolutions), "depthwise": depthwise, "matrix_products": matrices}
+
+def _group(convolution: "onnx.NodeProto") -> int:
+    groups: list[int] = [entry.i for entry in convolution.attribute if entry.name == "group"]
+    return groups[0] if groups else 1
 
 
 def opset_of(model: "onnx.ModelProto") -> int:
     """Version of the default operator set that the graph imports."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    versions: list[int] = [entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
+    return versions[0]
 
 
 def _uses_contrib(model: "onnx.ModelProto") -> bool:
-    return any(entry.domain not in ("", "ai.onnx") for entry in model.opset_import)
+    return any(entry.domain not in DEFAULT_DOMAINS for entry in model.opset_import)
 
 
 # --- export --------------------------------------------------------------------------------------------
@@ -130,22 +144,36 @@ def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torc
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    tensors = []
+    examples = []
     for tensor in spec.inputs:
-        shape = [batch if axis == "batch" else 16 if isinstance(axis, str) else axis for axis in tensor.shape]
-        dtype = getattr(torch, tensor.dtype)
-        values = torch.rand(shape, generator=generator)
-        tensors.append(values.to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype))
-    return tuple(tensors)
+        shape = [_example_size(axis, batch) for axis in tensor.shape]
+        dtype: torch.dtype = getattr(torch, tensor.dtype)
+        values = torch.rand(shape, generator=generator)  # drawn even if not used: the next input's numbers follow it
+        if dtype.is_floating_point:
+            examples.append(values.to(dtype))
+        else:
+            examples.append(torch.ones(shape, dtype=dtype))
+    return tuple(examples)
 
 
-def dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, Any], ...]:
+def _example_size(axis: int | str, batch: int) -> int:
+    if isinstance(axis, int):
+        return axis
+    return batch if axis == "batch" else EXAMPLE_SIZE
+
+
+def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
     """The inputs' dynamic axes as torch.export wants them: equal names are equal sizes."""
-    import torch
+    from torch.export import Dim
 
-    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()}
-    dims = {axis: torch.export.Dim(axis) for axis in axes}
-    return tuple({i: dims[axis] for i, axis in tensor.dynamic_axes.items()} for tensor in spec.inputs)
+    dims: dict[str, Dim] = {}
+    shapes = []
+    for tensor in spec.inputs:
+        shape: dict[int, Dim] = {}
+        for i, axis in tensor.dynamic_axes.items():
+            shape[i] = dims.setdefault(axis, Dim(axis))
+        shapes.append(shape)
+    return tuple(shapes)
 
 
 def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
@@ -155,12 +183,13 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
     example = example_inputs(spec)
     # the exporter names values after operators, and an output of that name would be defined twice: named afterwards
     provisional = {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
+    inputs = [tensor.name for tensor in spec.inputs]
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
                 example,
-                input_names=[tensor.name for tensor in spec.inputs],
+                input_names=inputs,
                 output_names=list(provisional),
                 opset_version=opset,
                 dynamo=True,
@@ -172,7 +201,8 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
         raise ExportError(_explain(error, model, example)) from error
     assert program is not None, "only an export to a file returns nothing"
     proto = program.model_proto
-    if (got := opset_of(proto)) != opset:
+    got = opset_of(proto)
+    if got != opset:
         raise ExportError(
             f"asked for opset {opset}, the exporter gave {got}: this graph cannot be expressed in opset {opset}. "
             f"Raise the target's opset to {got}."
@@ -196,10 +226,9 @@ def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
 def _forget_source(model: "onnx.ModelProto") -> None:
     """Drop the exporter's notes, but for the modules' names: they quote source lines and paths of this machine."""
     for node in model.graph.node:
-        kept = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
+        kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]
-        for value in kept:
-            node.metadata_props.add(key=SCOPES, value=value)
+        node.metadata_props.extend(kept)
     for value in model.graph.value_info:
         del value.metadata_props[:]
 
@@ -209,27 +238,39 @@ def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["tor
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
-    missing = re.search(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", "\n".join(map(str, chain)))
-    found = _find_operator(model, example, missing[1]) if missing else None
-    if found is None:
-        return f"export to ONNX failed: {told(error)}"
-    operator, module = found
-    return f"operator {operator} in {module} has no ONNX form. Replace it in the model."
+    messages = "\n".join(str(entry) for entry in chain)
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", messages)
+    if missing is not None:
+        caller = _find_call(model, example, missing[1])
+        if caller is not None:
+            module = _module_of(caller, model)
+            return f"operator {caller.target} in {module} has no ONNX form. Replace it in the model."
+    return f"export to ONNX failed: {told(error)}"
 
 
-def _find_operator(model: "torch.nn.Module", example: tuple["torch.Tensor", ...], name: str) -> tuple[str, str] | None:
-    """The first operator of the traced model whose name holds `name`, and the module that calls it."""
+def _find_call(
+    model: "torch.nn.Module",
+    example: tuple["torch.Tensor", ...],
+    name: str,
+) -> "torch.fx.Node | None":
+    """The first call, in the traced model, of an operator whose name holds `name`."""
     import torch
 
     with _quiet():
         graph = torch.export.export(model, example, strict=False).graph
+    node: torch.fx.Node
     for node in graph.nodes:
         if node.op == "call_function" and name in str(node.target):
-            stack = list((node.meta.get("nn_module_stack") or {}).values())
-            path, kind = stack[-1] if stack else ("", type(model))
-            kind_name = str(kind).rpartition(".")[2].removesuffix("'>")
-            return str(node.target), f"module '{path}' ({kind_name})" if path else f"the model itself ({kind_name})"
+            return node
     return None
+
+
+def _module_of(call: "torch.fx.Node", model: "torch.nn.Module") -> str:
+    """The module that makes a call, in words."""
+    stack = list((call.meta.get("nn_module_stack") or {}).values())  # the innermost is the last
+    path, kind = stack[-1] if stack else ("", type(model))
+    kind_name = str(kind).rpartition(".")[2].removesuffix("'>")
+    return f"module '{path}' ({kind_name})" if path else f"the model itself ({kind_name})"
 
 
 @contextlib.contextmanager
@@ -248,10 +289,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
-    from dataclasses import asdict
-
     return {
         "opset": target.opset,
         "inputs": [asdict(tensor) for tensor in spec.inputs],
@@ -273,8 +312,13 @@ MODEL = Variant(
     kinds=("onnx", "pytorch"),
     mlflow_flavor="onnx",
 )
-FROM_MODEL = replace(  # what the variants made from it have in common; listed by no family itself
-    MODEL, source=MODEL.name, code_version="1", tools=("onnx", "onnxruntime"), kinds=("onnx",)
+# what the variants made from it have in common; listed by no family itself
+FROM_MODEL = replace(
+    MODEL,
+    source=MODEL.name,
+    code_version="1",
+    tools=("onnx", "onnxruntime"),
+    kinds=("onnx",),
 )
 
 

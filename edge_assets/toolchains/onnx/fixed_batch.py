@@ -13,24 +13,33 @@ import numpy as np
 from edge_assets.core.session import Feeds
 from edge_assets.errors import Refused
 from edge_assets.spec.model import ModelSpec, Tensor
+from edge_assets.toolchains.onnx.calibration import batches
 
 BATCH = "static batch of 1: larger batches run sample after sample"
 
 
 def fixed_axes(spec: ModelSpec) -> dict[str, int]:
     """The size that each dynamic axis of the inputs besides the batch gets: the best of its `axis_ranges`."""
-    axes = {axis for tensor in spec.inputs for axis in tensor.dynamic_axes.values()} - {"batch"}
-    return {axis: spec.axis_range(axis)[1] for axis in sorted(axes)}
+    axes: set[str] = set()
+    for tensor in spec.inputs:
+        axes.update(tensor.dynamic_axes.values())
+    return {axis: spec.axis_range(axis)[1] for axis in sorted(axes - {"batch"})}
 
 
 def fixed(spec: ModelSpec) -> ModelSpec:
     """The spec of the static program: `batch` alone is dynamic."""
     sizes = fixed_axes(spec)
+    return replace(
+        spec,
+        inputs=tuple(_static(tensor, sizes) for tensor in spec.inputs),
+        outputs=tuple(_static(tensor, sizes) for tensor in spec.outputs),
+        axis_ranges={},
+    )
 
-    def static(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(replace(t, shape=tuple(sizes.get(str(axis), axis) for axis in t.shape)) for t in tensors)
 
-    return replace(spec, inputs=static(spec.inputs), outputs=static(spec.outputs), axis_ranges={})
+def _static(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """The tensor with its axes of those names at those sizes."""
+    return replace(tensor, shape=tuple(sizes.get(str(axis), axis) for axis in tensor.shape))
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:
@@ -47,7 +56,8 @@ def input_shapes(spec: ModelSpec) -> dict[str, tuple[int | str, ...]]:
 def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> None:
     """Raises Refused for inputs [n, ...] whose axes after the first are not those of the program's `shapes`."""
     for name, shape in shapes.items():
-        found, wanted = (list(map(int, axes[1:])) for axes in (feeds[name].shape, shape))
+        found = list(feeds[name].shape[1:])
+        wanted = [int(size) for size in shape[1:]]
         if found != wanted:
             raise Refused(
                 f"input '{name}' is {found} per sample, and this static program takes {wanted} alone: let the "
@@ -57,6 +67,8 @@ def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> None
 
 def one_by_one(run: Callable[[Feeds], dict[str, np.ndarray]], feeds: Feeds) -> dict[str, np.ndarray]:
     """Outputs of `run`, which takes one sample [1, ...], for the samples [n, ...] in `feeds`."""
-    count = len(next(iter(feeds.values())))
-    results = [run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(count)]
-    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+    parts: dict[str, list[np.ndarray]] = {}
+    for sample in batches(feeds, 1):
+        for name, output in run(sample).items():
+            parts.setdefault(name, []).append(output)
+    return {name: np.concatenate(outputs) for name, outputs in parts.items()}

@@ -7,6 +7,8 @@ products do not saturate where there is no VNNI (onnxruntime.ai, "Quantize ONNX 
 
 from typing import TYPE_CHECKING, Literal
 
+from edge_assets.toolchains.onnx.graph import drop_unused, initializers
+
 if TYPE_CHECKING:
     import onnx
 
@@ -17,7 +19,7 @@ Type = Literal["int8", "uint8"]
 def retype(model: "onnx.ModelProto", activations: Type, weights: Type) -> None:
     """Give an int8 graph's activations and weights these types, in place. Every QDQ node has a zero point."""
     graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = initializers(graph)
     shifted: dict[str, str] = {}
 
     def shift(name: str) -> str:
@@ -29,12 +31,13 @@ def retype(model: "onnx.ModelProto", activations: Type, weights: Type) -> None:
     for node in graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        is_weight = node.input[0] in tensors
-        if (weights if is_weight else activations) == "uint8":
-            node.input[2] = shift(node.input[2])
-            if is_weight:
-                node.input[0] = shift(node.input[0])
-    _drop_unused(graph)
+        values, zero_point = node.input[0], node.input[2]
+        if values in tensors and weights == "uint8":
+            node.input[2] = shift(zero_point)
+            node.input[0] = shift(values)
+        if values not in tensors and activations == "uint8":
+            node.input[2] = shift(zero_point)
+    drop_unused(graph)
     del graph.value_info[:]  # they tell the old types
 
 
@@ -44,10 +47,3 @@ def _shifted(tensor: "onnx.TensorProto", name: str) -> "onnx.TensorProto":
 
     values = numpy_helper.to_array(tensor)
     return numpy_helper.from_array((values.astype(np.int16) + SHIFT).astype(np.uint8), name)
-
-
-def _drop_unused(graph: "onnx.GraphProto") -> None:
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

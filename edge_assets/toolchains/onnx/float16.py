@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.variant import BuildRequest
 from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx.graph import set_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -31,8 +32,10 @@ def convert(source: Path, path: Path) -> None:
 
 def sort_topologically(model: "onnx.ModelProto") -> None:
     """Order nodes so that each follows its inputs' producers: the converter appends Casts at the end."""
-    producers = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
     nodes = list(model.graph.node)
+    producers: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        producers |= dict.fromkeys(node.output, i)
     order: list[int] = []
     state = [0] * len(nodes)  # 0 unseen, 1 waiting for its inputs, 2 placed
     stack = list(range(len(nodes) - 1, -1, -1))
@@ -40,15 +43,14 @@ def sort_topologically(model: "onnx.ModelProto") -> None:
         i = stack[-1]
         if state[i] == 0:
             state[i] = 1
-            stack += [j for name in nodes[i].input if (j := producers.get(name)) is not None and state[j] == 0]
+            sources = [producers[name] for name in nodes[i].input if name in producers]
+            stack += [source for source in sources if state[source] == 0]
         else:
             stack.pop()
             if state[i] == 1:
                 state[i] = 2
                 order.append(i)
-    sorted_nodes = [nodes[i] for i in order]
-    del model.graph.node[:]
-    model.graph.node.extend(sorted_nodes)
+    set_nodes(model.graph, [nodes[i] for i in order])
 
 
 VARIANT = replace(

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_assets.core.session import Feeds
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
+from edge_assets.toolchains.onnx.graph import initializers
 
 if TYPE_CHECKING:
     import onnx
@@ -32,13 +33,18 @@ def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BAT
 
     model = onnx.load(graph)
     outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
+    for name in tensors:
+        if name not in outputs:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: dict[str, np.ndarray] = {}
-    for one in batches(feeds, fitting_batch(graph, feeds, batch, MEMORY_BYTES)):
-        for name, values in zip(tensors, session.run(list(tensors), one), strict=True):
+    size = fitting_batch(graph, feeds, batch, MEMORY_BYTES)
+    for one in batches(feeds, size):
+        results = session.run(list(tensors), one)
+        for name, values in zip(tensors, results, strict=True):
             rows = values.reshape(-1, values.shape[-1])
-            found[name] = found.get(name, 0) + (rows.T @ rows).astype(np.float64)
+            product = (rows.T @ rows).astype(np.float64)
+            found[name] = found.get(name, 0) + product
     return found
 
 
@@ -47,46 +53,59 @@ def round_weights(weights: np.ndarray, hessian: np.ndarray, size: int) -> tuple[
 
     `weights` [inputs, outputs], whose inputs `size` divides; `hessian` [inputs, inputs].
     """
-    left, inputs = weights.astype(np.float64), len(weights)
-    hessian = hessian.copy()
-    dead = np.diag(hessian) == 0  # inputs that were always 0 teach nothing
-    hessian[dead, dead] = 1
-    hessian[np.diag_indices(inputs)] += DAMPING * np.mean(np.diag(hessian))
-    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
-    codes = np.zeros(weights.shape, np.uint8)
-    scales = np.zeros((inputs // size, weights.shape[1]), np.float32)
-    zeros = np.zeros(scales.shape, np.uint8)
+    inputs, outputs = weights.shape
+    left = weights.astype(np.float64)
+    upper = _error_factors(hessian)
+    codes = np.zeros((inputs, outputs), np.uint8)
+    scales = np.zeros((inputs // size, outputs), np.float32)
+    zeros = np.zeros((inputs // size, outputs), np.uint8)
     for start in range(0, inputs, CHUNK):
         end = min(inputs, start + CHUNK)
-        errors = np.zeros((end - start, weights.shape[1]))
+        errors = np.zeros((end - start, outputs))
         for i in range(start, end):
             block = i // size
             if i % size == 0:
                 scales[block], zeros[block] = _grid(left[i : i + size])
-            scale, zero = scales[block].astype(np.float64), zeros[block]
+            scale = scales[block].astype(np.float64)
+            zero = zeros[block]
             codes[i] = np.clip(np.round(left[i] / scale) + zero, 0, LARGEST)
-            errors[i - start] = (left[i] - scale * (codes[i].astype(int) - zero)) / upper[i, i]
-            left[i + 1 : end] -= np.outer(upper[i, i + 1 : end], errors[i - start])
+            rounded = scale * (codes[i].astype(int) - zero)
+            error = (left[i] - rounded) / upper[i, i]
+            errors[i - start] = error
+            left[i + 1 : end] -= np.outer(upper[i, i + 1 : end], error)
         left[end:] -= upper[start:end, end:].T @ errors
     return codes, scales, zeros
 
 
+def _error_factors(hessian: np.ndarray) -> np.ndarray:
+    """The inverse Hessian's Cholesky factor, upper triangular [inputs, inputs]: how an input's error is made up for."""
+    damped = hessian.copy()
+    dead = np.diag(damped) == 0  # inputs that were always 0 teach nothing
+    damped[dead, dead] = 1
+    damped[np.diag_indices(len(damped))] += DAMPING * np.mean(np.diag(damped))
+    return np.linalg.cholesky(np.linalg.inv(damped)).T
+
+
 def _grid(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point of each output for the values [size, outputs] of a block: 0 is always one of the 16."""
-    least, most = np.minimum(block.min(axis=0), 0), np.maximum(block.max(axis=0), 0)
+    least = np.minimum(block.min(axis=0), 0)
+    most = np.maximum(block.max(axis=0), 0)
     scale = ((most - least) / LARGEST).astype(np.float32)
     scale[scale == 0] = 1
-    return scale, np.clip(np.round(-least / scale), 0, LARGEST).astype(np.uint8)
+    zero = np.clip(np.round(-least / scale), 0, LARGEST)
+    return scale, zero.astype(np.uint8)
 
 
 def products(model: "onnx.ModelProto", size: int) -> Mapping[str, np.ndarray]:
     """Constant weights [inputs, outputs] of the MatMuls that `size` cuts evenly, by node name."""
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensors = initializers(model.graph)
     found = {}
     for node in model.graph.node:
-        tensor = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
-        if tensor is not None and len(tensor.dims) == 2 and tensor.dims[0] % size == 0:
+        if node.op_type != "MatMul" or node.input[1] not in tensors:
+            continue
+        tensor = tensors[node.input[1]]
+        if len(tensor.dims) == 2 and tensor.dims[0] % size == 0:
             found[node.name] = numpy_helper.to_array(tensor)
     return found

@@ -1,7 +1,8 @@
-"""What a graph is made of, for the rules that decide whether a scheme makes sense for it."""
+"""What a graph is made of, for the rules that decide whether a scheme makes sense for it; how nodes are exchanged."""
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,28 @@ FLOATS = (1, 10)  # FLOAT and FLOAT16 of onnx.TensorProto
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
+def initializers(graph: "onnx.GraphProto") -> "dict[str, onnx.TensorProto]":
+    """The graph's constant tensors by name."""
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def reads(nodes: "Iterable[onnx.NodeProto]") -> Counter[str]:
+    """How many inputs of `nodes` each tensor is."""
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        counts.update(node.input)
+    return counts
+
+
 def weight_elements(path: Path) -> Counter[str]:
     """Floating-point weight elements by the operator type that consumes them (Conv, MatMul, Gemm, Gather, ...)."""
     import onnx
 
     model = onnx.load(path)
-    sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type in FLOATS}
+    sizes: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in FLOATS:
+            sizes[tensor.name] = math.prod(tensor.dims)
     held: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in WEIGHTED:
@@ -33,23 +50,79 @@ def quantized_nodes(path: Path) -> int:
     """How many nodes of the graph quantize, dequantize or compute in integers."""
     import onnx
 
-    return sum(
-        node.op_type in QUANTIZED or node.op_type.startswith("QLinear")
-        for node in onnx.load(path, load_external_data=False).graph.node
-    )
+    count = 0
+    for node in onnx.load(path, load_external_data=False).graph.node:
+        if node.op_type in QUANTIZED or node.op_type.startswith("QLinear"):
+            count += 1
+    return count
 
 
-def replace_nodes(model: "onnx.ModelProto", nodes: "list[onnx.NodeProto]") -> None:
+# --- sizes ---------------------------------------------------------------------------------------------
+
+
+def with_input_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto":
+    """The graph with inputs of these shapes, and all other shapes inferred from them. Changes `model` too."""
+    import onnx
+
+    fix_input_shapes(model, shapes)
+    del model.graph.value_info[:]  # of the declared dynamic axes, which would win over the sizes
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def fix_input_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give the inputs that `shapes` names these sizes, in place."""
+    for value in model.graph.input:
+        if value.name in shapes:
+            for axis, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+                axis.dim_value = size
+
+
+def tensor_bytes(value: "onnx.ValueInfoProto") -> int | None:
+    """Bytes of a tensor of the declared type and shape; None where the shape is not known."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    axes = tensor.shape.dim
+    if not tensor.HasField("shape") or not all(axis.HasField("dim_value") for axis in axes):
+        return None
+    elements: int = math.prod(axis.dim_value for axis in axes)
+    return elements * tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+
+
+# --- changing a graph ----------------------------------------------------------------------------------
+
+
+def replace_nodes(model: "onnx.ModelProto", nodes: "Sequence[onnx.NodeProto]") -> None:
     """Put `nodes` in the place of the graph's, and drop weights that none of them reads.
 
     Raises Refused for a graph with branches or loops, whose bodies read weights too.
     """
-    if held := [node.op_type for node in nodes if any(entry.HasField("g") or entry.graphs for entry in node.attribute)]:
-        raise Refused(f"the graph has {held[0]} with a body of its own, which this quantization does not look into")
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    used = {name for node in copies for name in node.input} | {value.name for value in model.graph.output}
-    kept = [type(t).FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    for node in nodes:
+        if any(entry.HasField("g") or entry.graphs for entry in node.attribute):
+            raise Refused(
+                f"the graph has {node.op_type} with a body of its own, which this quantization does not look into"
+            )
+    set_nodes(model.graph, nodes)
+    drop_unused(model.graph)
+
+
+def set_nodes(graph: "onnx.GraphProto", nodes: "Sequence[onnx.NodeProto]") -> None:
+    """Put `nodes` in the place of the graph's."""
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def drop_unused(graph: "onnx.GraphProto") -> None:
+    """Leave out the weights that neither a node reads nor the graph gives."""
+    used = set(reads(graph.node))
+    used.update(value.name for value in graph.output)
+    keep_initializers(graph, used)
+
+
+def keep_initializers(graph: "onnx.GraphProto", names: Collection[str]) -> None:
+    """Leave out all weights but those of these names."""
+    kept = [tensor for tensor in graph.initializer if tensor.name in names]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

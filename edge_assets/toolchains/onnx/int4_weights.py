@@ -16,6 +16,7 @@ from edge_assets.core.scheme import Scheme
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.block_weights import Blocks
@@ -37,7 +38,11 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def quantize(
-    source: Path, path: Path, method: str, calibration: Callable[[], Feeds], exclude: Collection[str] = ()
+    source: Path,
+    path: Path,
+    method: str,
+    calibration: Callable[[], Feeds],
+    exclude: Collection[str] = (),
 ) -> int:
     """Write `source` with int4 weights by "rtn", "hqq" or "gptq" to `path`; returns how many nodes have them.
 
@@ -59,7 +64,8 @@ def quantize(
     else:
         model = block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)
     onnx_format.save(model, path)
-    if not (count := block_weights.count(path)):
+    count = block_weights.count(path)
+    if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int4 name")
     return count
 
@@ -68,22 +74,26 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
     """The model with GPTQ's int4 products; `scratch` is a file that may be written over."""
     import onnx
 
-    weights = {name: array for name, array in products(model, BLOCKS.size).items() if name not in exclude}
+    weights = dict(products(model, BLOCKS.size))
+    for name in exclude:
+        weights.pop(name, None)
     onnx.save(model, scratch)
     inputs = {node.input[0] for node in model.graph.node if node.name in weights}
     curvature = hessians(scratch, feeds, sorted(inputs)) if inputs else {}
     nodes = []
     for node in model.graph.node:
         if node.name in weights:
-            rounded = round_weights(weights[node.name], curvature[node.input[0]], BLOCKS.size)
-            node, tensors = block_weights.product_node(node, *rounded)  # noqa: PLW2901
+            codes, scales, zeros = round_weights(weights[node.name], curvature[node.input[0]], BLOCKS.size)
+            product, tensors = block_weights.product_node(node, codes, scales, zeros)
             model.graph.initializer.extend(tensors)
-        nodes.append(node)
+            nodes.append(product)
+        else:
+            nodes.append(node)
     replace_nodes(model, nodes)
     return block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)  # those that no block cuts evenly
 
 
-def recipe(method: Literal["rtn", "hqq", "gptq"]) -> dict[str, Any]:
+def recipe(method: Literal["rtn", "hqq", "gptq"]) -> dict[str, Json]:
     """What shapes the result."""
     scheme = Scheme(
         precision="int4", kind="weights", form="matmulnbits", weights="u4", block=BLOCKS.size, method=method

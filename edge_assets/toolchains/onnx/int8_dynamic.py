@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.scheme import Scheme, granularity_of, short_type
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
@@ -29,7 +30,12 @@ OPERATORS = ("MatMul", "Gemm")
 
 def share(held: Counter[str]) -> float:
     """Part of a graph's weights that is in matrix products. Tables of embeddings, which only are read, do not count."""
-    return sum(held[name] for name in OPERATORS) / max(1, held.total() - held["Gather"])
+    return sum(held[name] for name in OPERATORS) / _computing(held)
+
+
+def _computing(held: Counter[str]) -> int:
+    """Weights that operators compute with; at least 1, to divide by."""
+    return max(1, held.total() - held["Gather"])
 
 
 def suits(held: Counter[str]) -> bool:
@@ -41,7 +47,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize matrix products. Raises Refused where they hold too little of the model."""
     held = weight_elements(request.source)
     if not suits(held):
-        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / max(1, held.total() - held["Gather"])
+        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / _computing(held)
         raise Refused(
             f"{convolutions:.0f} % of the weights are in convolutions, which dynamic int8 runs as ConvInteger, 4 to 12 "
             f"times slower than fp32 on CPUs; matrix products hold {100 * share(held):.0f} % (at least "
@@ -52,7 +58,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 
-def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: Collection[str] = ()) -> int:
+def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str] = ()) -> int:
     """Write `source` with int8 products and tables to `path`; returns how many nodes quantize or compute in integers.
 
     `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
@@ -63,21 +69,23 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Any], exclude: C
     # split here: the quantizer would do it itself, under names that `exclude` misses
     model = block_weights.split_gemm(onnx.load(source))
     quantize_rows(model, exclude)
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     quantize_dynamic(
         model,
         path,
         op_types_to_quantize=list(OPERATORS),
         per_channel=parameters["per_channel"],
         reduce_range=parameters["reduce_range"],
-        weight_type=QuantType.QInt8 if parameters["weights"] == "int8" else QuantType.QUInt8,
+        weight_type=types[str(parameters["weights"])],
         nodes_to_exclude=list(exclude),
     )
-    if not (count := quantized_nodes(path)):
+    count = quantized_nodes(path)
+    if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     return count
 
 
-def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """Weight type, granularity and range of the target's kernels."""
     flavour = target.quantization
     scheme = Scheme(

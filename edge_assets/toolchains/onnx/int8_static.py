@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_assets.core.scheme import Scheme, granularity_of, renamed, short_type
-from edge_assets.core.variant import BuildRequest, in_depth
+from edge_assets.core.variant import BuildRequest, Variant, in_depth
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, Ranges, observe
 from edge_assets.toolchains.onnx.compact import compact
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 # ONNX Runtime quantizes float biases as it loads: int32 biases, their scales and zero points only weigh in the file
-OPTIONS: Mapping[str, Any] = {"QuantizeBias": False}
+OPTIONS: Mapping[str, Json] = {"QuantizeBias": False}
 Integer = Literal["int8", "uint8", "int16", "uint16"]
 
 
@@ -39,10 +40,10 @@ class Flavour:
     per_channel: bool
     reduce_range: bool = False
     operators: tuple[str, ...] = ()  # quantized; empty: all that have a quantized form
-    options: Mapping[str, Any] = field(default_factory=lambda: OPTIONS)  # ONNX Runtime's extra_options
+    options: Mapping[str, Json] = field(default_factory=lambda: OPTIONS)  # ONNX Runtime's extra_options
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> "Flavour":
+    def of(cls, parameters: Mapping[str, Any], options: Mapping[str, Json] = OPTIONS) -> "Flavour":
         """The flavour that a variant's parameters name."""
         return cls(
             activations=parameters["activations"],
@@ -50,7 +51,7 @@ class Flavour:
             per_channel=parameters["per_channel"],
             reduce_range=parameters["reduce_range"],
             operators=tuple(parameters.get("operators", ())),
-            options=OPTIONS if options is None else options,
+            options=options,
         )
 
 
@@ -67,7 +68,11 @@ def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(request.source, Path(scratch))
         ranges = observe(
-            prepared, request.calibration(), parameters["method"], flavour.operators, batch=parameters["batch"]
+            prepared,
+            request.calibration(),
+            parameters["method"],
+            flavour.operators,
+            batch=parameters["batch"],
         )
         if ranges.fallback:
             request.log(f"calibrating with minmax instead: {ranges.fallback}")
@@ -109,29 +114,37 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
     }
     model = onnx.load(prepared)
     add_infer_metadata(model)  # its shapes are inferred: do not do it again
-    known = {name: TensorData(lowest=least, highest=most) for name, (least, most) in ranges.by_tensor.items()}
+    known = {}
+    for name, (least, most) in ranges.by_tensor.items():
+        known[name] = TensorData(lowest=least, highest=most)
+    quantizable = {*QLinearOpsRegistry, *QDQRegistry}
     quantizer = QDQQuantizer(
         model,
-        flavour.per_channel,
-        flavour.reduce_range,
-        types[flavour.weights],
-        types[flavour.activations],
-        known,
-        [],
-        list(exclude),
-        list(flavour.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry}),
-        dict(flavour.options),
+        per_channel=flavour.per_channel,
+        reduce_range=flavour.reduce_range,
+        weight_qType=types[flavour.weights],
+        activation_qType=types[flavour.activations],
+        tensors_range=known,
+        nodes_to_quantize=[],
+        nodes_to_exclude=list(exclude),
+        op_types_to_quantize=list(flavour.operators) or sorted(quantizable),
+        extra_options=dict(flavour.options),
     )
     quantizer.quantize_model()
     quantized = quantizer.model.model
     compact(quantized)
     onnx.save(quantized, path)
-    if not (count := quantized_nodes(path)):
+    count = quantized_nodes(path)
+    if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     return count
 
 
-def parameters(spec: "ModelSpec", target: "Target", method: "CalibrationMethod | None" = None) -> dict[str, Any]:
+def parameters(
+    spec: "ModelSpec",
+    target: "Target",
+    method: "CalibrationMethod | None" = None,
+) -> dict[str, Json]:
     """The target's flavour and the calibration method, the model's own unless `method` is given."""
     flavour = target.quantization
     method = method or spec.calibration.method
@@ -156,11 +169,12 @@ def parameters(spec: "ModelSpec", target: "Target", method: "CalibrationMethod |
     }
 
 
-def a16w8(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def a16w8(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The target's flavour with activations in 16 bits, the recipe's name said so."""
     found = parameters(spec, target)
-    wide = found["activations"].replace("8", "16")
-    return found | {"recipe": renamed(found["recipe"], activations=f"{wide[0]}16"), "activations": wide}
+    wide = target.quantization.activations.replace("8", "16")
+    recipe = renamed(str(found["recipe"]), activations=f"{wide[0]}16")
+    return found | {"recipe": recipe, "activations": wide}
 
 
 VARIANT = replace(
@@ -173,20 +187,21 @@ VARIANT = replace(
     code_version="3",
     needs=frozenset({"calibration"}),
 )
-ENTROPY = replace(
-    VARIANT,
-    name="onnx_int8_static_entropy",
-    description="Calibrated int8 in QDQ form with ranges that lose the least information (Kullback-Leibler).",
-    parameters=lambda spec, target: parameters(spec, target, "entropy"),
-    offered=in_depth,
-)
-PERCENTILE = replace(
-    VARIANT,
-    name="onnx_int8_static_percentile",
-    description="Calibrated int8 in QDQ form with ranges that leave out the outermost 0.001 % of the values.",
-    parameters=lambda spec, target: parameters(spec, target, "percentile"),
-    offered=in_depth,
-)
+
+
+def _calibrated_by(method: "CalibrationMethod", ranges: str) -> Variant:
+    """The variant whose ranges are found by `method`, whatever the model's own is."""
+    return replace(
+        VARIANT,
+        name=f"onnx_int8_static_{method}",
+        description=f"Calibrated int8 in QDQ form with ranges that {ranges}.",
+        parameters=lambda spec, target: parameters(spec, target, method),
+        offered=in_depth,
+    )
+
+
+ENTROPY = _calibrated_by("entropy", "lose the least information (Kullback-Leibler)")
+PERCENTILE = _calibrated_by("percentile", "leave out the outermost 0.001 % of the values")
 A16W8 = replace(
     VARIANT,
     name="onnx_int8_a16w8",

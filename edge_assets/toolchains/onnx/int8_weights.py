@@ -6,7 +6,6 @@ scale per output channel, applied as the session opens: a Cast and a Mul are fol
 DequantizeLinear would run at every call. Tables of embeddings get a scale per row.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,14 @@ from edge_assets.errors import Refused
 from edge_assets.toolchains.onnx import block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.block_weights import Blocks
-from edge_assets.toolchains.onnx.graph import replace_nodes
+from edge_assets.toolchains.onnx.graph import initializers, reads, replace_nodes
 from edge_assets.toolchains.onnx.tables import per_channel, quantize_rows
 
 if TYPE_CHECKING:
     import onnx
 
 BLOCKS = Blocks(bits=8, size=128, symmetric=True, accuracy_level=4)
+CHANNELS = {"Conv": 0, "ConvTranspose": 1}  # axis of the weights' output channels
 SCHEME = Scheme(
     precision="int8",
     kind="weights",
@@ -50,7 +50,8 @@ def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
     import onnx
 
     model = block_weights.split_gemm(onnx.load(source))
-    count = _expand_convolutions(model, exclude) + quantize_rows(model, exclude)
+    count = _expand_convolutions(model, exclude)
+    count += quantize_rows(model, exclude)
     model = block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)
     onnx_format.save(model, path)
     count += block_weights.count(path)
@@ -61,30 +62,47 @@ def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
 
 def _expand_convolutions(model: "onnx.ModelProto", exclude: Collection[str]) -> int:
     """Convolutions' weights as int8 with a scale per output channel, in place; returns how many have them."""
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    users = Counter(name for node in model.graph.node for name in node.input)
+    tensors = initializers(model.graph)
+    users = reads(model.graph.node)
     nodes, count = [], 0
     for node in model.graph.node:
-        name = node.input[1] if node.op_type in ("Conv", "ConvTranspose") else ""
-        tensor = tensors.get(name)
-        if tensor is not None and node.name not in exclude and users[name] == 1:
-            axis = 1 if node.op_type == "ConvTranspose" else 0
+        name = node.input[1] if node.op_type in CHANNELS else ""
+        if name in tensors and users[name] == 1 and node.name not in exclude:
+            tensor, axis = tensors[name], CHANNELS[node.op_type]
             codes, scales = per_channel(numpy_helper.to_array(tensor), axis)
-            shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
-            new = {f"{name}_codes": codes, f"{name}_scales": scales.reshape(shape)}
-            model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in new.items())
-            cast, values, to = f"{name}_cast", f"{name}_values", tensor.data_type
-            nodes += [
-                helper.make_node("Cast", [f"{name}_codes"], [cast], name=f"{node.name}_weights_cast", to=to),
-                helper.make_node("Mul", [cast, f"{name}_scales"], [values], name=f"{node.name}_weights_scale"),
-            ]
-            node.input[1] = values
+            shape = [1] * codes.ndim
+            shape[axis] = -1
+            model.graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))
+            model.graph.initializer.append(numpy_helper.from_array(scales.reshape(shape), f"{name}_scales"))
+            nodes += _scaled_codes(node, tensor.data_type)
+            node.input[1] = f"{name}_values"
             count += 1
         nodes.append(node)
     replace_nodes(model, nodes)
     return count
+
+
+def _scaled_codes(convolution: "onnx.NodeProto", data_type: int) -> "list[onnx.NodeProto]":
+    """What makes its weights of their codes and scales."""
+    from onnx import helper
+
+    name = convolution.input[1]
+    cast = helper.make_node(
+        "Cast",
+        [f"{name}_codes"],
+        [f"{name}_cast"],
+        name=f"{convolution.name}_weights_cast",
+        to=data_type,
+    )
+    scale = helper.make_node(
+        "Mul",
+        [f"{name}_cast", f"{name}_scales"],
+        [f"{name}_values"],
+        name=f"{convolution.name}_weights_scale",
+    )
+    return [cast, scale]
 
 
 VARIANT = replace(

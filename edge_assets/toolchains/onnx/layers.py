@@ -6,7 +6,7 @@ activations are layers like any other: what is sensitive comes out of the measur
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,26 +50,28 @@ def layers(path: Path, exported: Path) -> list[Layer]:
     graph = onnx.load(path).graph
     scopes = _scopes(onnx.load(exported, load_external_data=False).graph)
     sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
-    found: list[Layer] = []
-    members: dict[str, list[str]] = {}
+    found: dict[str, Layer] = {}  # by the name of the convolution or matrix product
     owner: dict[str, str] = {}  # tensor -> the layer that it comes out of
+    names: set[str] = set()
     for node in graph.node:
         if node.op_type in COMPUTE:
-            weights = max((sizes.get(name, 0) for name in node.input[1:2]), default=0)
+            weights = sizes.get(node.input[1], 0)
             name = _label(node, scopes, weights > 0)
-            taken = {layer.name for layer in found}
-            found.append(Layer(name if name not in taken else node.name, node.op_type, node.name, (), weights))
-            members[node.name] = [node.name]
+            if name in names:
+                name = node.name
+            names.add(name)
+            found[node.name] = Layer(name, node.op_type, node.name, (node.name,), weights)
             current = node.name
         else:
             # of several producers, the last in the graph's order: a residual sum belongs to the branch it ends
             owners = [owner[name] for name in node.input if name in owner]
             if not owners:
                 continue
-            current = max(owners, key=list(members).index)
-            members[current].append(node.name)
+            current = max(owners, key=list(found).index)
+            layer = found[current]
+            found[current] = replace(layer, nodes=(*layer.nodes, node.name))
         owner |= dict.fromkeys(node.output, current)
-    return [Layer(entry.name, entry.operator, entry.node, tuple(members[entry.node]), entry.weights) for entry in found]
+    return list(found.values())
 
 
 def _scopes(graph: "onnx.GraphProto") -> Mapping[str, list[str]]:
@@ -78,16 +80,19 @@ def _scopes(graph: "onnx.GraphProto") -> Mapping[str, list[str]]:
     for node in graph.node:
         for entry in node.metadata_props:
             if entry.key == SCOPES:
-                found[node.name] = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
+                modules = ast.literal_eval(entry.value)[:-1]  # the last is the operator
+                found[node.name] = [scope for scope in modules if scope]
     return found
 
 
 def _label(node: "onnx.NodeProto", scopes: Mapping[str, list[str]], weighted: bool) -> str:
     """A parameter's name tells its module; a fused or transposed one lost it, and then the exporter's scope does."""
-    module, _, kind = node.input[1].rpartition(".") if weighted else ("", "", "")
-    if module and kind == "weight":
-        return module
-    inner = scopes.get(node.name)
-    if not inner:
+    if weighted:
+        parameter: str = node.input[1]
+        module, _, kind = parameter.rpartition(".")
+        if module and kind == "weight":
+            return module
+    if not scopes.get(node.name):
         return node.name
-    return inner[-1] if weighted else f"{inner[-1]} ({node.name})"
+    innermost = scopes[node.name][-1]
+    return innermost if weighted else f"{innermost} ({node.name})"

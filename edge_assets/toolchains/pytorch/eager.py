@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -14,37 +14,55 @@ from edge_assets.errors import EdgeAssetsError
 if TYPE_CHECKING:
     import torch
 
+    from edge_assets.spec.model import Tensor
+
+    Outputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
+
 
 class TorchSession:
     """A torch module, eager or scripted, with inputs by position and outputs by name."""
 
     def __init__(self, model: "torch.nn.Module", inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.model, self.inputs, self.outputs = model, inputs, outputs
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         import torch
 
         with torch.inference_mode():
-            result = self.model(*(torch.from_numpy(feeds[name]) for name in self.inputs))
-        return {name: tensor.numpy() for name, tensor in zip(self.outputs, as_tuple(result), strict=True)}
+            results = as_tuple(self.model(*in_order(feeds, self.inputs)))
+        return {name: tensor.numpy() for name, tensor in zip(self.outputs, results, strict=True)}
 
 
 class CudaSession:
     """A PyTorch program on the GPU, fed from and read back to the host, at most `largest_batch` samples at a time."""
 
-    def __init__(self, program: Any, inputs: Sequence[str], outputs: Sequence[str], largest_batch: int) -> None:
-        self.program, self.inputs, self.outputs, self.largest = program, inputs, outputs, largest_batch
+    def __init__(
+        self,
+        program: "torch.nn.Module",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        largest_batch: int,
+    ) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.outputs = outputs
+        self.largest = largest_batch
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         import torch
 
-        parts = []
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         count = len(feeds[self.inputs[0]])
         with torch.inference_mode():
             for start in range(0, count, self.largest):
-                batch = (torch.from_numpy(feeds[name][start : start + self.largest]).cuda() for name in self.inputs)
-                parts.append([tensor.cpu().numpy() for tensor in as_tuple(self.program(*batch))])
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)}
+                batch = {name: feeds[name][start : start + self.largest] for name in self.inputs}
+                tensors = [tensor.cuda() for tensor in in_order(batch, self.inputs)]
+                results = as_tuple(self.program(*tensors))
+                for i, name in enumerate(self.outputs):
+                    parts[name].append(results[i].cpu().numpy())
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def peak_memory_bytes(self) -> int:
         """Most GPU memory that PyTorch's allocator has held."""
@@ -53,13 +71,28 @@ class CudaSession:
         return torch.cuda.max_memory_reserved()
 
 
-def as_tuple(result: Any) -> tuple["torch.Tensor", ...]:
+def in_order(feeds: Feeds, names: Sequence[str]) -> tuple["torch.Tensor", ...]:
+    """A model's arguments: the inputs of these names."""
+    import torch
+
+    return tuple(torch.from_numpy(feeds[name]) for name in names)
+
+
+def as_tuple(result: "Outputs") -> tuple["torch.Tensor", ...]:
     """A model's return value as the tuple of its outputs."""
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
+    if isinstance(result, tuple | list):
+        return tuple(result)
+    return (result,)
 
 
 def open_session(
-    path: Path, *, threads: int, architecture: str, inputs: Sequence[str], outputs: Sequence[str], device: str = "cpu"
+    path: Path,
+    *,
+    threads: int,
+    architecture: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    device: str = "cpu",
 ) -> Session:
     """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process."""
     import torch
@@ -80,25 +113,35 @@ def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> d
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(*(torch.from_numpy(feeds[name]) for name in inputs))
-    tensors = [*model.parameters(), *model.buffers()]
+        model(*in_order(feeds, inputs))
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    size = 0
+    for tensor in (*model.parameters(), *model.buffers()):
+        size += tensor.numel() * tensor.element_size()
     return {
-        "parameters": sum(tensor.numel() for tensor in model.parameters()),
-        "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "parameters": elements,
+        "weights_bytes": size,
         "flops": counter.get_total_flops(),
     }
 
 
-def check_outputs(outputs: Feeds, expected: Sequence[Any], batch: int) -> None:
+def check_outputs(outputs: Feeds, expected: "Sequence[Tensor]", batch: int) -> None:
     """Raises EdgeAssetsError if the model's outputs are not what the spec declares."""
     for tensor in expected:
         array = outputs[tensor.name]
-        shape = tuple(batch if axis == "batch" else axis for axis in tensor.shape)
-        fits = len(shape) == array.ndim and all(
-            isinstance(a, str) or a == b for a, b in zip(shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != tensor.dtype:
+        if array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape, batch):
             raise EdgeAssetsError(
                 f"output '{tensor.name}' is {array.dtype} {array.shape}, "
                 f"the spec declares {tensor.dtype} {tensor.shape}"
             )
+
+
+def _fits(shape: Sequence[int], declared: Sequence[int | str], batch: int) -> bool:
+    """Whether a shape is of the declared kind: axes of numbers have that size, `batch` is the batch's."""
+    if len(shape) != len(declared):
+        return False
+    for size, axis in zip(shape, declared, strict=True):
+        wanted = batch if axis == "batch" else axis
+        if isinstance(wanted, int) and size != wanted:
+            return False
+    return True

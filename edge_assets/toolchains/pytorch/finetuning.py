@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_assets.errors import Refused
 from edge_assets.spec.model import FineTuning
@@ -51,7 +51,7 @@ class Progress:
     """The state of a run after an epoch: what training goes on from, and the best epoch's weights."""
 
     model: dict[str, "torch.Tensor"]
-    optimizer: dict[str, Any]
+    optimizer: dict[str, object]
     best: dict[str, "torch.Tensor"]
     history: list[Epoch] = field(default_factory=list)
     stopped: str | None = None  # why training ended before its last epoch
@@ -83,7 +83,8 @@ class Samples:
 
     def take(self, index: "torch.Tensor") -> "Samples":
         """The samples at `index`, int64 [n]."""
-        return Samples(tuple(array[index] for array in self.inputs), self.labels[index])
+        inputs = tuple(array[index] for array in self.inputs)
+        return Samples(inputs, self.labels[index])
 
 
 def fine_tune(
@@ -105,15 +106,28 @@ def fine_tune(
 
     training, held_out = split(samples, recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
-    task = _Task(model, modes, optimizer, loss_of(recipe.loss), tuple(outputs), classifies, recipe, log)
+    task = _Task(
+        model=model,
+        modes=modes,
+        optimizer=optimizer,
+        loss=loss_of(recipe.loss),
+        outputs=tuple(outputs),
+        classifies=classifies,
+        recipe=recipe,
+        log=log,
+    )
     with torch.random.fork_rng(devices=[]):
         progress = _resume(kept, model, optimizer) or _start(task, training, held_out)
-        if done := len(progress.history) - 1:
+        done = len(progress.history) - 1
+        if done:
             log(f"fine-tuning goes on after epoch {done} of {recipe.epochs}")
         for number in range(done + 1, recipe.epochs + 1):
             if progress.stopped:
                 break
-            _epoch(task, progress, number, training, held_out)
+            try:
+                _epoch(task, progress, number, training, held_out)
+            except _Diverged as reason:
+                _stop(task, progress, str(reason))
             _save(progress, kept / STATE)
     load_state(model, progress.best)
     modes.fix()
@@ -132,7 +146,12 @@ class _Task:
     log: Callable[[str], None]
 
     def run(self, batch: Samples) -> dict[str, "torch.Tensor"]:
-        return dict(zip(self.outputs, as_tuple(self.model(*batch.inputs)), strict=True))
+        results = as_tuple(self.model(*batch.inputs))
+        return dict(zip(self.outputs, results, strict=True))
+
+
+class _Diverged(Exception):
+    """A loss that training cannot go on from: NaN or infinite."""
 
 
 def split(samples: Samples, seed: int) -> tuple[Samples, Samples]:
@@ -180,43 +199,52 @@ def _start(task: _Task, training: Samples, held_out: Samples) -> Progress:
 
 
 def _epoch(task: _Task, progress: Progress, number: int, training: Samples, held_out: Samples) -> None:
-    """Train one epoch and judge it; `progress` is then what it is after that epoch, or says why it stopped."""
-    import torch
-
-    recipe, begun = task.recipe, time.monotonic()
-    (task.modes.fix if settles(recipe, number) else task.modes.train)()
-    torch.manual_seed((recipe.seed << 16) + number)
-    size = min(recipe.batch_size, len(training))
-    batches = [index for index in torch.randperm(len(training)).split(size) if len(index) == size]
-    losses = []
-    for step, index in enumerate(batches):
-        for group in task.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (number - 1) * len(batches) + step, recipe.epochs * len(batches))
-        batch = training.take(index)
-        loss = task.loss(task.run(batch), batch.labels)
-        if not torch.isfinite(loss):
-            _stop(task, progress, f"the loss is {loss.item()} in epoch {number}, step {step + 1} of {len(batches)}")
-            return
-        task.optimizer.zero_grad()
-        loss.backward()
-        task.optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % max(1, len(batches) // REPORTS) == 0:
-            task.log(f"epoch {number} of {recipe.epochs}, step {step + 1} of {len(batches)}: loss {losses[-1]:.4f}")
+    """Train one epoch and judge it; `progress` is then what it is after that epoch. Raises _Diverged."""
+    begun = time.monotonic()
+    loss = _train(task, number, training)
     held_out_loss, accuracy = _judge(task, held_out)
     if not math.isfinite(held_out_loss):
-        _stop(task, progress, f"the loss on the held-out samples is {held_out_loss} after epoch {number}")
-        return
-    epoch = Epoch(number, sum(losses) / len(losses), held_out_loss, accuracy, time.monotonic() - begun)
+        raise _Diverged(f"the loss on the held-out samples is {held_out_loss} after epoch {number}")
+    epoch = Epoch(number, loss, held_out_loss, accuracy, time.monotonic() - begun)
     progress.history.append(epoch)
     progress.model = _copy(task.model.state_dict())
     progress.optimizer = task.optimizer.state_dict()
     if progress.best_epoch is epoch:
         progress.best = progress.model
     task.log(
-        f"epoch {number} of {recipe.epochs} in {epoch.seconds:.0f} s: loss {epoch.loss:.4f}, "
+        f"epoch {number} of {task.recipe.epochs} in {epoch.seconds:.0f} s: loss {loss:.4f}, "
         f"held-out loss {held_out_loss:.4f}{_percent(accuracy)}"
     )
+
+
+def _train(task: _Task, number: int, training: Samples) -> float:
+    """Train one epoch; returns the mean loss of its steps. Raises _Diverged for a loss that is NaN or infinite."""
+    import torch
+
+    recipe = task.recipe
+    if settles(recipe, number):
+        task.modes.fix()
+    else:
+        task.modes.train()
+    torch.manual_seed((recipe.seed << 16) + number)
+    size = min(recipe.batch_size, len(training))
+    batches = [index for index in torch.randperm(len(training)).split(size) if len(index) == size]
+    losses: list[float] = []
+    for step, index in enumerate(batches):
+        rate = learning_rate(recipe, (number - 1) * len(batches) + step, recipe.epochs * len(batches))
+        for group in task.optimizer.param_groups:
+            group["lr"] = rate
+        batch = training.take(index)
+        loss = task.loss(task.run(batch), batch.labels)
+        if not torch.isfinite(loss):
+            raise _Diverged(f"the loss is {loss.item()} in epoch {number}, step {step + 1} of {len(batches)}")
+        task.optimizer.zero_grad()
+        loss.backward()
+        task.optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % max(1, len(batches) // REPORTS) == 0:
+            task.log(f"epoch {number} of {recipe.epochs}, step {step + 1} of {len(batches)}: loss {losses[-1]:.4f}")
+    return sum(losses) / len(losses)
 
 
 def _stop(task: _Task, progress: Progress, reason: str) -> None:
@@ -233,14 +261,18 @@ def _judge(task: _Task, held_out: Samples) -> tuple[float, float | None]:
     import torch
 
     task.modes.fix()
-    total, right = 0.0, 0
+    total = 0.0
+    right = 0
     with torch.no_grad():
         for index in torch.arange(len(held_out)).split(task.recipe.batch_size):
             batch = held_out.take(index)
             outputs = task.run(batch)
             total += task.loss(outputs, batch.labels).item() * len(index)
-            right += int((next(iter(outputs.values())).argmax(-1) == batch.labels).sum()) if task.classifies else 0
-    return total / len(held_out), right / len(held_out) if task.classifies else None
+            if task.classifies:
+                classes = next(iter(outputs.values())).argmax(-1)
+                right += int((classes == batch.labels).sum())
+    accuracy = right / len(held_out) if task.classifies else None
+    return total / len(held_out), accuracy
 
 
 def _percent(accuracy: float | None) -> str:
@@ -269,23 +301,36 @@ def _save(progress: Progress, path: Path) -> None:
     """Write the state in one rename: a run killed meanwhile goes on from the epoch before."""
     import torch
 
-    state = {name: getattr(progress, name) for name in ("model", "optimizer", "best", "stopped")}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state | {"history": [asdict(epoch) for epoch in progress.history]}, file)
+    state = {
+        "model": progress.model,
+        "optimizer": progress.optimizer,
+        "best": progress.best,
+        "stopped": progress.stopped,
+        "history": [asdict(epoch) for epoch in progress.history],
+    }
+    partial_file = path.with_suffix(".partial")
+    with partial_file.open("wb") as file:
+        torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    os.replace(partial_file, path)
 
 
 def _resume(kept: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> Progress | None:
     """What an earlier run of the same recipe left, loaded into `model` and `optimizer`."""
     import torch
 
-    if not (path := kept / STATE).exists():
+    path = kept / STATE
+    if not path.exists():
         return None
     state = torch.load(path, weights_only=True)
-    progress = Progress(**state | {"history": [Epoch(**epoch) for epoch in state["history"]]})
+    progress = Progress(
+        model=state["model"],
+        optimizer=state["optimizer"],
+        best=state["best"],
+        history=[Epoch(**epoch) for epoch in state["history"]],
+        stopped=state["stopped"],
+    )
     load_state(model, progress.model)
     optimizer.load_state_dict(progress.optimizer)
     return progress
@@ -296,8 +341,13 @@ def _resume(kept: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimi
 
 def write_history(progress: Progress, recipe: FineTuning, path: Path) -> None:
     """The recipe and every epoch as JSON."""
-    facts = {"recipe": asdict(recipe), "best_epoch": progress.best_epoch.number, "stopped": progress.stopped}
-    path.write_text(json.dumps(facts | {"epochs": [asdict(e) for e in progress.history]}, indent=1) + "\n")
+    history = {
+        "recipe": asdict(recipe),
+        "best_epoch": progress.best_epoch.number,
+        "stopped": progress.stopped,
+        "epochs": [asdict(epoch) for epoch in progress.history],
+    }
+    path.write_text(json.dumps(history, indent=1) + "\n")
 
 
 def draw(progress: Progress, path: Path) -> None:
@@ -307,19 +357,23 @@ def draw(progress: Progress, path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     epochs, best = progress.history, progress.best_epoch
-    judged = [epoch for epoch in epochs if epoch.held_out_accuracy is not None]
-    figure = Figure(figsize=(9 if judged else 4.5, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    (left, *right) = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
     numbers = [epoch.number for epoch in epochs]
-    left.plot(numbers[1:], [epoch.loss for epoch in epochs[1:]], "o-", color="#57606a", label="training")
-    left.plot(numbers, [epoch.held_out_loss for epoch in epochs], "o-", color="#0969da", label="held out")
-    left.set_ylabel("mean loss")
-    left.legend()
-    for axes in right:
-        axes.plot(numbers, [100 * (epoch.held_out_accuracy or 0) for epoch in judged], "o-", color="#0969da")
-        axes.set_ylabel("accuracy on held-out samples (%)")
-    for axes in (left, *right):
+    accuracies = []
+    for epoch in epochs:
+        if epoch.held_out_accuracy is not None:
+            accuracies.append(100 * epoch.held_out_accuracy)
+    figure = Figure(figsize=(9 if accuracies else 4.5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    (panels,) = figure.subplots(1, 2 if accuracies else 1, squeeze=False)
+    losses = panels[0]
+    losses.plot(numbers[1:], [epoch.loss for epoch in epochs[1:]], "o-", color="#57606a", label="training")
+    losses.plot(numbers, [epoch.held_out_loss for epoch in epochs], "o-", color="#0969da", label="held out")
+    losses.set_ylabel("mean loss")
+    losses.legend()
+    if accuracies:
+        panels[1].plot(numbers, accuracies, "o-", color="#0969da")
+        panels[1].set_ylabel("accuracy on held-out samples (%)")
+    for axes in panels:
         axes.axvline(best.number, color="#bf8700", linewidth=0.8)
         axes.set_xlabel("epoch (0: before training)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

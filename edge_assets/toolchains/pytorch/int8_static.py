@@ -8,10 +8,15 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.scheme import Method, Scheme, granularity_of
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
-from edge_assets.toolchains.onnx.calibration import BATCH, batches
+from edge_assets.hashing import Json
+from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
 from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.pytorch.eager import in_order
 
 if TYPE_CHECKING:
+    import torch
+    from torch.ao.quantization import QConfigMapping
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -21,7 +26,7 @@ FILE = "model.pt"
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Observe, convert and trace. Raises Refused if FX cannot trace the model, or if nothing changed."""
     import torch
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+    from torch.ao.quantization.quantize_fx import convert_fx
 
     engine = request.parameters["engine"]
     if engine not in torch.backends.quantized.supported_engines:
@@ -31,33 +36,51 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
     feeds = request.calibration()
+    observers = qconfig_mapping(
+        engine,
+        method=request.parameters["method"],
+        per_channel=request.parameters["per_channel"],
+        reduce_range=request.parameters["reduce_range"],
+    )
     try:
         torch.backends.quantized.engine = engine
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            try:
-                prepared = prepare_fx(model, qconfig_mapping(request.parameters), example)
-            except Exception as error:  # FX runs the model's own code on proxies, which can raise anything
-                raise Refused(
-                    f"FX cannot trace this model for static quantization: {told(error)}. Use onnx_int8_static, which "
-                    f"quantizes the exported graph"
-                ) from error
+            prepared = _prepared(model, observers, example)
             for batch in batches(feeds, BATCH):
-                prepared(*(torch.from_numpy(batch[name]) for name in names))
+                prepared(*in_order(batch, names))
             converted = convert_fx(prepared)
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
             if not changed:
                 raise Refused("no module of this model was changed, so the result would be fp32 under an int8 name")
-            scripted = torch.jit.freeze(torch.jit.trace(converted, example, check_trace=False).eval())
-            torch.jit.save(scripted, request.output / FILE)
+            traced = torch.jit.trace(converted, example, check_trace=False)
+            torch.jit.save(torch.jit.freeze(traced.eval()), request.output / FILE)
     finally:
         torch.backends.quantized.engine = before
-    samples = len(next(iter(feeds.values())))
+    samples = sample_count(feeds)
     facts = {"recipe": request.parameters["recipe"], "quantized_nodes": changed, "calibration_samples": samples}
     return facts | {"session": {"engine": engine}}
 
 
-def qconfig_mapping(parameters: Mapping[str, Any]) -> Any:
+def _prepared(
+    model: "torch.nn.Module",
+    observers: "QConfigMapping",
+    example: tuple["torch.Tensor", ...],
+) -> "torch.fx.GraphModule":
+    """The traced model with observers. Raises Refused if FX cannot trace it."""
+    from torch.ao.quantization.quantize_fx import prepare_fx
+
+    try:
+        prepared: torch.fx.GraphModule = prepare_fx(model, observers, example)
+    except Exception as error:  # FX runs the model's own code on proxies, which can raise anything
+        raise Refused(
+            f"FX cannot trace this model for static quantization: {told(error)}. Use onnx_int8_static, which "
+            f"quantizes the exported graph"
+        ) from error
+    return prepared
+
+
+def qconfig_mapping(engine: str, method: str, per_channel: bool, reduce_range: bool) -> "QConfigMapping":
     """The engine's defaults with our observers: the same calibration method, granularity and range as ONNX.
 
     PyTorch's default HistogramObserver searches the range bin by bin and takes ten times as long.
@@ -65,16 +88,18 @@ def qconfig_mapping(parameters: Mapping[str, Any]) -> Any:
     import torch
     from torch.ao.quantization import QConfig, get_default_qconfig_mapping, observer
 
-    ranges = observer.MinMaxObserver if parameters["method"] == "minmax" else observer.HistogramObserver
-    activation = ranges.with_args(dtype=torch.quint8, reduce_range=parameters["reduce_range"])
-    if parameters["per_channel"]:
+    ranges = observer.MinMaxObserver if method == "minmax" else observer.HistogramObserver
+    activation = ranges.with_args(dtype=torch.quint8, reduce_range=reduce_range)
+    if per_channel:
         weight = observer.PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
     else:
         weight = observer.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
-    return get_default_qconfig_mapping(parameters["engine"]).set_global(QConfig(activation, weight))
+    mapping: QConfigMapping = get_default_qconfig_mapping(engine)
+    mapping.set_global(QConfig(activation, weight))
+    return mapping
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The quantized engine, and granularity, range and observer."""
     flavour = target.quantization
     observer: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"

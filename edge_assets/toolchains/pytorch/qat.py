@@ -16,6 +16,7 @@ from edge_assets.core.checkpoint import load_model, read_state
 from edge_assets.core.scheme import Scheme, short_type
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.hashing import Json
 from edge_assets.spec.source import call
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.executorch.int8 import lower_quantized, quantize_nodes, quantizer
@@ -24,6 +25,7 @@ from edge_assets.toolchains.onnx.compact import compact
 from edge_assets.toolchains.onnx.flavour import retype
 from edge_assets.toolchains.onnx.graph import quantized_nodes
 from edge_assets.toolchains.pytorch import finetuning
+from edge_assets.toolchains.pytorch.eager import in_order
 from edge_assets.toolchains.pytorch.folding import fold_batch_norm
 
 if TYPE_CHECKING:
@@ -49,12 +51,18 @@ def build_trained(request: BuildRequest) -> Mapping[str, Any]:
 
     recipe = request.spec.finetuning
     assert recipe is not None and request.training is not None and request.kept is not None
-    prepared = prepare(load_model(request.spec.architecture, request.source), request.spec)
+    model = load_model(request.spec.architecture, request.source)
+    prepared = prepare(model, request.spec)
     samples = _samples(request)
-    outputs = [tensor.name for tensor in request.spec.outputs]
-    classifies = request.parameters["classifies"]
     progress = finetuning.fine_tune(
-        prepared, _modes(prepared), samples, outputs, classifies, recipe, request.kept, request.log
+        prepared,
+        modes=_modes(prepared),
+        samples=samples,
+        outputs=[tensor.name for tensor in request.spec.outputs],
+        classifies=request.parameters["classifies"],
+        recipe=recipe,
+        kept=request.kept,
+        log=request.log,
     )
     state = {name: tensor.contiguous() for name, tensor in progress.best.items()}
     save_file(state, request.output / WEIGHTS)
@@ -77,13 +85,14 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
-    example, shapes = onnx_format.example_inputs(spec), onnx_format.dynamic_shapes(spec)
+    example = onnx_format.example_inputs(spec)
+    shapes = onnx_format.dynamic_shapes(spec)
     try:
         exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False).module()
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
         raise ExportError(f"torch.export failed: {told(error)}") from error
     fold_batch_norm(exported)
-    prepared = prepare_qat_pt2e(exported, quantizer(trained=True))
+    prepared: torch.fx.GraphModule = prepare_qat_pt2e(exported, quantizer(trained=True))
     if not any(_is_fake_quantize(module) for module in prepared.modules()):
         raise Refused("no node of this graph would be quantized, so training would change the fp32 model alone")
     return prepared
@@ -94,9 +103,11 @@ def converted(request: BuildRequest) -> "torch.fx.GraphModule":
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     # the architecture gives the graph; all its numbers are the trained ones
-    prepared = prepare(call(request.spec.architecture, "architecture").eval(), request.spec)
+    model = call(request.spec.architecture, "architecture").eval()
+    prepared = prepare(model, request.spec)
     finetuning.load_state(prepared, read_state(request.source / WEIGHTS))
-    return convert_pt2e(prepared)
+    quantized: torch.fx.GraphModule = convert_pt2e(prepared)
+    return quantized
 
 
 def _is_fake_quantize(module: "torch.nn.Module") -> bool:
@@ -130,7 +141,8 @@ def switch(model: "torch.fx.GraphModule", training: bool) -> None:
     of probability 0.5.
     """
     for node in model.graph.nodes:
-        if (place := SWITCHES.get(str(node.target))) is not None:
+        place = SWITCHES.get(str(node.target))
+        if place is not None:
             node.args = (*node.args[:place], training, *node.args[place + 1 :])
     model.recompile()
 
@@ -141,9 +153,11 @@ def _samples(request: BuildRequest) -> finetuning.Samples:
     from edge_assets.core.data import read_arrays
 
     assert request.training is not None and request.spec.finetuning is not None
-    feeds, raw = request.training(), read_arrays(request.training.path)
-    inputs = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in request.spec.inputs)
-    return finetuning.Samples(inputs, torch.from_numpy(raw[request.spec.finetuning.labels]))
+    names = [tensor.name for tensor in request.spec.inputs]
+    inputs = in_order(request.training(), names)
+    raw = read_arrays(request.training.path)
+    labels = torch.from_numpy(raw[request.spec.finetuning.labels])
+    return finetuning.Samples(inputs, labels)
 
 
 # --- exports -------------------------------------------------------------------------------------------
@@ -176,19 +190,20 @@ def _has_recipe(spec: "ModelSpec") -> bool:
     return spec.finetuning is not None
 
 
-def _trained_parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+def _trained_parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Json]:
     assert spec.finetuning is not None
-    recipe = {name: value for name, value in asdict(spec.finetuning).items() if name != "data"}  # the data are an input
-    tensors = {"inputs": [asdict(t) for t in spec.inputs], "outputs": [t.name for t in spec.outputs]}
+    recipe = asdict(spec.finetuning)
+    del recipe["data"]  # the data are an input
     return {
         "recipe": EXECUTORCH_SCHEME.name,
-        **tensors,
+        "inputs": [asdict(tensor) for tensor in spec.inputs],
+        "outputs": [tensor.name for tensor in spec.outputs],
         "finetuning": recipe,
         "classifies": spec.trains_classifier,
     }
 
 
-def _onnx_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def _onnx_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     flavour = target.quantization
     # where 8-bit products of uint8 and int8 saturate, those of uint8 and uint8 do not: ONNX Runtime's exact kernels
     weights = "uint8" if flavour.reduce_range else flavour.weights

@@ -8,7 +8,12 @@ from edge_assets.toolchains.pytorch.eager import TorchSession
 
 
 def open_session(
-    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], engine: str | None = None
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    engine: str | None = None,
 ) -> Session:
     """Load a TorchScript file; `engine` is the quantized engine it was made for (x86, qnnpack)."""
     import torch

@@ -11,12 +11,12 @@ Two builders share one code path. On the target's own GPU `tensorrt` builds and 
 the kit is the artifact, and the engine needs its GPU.
 """
 
-import hashlib
 import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Precision
@@ -25,6 +25,7 @@ from edge_assets.core.tools import installed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.core.verify.parity import LEAST_SNR_DB
 from edge_assets.errors import ExportError, Refused
+from edge_assets.hashing import Json, sha256_of
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 from edge_assets.toolchains.onnx import export as onnx_format
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 EXTRA = "nvidia"
+# the parameters that kit.json repeats
+IN_KIT = ("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes", "inputs", "outputs")
 NEAREST = "ONNX Runtime runs it: onnx_fp16 on a GPU target's CUDA execution provider, onnx_model on a cpu target"
 
 
@@ -73,49 +76,63 @@ def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Se
 # --- what shapes an engine -----------------------------------------------------------------------------
 
 
-def profile(spec: "ModelSpec", target: "Target") -> list[dict[str, Any]]:
+def profile(spec: "ModelSpec", target: "Target") -> list[dict[str, Json]]:
     """One optimization profile: for each input its dtype and its least, best and largest shape.
 
     The batch goes from 1 to the target's largest, best in the middle of its batch sizes; other dynamic axes are
     the spec's `axis_ranges`.
     """
-    sizes = target.batch_sizes
-    ranges = {"batch": (1, sizes[len(sizes) // 2], max(sizes))}
     entries = []
     for tensor in spec.inputs:
-        entry: dict[str, Any] = {"name": tensor.name, "dtype": tensor.dtype}
+        entry: dict[str, Json] = {"name": tensor.name, "dtype": tensor.dtype}
         for i, bound in enumerate(("min", "opt", "max")):
-            entry[bound] = [
-                (ranges.get(axis) or spec.axis_range(axis))[i] if isinstance(axis, str) else axis
-                for axis in tensor.shape
-            ]
+            entry[bound] = [_axis_sizes(axis, spec, target)[i] for axis in tensor.shape]
         entries.append(entry)
     return entries
 
 
-def builder_for(target: "Target") -> dict[str, Any]:
+def _axis_sizes(axis: int | str, spec: "ModelSpec", target: "Target") -> tuple[int, int, int]:
+    """Least, best and largest size of an axis."""
+    if isinstance(axis, int):
+        return axis, axis, axis
+    if axis == "batch":
+        sizes = target.batch_sizes
+        return 1, sizes[len(sizes) // 2], max(sizes)
+    return spec.axis_range(axis)
+
+
+def builder_for(target: "Target") -> dict[str, Json]:
     """Which library builds for this target here, its version, and the GPU that it tunes for, if any.
 
     Raises MissingTool naming the extra.
     """
-    is_here = this_machine().matches(target)
-    if is_here and "tensorrt" in tensorrt_kit.installed_builders():
-        return {"builder": "tensorrt", "gpu": this_machine().gpus[0]} | _version("tensorrt", "tensorrt")
-    return {"builder": "tensorrt-rtx", "gpu": None} | _version("tensorrt-rtx", EXTRA)
+    machine = this_machine()
+    if machine.matches(target) and "tensorrt" in tensorrt_kit.installed_builders():
+        return {
+            "builder": "tensorrt",
+            "gpu": machine.gpus[0],
+            "builder_version": _version("tensorrt", "tensorrt"),
+        }
+    return {
+        "builder": "tensorrt-rtx",
+        "gpu": None,
+        "builder_version": _version("tensorrt-rtx", EXTRA),
+    }
 
 
-def _version(distribution: str, extra: str) -> dict[str, str]:
-    return {"builder_version": installed((distribution,), extra)[distribution]}
+def _version(distribution: str, extra: str) -> str:
+    return installed((distribution,), extra)[distribution]
 
 
 def parameters_of(
-    precision: Precision, recipe: Callable[["ModelSpec"], str]
-) -> Callable[["ModelSpec", "Target"], dict[str, Any]]:
+    precision: Precision,
+    recipe: Callable[["ModelSpec"], str],
+) -> Callable[["ModelSpec", "Target"], dict[str, Json]]:
     """The parameters of one precision's engines. Targets that agree on all of them share one engine."""
 
-    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
         options = target.options
-        return {
+        engine: dict[str, Json] = {
             "recipe": recipe(spec),
             "model": spec.name,
             "precision": precision,
@@ -125,7 +142,8 @@ def parameters_of(
             "workspace_bytes": parse_size(options["workspace"], f"target {target.name}.options.workspace"),
             "inputs": profile(spec, target),
             "outputs": [{"name": tensor.name, "dtype": tensor.dtype} for tensor in spec.outputs],
-        } | builder_for(target)
+        }
+        return engine | builder_for(target)
 
     return parameters
 
@@ -148,16 +166,16 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         )
     kit = _write_kit(request)
     trt = tensorrt_kit.load_builder(parameters["builder"])
-    onnx = (request.output / tensorrt_kit.MODEL).read_bytes()
+    graph = (request.output / tensorrt_kit.MODEL).read_bytes()
     needs = _needs_device(parameters, tensorrt_kit.nameable(trt))
     try:
         if needs:  # the graph can be checked, the engine cannot be built
-            tensorrt_kit.parse(trt, onnx)
+            tensorrt_kit.parse(trt, graph)
             kit["needs_device"] = needs
             (request.output / tensorrt_kit.KIT).write_text(json.dumps(kit, indent=2) + "\n")
         else:
             request.log(f"building for compute capability {parameters['compute_capability']}")
-            kit = _build_engine(request, trt, onnx, kit)
+            kit = _build_engine(request, trt, graph, kit)
     except tensorrt_kit.UnsupportedOperator as error:
         raise Refused(f"{error}. TensorRT has no form of it. {NEAREST}") from None
     except tensorrt_kit.KitError as error:
@@ -165,50 +183,63 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return _facts(request, kit)
 
 
-def _needs_device(parameters: Mapping[str, Any], nameable: Sequence[str]) -> str | None:
+def _needs_device(parameters: Mapping[str, Json], nameable: Sequence[str]) -> str | None:
     """Why the engine cannot be built here, or None."""
-    name, here = f"{parameters['builder']} {parameters['builder_version']}", platform.system()
-    if here != parameters["system"]:
-        return f"it is for {parameters['system']}, and engines are built on the system that runs them, not on {here}"
-    if parameters["gpu"] is None and parameters["compute_capability"] not in nameable:
+    here, system = platform.system(), parameters["system"]
+    if here != system:
+        return f"it is for {system}, and engines are built on the system that runs them, not on {here}"
+    capability = parameters["compute_capability"]
+    if parameters["gpu"] is None and capability not in nameable:
+        builder = f"{parameters['builder']} {parameters['builder_version']}"
         known = ", ".join(nameable)
-        return f"{name} builds ahead of time for compute capabilities {known}, not {parameters['compute_capability']}"
+        return f"{builder} builds ahead of time for compute capabilities {known}, not {capability}"
     return None
 
 
 def _write_kit(request: BuildRequest) -> tensorrt_kit.Kit:
     """The kit without its engine."""
-    import numpy as np
-
-    kept = ("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes", "inputs", "outputs")
     shutil.copyfile(request.source, request.output / tensorrt_kit.MODEL)
     shutil.copyfile(tensorrt_kit.__file__, request.output / tensorrt_kit.SCRIPT)
-    names = [tensor.name for tensor in request.spec.inputs], [tensor.name for tensor in request.spec.outputs]
-    examples = (tensor.numpy() for tensor in onnx_format.example_inputs(request.spec))
-    feeds = dict(zip(names[0], examples, strict=True))
-    session = onnx_format.open_session(request.source, threads=1, inputs=names[0], outputs=names[1])
-    sample = {f"input_{name}": array for name, array in feeds.items()}
-    sample |= {f"output_{name}": array for name, array in session.run(feeds).items()}
-    np.savez(request.output / tensorrt_kit.SAMPLE, **sample)  # type: ignore[arg-type]  # the stub wants allow_pickle
-    return {
-        **{name: request.parameters[name] for name in kept},
-        "least_snr_db": LEAST_SNR_DB[request.parameters["precision"]],
-        "onnx": {"sha256": hashlib.sha256(request.source.read_bytes()).hexdigest()},
-        "engine": None,
-        "needs_device": None,
-    }
+    _write_sample(request, request.output / tensorrt_kit.SAMPLE)
+    kit: tensorrt_kit.Kit = {name: request.parameters[name] for name in IN_KIT}
+    kit["least_snr_db"] = LEAST_SNR_DB[request.parameters["precision"]]
+    kit["onnx"] = {"sha256": sha256_of(request.source)}
+    kit["engine"] = None
+    kit["needs_device"] = None
+    return kit
 
 
-def _build_engine(request: BuildRequest, trt: Any, onnx: bytes, kit: tensorrt_kit.Kit) -> tensorrt_kit.Kit:
+def _write_sample(request: BuildRequest, path: Path) -> None:
+    """Inputs, and the outputs that the graph gives for them in ONNX Runtime."""
+    import numpy as np
+
+    inputs = [tensor.name for tensor in request.spec.inputs]
+    outputs = [tensor.name for tensor in request.spec.outputs]
+    examples = onnx_format.example_inputs(request.spec)
+    feeds = {name: tensor.numpy() for name, tensor in zip(inputs, examples, strict=True)}
+    session = onnx_format.open_session(request.source, threads=1, inputs=inputs, outputs=outputs)
+    sample = {}
+    for name, array in feeds.items():
+        sample[f"input_{name}"] = array
+    for name, array in session.run(feeds).items():
+        sample[f"output_{name}"] = array
+    np.savez(path, **sample)  # type: ignore[arg-type]  # the stub wants allow_pickle
+
+
+def _build_engine(request: BuildRequest, trt: ModuleType, graph: bytes, kit: tensorrt_kit.Kit) -> tensorrt_kit.Kit:
     parameters = request.parameters
     if parameters["gpu"]:
-        plan = tensorrt_kit.build(trt, onnx, kit)
+        plan = tensorrt_kit.build(trt, graph, kit)
         place = tensorrt_kit.this_place(parameters["builder"], tensorrt_kit.Cuda())
     else:
         capability = parameters["compute_capability"]
-        plan = tensorrt_kit.build(trt, onnx, kit, capability)
-        system = tensorrt_kit.this_system()
-        place = tensorrt_kit.EnginePlatform(parameters["builder"], parameters["builder_version"], capability, system)
+        plan = tensorrt_kit.build(trt, graph, kit, capability)
+        place = tensorrt_kit.EnginePlatform(
+            builder=parameters["builder"],
+            version=parameters["builder_version"],
+            compute_capability=capability,
+            system=tensorrt_kit.this_system(),
+        )
     return tensorrt_kit.write_engine(request.output, kit, plan, place)
 
 
@@ -238,7 +269,10 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
 
 
 def _variant(
-    precision: Precision, source: str, description: str, recipe: Callable[["ModelSpec"], str] | None = None
+    precision: Precision,
+    source: str,
+    description: str,
+    recipe: Callable[["ModelSpec"], str],
 ) -> Variant:
     return Variant(
         name=f"tensorrt_engine_{precision}",
@@ -248,7 +282,7 @@ def _variant(
         source=source,
         runtime="tensorrt",
         build=build,
-        parameters=parameters_of(precision, recipe or (lambda _spec: precision)),
+        parameters=parameters_of(precision, recipe),
         code_version="3",
         tools=("onnx", "onnxruntime"),  # the builder and its version are parameters, because they depend on the machine
         kinds=("tensorrt",),
@@ -259,7 +293,7 @@ def _variant(
 
 
 ENGINES = (
-    _variant("fp32", onnx_format.MODEL.name, "TensorRT in fp32"),
-    _variant("fp16", float16.VARIANT.name, "TensorRT in fp16"),
+    _variant("fp32", onnx_format.MODEL.name, "TensorRT in fp32", lambda _spec: "fp32"),
+    _variant("fp16", float16.VARIANT.name, "TensorRT in fp16", lambda _spec: "fp16"),
     _variant("int8", int8_tensorrt.VARIANT.name, "TensorRT in int8, the rest in fp16", int8_tensorrt.recipe),
 )

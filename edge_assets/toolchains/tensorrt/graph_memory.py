@@ -1,12 +1,12 @@
 """How much memory an ONNX graph needs, estimated from the graph alone: for hardware that is not at hand."""
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.toolchains.onnx.graph import fix_input_shapes, initializers, tensor_bytes, with_input_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -20,46 +20,41 @@ def weights_and_peak(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[i
     """
     import onnx
 
-    graph = _with_shapes(onnx.load(path), shapes).graph
-    if any(size is None for size in _sizes(graph).values()):
-        graph = _with_shapes(_folded(path, shapes), shapes).graph
+    graph = with_input_shapes(onnx.load(path), shapes).graph
+    if None in _sizes(graph).values():
+        graph = with_input_shapes(_folded(path, shapes), shapes).graph
+    weights = 0
+    for tensor in graph.initializer:
+        weights += len(onnx.numpy_helper.to_array(tensor).tobytes())
     sizes = _sizes(graph)
-    constant = {tensor.name for tensor in graph.initializer} | {""}
-    weights = sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
-    steps = {value.name: [0] for value in graph.input if value.name not in constant}  # at which each is in memory
+    lifetimes = []
+    for name, steps in _steps(graph).items():
+        size = sizes.get(name)
+        if size is None:
+            return None
+        lifetimes.append(Lifetime(size, min(steps), max(steps)))
+    return weights, peak_live_bytes(lifetimes)
+
+
+def _steps(graph: "onnx.GraphProto") -> dict[str, list[int]]:
+    """The steps at which each tensor is made or read; an input is there from the first, an output to the last."""
+    constant = {"", *initializers(graph)}  # "": an optional input that is not given
+    steps: dict[str, list[int]] = {}
+    for value in graph.input:
+        if value.name not in constant:
+            steps[value.name] = [0]
     step = 0
     for node in graph.node:
-        if all(name in constant for name in node.input):
-            constant |= set(node.output)
+        if constant.issuperset(node.input):
+            constant.update(node.output)
             continue
         for name in {*node.input, *node.output} - constant:
             steps.setdefault(name, []).append(step)
         step += 1
-    for name in {value.name for value in graph.output} & steps.keys():
-        steps[name].append(step)
-    lifetimes = []
-    for name, at in steps.items():
-        if (size := sizes.get(name)) is None:
-            return None
-        lifetimes.append(Lifetime(size, min(at), max(at)))
-    return weights, peak_live_bytes(lifetimes)
-
-
-def _with_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto":
-    """The graph with fixed input shapes, and all others inferred from them."""
-    import onnx
-
-    _fix_inputs(model, shapes)
-    del model.graph.value_info[:]  # they name the dynamic axes
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
-
-
-def _fix_inputs(model: "onnx.ModelProto", shapes: Mapping[str, Sequence[int]]) -> None:
-    for value in model.graph.input:
-        for axis, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-            axis.dim_value = size
+    for value in graph.output:
+        if value.name in steps:
+            steps[value.name].append(step)
+    return steps
 
 
 def _folded(path: Path, shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto":
@@ -68,7 +63,7 @@ def _folded(path: Path, shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto
     import onnxruntime
 
     model = onnx.load(path)
-    _fix_inputs(model, shapes)
+    fix_input_shapes(model, shapes)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
@@ -80,15 +75,11 @@ def _folded(path: Path, shapes: Mapping[str, Sequence[int]]) -> "onnx.ModelProto
 
 def _sizes(graph: "onnx.GraphProto") -> dict[str, int | None]:
     """Bytes of every value that is computed, and of inputs; None where the shape is not known."""
-    known = {value.name: _bytes(value) for value in (*graph.value_info, *graph.input, *graph.output)}
-    return {name: None for node in graph.node for name in node.output if name} | known
-
-
-def _bytes(value: "onnx.ValueInfoProto") -> int | None:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    kind = value.type.tensor_type
-    if not kind.HasField("shape") or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
-        return None
-    elements = math.prod(axis.dim_value for axis in kind.shape.dim)
-    return elements * tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    sizes: dict[str, int | None] = {}
+    for node in graph.node:
+        for name in node.output:
+            if name:
+                sizes[name] = None
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        sizes[value.name] = tensor_bytes(value)
+    return sizes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest
+from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16
 from edge_assets.toolchains.onnx.calibration import BATCH
@@ -28,7 +29,7 @@ OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Calibrate, quantize the weighted operators, convert the rest to fp16. Raises Refused if no node changed."""
-    options = {
+    options: dict[str, Json] = {
         "ActivationSymmetric": True,
         "WeightSymmetric": True,
         "QuantizeBias": False,
@@ -37,7 +38,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     path = request.output / onnx_format.FILE
     with tempfile.TemporaryDirectory() as scratch:
         quantized = Path(scratch) / onnx_format.FILE
-        facts = quantize(request, quantized, Flavour.of(request.parameters, options))
+        flavour = Flavour.of(request.parameters, options)
+        facts = quantize(request, quantized, flavour)
         float16.convert(quantized, path)
     return onnx_format.describe(path) | facts
 
@@ -58,7 +60,7 @@ def recipe(spec: "ModelSpec") -> str:
     return scheme.name
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Json]:
     """One flavour for every NVIDIA GPU."""
     return {
         "recipe": recipe(spec),

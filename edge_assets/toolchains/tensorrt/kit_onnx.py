@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_assets.core.session import Session
-from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
 
 
 def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
     """An ONNX Runtime session of the kit at `path`, on the CPU."""
-    return onnx.open_session(path / tensorrt_kit.MODEL, threads=threads, inputs=inputs, outputs=outputs)
+    graph = path / tensorrt_kit.MODEL
+    return onnx_format.open_session(graph, threads=threads, inputs=inputs, outputs=outputs)

@@ -17,18 +17,21 @@ import hashlib
 import json
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from edge_assets.core.variant import BuildRequest, Variant
-from edge_assets.hashing import digest
+from edge_assets.hashing import Json, digest, sha256_of
 from edge_assets.spec.preprocess import TextPreprocessing
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.toolchains.web.ort_web import open_harness, routes
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -51,65 +54,144 @@ RUNTIMES = {  # execution provider -> module and WebAssembly of ONNX Runtime Web
 HUGGING_FACE = WEB / "node_modules" / "@huggingface"
 TRANSFORMERS = HUGGING_FACE / "transformers" / "dist" / "transformers.web.min.js"
 TOKENIZERS = HUGGING_FACE / "tokenizers" / "dist" / "tokenizers.min.mjs"
+ABOUT = ("id", "description", "inputs", "outputs", "preprocessing", "class_names")  # parameters that it says, too
 COMPANIONS = ("config.json", "tokenizer_config.json")  # beside a tokenizer.json, where Transformers.js wants them
 LOADS = 3  # visits of each kind; the median is kept
 
 
+class Chunk(TypedDict):
+    """A part of a file: its bytes, what of them is stored and sent, the hash of that, and "gzip" or "identity"."""
+
+    path: str
+    bytes: int
+    wire_bytes: int
+    sha256: str
+    encoding: str
+
+
+class StoredFile(TypedDict):
+    """A large file: its bytes, the hash of the whole, and its chunks."""
+
+    bytes: int
+    sha256: str
+    chunks: list[Chunk]
+
+
+class ShellFile(TypedDict):
+    """A small file, stored as it is."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class LoadedBytes(TypedDict):
+    """Bytes of a load."""
+
+    wire: int  # that came from the server
+
+
+class Load(TypedDict):
+    """What the loader says of a load."""
+
+    total_ms: float
+    session_ms: float  # of it, what the runtime took
+    bytes: LoadedBytes
+
+
+class Visits(NamedTuple):
+    """The loads of one visitor."""
+
+    first: Load
+    cached: Load
+
+
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Write the bundle, then visit it in Chromium: first and cached load of every variant."""
-    parameters, folder = request.parameters, request.output
-    models = {onnx_format.MODEL.name: request.source, **request.others}
-    files, variants = {}, {}
-    for name in (name for name in DTYPES if name in models):
-        dtype, suffix = DTYPES[name]
-        path = f"models/{parameters['id']}/onnx/model{suffix}.onnx"
-        files[path] = write_chunks(models[name], folder, path)
-        variants[name] = {"file": path, "dtype": dtype, "precision": PRECISIONS[dtype], **sizes(files[path])}
-    # a WebGPU bundle also holds the smaller runtime for browsers without WebGPU
-    providers = dict.fromkeys(("wasm", parameters["execution_provider"]))
-    runtimes = {}
-    for provider in providers:
-        module, wasm = (f"runtime/{name}" for name in RUNTIMES[provider])
-        files[wasm] = write_chunks(RUNTIME / Path(wasm).name, folder, wasm)
-        runtimes[provider] = {"module": module, "wasm": wasm}
+    folder = request.output
+    files: dict[str, StoredFile] = {}
+    variants = _write_models(request, files)
+    runtimes = _write_runtimes(request, files)
+    modules = [RUNTIME / RUNTIMES[provider][0] for provider in runtimes]
     manifest = {
         "format": "edge-assets-web/1",
-        **{name: parameters[name] for name in ABOUT},
         "files": files,
         "variants": variants,
         "default": onnx_format.MODEL.name,
         "runtimes": runtimes,
-        "shell": write_shell(folder, request.spec, [RUNTIME / RUNTIMES[provider][0] for provider in providers]),
+        "shell": write_shell(folder, request.spec, modules),
         "versions": VARIANT.tool_versions(),
     }
+    for name in ABOUT:
+        manifest[name] = request.parameters[name]
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     shipped = {provider: sizes(files[entry["wasm"]]) for provider, entry in runtimes.items()}
     request.log(f"visiting the bundle: {len(variants)} variants")
     return {"variants": variants, "runtime": shipped, "chunk_bytes": CHUNK} | visit(request, list(variants))
 
 
-ABOUT = ("id", "description", "inputs", "outputs", "preprocessing", "class_names")
+def _write_models(request: BuildRequest, files: dict[str, StoredFile]) -> dict[str, dict[str, Json]]:
+    """Every variant that was built, in chunks; they are added to `files`. What the manifest says of each."""
+    models = {onnx_format.MODEL.name: request.source, **request.others}
+    variants: dict[str, dict[str, Json]] = {}
+    for name, (dtype, suffix) in DTYPES.items():
+        if name not in models:
+            continue
+        path = f"models/{request.parameters['id']}/onnx/model{suffix}.onnx"
+        files[path] = write_chunks(models[name], request.output, path)
+        variants[name] = {
+            "file": path,
+            "dtype": dtype,
+            "precision": PRECISIONS[dtype],
+            **sizes(files[path]),
+        }
+    return variants
 
 
-def write_chunks(source: Path, folder: Path, path: str) -> dict[str, Any]:
-    """Cut a file into `folder`/`path`.part<n>. The manifest's entry: sizes in bytes and sha256, also of each chunk."""
+def _write_runtimes(request: BuildRequest, files: dict[str, StoredFile]) -> dict[str, dict[str, str]]:
+    """The runtimes' WebAssembly in chunks, added to `files`. By execution provider, where its parts are."""
+    # a WebGPU bundle also holds the smaller runtime for browsers without WebGPU
+    providers = dict.fromkeys(("wasm", request.parameters["execution_provider"]))
+    runtimes = {}
+    for provider in providers:
+        module, wasm = RUNTIMES[provider]
+        path = f"runtime/{wasm}"
+        files[path] = write_chunks(RUNTIME / wasm, request.output, path)
+        runtimes[provider] = {"module": f"runtime/{module}", "wasm": path}
+    return runtimes
+
+
+def write_chunks(source: Path, folder: Path, path: str) -> StoredFile:
+    """Cut a file into `folder`/`path`.part<n>. The manifest's entry."""
     content = source.read_bytes()
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    chunks = []
+    chunks: list[Chunk] = []
     for number, start in enumerate(range(0, len(content), CHUNK)):
         part = content[start : start + CHUNK]
-        packed = gzip.compress(part, compresslevel=9, mtime=0)
-        stored, encoding = (packed, "gzip") if len(packed) <= (1 - LEAST_GAIN) * len(part) else (part, "identity")
+        stored, encoding = _packed(part)
         name = f"{path}.part{number}"
         (folder / name).write_bytes(stored)
-        sha256 = hashlib.sha256(stored).hexdigest()
         chunks.append(
-            {"path": name, "bytes": len(part), "wire_bytes": len(stored), "sha256": sha256, "encoding": encoding}
+            {
+                "path": name,
+                "bytes": len(part),
+                "wire_bytes": len(stored),
+                "sha256": hashlib.sha256(stored).hexdigest(),
+                "encoding": encoding,
+            }
         )
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "chunks": chunks}
 
 
-def sizes(entry: Mapping[str, Any]) -> dict[str, int]:
+def _packed(part: bytes) -> tuple[bytes, str]:
+    """A chunk as it is stored, and its encoding."""
+    packed = gzip.compress(part, compresslevel=9, mtime=0)
+    if len(packed) <= (1 - LEAST_GAIN) * len(part):
+        return packed, "gzip"
+    return part, "identity"
+
+
+def sizes(entry: StoredFile) -> dict[str, int]:
     """A file's bytes, what of it goes over the wire, and its number of chunks."""
     chunks = entry["chunks"]
     return {
@@ -119,45 +201,56 @@ def sizes(entry: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def write_shell(folder: Path, spec: "ModelSpec", modules: list[Path]) -> list[dict[str, Any]]:
+def write_shell(folder: Path, spec: "ModelSpec", modules: list[Path]) -> list[ShellFile]:
     """Write the small files; the service worker keeps them for offline use. Paths, sizes and sha256."""
     own = tokenizer_files(spec)
-    libraries = [*modules, TRANSFORMERS, *([TOKENIZERS] if own else [])]
-    placed = {source.name: source for source in sorted(SOURCES.iterdir())}
-    placed |= {f"runtime/{module.name}": module for module in libraries}
-    placed |= {f"models/{spec.name}/{name}": file for name, file in own.items()}
+    libraries = [*modules, TRANSFORMERS]
+    if own:
+        libraries.append(TOKENIZERS)
+    placed: dict[str, Path] = {}
+    for source in sorted(SOURCES.iterdir()):
+        placed[source.name] = source
+    for library in libraries:
+        placed[f"runtime/{library.name}"] = library
+    for name, file in own.items():
+        placed[f"models/{spec.name}/{name}"] = file
+    written = []
     for name, source in placed.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
-    written = [folder / name for name in placed]
+        written.append(name)
     for name, content in _settings(spec).items():
         if name not in own:
-            written.append(folder / "models" / spec.name / name)
-            written[-1].write_text(json.dumps(content) + "\n")
-    return [
-        {
-            "path": str(path.relative_to(folder)),
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in written
-    ]
+            place = f"models/{spec.name}/{name}"
+            (folder / place).write_text(json.dumps(content) + "\n")
+            written.append(place)
+    shell: list[ShellFile] = []
+    for name in written:
+        path = folder / name
+        shell.append({"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+    return shell
 
 
 def tokenizer_files(spec: "ModelSpec") -> dict[str, Path]:
     """Of a model of texts, by name: the tokenizer's file, and those of its companions that lie beside it."""
-    if not isinstance(text := spec.preprocess, TextPreprocessing):
+    text = spec.preprocess
+    if not isinstance(text, TextPreprocessing):
         return {}
     tokenizer = Path(text.tokenizer)
-    beside = {name: tokenizer.with_name(name) for name in COMPANIONS}
-    return {"tokenizer.json": tokenizer} | {name: path for name, path in beside.items() if path.is_file()}
+    found = {"tokenizer.json": tokenizer}
+    for name in COMPANIONS:
+        companion = tokenizer.with_name(name)
+        if companion.is_file():
+            found[name] = companion
+    return found
 
 
-def _settings(spec: "ModelSpec") -> dict[str, dict[str, Any]]:
+def _settings(spec: "ModelSpec") -> dict[str, dict[str, Json]]:
     """The least that Transformers.js wants of a model, for what has no file of its own."""
     # it needs a type; for one it does not know, AutoModel opens the graph as it is
-    settings: dict[str, dict[str, Any]] = {"config.json": {"model_type": spec.name}}
-    if isinstance(text := spec.preprocess, TextPreprocessing):
+    settings: dict[str, dict[str, Json]] = {"config.json": {"model_type": spec.name}}
+    text = spec.preprocess
+    if isinstance(text, TextPreprocessing):
         padding = json.loads(Path(text.tokenizer).read_text()).get("padding") or {}
         settings["tokenizer_config.json"] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -167,7 +260,7 @@ def _settings(spec: "ModelSpec") -> dict[str, dict[str, Any]]:
     return settings
 
 
-def visit(request: BuildRequest, variants: list[str]) -> dict[str, Any]:
+def visit(request: BuildRequest, variants: list[str]) -> dict[str, Json]:
     """Loads of each variant in Chromium: median ms of a first visit, of a cached one, and of session creation.
 
     Served over the loopback interface, so no network is in these times. Always on wasm, the device that is real here.
@@ -175,49 +268,60 @@ def visit(request: BuildRequest, variants: list[str]) -> dict[str, Any]:
     """
     from edge_assets.targets import this_machine
 
+    visits: dict[str, list[Visits]] = {}
     server = Server(routes(request.output))
     try:
         with Chromium() as chromium:
             where = f"{this_machine().cpu}, {chromium.version}, wasm, served on the same machine"
-            visits = {name: [_visitor(chromium, server, request, name) for _ in range(LOADS)] for name in variants}
+            for name in variants:
+                visits[name] = [_visitor(chromium, server, request, name) for _ in range(LOADS)]
     finally:
         server.close()
-    loads = {
-        name: {
-            "first_load_ms": statistics.median(first["total_ms"] for first, _ in pairs),
-            "cached_load_ms": statistics.median(cached["total_ms"] for _, cached in pairs),
-            "session_ms": statistics.median(first["session_ms"] for first, _ in pairs),
-            "wire_bytes": pairs[0][0]["bytes"]["wire"],
-            "cached_wire_bytes": pairs[0][1]["bytes"]["wire"],
-        }
-        for name, pairs in visits.items()
-    }
+    loads = {name: _typical(visitors) for name, visitors in visits.items()}
     return {"loads": loads, "loads_measured": f"median of {LOADS} visits, {where}"}
 
 
-def _visitor(chromium: Chromium, server: Server, request: BuildRequest, variant: str) -> tuple[Any, Any]:
-    """What the loader says of a new visitor's first and second visit."""
+def _typical(visitors: Sequence[Visits]) -> dict[str, float]:
+    """Median times of several visitors, and the bytes that each got."""
+    first = [visitor.first["total_ms"] for visitor in visitors]
+    cached = [visitor.cached["total_ms"] for visitor in visitors]
+    sessions = [visitor.first["session_ms"] for visitor in visitors]
+    return {
+        "first_load_ms": statistics.median(first),
+        "cached_load_ms": statistics.median(cached),
+        "session_ms": statistics.median(sessions),
+        "wire_bytes": visitors[0].first["bytes"]["wire"],
+        "cached_wire_bytes": visitors[0].cached["bytes"]["wire"],
+    }
+
+
+def _visitor(chromium: Chromium, server: Server, request: BuildRequest, variant: str) -> Visits:
+    """A new visitor's first and second visit."""
     context = chromium.browser.new_context()  # with storage of its own
-    outputs = [tensor.name for tensor in request.spec.outputs]
     try:
         page = context.new_page()
-        loads = []
-        for _ in range(2):
-            open_harness(page, server)
-            loads.append(
-                page.evaluate("([names, variant]) => edge.openBundle('wasm', 1, names, variant)", [outputs, variant])
-            )
-        return loads[0], loads[1]
+        first = _load(page, server, request, variant)
+        cached = _load(page, server, request, variant)
     finally:
         context.close()
+    return Visits(first, cached)
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def _load(page: "Page", server: Server, request: BuildRequest, variant: str) -> Load:
+    """One visit: the page opened anew, and the variant loaded in it."""
+    open_harness(page, server)
+    outputs = [tensor.name for tensor in request.spec.outputs]
+    load: Load = page.evaluate(
+        "([names, variant]) => edge.openBundle('wasm', 1, names, variant)",
+        [outputs, variant],
+    )
+    return load
+
+
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """What the manifest says of the model, the target's device, and the bundle's own files."""
-    from dataclasses import asdict
-
-    own = tokenizer_files(spec)
-    sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir())}
+    sources = {path.name: sha256_of(path) for path in sorted(SOURCES.iterdir())}
+    tokenizer = {name: sha256_of(file) for name, file in tokenizer_files(spec).items()}
     return {
         "id": spec.name,
         "description": spec.description,
@@ -229,7 +333,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
         "chunk": CHUNK,
         "least_gain": LEAST_GAIN,
         "web": digest(sources),
-        "tokenizer": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in own.items()},
+        "tokenizer": tokenizer,
     }
 
 
@@ -245,8 +349,11 @@ VARIANT = Variant(
     parameters=parameters,
     code_version="2",
     tools=(
-        *("npm:onnxruntime-web", "npm:@huggingface/transformers", "npm:@huggingface/tokenizers"),
-        *("playwright", "browser:chromium"),
+        "npm:onnxruntime-web",
+        "npm:@huggingface/transformers",
+        "npm:@huggingface/tokenizers",
+        "playwright",
+        "browser:chromium",
     ),
     kinds=("javascript", "onnx"),
     others=tuple(name for name in DTYPES if name != onnx_format.MODEL.name),

@@ -8,25 +8,41 @@ from collections.abc import Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
+from socketserver import BaseServer
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from edge_assets.errors import EdgeAssetsError, MissingTool
 from edge_assets.targets.machine import browser
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
+
 WEB = Path(__file__).parent / "static"  # the page, what bundles are made of, and node_modules
 RUNTIME = WEB / "node_modules" / "onnxruntime-web" / "dist"
 FLAGS = (
-    *("--headless", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--headless",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 )
 # WebGPU in software: right results, at a speed that says nothing of a GPU's
 SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 NO_GPU = ("--disable-gpu",)
 TYPES = {
-    **{".html": "text/html", ".json": "application/json", ".css": "text/css", ".wasm": "application/wasm"},
-    **{".js": "text/javascript", ".mjs": "text/javascript", ".png": "image/png", ".svg": "image/svg+xml"},
+    ".html": "text/html",
+    ".json": "application/json",
+    ".css": "text/css",
+    ".wasm": "application/wasm",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
 }
 
 
@@ -53,18 +69,32 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, routes: Mapping[str, Path], sent: list[tuple[str, int]], *arguments: Any) -> None:
-        self.routes, self.sent = routes, sent
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        routes: Mapping[str, Path],
+        sent: list[tuple[str, int]],
+        request: socket,
+        client: tuple[str, int],
+        server: BaseServer,
+    ) -> None:
+        self.routes = routes
+        self.sent = sent
+        super().__init__(request, client, server)
 
     def do_GET(self) -> None:
         """Answer with a routed file."""
         path = self.path.partition("?")[0]
         file = self._file(path)
-        body = file.read_bytes() if file else b"not found"
+        if file is None:
+            self._answer(path, 404, "text/plain", b"not found")
+        else:
+            kind = TYPES.get(file.suffix, "application/octet-stream")
+            self._answer(path, 200, kind, file.read_bytes())
+
+    def _answer(self, path: str, status: int, kind: str, body: bytes) -> None:
         self.sent.append((path, len(body)))
-        self.send_response(200 if file else 404)
-        self.send_header("Content-Type", TYPES.get(file.suffix, "application/octet-stream") if file else "text/plain")
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
@@ -72,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         """Requests are not news."""
 
     def _file(self, path: str) -> Path | None:
@@ -83,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return root
             if prefix.endswith("/") and path.startswith(prefix):
                 file = (root / (path[len(prefix) :] or "index.html")).resolve()
-                return file if file.is_file() and file.is_relative_to(root.resolve()) else None
+                inside = file.is_relative_to(root.resolve())
+                return file if inside and file.is_file() else None
         return None
 
 
@@ -92,19 +123,19 @@ class _Driver:
 
     def __init__(self) -> None:
         self.users = 0
-        self.playwright: Any = None
+        self.playwright: Playwright | None = None
 
-    def start(self) -> Any:
+    def start(self) -> "Playwright":
         from playwright.sync_api import sync_playwright
 
-        if not self.users:
+        if self.playwright is None or not self.users:
             self.playwright = sync_playwright().start()
         self.users += 1
         return self.playwright
 
     def stop(self) -> None:
         self.users -= 1
-        if not self.users:
+        if not self.users and self.playwright is not None:
             self.playwright.stop()
 
 
@@ -121,10 +152,12 @@ class Chromium:
         self.includes_gpu_process = webgpu
         playwright = _driver.start()
         try:
-            flags = [*FLAGS, *(SOFTWARE_WEBGPU if webgpu else NO_GPU)]
+            graphics = SOFTWARE_WEBGPU if webgpu else NO_GPU
             # a new profile each time, so nothing of an earlier visit is cached
             self.browser = playwright.chromium.launch(
-                executable_path=executable, args=flags, chromium_sandbox=may_be_sandboxed()
+                executable_path=executable,
+                args=[*FLAGS, *graphics],
+                chromium_sandbox=may_be_sandboxed(),
             )
         except BaseException:
             _driver.stop()
@@ -134,7 +167,10 @@ class Chromium:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -153,9 +189,13 @@ class Chromium:
         Chromium keeps a spare renderer ready; the page's is the one with the larger peak. Raises EdgeAssetsError
         where the system keeps no such peak.
         """
-        found = self.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+        session = self.browser.new_browser_cdp_session()
+        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
         kinds = ("renderer", "GPU") if self.includes_gpu_process else ("renderer",)
-        return sum(max(_peak(entry["id"]) for entry in found if entry["type"] == kind) for kind in kinds)
+        total = 0
+        for kind in kinds:
+            total += max(_peak(process["id"]) for process in processes if process["type"] == kind)
+        return total
 
 
 def _peak(pid: int) -> int:

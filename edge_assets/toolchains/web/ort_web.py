@@ -5,9 +5,9 @@ call alone, so the crossing is in no number.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+
+class EncodedTensor(TypedDict):
+    """An array as it crosses between this process and the page."""
+
+    type: str  # NumPy's name
+    dims: list[int]
+    data: str  # the buffer in base64
 
 
 class OrtWebSession:
@@ -33,9 +41,8 @@ class OrtWebSession:
             self.page = self.chromium.browser.new_page()
             open_harness(self.page, self.server)
             self.baseline_bytes = self.chromium.peak_memory_bytes()
-            opened = self._call(
-                "openBundle" if path.is_dir() else "openFile", execution_provider, threads, list(outputs)
-            )
+            opening = "openBundle" if path.is_dir() else "openFile"
+            opened = self._call(opening, execution_provider, threads, list(outputs))
         except BaseException:
             self.close()
             raise
@@ -43,7 +50,8 @@ class OrtWebSession:
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
-        return {name: decode(tensor) for name, tensor in self._call("run", encode(feeds)).items()}
+        outputs: dict[str, EncodedTensor] = self._call("run", encode(feeds))
+        return {name: decode(tensor) for name, tensor in outputs.items()}
 
     def time(self, feeds: Feeds) -> float:
         """One query's milliseconds, by the page's clock."""
@@ -58,7 +66,7 @@ class OrtWebSession:
         self.chromium.close()
         self.server.close()
 
-    def _call(self, function: str, *arguments: Any) -> Any:
+    def _call(self, function: str, *arguments: object) -> Any:
         from playwright.sync_api import Error
 
         try:
@@ -83,7 +91,8 @@ def open_session(
 
 def routes(path: Path) -> dict[str, Path]:
     """What a server shows the page: its own files, the runtime, and the ONNX file or the bundle."""
-    return {"/": WEB, "/runtime/": RUNTIME, "/bundle/" if path.is_dir() else "/model": path}
+    model = "/bundle/" if path.is_dir() else "/model"
+    return {"/": WEB, "/runtime/": RUNTIME, model: path}
 
 
 def open_harness(page: "Page", server: Server) -> None:
@@ -92,19 +101,20 @@ def open_harness(page: "Page", server: Server) -> None:
     page.wait_for_function("window.edge")
 
 
-def encode(feeds: Feeds) -> dict[str, dict[str, Any]]:
-    """Arrays as the page takes them: type, dims and the buffer in base64."""
-    return {
-        name: {
+def encode(feeds: Feeds) -> dict[str, EncodedTensor]:
+    """Arrays as the page takes them."""
+    encoded: dict[str, EncodedTensor] = {}
+    for name, array in feeds.items():
+        content = np.ascontiguousarray(array).tobytes()
+        encoded[name] = {
             "type": array.dtype.name,
             "dims": list(array.shape),
-            "data": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
+            "data": base64.b64encode(content).decode(),
         }
-        for name, array in feeds.items()
-    }
+    return encoded
 
 
-def decode(tensor: Mapping[str, Any]) -> np.ndarray:
+def decode(tensor: EncodedTensor) -> np.ndarray:
     """What `encode` made of one array."""
     values = np.frombuffer(base64.b64decode(tensor["data"]), np.dtype(tensor["type"]))
     return values.reshape(tensor["dims"])

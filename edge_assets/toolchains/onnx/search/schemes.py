@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from edge_assets.core.scheme import renamed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx import block_weights, float16, int4_weights, int8_dynamic, int8_static, int8_weights
 from edge_assets.toolchains.onnx import export as onnx_format
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
+INT4 = (int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ)
 # what dynamic int8 keeps sensitive layers as: blocks have scales of their own, in weights and, at run time, in
 # activations, which is nearly as exact as fp32 and faster
 KEPT = Blocks(bits=8, size=128, symmetric=True, accuracy_level=4)
@@ -36,7 +38,7 @@ class Scheme:
     """A scheme, ready to be applied to one graph again and again."""
 
     recipe: str
-    parameters: Mapping[str, Any]  # everything but the layers left alone that shapes the result
+    parameters: Mapping[str, Json]  # everything but the layers left alone that shapes the result
     layers: tuple[Layer, ...]  # that it quantizes; empty: all or nothing
     rest: tuple[str, ...]  # nodes that belong to none of these
     variant: str  # the artifact that applies it to all layers
@@ -52,8 +54,12 @@ class Scheme:
 
     def write_keeping(self, kept: Collection[str], path: Path) -> None:
         """Write the graph with the layers of those names kept in high precision."""
-        nodes = [node for layer in self.layers if layer.name in kept for node in layer.nodes]
-        (self.keep or self.write)(nodes, path)
+        nodes: list[str] = []
+        for layer in self.layers:
+            if layer.name in kept:
+                nodes += layer.nodes
+        write = self.keep or self.write
+        write(nodes, path)
 
     def recipe_keeping(self, count: int) -> str:
         """The recipe's name with that many layers kept."""
@@ -79,7 +85,8 @@ def int8(request: BuildRequest, scratch: Path) -> Scheme:
         return _dynamic(request.parameters["dynamic"], prepared)
     static = request.parameters["static"]
     ranges = prepared.ranges(static["method"], Flavour.of(static).operators)
-    return _static({**static, "recipe": renamed(static["recipe"], method=ranges.method)}, prepared)
+    recipe = renamed(static["recipe"], method=ranges.method)  # the method that was used
+    return _static({**static, "recipe": recipe}, prepared)
 
 
 def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
@@ -89,12 +96,24 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
     found = [_static({**parameters["static"], **other}, prepared) for other in parameters["statics"]]
     if int8_dynamic.suits(weight_elements(request.source)):
         found.append(_dynamic(parameters["dynamic"], prepared))
-    source, calibration = request.source, request.calibration
-    half, weights = {"recipe": "fp16", **parameters["float16"]}, parameters["weights"]
-    found.append(_whole(float16.VARIANT, half, lambda path: float16.convert(source, path)))
-    found.append(_whole(int8_weights.VARIANT, weights, lambda path: int8_weights.quantize(source, path)))
-    for variant, own in zip((int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ), parameters["int4"], strict=True):
-        quantize = partial(int4_weights.quantize, source, method=own["method"], calibration=calibration)
+    half = _whole(
+        float16.VARIANT,
+        {"recipe": "fp16", **parameters["float16"]},
+        partial(float16.convert, request.source),
+    )
+    weights = _whole(
+        int8_weights.VARIANT,
+        parameters["weights"],
+        partial(int8_weights.quantize, request.source),
+    )
+    found += [half, weights]
+    for variant, own in zip(INT4, parameters["int4"], strict=True):
+        quantize = partial(
+            int4_weights.quantize,
+            request.source,
+            method=own["method"],
+            calibration=request.calibration,
+        )
         found.append(_whole(variant, own, quantize))
     return found
 
@@ -110,12 +129,19 @@ def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
     def ranges(method: CalibrationMethod, operators: tuple[str, ...]) -> Ranges:
         return observe(path, request.calibration(), method, operators, batch=batch)
 
-    nodes = tuple(node.name for node in onnx.load(path, load_external_data=False).graph.node)
-    return Prepared(path, tuple(layers(path, request.source)), nodes, ranges)
+    graph = onnx.load(path, load_external_data=False).graph
+    return Prepared(
+        path=path,
+        layers=tuple(layers(path, request.source)),
+        nodes=tuple(node.name for node in graph.node),
+        ranges=ranges,
+    )
 
 
 def _rest(prepared: Prepared, chosen: Collection[Layer]) -> tuple[str, ...]:
-    named = {node for layer in chosen for node in layer.nodes}
+    named: set[str] = set()
+    for layer in chosen:
+        named.update(layer.nodes)
     return tuple(node for node in prepared.nodes if node not in named)
 
 
@@ -128,15 +154,23 @@ def _static(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
             raise Refused(f"calibration by {parameters['method']} fails: {ranges.fallback}")
         int8_static.quantize_with(prepared.path, ranges, flavour, path, left)
 
-    chosen = prepared.layers
-    rest = _rest(prepared, chosen)
-    return Scheme(parameters["recipe"], parameters, chosen, rest, int8_static.VARIANT.name, write)
+    return Scheme(
+        recipe=parameters["recipe"],
+        parameters=parameters,
+        layers=prepared.layers,
+        rest=_rest(prepared, prepared.layers),
+        variant=int8_static.VARIANT.name,
+        write=write,
+    )
 
 
-def _dynamic(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
+def _dynamic(parameters: Mapping[str, Json], prepared: Prepared) -> Scheme:
     import onnx
 
-    chosen = tuple(layer for layer in prepared.layers if layer.operator in int8_dynamic.OPERATORS and layer.weights)
+    chosen = []
+    for layer in prepared.layers:
+        if layer.operator in int8_dynamic.OPERATORS and layer.weights:
+            chosen.append(layer)
 
     def write(left: Collection[str], path: Path) -> None:
         int8_dynamic.quantize(prepared.path, path, parameters, left)
@@ -148,46 +182,61 @@ def _dynamic(parameters: Mapping[str, Any], prepared: Prepared) -> Scheme:
         exact = block_weights.to_nearest(model, KEPT, ["MatMul"], products - set(left))
         onnx_format.save(exact, path)
 
-    rest, kept_as = _rest(prepared, chosen), f"_int8block{KEPT.size}"
+    kept_as = f"_int8block{KEPT.size}"
     return Scheme(
-        parameters["recipe"],
-        {**parameters, "kept_as": kept_as},
-        chosen,
-        rest,
-        int8_dynamic.VARIANT.name,
-        write,
-        keep,
-        kept_as,
+        recipe=str(parameters["recipe"]),
+        parameters={**parameters, "kept_as": kept_as},
+        layers=tuple(chosen),
+        rest=_rest(prepared, chosen),
+        variant=int8_dynamic.VARIANT.name,
+        write=write,
+        keep=keep,
+        kept_as=kept_as,
     )
 
 
-def _whole(variant: Variant, parameters: Mapping[str, Any], write: Callable[[Path], object]) -> Scheme:
+def _whole(variant: Variant, parameters: Mapping[str, Json], write: Callable[[Path], object]) -> Scheme:
     """A scheme that takes the graph as a whole: nothing of it is relaxed, and it is tried once."""
 
     def all_of_it(_left: Collection[str], path: Path) -> None:
         write(path)
 
-    return Scheme(parameters["recipe"], parameters, (), (), variant.name, all_of_it, precision=variant.precision)
+    return Scheme(
+        recipe=str(parameters["recipe"]),
+        parameters=parameters,
+        layers=(),
+        rest=(),
+        variant=variant.name,
+        write=all_of_it,
+        precision=variant.precision,
+    )
 
 
-def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def int8_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """Parameters of both int8 schemes: which one is used, the graph decides."""
-    static, dynamic = int8_static.VARIANT, int8_dynamic.VARIANT
-    return {"recipe": "int8_mixed", "static": _of(static, spec, target), "dynamic": _of(dynamic, spec, target)}
-
-
-def every_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
-    """Parameters of all schemes."""
-    statics = [int8_static.parameters(spec, target, method) for method in get_args(CalibrationMethod)]
-    wide = int8_static.a16w8(spec, target)
-    return int8_parameters(spec, target) | {
-        "statics": [{name: entry[name] for name in ("recipe", "method", "activations")} for entry in (*statics, wide)],
-        "float16": _of(float16.VARIANT, spec, target),
-        "weights": _of(int8_weights.VARIANT, spec, target),
-        "int4": [_of(variant, spec, target) for variant in (int4_weights.RTN, int4_weights.HQQ, int4_weights.GPTQ)],
+    return {
+        "recipe": "int8_mixed",
+        "static": _of(int8_static.VARIANT, spec, target),
+        "dynamic": _of(int8_dynamic.VARIANT, spec, target),
     }
 
 
-def _of(variant: Variant, spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def every_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
+    """Parameters of all schemes."""
+    statics = [int8_static.parameters(spec, target, method) for method in get_args(CalibrationMethod)]
+    statics.append(int8_static.a16w8(spec, target))
+    differing: list[Json] = []
+    for static in statics:
+        differing.append({name: static[name] for name in ("recipe", "method", "activations")})
+    return {
+        **int8_parameters(spec, target),
+        "statics": differing,
+        "float16": _of(float16.VARIANT, spec, target),
+        "weights": _of(int8_weights.VARIANT, spec, target),
+        "int4": [_of(variant, spec, target) for variant in INT4],
+    }
+
+
+def _of(variant: Variant, spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """A scheme's own parameters, and the version of its code: a trial of older code says nothing of this one."""
     return {**variant.parameters(spec, target), "code_version": variant.code_version}

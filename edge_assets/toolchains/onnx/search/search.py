@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core.trials import Trial
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.spec.model import Search
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.search import mixed, sensitivity
-from edge_assets.toolchains.onnx.search import schemes as partial
+from edge_assets.toolchains.onnx.search import schemes as search_schemes
 from edge_assets.toolchains.onnx.search.mixed import TrialBudget
 from edge_assets.toolchains.onnx.search.schemes import Scheme
 
@@ -34,8 +35,8 @@ LOG, PLOT = "search.json", "search.png"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A candidate that meets the gate."""
+class Candidate:
+    """A scheme with the layers that it keeps, and how it was judged."""
 
     scheme: Scheme
     kept: tuple[str, ...]
@@ -55,7 +56,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     assert request.trials is not None
     budget = TrialBudget(request.trials, Search(**request.parameters["bounds"]), request.log)
     with tempfile.TemporaryDirectory() as scratch:
-        schemes = partial.every(request, Path(scratch))
+        schemes = search_schemes.every(request, Path(scratch))
         found = search(schemes, budget)
         stopped = budget.spent()
         if not found:
@@ -74,39 +75,62 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "latency_ms": latencies,
         "searched_on_samples": request.trials.half,
         "stopped_by": stopped or "nothing: every scheme was tried",
-        "trials": budget.log,
+        "trials": budget.log_as_json(),
     }
     (request.output / LOG).write_text(json.dumps(facts, indent=1) + "\n")
     draw(budget, best, request.output / PLOT)
     return facts
 
 
-def search(schemes: Sequence[Scheme], budget: TrialBudget) -> list[Found]:
+def search(schemes: Sequence[Scheme], budget: TrialBudget) -> list[Candidate]:
     """Candidates that meet the gate, at most one a scheme. A scheme whose graph cannot be made is left out, said so.
 
     For the smallest, a scheme that misses the gate is relaxed only while its smallest graph would still be smaller.
     """
-    whole: list[tuple[Scheme, Trial]] = []
+    found: list[Candidate] = []
+    missing: list[Candidate] = []
     for scheme in schemes:
         if budget.spent():
             break
         try:
-            whole.append((scheme, budget.judge(scheme, ())))
+            whole = Candidate(scheme, (), budget.judge(scheme, ()))
         except Refused as reason:
             budget.say(f"{scheme.recipe} is left out: {reason}")
-    found = [Found(scheme, (), trial) for scheme, trial in whole if trial.meets(budget.trials.limits)]
-    missing = [(scheme, trial) for scheme, trial in whole if scheme.layers and not trial.meets(budget.trials.limits)]
-    for scheme, trial in sorted(missing, key=lambda pair: pair[1].size_bytes):
-        if budget.bounds.objective == "latency" or all(trial.size_bytes < o.trial.size_bytes for o in found):
-            order = [entry.layer for entry in sensitivity.rank(scheme, budget.trials, budget.say, budget.spent)]
-            if relaxed := mixed.fewest_kept(scheme, order, budget):
-                found.append(Found(scheme, tuple(relaxed[0]), relaxed[1]))
+            continue
+        if whole.trial.meets(budget.trials.limits):
+            found.append(whole)
+        elif scheme.layers:
+            missing.append(whole)
+    for candidate in sorted(missing, key=_size):
+        if budget.bounds.objective == "latency" or _is_smallest(candidate, found):
+            relaxed = _relaxed(candidate.scheme, budget)
+            if relaxed is not None:
+                found.append(relaxed)
     return found
 
 
-def _best(found: Sequence[Found], budget: TrialBudget, scratch: Path) -> tuple[Found, str, dict[str, float] | None]:
+def _size(candidate: Candidate) -> int:
+    return candidate.trial.size_bytes
+
+
+def _is_smallest(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+    return all(_size(candidate) < _size(other) for other in others)
+
+
+def _relaxed(scheme: Scheme, budget: TrialBudget) -> Candidate | None:
+    """The scheme with the fewest layers kept, along its own ranking, that meets the gate."""
+    ranking = sensitivity.rank(scheme, budget.trials, budget.say, budget.spent)
+    kept = mixed.fewest_kept(scheme, [entry.layer for entry in ranking], budget)
+    return None if kept is None else Candidate(scheme, tuple(kept.layers), kept.trial)
+
+
+def _best(
+    found: Sequence[Candidate],
+    budget: TrialBudget,
+    scratch: Path,
+) -> tuple[Candidate, str, dict[str, float] | None]:
     """The smallest, or the fastest where that is asked for and this machine is the target."""
-    smallest = min(found, key=lambda entry: entry.trial.size_bytes)
+    smallest = min(found, key=_size)
     if budget.bounds.objective == "size":
         return smallest, "size", None
     if budget.trials.time is None:
@@ -116,10 +140,11 @@ def _best(found: Sequence[Found], budget: TrialBudget, scratch: Path) -> tuple[F
         files[entry.recipe] = scratch / f"candidate{number}.onnx"
         entry.write(files[entry.recipe])
     latencies = budget.trials.time(files)
-    return min(found, key=lambda entry: latencies[entry.recipe]), "latency, P50 at batch 1 on this machine", latencies
+    fastest = min(found, key=lambda entry: latencies[entry.recipe])
+    return fastest, "latency, P50 at batch 1 on this machine", latencies
 
 
-def draw(budget: TrialBudget, best: Found, path: Path) -> None:
+def draw(budget: TrialBudget, best: Candidate, path: Path) -> None:
     """Every candidate's drop against its size, the gate, and what was chosen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -127,11 +152,21 @@ def draw(budget: TrialBudget, best: Found, path: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
-    for recipe in dict.fromkeys(entry["recipe"] for entry in budget.log):
-        mine = sorted((e["size_bytes"] / 1024, e["drop_points"]) for e in budget.log if e["recipe"] == recipe)
-        axis.plot(*zip(*mine, strict=True), "o-", label=recipe, markersize=4, linewidth=1)
-    chosen = (best.trial.size_bytes / 1024, best.trial.drop_points)
-    axis.plot(*chosen, "*", color="#1a7f37", markersize=16, label=f"chosen: {best.recipe}")
+    by_recipe: dict[str, list[tuple[float, float]]] = {}
+    for entry in budget.log:
+        point = (entry.size_bytes / 1024, entry.drop_points)
+        by_recipe.setdefault(entry.recipe, []).append(point)
+    for recipe, points in by_recipe.items():
+        sizes, drops = zip(*sorted(points), strict=True)
+        axis.plot(sizes, drops, "o-", label=recipe, markersize=4, linewidth=1)
+    axis.plot(
+        best.trial.size_bytes / 1024,
+        best.trial.drop_points,
+        "*",
+        color="#1a7f37",
+        markersize=16,
+        label=f"chosen: {best.recipe}",
+    )
     gate = budget.trials.limits.accuracy_drop_points
     axis.axhline(gate, color="#cf222e", linewidth=1, linestyle="--", label=f"gate: {gate:g} points")
     axis.set_xlabel("file size (KiB)")
@@ -153,9 +188,9 @@ def offered(spec: "ModelSpec") -> bool:
     return spec.search is not None
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The parameters of every scheme, and the bounds."""
-    return partial.every_parameters(spec, target) | mixed.bounds(spec)
+    return search_schemes.every_parameters(spec, target) | mixed.bounds(spec)
 
 
 SEARCH = replace(

@@ -37,24 +37,37 @@ class Sensitivity:
 
 
 def rank(
-    scheme: Scheme, trials: Trials, log: Callable[[str], None], spent: Callable[[], object] = lambda: None
+    scheme: Scheme,
+    trials: Trials,
+    log: Callable[[str], None],
+    spent: Callable[[], object] = lambda: None,
 ) -> list[Sensitivity]:
     """Every layer of the scheme, the most sensitive first; those alone that were judged before a budget was `spent`."""
-    every = [node for layer in scheme.layers for node in layer.nodes]
+    every = list(scheme.rest)
+    for layer in scheme.layers:
+        every += layer.nodes
     found = []
     for number, layer in enumerate(scheme.layers, 1):
         if spent():
             break
-        others = [node for node in (*scheme.rest, *every) if node not in layer.nodes]
+        others = [node for node in every if node not in layer.nodes]
+        parameters = {**scheme.parameters, "only": layer.name}
         try:
-            trial = trials.run({**scheme.parameters, "only": layer.name}, partial(scheme.write, others), SAMPLES)
+            trial = trials.run(parameters, partial(scheme.write, others), SAMPLES)
         except Refused as reason:  # nothing of it has a quantized form, so there is nothing to keep either
             log(f"{layer.name} is left out: {reason}")
             continue
         snr = trial.snr_db if trial.snr_db is not None else float("-inf")
         log(f"{scheme.recipe}, layer {number} of {len(scheme.layers)}: {layer.name} alone, SNR {snr:.1f} dB")
-        interval = [round(bound, 3) for bound in trial.drop_interval_points]
-        found.append(Sensitivity(layer.name, layer.operator, layer.weights, snr, trial.drop_points, interval))
+        judged = Sensitivity(
+            layer=layer.name,
+            operator=layer.operator,
+            weights=layer.weights,
+            snr_db=snr,
+            drop_points=trial.drop_points,
+            drop_interval_points=[round(bound, 3) for bound in trial.drop_interval_points],
+        )
+        found.append(judged)
     return sorted(found, key=lambda entry: entry.snr_db)
 
 
@@ -68,7 +81,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         raise Refused(f"no layer of this graph can be quantized by {scheme.recipe}")
     facts = {"recipe": scheme.recipe, "samples": min(SAMPLES, request.trials.half)}
     listed = [asdict(entry) for entry in ranking]
-    (request.output / FILE).write_text(json.dumps(facts | {"layers": listed}, indent=1) + "\n")
+    ranked = facts | {"layers": listed}
+    (request.output / FILE).write_text(json.dumps(ranked, indent=1) + "\n")
     draw(ranking, scheme.recipe, request.output / PLOT)
     return facts | {"ranking": listed}
 
@@ -86,10 +100,13 @@ def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
     left.set_xlabel("SNR of the output, this layer alone quantized (dB)")
     left.set_ylim(len(ranking) - 0.4, -0.6)  # the first on top
     left.tick_params(axis="y", labelsize=8)
-    drops = [entry.drop_points for entry in ranking]
-    low, high = zip(*(entry.drop_interval_points for entry in ranking), strict=True)
-    errors = [[d - a for d, a in zip(drops, low, strict=True)], [b - d for d, b in zip(drops, high, strict=True)]]
-    right.errorbar(drops, names, xerr=errors, fmt="o", color="#bf8700", capsize=2, markersize=3)
+    drops, below, above = [], [], []
+    for entry in ranking:
+        low, high = entry.drop_interval_points
+        drops.append(entry.drop_points)
+        below.append(entry.drop_points - low)
+        above.append(high - entry.drop_points)
+    right.errorbar(drops, names, xerr=[below, above], fmt="o", color="#bf8700", capsize=2, markersize=3)
     right.axvline(0, color="#57606a", linewidth=0.8)
     right.set_xlabel("drop of the score (points, 95 % interval)")
     figure.suptitle(f"Sensitivity of each layer to {recipe}", fontsize=10)

@@ -12,6 +12,7 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 from edge_assets.toolchains.pytorch.eager import CudaSession, as_tuple
@@ -28,7 +29,12 @@ EXTRA = "torch-tensorrt"
 
 
 def open_session(
-    path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str], largest_batch: int
+    path: Path,
+    *,
+    threads: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    largest_batch: int,
 ) -> Session:
     """Load the compiled program. Raises Refused without a CUDA GPU. `threads` does not apply."""
     del threads
@@ -37,7 +43,8 @@ def open_session(
 
     if not torch.cuda.is_available():
         raise Refused("Torch-TensorRT programs run on a CUDA GPU, and PyTorch sees none here")
-    return CudaSession(torch_tensorrt.load(str(path)).module(), inputs, outputs, largest_batch)
+    program = torch_tensorrt.load(str(path)).module()
+    return CudaSession(program, inputs, outputs, largest_batch)
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -51,11 +58,20 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     model = half_inside(load_model(request.spec.architecture, request.source)).cuda()
     inputs = []
     for tensor in parameters["inputs"]:
-        dtype, name = getattr(torch, tensor["dtype"]), tensor["name"]
-        shapes = {f"{bound}_shape": tensor[bound] for bound in ("min", "opt", "max")}
-        inputs.append(torch_tensorrt.Input(**shapes, name=name, dtype=dtype))
+        shaped = torch_tensorrt.Input(
+            min_shape=tensor["min"],
+            opt_shape=tensor["opt"],
+            max_shape=tensor["max"],
+            name=tensor["name"],
+            dtype=getattr(torch, tensor["dtype"]),
+        )
+        inputs.append(shaped)
     compiled = torch_tensorrt.compile(
-        model, ir="dynamo", inputs=inputs, use_explicit_typing=True, workspace_size=parameters["workspace_bytes"]
+        model,
+        ir="dynamo",
+        inputs=inputs,
+        use_explicit_typing=True,
+        workspace_size=parameters["workspace_bytes"],
     )
     torch_tensorrt.save(compiled, str(request.output / FILE), inputs=inputs)
     return {"recipe": "fp16", "session": {"largest_batch": parameters["inputs"][0]["max"][0]}}
@@ -70,20 +86,26 @@ def half_inside(model: "torch.nn.Module") -> "torch.nn.Module":
             super().__init__()
             self.inner = inner.half().eval()
 
-        def forward(self, *inputs: torch.Tensor) -> Any:
-            results = as_tuple(self.inner(*(x.half() if x.is_floating_point() else x for x in inputs)))
-            return tuple(result.float() if result.is_floating_point() else result for result in results)
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            halves = []
+            for tensor in inputs:
+                halves.append(tensor.half() if tensor.is_floating_point() else tensor)
+            results = []
+            for result in as_tuple(self.inner(*halves)):
+                results.append(result.float() if result.is_floating_point() else result)
+            return tuple(results)
 
     return HalfInside(model)
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Any]:
+def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """Shapes, workspace, and the GPU of this machine where it is the target's."""
+    machine = this_machine()
     return {
         "inputs": profile(spec, target),
         "workspace_bytes": parse_size(target.options["workspace"], f"target {target.name}.options.workspace"),
         "compute_capability": target.options["compute_capability"],
-        "gpu": this_machine().gpus[0] if this_machine().matches(target) else None,
+        "gpu": machine.gpus[0] if machine.matches(target) else None,
     }
 
 
