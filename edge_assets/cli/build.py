@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from rich.markup import escape
@@ -24,6 +23,7 @@ from edge_assets.defs.jobs import family_job_name, scorecard_job_name
 from edge_assets.defs.running import Worker, close_dead_runs
 from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
+from edge_assets.families.family import Family
 from edge_assets.pipeline import scorecard
 from edge_assets.pipeline.cell import REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
@@ -31,6 +31,7 @@ from edge_assets.settings import Home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.spec.source import source_digest
+from edge_assets.targets import Target
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
@@ -53,9 +54,12 @@ class Outcome:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Any, Any]]:
+def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Family, Target]]:
     """(family, target) pairs of a model, all or those named. Raises UnknownName with the nearest names."""
-    every = {target.name: (family, target) for family, targets in family_targets(spec) for target in targets}
+    every: dict[str, tuple[Family, Target]] = {}
+    for family, targets in family_targets(spec):
+        for target in targets:
+            every[target.name] = (family, target)
     for name in names:
         if name not in every:
             raise UnknownName(f"target of {spec.name}", name, every)
@@ -70,11 +74,13 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     folder = checkpoint_folder(spec)
     if names and "all" not in names:
         return [_checkpoint(store, spec, folder, name) for name in names]
-    checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
+    checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
         raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
-    return known if names else [_newest(store, spec)]
+    if names:
+        return known
+    return [_newest(store, spec)]
 
 
 def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
@@ -88,23 +94,22 @@ def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
 
 
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
-    if name in store.pointers.names(f"checkpoints/{spec.name}"):
+    registered = store.pointers.names(f"checkpoints/{spec.name}")
+    if name in registered:
         return checkpoints.lookup(store, spec.name, name)
-    urls = [file.url for file in checkpoints.list_files(folder)]
-    files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
-    if name in files or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
-        return checkpoints.register(store, spec.name, files.get(name, name))
-    raise UnknownName(
-        f"checkpoint of {spec.name}",
-        name,
-        {*(Path(url).name for url in urls), *store.pointers.names(f"checkpoints/{spec.name}")},
-    )
+    files, stems = {}, {}
+    for file in checkpoints.list_files(folder):
+        files[Path(file.url).name] = file.url
+        stems[Path(file.url).stem] = file.url
+    if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
+        return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
+    raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered})
 
 
 def build(
     spec: ModelSpec,
     chosen: Sequence[Checkpoint],
-    targets: Sequence[tuple[Any, Any]],
+    targets: Sequence[tuple[Family, Target]],
     mode: str,
     home: Home,
     store: ArtifactStore,
@@ -117,16 +122,27 @@ def build(
     _check_space(home, store, chosen)
     partitions = checkpoint_partitions(spec)
     add_partitions(instance, partitions.name or "", [checkpoint.key for checkpoint in chosen])
-    outcomes = []
+    outcomes: list[Outcome] = []
     materialized = known_to(instance)  # a run adds partitions of its own cell alone
     for checkpoint in chosen:
+        changed = False
         for family, pairs in groupby(targets, key=itemgetter(0)):
             for _, target in pairs:
-                planned = plan(Cell(spec, family, target, checkpoint, store, say), materialized, mode)
-                outcomes.append(_bring_up_to_date(planned, mode, instance, say))
+                cell = Cell(
+                    spec=spec,
+                    family=family,
+                    target=target,
+                    checkpoint=checkpoint,
+                    store=store,
+                    log=say,
+                )
+                planned = plan(cell, materialized, mode)
+                outcome = _bring_up_to_date(planned, mode, instance, say)
+                outcomes.append(outcome)
+                changed |= outcome.status != "fresh"
             isolation.close()  # the next family has toolchains of its own: their memory would add up
-        if any(o.status != "fresh" and o.cell.checkpoint == checkpoint for o in outcomes):
-            _run(scorecard_job_name(spec), checkpoint.key, {}, instance, lambda _event: None)
+        if changed:
+            _run(scorecard_job_name(spec), checkpoint.key, {}, instance, listen=lambda _event: None)
     return outcomes
 
 
@@ -138,10 +154,12 @@ def _bring_up_to_date(planned: Plan, mode: str, instance: dg.DagsterInstance, sa
         scorecard.mark_reused(cell.store, cell.path)
         return Outcome(cell, "fresh")
     say(f"[bold]{title}[/]: {escape(planned.reason or '')}")
-    config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
+    config: dict[str, object] = {"ops": {_op_name(cell, REPORT): {"config": {"mode": mode}}}}
     job = family_job_name(cell.spec, cell.family)
-    failure = _run(job, partition_key(cell), config, instance, lambda event: _narrate(event, say))
-    return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
+    failure = _run(job, partition_key(cell), config, instance, listen=lambda event: _narrate(event, say))
+    if failure:
+        return Outcome(cell, "failed", failure)
+    return Outcome(cell, "built", failures=_failed_variants(cell))
 
 
 def _failed_variants(cell: Cell) -> dict[str, str]:
@@ -155,7 +173,11 @@ def _op_name(cell: Cell, artifact: str) -> str:
 
 
 def _run(
-    job: str, partition: str, config: dict[str, Any], instance: dg.DagsterInstance, listen: Callable[[Any], None]
+    job: str,
+    partition: str,
+    config: dict[str, object],
+    instance: dg.DagsterInstance,
+    listen: Callable[[dg.EventLogEntry], None],
 ) -> str | None:
     """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
     from edge_assets.definitions import defs
@@ -168,7 +190,8 @@ def _run(
         event = entry.dagster_event
         if event and event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(_message(event))
-            interrupts.extend([event] if _is_interrupt(event) else [])
+            if _is_interrupt(event):
+                interrupts.append(event)
         listen(entry)
 
     instance.add_event_listener(run_id, heard)
@@ -186,7 +209,9 @@ def _run(
         raise KeyboardInterrupt
     if result.success:
         return None
-    return failures[0] if failures else f"run {run_id} failed"
+    if failures:
+        return failures[0]
+    return f"run {run_id} failed"
 
 
 def _is_interrupt(event: dg.DagsterEvent) -> bool:
@@ -205,9 +230,11 @@ def _message(event: dg.DagsterEvent) -> str:
     if data.user_failure_data and data.user_failure_data.description:
         return f"{name}: {data.user_failure_data.description}"
     error = data.error
-    while error and error.cause:
+    if error is None:
+        return f"{name}: failed"
+    while error.cause:
         error = error.cause
-    return f"{name}: {error.message.strip() if error else 'failed'}"
+    return f"{name}: {error.message.strip()}"
 
 
 def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
@@ -215,10 +242,14 @@ def _narrate(entry: dg.EventLogEntry, say: Say) -> None:
     event = entry.dagster_event
     if event is None:
         if entry.user_message and not entry.user_message.startswith("Dependencies for step"):
-            style = "dim" if entry.level in (logging.DEBUG, logging.INFO) else "yellow"
+            style = "yellow"
+            if entry.level in (logging.DEBUG, logging.INFO):
+                style = "dim"
             say(f"  [{style}]{escape(entry.user_message)}[/]")
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
+        mark = "[green]✓[/]"
+        if "failed" in event.materialization.metadata:
+            mark = "[red]✗[/]"
         say(f"  {mark} {escape(_summary(event.materialization))}")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_interrupt(event):  # which is said elsewhere
         say(f"  [red]✗ {escape(_message(event))}[/]")
@@ -231,11 +262,12 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     for outcome in ("failed", "refused", "unavailable"):
         if values.get(outcome):
             return f"{name}: {outcome}: {values[outcome]}"
-    if isinstance(size := values.get("size_bytes"), int):
+    size, accuracy, drop = values.get("size_bytes"), values.get("accuracy"), values.get("accuracy_drop_points")
+    if isinstance(size, int):
         parts.append(f"{size / 1024:,.0f} KiB")
-    if isinstance(accuracy := values.get("accuracy"), float):
+    if isinstance(accuracy, float):
         parts.append(f"accuracy {100 * accuracy:.2f} %")
-    if isinstance(drop := values.get("accuracy_drop_points"), float):
+    if isinstance(drop, float):
         parts.append(f"drop {drop:.2f} points")
     if values.get("winner"):
         parts.append(f"released {values['winner']}: {values['reason']}")

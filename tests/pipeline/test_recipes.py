@@ -70,7 +70,7 @@ class Recording(ArtifactStore):
 def recipes(name: str, folder: Path) -> dict[str, str]:
     """Digest of every recipe of a target's plan, by step."""
     root = open_store(str(folder / "store"), folder / "cache")
-    store = Recording(root.storage, root.cache)
+    store = Recording(**vars(root))
     checkpoint = Checkpoint("tiny", "tiny-00000000", File("tiny.safetensors", "0" * 64, 1), "tiny.safetensors", 0.0)
     chosen = target(name)
     cell = Cell(WHOLE, FAMILIES[chosen.family].of(WHOLE), chosen, checkpoint, store, lambda _line: None)
