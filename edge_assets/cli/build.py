@@ -72,7 +72,10 @@ class Here:
 
 def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Family, Target]]:
     """(family, target) pairs of a model, all or those named. Raises UnknownName with the nearest names."""
-    every = {target.name: (family, target) for family, targets in family_targets(spec) for target in targets}
+    every: dict[str, tuple[Family, Target]] = {}
+    for family, targets in family_targets(spec):
+        for target in targets:
+            every[target.name] = (family, target)
     for name in names:
         if name not in every:
             raise UnknownName(f"target of {spec.name}", name, every)
@@ -87,11 +90,13 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     folder = checkpoint_folder(spec)
     if names and "all" not in names:
         return [_checkpoint(store, spec, folder, name) for name in names]
-    checkpoints.discover(store, spec.name, folder, lambda reason: say(f"[yellow]{escape(reason)}[/]"))
+    checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
         raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
-    return known if names else [_newest(store, spec)]
+    if names:
+        return known
+    return [_newest(store, spec)]
 
 
 def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
@@ -105,17 +110,16 @@ def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
 
 
 def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
-    if name in store.pointers.names(f"checkpoints/{spec.name}"):
+    registered = store.pointers.names(f"checkpoints/{spec.name}")
+    if name in registered:
         return checkpoints.lookup(store, spec.name, name)
-    urls = [file.url for file in checkpoints.list_files(folder)]
-    files = {Path(url).stem: url for url in urls} | {Path(url).name: url for url in urls}
-    if name in files or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
-        return checkpoints.register(store, spec.name, files.get(name, name))
-    raise UnknownName(
-        f"checkpoint of {spec.name}",
-        name,
-        {*(Path(url).name for url in urls), *store.pointers.names(f"checkpoints/{spec.name}")},
-    )
+    files, stems = {}, {}
+    for file in checkpoints.list_files(folder):
+        files[Path(file.url).name] = file.url
+        stems[Path(file.url).stem] = file.url
+    if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
+        return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
+    raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered})
 
 
 def build(
@@ -284,7 +288,7 @@ def _run(
     here: Here,
     job: str,
     partition: str,
-    config: dict[str, Any],
+    config: Mapping[str, object],
     listen: Callable[[Any], None],
 ) -> str | None:
     """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
@@ -296,7 +300,8 @@ def _run(
         event = entry.dagster_event
         if event and event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(_message(event))
-            interrupts.extend([event] if _is_interrupt(event) else [])
+            if _is_interrupt(event):
+                interrupts.append(event)
         listen(entry)
 
     here.instance.add_event_listener(run_id, heard)
@@ -314,7 +319,9 @@ def _run(
         raise KeyboardInterrupt
     if result.success:
         return None
-    return failures[0] if failures else f"run {run_id} failed"
+    if failures:
+        return failures[0]
+    return f"run {run_id} failed"
 
 
 def _is_interrupt(event: dg.DagsterEvent) -> bool:
@@ -333,9 +340,11 @@ def _message(event: dg.DagsterEvent) -> str:
     if data.user_failure_data and data.user_failure_data.description:
         return f"{name}: {data.user_failure_data.description}"
     error = data.error
-    while error and error.cause:
+    if error is None:
+        return f"{name}: failed"
+    while error.cause:
         error = error.cause
-    return f"{name}: {error.message.strip() if error else 'failed'}"
+    return f"{name}: {error.message.strip()}"
 
 
 def _narrate(entry: dg.EventLogEntry, cell: Cell, hear: Hear) -> None:
@@ -363,11 +372,12 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     for outcome in ("failed", "refused", "unavailable"):
         if values.get(outcome):
             return f"{name}: {outcome}: {values[outcome]}"
-    if isinstance(size := values.get("size_bytes"), int):
+    size, accuracy, drop = values.get("size_bytes"), values.get("accuracy"), values.get("accuracy_drop_points")
+    if isinstance(size, int):
         parts.append(f"{size / 1024:,.0f} KiB")
-    if isinstance(accuracy := values.get("accuracy"), float):
+    if isinstance(accuracy, float):
         parts.append(f"accuracy {100 * accuracy:.2f} %")
-    if isinstance(drop := values.get("accuracy_drop_points"), float):
+    if isinstance(drop, float):
         parts.append(f"drop {drop:.2f} points")
     if values.get("winner"):
         parts.append(f"released {values['winner']}: {values['reason']}")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_assets.errors import CheckpointError, EdgeAssetsError, first_line, printable
 from edge_assets.spec.source import call
@@ -110,7 +110,7 @@ def _check_torch_zip(path: Path) -> None:
         )
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        names = [entry.filename for entry in entries]
+        names = archive.namelist()
         for record in RECORDS:
             if not any(name.endswith(record) for name in names):
                 raise CheckpointError(
@@ -134,7 +134,7 @@ def _check_torch_zip(path: Path) -> None:
         )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     if path.suffix.lower() == ".safetensors":
         from safetensors.torch import load_file
 
@@ -155,18 +155,22 @@ def _read(path: Path) -> Any:
 def _unpicklable(error: Exception) -> str:
     """The object that torch met, without torch's advice to load the file all the same."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found.group(1) if found else first_line(error)
+    if found:
+        return found.group(1)
+    return first_line(error)
 
 
 # --- what is in it ---------------------------------------------------------------------------------------
 
 
-def _state_dict(state: Any, path: Path) -> dict[str, "torch.Tensor"]:
+def _state_dict(state: object, path: Path) -> dict[str, "torch.Tensor"]:
     """`state` if it is a dict of plain tensors by name."""
     import torch
 
     if not isinstance(state, dict) or not state:
-        found = "empty" if isinstance(state, dict) else f"a {type(state).__name__}"
+        found = f"a {type(state).__name__}"
+        if isinstance(state, dict):
+            found = "empty"
         raise CheckpointError(f"checkpoint {shown(path)} is not a state dict of tensors: it is {found}")
     odd = [name for name in state if not isinstance(name, str)]
     if odd:
@@ -192,7 +196,12 @@ def _is_plain(tensor: "torch.Tensor") -> bool:
     return tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
 
 
-def _check_fits(state: Mapping[str, Any], expected: Mapping[str, Any], architecture: str, path: Path) -> None:
+def _check_fits(
+    state: Mapping[str, "torch.Tensor"],
+    expected: Mapping[str, "torch.Tensor"],
+    architecture: str,
+    path: Path,
+) -> None:
     shared = sorted(expected.keys() & state.keys())
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
@@ -201,16 +210,13 @@ def _check_fits(state: Mapping[str, Any], expected: Mapping[str, Any], architect
             f"checkpoint {shown(path)} holds no tensor of the architecture {architecture}: is it an optimizer's, or "
             f"another model's? Missing keys: {_listing(missing)}. Unexpected keys: {_listing(unexpected)}"
         )
-    shapes = [
-        f"{printable(name)} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in shared
-        if state[name].shape != expected[name].shape
-    ]
-    kinds = [
-        f"{printable(name)} is {_type(state[name])}, expected {_type(expected[name])}"
-        for name in shared
-        if _kind(state[name]) != _kind(expected[name])
-    ]
+    shapes, kinds = [], []
+    for name in shared:
+        given, wanted = state[name], expected[name]
+        if given.shape != wanted.shape:
+            shapes.append(f"{printable(name)} is {tuple(given.shape)}, expected {tuple(wanted.shape)}")
+        if _kind(given) != _kind(wanted):
+            kinds.append(f"{printable(name)} is {_type(given)}, expected {_type(wanted)}")
     found = {"missing keys": missing, "unexpected keys": unexpected, "shapes": shapes, "types": kinds}
     problems = [f"{label}: {_listing(entries, 160)}" for label, entries in found.items() if entries]
     if problems:
@@ -224,8 +230,9 @@ def _kind(tensor: "torch.Tensor") -> str:
     name = _type(tensor)
     if name in WEIGHT_TYPES:
         return "float"
-    whole = not (tensor.is_floating_point() or tensor.is_complex()) and name != "bool"
-    return "int" if whole else name
+    if tensor.is_floating_point() or tensor.is_complex() or name == "bool":
+        return name
+    return "int"
 
 
 def _type(tensor: "torch.Tensor") -> str:
@@ -247,7 +254,10 @@ def _listing(names: Sequence[object], letters: int = 80) -> str:
             break
         shown.append(text)
     rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+    listed = ", ".join(shown)
+    if rest:
+        return f"{listed} and {rest} more"
+    return listed
 
 
 def shown(path: Path) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -31,14 +31,17 @@ def load_arrays(reference: str, what: str) -> Arrays:
     fields = call(reference, f"{what} data")
     if not isinstance(fields, Mapping) or not fields:
         raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(fields).__name__}")
-    arrays = {name: _array(name, field, f"{what} data") for name, field in fields.items()}
-    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    arrays: Arrays = {}
+    lengths: dict[str, int] = {}
+    for name, field in fields.items():
+        arrays[name] = _array(name, field, f"{what} data")
+        lengths[name] = arrays[name].shape[0] if arrays[name].ndim else 0
     if len(set(lengths.values())) != 1:
         raise DataError(f"{what} data: fields have different lengths {printable(lengths, 200)}")
     return arrays
 
 
-def _array(name: object, field: Any, where: str) -> np.ndarray:
+def _array(name: object, field: object, where: str) -> np.ndarray:
     """One field as an array of numbers, truth values or texts: what can be kept without pickling it."""
     if not isinstance(name, str) or not FIELD.fullmatch(name) or name in RESERVED:
         reason = "must be letters, digits and '_', not beginning with a digit, and not 'file' or 'allow_pickle'"
@@ -51,7 +54,9 @@ def _array(name: object, field: Any, where: str) -> np.ndarray:
     except Exception as error:  # an object may raise anything when it is made an array
         raise DataError(f"{where} cannot be made an array: {printable(first_line(error), 200)}") from None
     if array.dtype.kind not in KINDS:
-        kind = type(field).__name__ if array.ndim == 0 else f"{array.dtype} array"
+        kind = f"{array.dtype} array"
+        if array.ndim == 0:
+            kind = type(field).__name__
         raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
     return array
 
@@ -72,18 +77,16 @@ def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, 
     count = len(next(iter(raw.values())))
     if count < minimum:
         raise DataError(f"{what} data: {count} samples, at least {minimum} are needed")
+    few = {name: array[:PARITY_SAMPLES] for name, array in raw.items()}
     try:
-        feeds = preprocess.apply({name: array[:PARITY_SAMPLES] for name, array in raw.items()})
+        feeds = preprocess.apply(few)
     except ValueError as error:
         raise DataError(f"{what} data does not fit the preprocessing: {error}") from None
     for tensor in inputs:
         if tensor.name not in feeds:
             raise DataError(f"{what} data gives no input '{tensor.name}', only {sorted(feeds)}")
         array = feeds[tensor.name]
-        fits = len(array.shape) == len(tensor.shape) and all(
-            isinstance(axis, str) or axis == size for axis, size in zip(tensor.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != tensor.dtype:
+        if not _fits(tensor, array.shape) or array.dtype != tensor.dtype:
             raise DataError(
                 f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
                 f"the model takes {tensor.dtype} {tensor.shape}"
@@ -93,6 +96,13 @@ def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, 
             raise DataError(f"{what} data: field '{name}' has NaN or infinite values")
     if len(set(sample_hashes(raw, preprocess))) == 1:
         raise DataError(f"{what} data: all {count} samples are alike")
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether an array of that shape is one of the tensor's: its fixed axes have their sizes."""
+    if len(shape) != len(tensor.shape):
+        return False
+    return all(isinstance(axis, str) or axis == size for axis, size in zip(tensor.shape, shape, strict=True))
 
 
 def check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], metric: str) -> None:
@@ -137,20 +147,23 @@ def preprocess_fields(raw: Arrays, preprocess: Preprocessing) -> list[str]:
     """The raw fields that the preprocessing reads: those without which it fails."""
     first = {name: array[:1] for name, array in raw.items()}
 
-    def needed(name: str) -> bool:
+    needed = []
+    for name in sorted(raw):
+        others = {key: array for key, array in first.items() if key != name}
         try:
-            preprocess.apply({key: array for key, array in first.items() if key != name})
+            preprocess.apply(others)
         except ValueError:
-            return True
-        return False
-
-    return [name for name in sorted(raw) if needed(name)]
+            needed.append(name)
+    return needed
 
 
 def sample_hashes(raw: Arrays, preprocess: Preprocessing) -> list[bytes]:
     """One hash per sample, over the fields that become model inputs."""
     fields = preprocess_fields(raw, preprocess)
-    count = len(raw[fields[0]])
-    return [
-        hashlib.blake2b(b"".join(raw[f][i].tobytes() for f in fields), digest_size=16).digest() for i in range(count)
-    ]
+    hashes = []
+    for position in range(len(raw[fields[0]])):
+        hasher = hashlib.blake2b(digest_size=16)
+        for field in fields:
+            hasher.update(raw[field][position].tobytes())
+        hashes.append(hasher.digest())
+    return hashes

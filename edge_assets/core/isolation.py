@@ -15,18 +15,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from edge_assets.errors import ConverterError, EdgeAssetsError, log_end, told
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
+T = TypeVar("T")
 LOG = "edge-assets-"  # how names of logs begin, in the system's folder for temporary files
 NEW = 60  # seconds for which a log may not be locked yet
 
 
-def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+def call(process: str, function: Callable[..., T], *arguments: object, seconds: float) -> T:
     """`function(*arguments)` in the child process of that name; arguments and result are pickled.
 
     Raises ConverterError, with the end of the process's log, if it died, took longer than `seconds`, or raised
@@ -38,7 +39,8 @@ def call(process: str, function: Callable[..., Any], *arguments: Any, seconds: f
     start = log.stat().st_size
     what = f"{process}: {function.__module__}.{function.__name__}"
     try:
-        return pool.schedule(function, args=arguments, timeout=seconds).result()
+        result: T = pool.schedule(function, args=arguments, timeout=seconds).result()
+        return result
     except EdgeAssetsError:
         raise
     except Expired:

@@ -32,6 +32,15 @@ class Runtime:
 
 
 ON_MAC = sys.platform == "darwin"
+# torch evaluates where CoreML is missing: the two kinds of evidence are never taken for each other
+COREML_DISTRIBUTIONS: tuple[str, ...] = ("coremltools", "torch")
+COREML_IS = (
+    "the package's MIL program, evaluated op by op in fp32 by PyTorch on this machine; does not model the Neural "
+    "Engine's fp16"
+)
+if ON_MAC:
+    COREML_DISTRIBUTIONS = ("coremltools",)
+    COREML_IS = "CoreML on this Mac"
 
 RUNTIMES: Mapping[str, Runtime] = {
     "pytorch": Runtime(
@@ -134,12 +143,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "coreml": Runtime(
         "coreml.package",
         "coremltools",
-        # torch evaluates where CoreML is missing: the two kinds of evidence are never taken for each other
-        ("coremltools",) if ON_MAC else ("coremltools", "torch"),
-        "CoreML on this Mac"
-        if ON_MAC
-        else "the package's MIL program, evaluated op by op in fp32 by PyTorch on this machine; does not model the "
-        "Neural Engine's fp16",
+        COREML_DISTRIBUTIONS,
+        COREML_IS,
         extra="apple",
         is_the_targets=ON_MAC,
         target_options=("compute_units",),

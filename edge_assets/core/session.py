@@ -57,7 +57,8 @@ class Loadable:
     def open(self, threads: int) -> Session:
         """Load the model with `threads` intra-op threads."""
         module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
-        return module.open_session(Path(self.path), threads=threads, **self.options)
+        session: Session = module.open_session(Path(self.path), threads=threads, **self.options)
+        return session
 
     @contextmanager
     def opened(self, threads: int) -> Iterator[Session]:
@@ -66,7 +67,8 @@ class Loadable:
         try:
             yield session
         finally:
-            if close := getattr(session, "close", None):
+            close = getattr(session, "close", None)
+            if close:
                 close()
 
 
@@ -76,7 +78,8 @@ def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, 
         "inputs": [tensor.name for tensor in spec.inputs],
         "outputs": [tensor.name for tensor in spec.outputs],
     }
-    options |= {name: target.options[name] for name in RUNTIMES[runtime].target_options}
+    for name in RUNTIMES[runtime].target_options:
+        options[name] = target.options[name]
     if RUNTIMES[runtime].takes_architecture:
         options["architecture"] = spec.architecture
     return options

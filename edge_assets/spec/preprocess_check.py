@@ -1,7 +1,7 @@
 """A declared preprocessing, checked from outside: its own module goes into releases, where there is no pydantic."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 
 from edge_assets.errors import Fault, printable
 from edge_assets.spec.preprocess import KINDS
-from edge_assets.spec.validation import STRICT, faults_of
+from edge_assets.spec.validation import STRICT, as_tuple, faults_of
 
 Size = Annotated[int, Field(ge=1)]  # every whole number of a preprocessing is one
 
@@ -19,11 +19,7 @@ class _Form(BaseModel):
 
     model_config = STRICT
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def as_tuple(cls, value: object) -> object:
-        """A list counts as a tuple."""
-        return tuple(value) if isinstance(value, list) else value
+    listed = field_validator("*", mode="before")(as_tuple)
 
 
 def preprocessing_faults(preprocessing: object) -> Iterator[Fault]:
@@ -49,7 +45,7 @@ def _forms() -> dict[type, type[BaseModel]]:
     for kind in KINDS.values():
         form: dict[str, Any] = {}
         for entry in fields(kind):
-            default = ... if entry.default is MISSING else entry.default
-            form[entry.name] = (Size if entry.type is int else entry.type, default)
+            kind_of_value = Size if entry.type is int else entry.type
+            form[entry.name] = (kind_of_value, ...)
         forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
     return forms

@@ -45,13 +45,18 @@ def project_file() -> Path | None:
 def project_settings() -> dict[str, list[str]]:
     """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none."""
     path = project_file()
-    return tomllib.loads(path.read_text())["tool"]["edge_assets"] if path else {}
+    if path is None:
+        return {}
+    settings: dict[str, list[str]] = tomllib.loads(path.read_text())["tool"]["edge_assets"]
+    return settings
 
 
 def project_path(path: str) -> Path:
     """A path of the project's: relative ones are relative to its pyproject.toml."""
     file = project_file()
-    return (file.parent if file else Path.cwd()) / path
+    if file is None:
+        return Path.cwd() / path
+    return file.parent / path
 
 
 def checkpoint_folder(spec: "ModelSpec") -> str:

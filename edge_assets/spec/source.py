@@ -33,7 +33,7 @@ def locate(reference: str, field: str) -> Path:
     return path
 
 
-def load(reference: str) -> Any:
+def load(reference: str) -> Any:  # whatever the user's module has
     """The object that `package.module:attribute` names."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -70,10 +70,14 @@ def _closure(module: str) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in seen and _find(name) is not None:
-            seen.add(name)
-            # the product's own code has its own code versions, so only the user's modules are followed
-            waiting += [n for n in _imports(name) if n.partition(".")[0] == root and root != "edge_assets"]
+        if name in seen or _find(name) is None:
+            continue
+        seen.add(name)
+        if root == "edge_assets":
+            continue  # the product's own code has its own code versions: only the user's modules are followed
+        for imported in _imports(name):
+            if imported.partition(".")[0] == root:
+                waiting.append(imported)
     return seen
 
 
@@ -86,7 +90,9 @@ def _find(module: str) -> Path | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
 
 
 def _parse(path: Path) -> ast.Module:
@@ -107,13 +113,16 @@ def _imports(module: str) -> Iterator[str]:
     path = _find(module)
     if path is None:
         return
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    package = module
+    if path.name != "__init__.py":
+        package = module.rpartition(".")[0]
     for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            name = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(name, package) if node.level else name
+            base = node.module or ""
+            if node.level:
+                base = importlib.util.resolve_name("." * node.level + base, package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
@@ -124,8 +133,10 @@ def _top_level_names(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            for alias in node.names:
+                names.add(alias.asname or alias.name)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     return names

@@ -4,14 +4,17 @@ Nothing is converted, because a silent conversion hides a mistake: `minimum="500
 A number that was written as 1 stays 1, and enters recipes so. A list counts as a tuple.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 
 from edge_assets.errors import Fault, InvalidSpec, printable
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
@@ -34,8 +37,11 @@ MUST = {  # what pydantic calls by Python's names
 }
 
 
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def as_tuple(value: object) -> object:
+    """A list as a tuple, anything else as it is."""
+    if isinstance(value, list):
+        return tuple(value)
+    return value
 
 
 def _as_given(value: object, validate: Callable[[object], object]) -> object:
@@ -50,31 +56,33 @@ def filled(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-Listed = BeforeValidator(_as_tuple)  # of a tuple that may be written as a list
+Listed = BeforeValidator(as_tuple)  # of a tuple that may be written as a list
 Number = Annotated[float, WrapValidator(_as_given), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], Listed]
 
 
 def faults_of(error: ValidationError, where: str = "", positions: Sequence[str] = ()) -> list[Fault]:
     """What pydantic found wrong, each with its field below `where`. `positions` names positional arguments."""
+    known = {str(number): name for number, name in enumerate(positions)}
     faults = []
     for mistake in error.errors(include_url=False):
         place = [printable(part) for part in mistake["loc"]]
-        first = mistake["loc"][0] if mistake["loc"] else None
-        if isinstance(first, int) and first < len(positions):
-            place[0] = positions[first]
-        field = ".".join([where, *place] if where else place)
-        faults.append((field, _reason(mistake["type"], mistake["msg"], mistake["input"], mistake.get("ctx", {}))))
+        if place and place[0] in known:
+            place[0] = known[place[0]]
+        if where:
+            place.insert(0, where)
+        faults.append((".".join(place), _reason(mistake)))
     return faults
 
 
-def _reason(kind: str, message: str, given: object, context: Mapping[str, Any]) -> str:
+def _reason(mistake: "ErrorDetails") -> str:
+    kind = mistake["type"]
     if kind in REASONS:
         return REASONS[kind]
     if kind == "value_error":
-        return str(context["error"])
-    must = MUST.get(kind, message.replace("Input should be", "must be"))
-    return f"{printable(given)} {must}"
+        return str(mistake["ctx"]["error"])
+    must = MUST.get(kind, mistake["msg"].replace("Input should be", "must be"))
+    return f"{printable(mistake['input'])} {must}"
 
 
 def invalid(faults: Sequence[Fault]) -> InvalidSpec:
@@ -100,7 +108,7 @@ def written_by_users(where: str, by_name: bool = False) -> Callable[[type[T]], t
             except ValidationError as error:
                 place = where
                 if by_name:
-                    name = arguments[0] if arguments else named.get("name")
+                    name = next(iter(arguments), named.get("name"))
                     place = f"{where} '{printable(name)}'"
                 raise invalid(faults_of(error, place, positions)) from None
 

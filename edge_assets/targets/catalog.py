@@ -115,7 +115,9 @@ def parse_size(text: str, where: str) -> int:
 
 def _size(value: object) -> int:
     match = re.fullmatch(SIZE, str(value), re.ASCII)
-    size = int(float(match[1]) * UNITS[match[2]]) if match else 0
+    size = 0
+    if match:
+        size = int(float(match[1]) * UNITS[match[2]])
     if size < 1:
         raise ValueError(f"'{printable(str(value))}' is not a size such as '512 MiB'")
     return size
@@ -214,7 +216,7 @@ def json_schema(families: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def parse_target(name: Any, entry: Any) -> Target:
+def parse_target(name: object, entry: object) -> Target:
     """One catalog entry. Raises InvalidSpec with the field and the reason."""
     where = f"target {printable(name)}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -254,9 +256,11 @@ def load_catalog(*extra: Path) -> Catalog:
     for path in (BUILT_IN, *extra):
         try:
             entries = list(_read(path))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            told = _problem(error) if isinstance(error, yaml.YAMLError) else first_line(error)
-            reason = printable(told or type(error).__name__, 300)
+        except yaml.YAMLError as error:
+            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {_problem(error)}"))
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            reason = printable(first_line(error) or type(error).__name__, 300)
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {reason}"))
             continue
         for name, entry in entries:
@@ -264,8 +268,9 @@ def load_catalog(*extra: Path) -> Catalog:
                 if name in targets or name in broken:
                     raise InvalidSpec(f"catalog {path}", f"target '{printable(name)}' is already defined")
                 if isinstance(entry, yaml.YAMLError):
-                    raise InvalidSpec(f"target {printable(name)}", printable(_problem(entry), 300))
-                targets[name] = parse_target(name, entry)
+                    raise InvalidSpec(f"target {printable(name)}", _problem(entry))
+                target = parse_target(name, entry)
+                targets[target.name] = target
             except InvalidSpec as error:
                 broken[str(name)] = error
     return Catalog(targets, broken, tuple(unread))
@@ -287,7 +292,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Iterator[tuple[Any, Any]]:
+def _read(path: Path) -> Iterator[tuple[Hashable, object]]:
     """Name and entry of each target in a file; an entry that is no YAML value comes as the error that says so."""
     loader = _Loader(path.read_text(encoding="utf-8"))
     try:
@@ -300,12 +305,16 @@ def _read(path: Path) -> Iterator[tuple[Any, Any]]:
                 entry = loader.construct_document(entry_node)
             except yaml.YAMLError as error:
                 entry = error
-            yield (name if isinstance(name, Hashable) else str(name)), entry
+            if not isinstance(name, Hashable):
+                name = str(name)
+            yield name, entry
     finally:
         loader.dispose()
 
 
 def _problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or first_line(error)
-    return f"{problem} (line {mark.line + 1})" if mark else problem
+    problem = getattr(error, "problem", None) or first_line(error) or type(error).__name__
+    if mark:
+        problem = f"{problem} (line {mark.line + 1})"
+    return printable(problem, 300)

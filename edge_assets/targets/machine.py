@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from edge_assets.targets.catalog import Match, Target
 
 # ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
 ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # as macOS and Windows call them
 ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
 BROWSERS = {"chromium": ("chromium", "google-chrome", "chrome")}  # commands, by the name that a target asks for
 
@@ -36,7 +36,7 @@ class Machine:
     governor: str | None  # None: not readable here
     gpus: tuple[str, ...] = ()  # NVIDIA GPUs, by the driver's names
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     def matches(self, target: Target) -> bool:
@@ -70,16 +70,12 @@ class Machine:
 def this_machine() -> Machine:
     """The machine this process runs on. Instruction sets are read on Linux; elsewhere they are unknown."""
     lines = _read("/proc/cpuinfo") or ""
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", lines, re.MULTILINE)
-    name = re.search(r"^model name\s*:\s*(.*)$", lines, re.MULTILINE)
-    part = re.search(r"^CPU part\s*:\s*(\S+)", lines, re.MULTILINE)
     architecture = platform.machine().lower()
-    arm = ARM_PARTS.get(part[1], f"ARM part {part[1]}") if part else None
     return Machine(
-        cpu=name[1].strip() if name else arm or platform.processor() or "unknown",
-        architecture={"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        instruction_sets=tuple(sorted(flags[1].split())) if flags else (),
+        cpu=_cpu(lines),
+        architecture=ARCHITECTURES.get(architecture, architecture),
+        cores=_cores(),
+        instruction_sets=_instruction_sets(lines),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.release()}",
         board=(_read("/proc/device-tree/model") or "").strip("\0\n") or None,
@@ -88,11 +84,42 @@ def this_machine() -> Machine:
     )
 
 
+def _cpu(lines: str) -> str:
+    """The processor's name, by the lines of /proc/cpuinfo where there are any."""
+    name = re.search(r"^model name\s*:\s*(.*)$", lines, re.MULTILINE)
+    if name:
+        return name[1].strip()
+    part = re.search(r"^CPU part\s*:\s*(\S+)", lines, re.MULTILINE)
+    if part:
+        return ARM_PARTS.get(part[1], f"ARM part {part[1]}")
+    return platform.processor() or "unknown"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _instruction_sets(lines: str) -> tuple[str, ...]:
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", lines, re.MULTILINE)
+    if flags is None:
+        return ()
+    return tuple(sorted(flags[1].split()))
+
+
 def local_target(targets: Iterable[Target], family: str, machine: Machine | None = None) -> Target | None:
     """The target of `family` that this machine is: the most specific match, or None."""
     machine = machine or this_machine()
-    matching = [t for t in targets if t.family == family and t.device == "local" and machine.matches(t)]
-    return max(matching, key=lambda t: len(t.match.instruction_sets) + bool(t.match.board), default=None)
+    matching = []
+    for target in targets:
+        if target.family == family and target.device == "local" and machine.matches(target):
+            matching.append(target)
+    return max(matching, key=_specificity, default=None)
+
+
+def _specificity(target: Target) -> int:
+    return len(target.match.instruction_sets) + bool(target.match.board)
 
 
 @cache
@@ -103,12 +130,18 @@ def gpus() -> tuple[str, ...]:
         return ()
     listing = [command, "--query-gpu=name", "--format=csv,noheader"]
     found = subprocess.run(listing, capture_output=True, text=True, check=False, timeout=30)
-    return tuple(line.strip() for line in found.stdout.splitlines() if line.strip()) if found.returncode == 0 else ()
+    if found.returncode != 0:
+        return ()
+    return tuple(line.strip() for line in found.stdout.splitlines() if line.strip())
 
 
 def browser(name: str) -> str | None:
     """Path of an installed browser, or None."""
-    return next((path for command in BROWSERS[name] if (path := shutil.which(command))), None)
+    for command in BROWSERS[name]:
+        path = shutil.which(command)
+        if path:
+            return path
+    return None
 
 
 def _read(path: str) -> str | None:

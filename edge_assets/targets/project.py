@@ -8,7 +8,8 @@ from edge_assets.targets import Catalog, Target, load_catalog
 
 def project_catalog() -> Catalog:
     """The built-in targets and those of the project, and why some of the project's could not be read."""
-    return load_catalog(*map(project_path, project_settings().get("targets", [])))
+    files = [project_path(name) for name in project_settings().get("targets", [])]
+    return load_catalog(*files)
 
 
 def catalog() -> Mapping[str, Target]:
