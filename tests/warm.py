@@ -41,7 +41,8 @@ def run(
     It is killed after SECONDS.
     """
     server = _server(imported)
-    assert server.stdin is not None and server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout is not None
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(scratch) / name for name in ("stdout", "stderr")]
         request = {"module": module, "arguments": list(arguments), "folder": str(folder), "env": dict(env)}
