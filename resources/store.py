@@ -167,9 +167,9 @@ class ArtifactStore:
         return result
 
     def vouched(self, result: Result) -> Result | None:
-        """A result that came in another way than `recall`, such as in a pointer: as it is where all memos are taken,
-        else what its own memo says, or None where no memo of it is trusted.
+        """What may be believed of a result that came in another way than `recall`, such as in a pointer.
 
+        It is taken as it is where all memos are, else as its own memo says; None where no memo of it is trusted.
         What says that something was refused or failed only takes away, and needs no memo.
         """
         if self.verifier is None or result.refused is not None:
@@ -320,8 +320,10 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A private folder, gone afterwards. The kernel knows whether its process lives, so that a killed one's can be
-        swept."""
+        """A private folder, gone afterwards.
+
+        The kernel knows whether its process lives, so that a killed one's can be swept.
+        """
         parent = self.cache / "work"
         with ExitStack() as stack:
             with _disk_errors(str(parent)):
@@ -360,8 +362,10 @@ class ArtifactStore:
         return Artifact(tuple(self.put(path, path.relative_to(folder).as_posix()) for path in paths)) if paths else None
 
     def _intact(self, file: File) -> bool:
-        """Whether the blob is there and right: by its hash on a folder, by its size on a remote store,
-        whose content is hashed when it is fetched."""
+        """Whether the blob is there and right.
+
+        That is by its hash on a folder, by its size on a remote store, whose content is hashed when it is fetched.
+        """
         key = _blob_key(file.sha256)
         stat = self.storage.stat(key)
         if stat is None:
