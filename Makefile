@@ -33,7 +33,7 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST)
 
-# apart from test: Python 3.11 traces every call, those of torch and Dagster too, which takes them a third longer
+# apart from test: Python 3.11 traces every call, those of torch and Dagster too, which makes them about 40 % slower
 coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the code they run and which files least
 	rm -rf $(COVERAGE) && mkdir $(COVERAGE)
 	COVERAGE_FILE=$(COVERAGE)/data $(PYTEST) --cov --cov-report=
