@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 WEB := edge_assets/toolchains/web/static/node_modules/.installed
 EARLIER := --checkpoint digits-epoch08 --target x86-64-vnni
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
-COVERAGE := .coverage-data
+COVERAGE := $(CURDIR)/.coverage-data
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
@@ -35,9 +35,9 @@ test: $(STAMP) $(WEB) chromium  ## Pass all tests
 
 # apart from test: Python 3.11 traces every call, those of torch and Dagster too, which makes them about 40 % slower
 coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the code they run and which files least
-	rm -rf $(COVERAGE) && mkdir $(COVERAGE)
-	COVERAGE_FILE=$(COVERAGE)/data $(PYTEST) --cov --cov-report=
-	@COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report --sort=cover | sed -n -e 1,12p -e /^TOTAL/p
+	rm -rf "$(COVERAGE)" && mkdir "$(COVERAGE)"
+	COVERAGE_FILE="$(COVERAGE)/data" $(PYTEST) --cov --cov-report=
+	@COVERAGE_FILE="$(COVERAGE)/data" $(BIN)/coverage report --sort=cover | sed -n -e 1,12p -e /^TOTAL/p
 
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve
