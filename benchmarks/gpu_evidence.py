@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,7 @@ def main() -> None:
         "onnxruntime": attempt(lambda: onnxruntime(arguments.kit, kit, feeds, expected)),
     }
     for precision in ("fp32", "fp16"):
-        runs[f"pytorch_{precision}"] = attempt(
-            lambda precision=precision: pytorch(arguments, precision, feeds, expected)  # type: ignore[misc]
-        )
+        runs[f"pytorch_{precision}"] = attempt(partial(pytorch, arguments, precision, feeds, expected))
     evidence = {
         "gpu": smi("name,driver_version,memory.total"),
         "model": kit["model"],

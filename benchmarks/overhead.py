@@ -237,7 +237,9 @@ def made_by_us(home: Path) -> Made:
 
     A verification that several artifacts share counts for the first of them.
     """
-    artifacts, recipes, evidence = set(), set(), {}
+    artifacts: set[tuple[str, str]] = set()
+    recipes: set[str] = set()
+    evidence: dict[str, tuple[str, float]] = {}
     for path in sorted((home / "store" / "pointers" / "assets").rglob("*.json")):
         pointer = json.loads(path.read_text())
         if pointer["type"] != "Built":

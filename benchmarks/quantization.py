@@ -132,7 +132,9 @@ def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> Rows:
 
 def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: str, mode: str) -> Table:
     """Olive's quantizations of our ONNX file and our variants: same data, timed in one interleaved measurement."""
-    source = cell.store.checkout(builts[FP32].build.artifact)  # type: ignore[arg-type]  # it was measured above
+    fp32 = builts[FP32].build.artifact
+    assert fp32 is not None, "it was measured above"
+    source = cell.store.checkout(fp32)
     ours = {name: b for name, b in builts.items() if b.runtime == "onnx" and b.accuracy}
     with tempfile.TemporaryDirectory() as scratch:
         calibration = Path(scratch) / "calibration.npz"

@@ -27,6 +27,7 @@ from resources.store import ArtifactStore, open_store
 
 
 def main() -> None:
+    """Print how long a sensor's ticks take while so many files are new, first the history, then more."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--history", type=int, default=100_000)
     parser.add_argument("--new", type=int, default=1_000)

@@ -1,4 +1,4 @@
-"""What a model's spec is written with: `from edge_assets import ModelSpec, Tensor, Dataset, ...`
+"""What a model's spec is written with: `from edge_assets import ModelSpec, Tensor, Dataset`, and more.
 
 The names listed here stay: what they take may grow by optional fields, and a change that breaks a spec is announced in
 the changelog one version before. Everything else in this package may move between versions.

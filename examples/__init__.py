@@ -1,0 +1,1 @@
+"""The examples: models whose checkpoints go the whole way."""

@@ -89,6 +89,7 @@ def versions_in(environment: Path, uv: str) -> dict[str, str]:
 
 
 def main(tools: Path) -> None:
+    """Write every lock from what the two environments have; `tools` is the folder of the one that has uv."""
     uv = str(tools / "bin" / "uv")
     used = versions_in(tools, uv)
     used.pop(BUILD, None)  # came with the environment

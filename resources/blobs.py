@@ -49,7 +49,8 @@ class Blobs:
 
     def is_intact(self, file: File) -> bool:
         """Whether the blob is there and right: by its hash on a folder, by its size on a remote store,
-        whose content is hashed when it is fetched. A corrupted one is named in the log, and set aside."""
+        whose content is hashed when it is fetched. A corrupted one is named in the log, and set aside.
+        """
         key = blob_key(file.sha256)
         stat = self.storage.stat(key)
         if stat is None:

@@ -27,7 +27,8 @@ class Workspaces:
     @contextmanager
     def private(self) -> Iterator[Path]:
         """A private folder, gone afterwards. The kernel knows whether its process lives, so that a killed one's can be
-        swept."""
+        swept.
+        """
         parent = self.cache / "work"
         with ExitStack() as stack:
             with disk_errors(str(parent)):

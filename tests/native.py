@@ -37,7 +37,8 @@ def onnxruntime(folder: Path) -> Path:
     if not here:
         pytest.skip("ONNX Runtime's C++ headers are not here: run tests/onnxruntime_headers.sh .headers")
     found = importlib.util.find_spec("onnxruntime")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     libraries = list((Path(found.origin).parent / "capi").glob("libonnxruntime.so.*"))
     if not libraries:
         pytest.skip("this ONNX Runtime has no libonnxruntime.so")

@@ -11,7 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HANG = 0  # a rule's answer: take the request and never answer
 PASS = None
-Rule = Callable[[str, str, bytes], "tuple[int, bytes] | int | None"]  # method, path, body -> what to do
+Answer = tuple[int, bytes] | int | None  # status and body, status alone, or to pass the request on
+Rule = Callable[[str, str, bytes], Answer]  # of method, path and body
+
+
+def always(answer: Answer, but: str | None = None) -> Rule:
+    """The rule that gives each request this answer; with `but`, those whose path holds it pass."""
+
+    def rule(_method: str, path: str, _body: bytes) -> Answer:
+        if but is not None and but in path:
+            return PASS
+        return answer
+
+    return rule
 
 
 @dataclass

@@ -176,8 +176,8 @@ def write_bundle(work: Work, folder: Path, device: str) -> None:
     shell = {source.name: source for source in (WEB / "bundle").iterdir()}
     shell |= {entry["module"]: RUNTIME / Path(entry["module"]).name for entry in runtimes.values()}
     shell[f"runtime/{TRANSFORMERS.name}"] = TRANSFORMERS
-    for name, source in shell.items():
-        shutil.copyfile(source, folder / name)
+    for name, file in shell.items():
+        shutil.copyfile(file, folder / name)
     config = folder / "models" / "digits" / "config.json"
     config.write_text(json.dumps({"model_type": "digits"}))
     listed = [*(folder / name for name in shell), config]

@@ -49,7 +49,8 @@ class Child:
 
     def ask(self, *request: Any) -> Any:
         """Send one request and wait for its answer."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())

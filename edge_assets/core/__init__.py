@@ -1,0 +1,1 @@
+"""Shared by the toolchains: types, sessions, verification, measurement, selection, isolation."""

@@ -1,0 +1,1 @@
+"""Images: a small CNN for scikit-learn's handwritten digits."""

@@ -1,0 +1,1 @@
+"""Text: the published sentence encoder all-MiniLM-L6-v2."""

@@ -177,7 +177,7 @@ def objects() -> object:
 
 
 def masked() -> object:
-    return {"image": np.ma.masked_array(np.zeros(3), mask=[0, 1, 0])}
+    return {"image": np.ma.masked_array(np.zeros(3), mask=[False, True, False])}
 
 
 def named_file() -> object:

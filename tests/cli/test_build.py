@@ -214,16 +214,19 @@ def test_a_checkpoint_of_another_architecture_is_named_and_never_taken_for_the_n
     save_file({"weight": torch.zeros(3)}, other)
     named = copy_of_built.build("--checkpoint", str(other))
     assert named.returncode == 1
-    assert "checkpoint other-" in named.stderr and f"({other}) holds no tensor of the architecture" in named.stderr
+    assert "checkpoint other-" in named.stderr
+    assert f"({other}) holds no tensor of the architecture" in named.stderr
     newest = copy_of_built.build()
-    assert newest.returncode == 0 and "0 built, 1 up to date, 0 failed" in newest.stdout, newest.stdout + newest.stderr
+    assert newest.returncode == 0, newest.stdout + newest.stderr
+    assert "0 built, 1 up to date, 0 failed" in newest.stdout, newest.stdout + newest.stderr
 
 
 def test_a_broken_file_that_is_newer_is_named_while_the_last_whole_one_is_built(copy_of_built: Project) -> None:
     (copy_of_built.checkpoints / "zz-last.safetensors").write_bytes(b"half")
     result = copy_of_built.build()
     assert result.returncode == 0
-    assert "left out for now: checkpoint" in result.stdout and "zz-last.safetensors" in result.stdout
+    assert "left out for now: checkpoint" in result.stdout
+    assert "zz-last.safetensors" in result.stdout
 
 
 def test_outputs_that_a_changed_spec_declares_otherwise_are_refused_after_a_build_too(copy_of_built: Project) -> None:

@@ -69,7 +69,8 @@ def as_json(key: str) -> str:
 
 def refused(answer: Answer) -> str:
     assert answer.status == 403, f"{answer.status}: {answer.text[:300]}"
-    assert answer.text.startswith("refused: ") and answer.text.count("\n") == 1
+    assert answer.text.startswith("refused: ")
+    assert answer.text.count("\n") == 1
     return answer.text
 
 
@@ -309,7 +310,8 @@ def test_a_visited_page_changes_nothing_and_reads_nothing(served: Served, page: 
 
 def test_a_page_of_the_rebound_name_itself_is_refused(served: Served, page: Page) -> None:
     answer = page.goto(served.dagster.replace("127.0.0.1", "evil.example"))
-    assert answer is not None and answer.status == 403
+    assert answer is not None
+    assert answer.status == 403
 
 
 def test_the_own_page_loads_and_changes_what_it_is_asked_to(served: Served, page: Page) -> None:
@@ -340,4 +342,5 @@ def test_the_state_folder_is_its_owners_alone(served: Served) -> None:
     assert served.project.home.stat().st_mode & 0o777 == 0o700
     (command,) = [name for name in served.processes() if "code-server start" in name]
     socket = Path(command.split("--socket ")[1].split()[0])
-    assert socket.is_socket() and socket.parent.stat().st_mode & 0o777 == 0o700
+    assert socket.is_socket()
+    assert socket.parent.stat().st_mode & 0o777 == 0o700

@@ -112,7 +112,8 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / NAME / "notes.txt").write_text("mine")
     refused = run("init", NAME, folder=tmp_path)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) == 1
+    assert refused.stderr.startswith("error: ")
+    assert len(refused.stderr.splitlines()) == 1
     assert "exists already" in refused.stderr
     assert [path.name for path in tmp_path.rglob("*")] == [NAME, "notes.txt"]
 

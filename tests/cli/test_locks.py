@@ -25,7 +25,8 @@ def declared() -> set[str]:
     lines = [*project["dependencies"], "setuptools"]
     for extra in project["optional-dependencies"].values():
         lines += extra
-    return {canonicalize_name(Requirement(line).name) for line in lines} - {"edge-assets"}
+    names: set[str] = {canonicalize_name(Requirement(line).name) for line in lines}
+    return names - {"edge-assets"}
 
 
 def locked(lock: str) -> dict[str, list[str]]:

@@ -62,7 +62,8 @@ def call(function: Any, *arguments: Any, seconds: float = 60) -> Any:
 
 def test_a_process_stays_for_the_next_call_and_its_output_is_not_ours(capfd: pytest.CaptureFixture[str]) -> None:
     first, second = call(where, 3), call(where, 4)
-    assert first == (second[0], 6) and second[1] == 8
+    assert first == (second[0], 6)
+    assert second[1] == 8
     assert first[0] != os.getpid()
     assert "to standard output" not in capfd.readouterr().out
 
@@ -127,7 +128,8 @@ def test_a_crashing_converter_fails_its_variant_alone_and_leaves_nothing(tmp_pat
     source = cell.reference.build()
     assert source.variant == CHECKPOINT
     built = cell.variants.build(variant, source)
-    assert built.failed is not None and built.artifact is None
+    assert built.failed is not None
+    assert built.artifact is None
     assert re.search(r"abort_build died with exit code .*\nconverting tiny.safetensors", built.failed)
     log = store.cache / "failures" / str(built.failure_log)
     assert "converting tiny.safetensors" in log.read_text()

@@ -89,5 +89,6 @@ def test_every_recipe_of_every_family_and_target_comes_back_from_its_name(family
 
 def test_words_of_another_version_are_passed_over() -> None:
     scheme = Scheme.named("int8_static_qdq_u8s8_conv_minmax")
-    assert scheme is not None and (scheme.kind, scheme.activations, scheme.method) == ("static", "u8", "minmax")
+    assert scheme is not None
+    assert (scheme.kind, scheme.activations, scheme.method) == ("static", "u8", "minmax")
     assert Scheme.named("some_other_name") is None

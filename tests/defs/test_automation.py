@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 
 from tests.conftest import Project
+
+if TYPE_CHECKING:
+    from tests.ask import Night, Tick
 
 INTERVAL = 4
 
@@ -101,11 +105,21 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 # --- asked directly ------------------------------------------------------------------------------------
 
 
-def ask(project: Project, *arguments: str, **changes: str) -> object:
-    """What tests/ask.py prints in the project."""
+def ask(project: Project, *arguments: str, **changes: str) -> str:
+    """What tests/ask.py prints in the project: JSON."""
     result = project.run_module("tests.ask", *arguments, **changes)
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    return result.stdout.splitlines()[-1]
+
+
+def ask_sensor(project: Project, times: int) -> "list[Tick]":
+    """The answers of the checkpoint sensor to so many ticks."""
+    return json.loads(ask(project, "sensor", str(times)))
+
+
+def ask_schedule(project: Project, **changes: str) -> "Night":
+    """The answer of the nightly schedule."""
+    return json.loads(ask(project, "schedule", **changes))
 
 
 def test_the_first_tick_registers_history_and_builds_only_the_newest(project: Project) -> None:
@@ -119,16 +133,17 @@ def test_the_first_tick_registers_history_and_builds_only_the_newest(project: Pr
             {**state, "classifier.bias": torch.full((10,), float(epoch))}, project.checkpoints / f"e{epoch}.safetensors"
         )
     (project.checkpoints / "notes.txt").write_text("not a checkpoint")
-    first, second, third = ask(project, "sensor", "3")  # type: ignore[misc]
+    first, second, third = ask_sensor(project, 3)
     assert first == {"runs": [], "added": []}, "nothing is known to be settled yet"
     assert [key.rpartition("-")[0] for key in second["added"]] == ["e2", "e9", "e10"]
-    assert {run.partition("|")[0].rpartition("-")[0] for run in second["runs"]} == {"e10"}
+    assert {str(run).partition("|")[0].rpartition("-")[0] for run in second["runs"]} == {"e10"}
     assert third == {"runs": [], "added": []}
 
 
 def test_nightly_rebuilds_only_what_is_stale_of_the_newest(copy_of_built: Project) -> None:
     copy_of_built.run("build", "--model", "tiny")  # the other target too
-    fresh = ask(copy_of_built, "schedule")
-    assert fresh["runs"] == [] and "is up to date on every target" in fresh["skip"]  # type: ignore[index]
-    stale = ask(copy_of_built, "schedule", TINY_CALIBRATION="2")
-    assert [key.partition("|")[2] for key in stale["runs"]] == ["graviton3", "raspberry-pi-5"]  # type: ignore[index]
+    fresh = ask_schedule(copy_of_built)
+    assert fresh["runs"] == []
+    assert "is up to date on every target" in (fresh["skip"] or "")
+    stale = ask_schedule(copy_of_built, TINY_CALIBRATION="2")
+    assert [str(key).partition("|")[2] for key in stale["runs"]] == ["graviton3", "raspberry-pi-5"]

@@ -118,9 +118,13 @@ def test_every_field_of_a_spec_can_be_said() -> None:
     }
     spec = model_spec(parsed({**WRITTEN, **every}))
     assert set(attributes_type().model_fields) == {"spec", *every, *WRITTEN}
-    assert spec.finetuning is not None and spec.finetuning.data.version == "2" and spec.finetuning.seed == 0
-    assert spec.search is not None and spec.search.objective == "latency"
-    assert spec.owners == ("team:vision",) and spec.schemes == "all"
+    assert spec.finetuning is not None
+    assert spec.finetuning.data.version == "2"
+    assert spec.finetuning.seed == 0
+    assert spec.search is not None
+    assert spec.search.objective == "latency"
+    assert spec.owners == ("team:vision",)
+    assert spec.schemes == "all"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,8 @@ def test_a_model_by_yaml_is_the_same_for_dagster_as_by_name(tmp_path: Path) -> N
     expected, found = by_name.loaded(), by_yaml.loaded()
     assert expected.returncode == found.returncode == 0, expected.stderr + found.stderr
     assert json.loads(found.stdout) == json.loads(expected.stdout)
-    assert "scorecard_sensor" in found.stdout and f"{NAME}_checkpoint_sensor" in found.stdout
+    assert "scorecard_sensor" in found.stdout
+    assert f"{NAME}_checkpoint_sensor" in found.stdout
 
 
 def test_the_command_line_knows_it(project: Project) -> None:

@@ -24,7 +24,7 @@ def defs() -> dg.Definitions:
 
 
 def test_the_asset_graph_is_what_it_was(defs: dg.Definitions) -> None:
-    """Update with: python -m tests.defs.test_definitions"""
+    """`python -m tests.defs.test_definitions` updates it."""
     assert graph(defs) == json.loads(SNAPSHOT.read_text())
 
 
@@ -50,7 +50,9 @@ def graph(defs: dg.Definitions) -> dict[str, dict[str, object]]:
 def test_every_asset_has_description_owner_kind_and_code_version(defs: dg.Definitions) -> None:
     for key in defs.resolve_asset_graph().get_all_asset_keys():
         node = defs.resolve_asset_graph().get(key)
-        assert node.description and node.kinds and node.code_version, key
+        assert node.description, key
+        assert node.kinds, key
+        assert node.code_version, key
         assert node.owners or key.path[0] == "tiny", key
 
 
@@ -80,7 +82,8 @@ def test_dagster_cloud_yaml_is_valid() -> None:
 
     loaded = DagsterCloudYaml.model_validate(yaml.safe_load((ROOT / "dagster_cloud.yaml").read_text()))
     (location,) = loaded.locations
-    assert location.code_source is not None and location.code_source.module_name == "edge_assets.definitions"
+    assert location.code_source is not None
+    assert location.code_source.module_name == "edge_assets.definitions"
 
 
 if __name__ == "__main__":

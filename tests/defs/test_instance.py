@@ -63,13 +63,14 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
     elsewhere = Worker(here.host, here.machine, here.boot, "pid:[1]", 1, "1")
     with dg.DagsterInstance.local_temp() as instance:
 
-        def run(status: dg.DagsterRunStatus, worker: Worker | None = None, **tags: str) -> str:
+        def run(status: dg.DagsterRunStatus, worker: Worker | None = None, tags: dict[str, str] | None = None) -> str:
             run_id = str(uuid.uuid4())
-            tags |= worker.tags(run_id) if worker else {}
+            if worker:
+                tags = worker.tags(run_id)
             return create_run_for_test(instance, "tiny_cpu", run_id=run_id, status=status, tags=tags).run_id
 
         copied = gone.tags(str(uuid.uuid4()))  # a run that repeats another has that one's tags
-
+        unreadable = json.dumps({**asdict(gone), "pid": "x"})
         expected = {
             run(dg.DagsterRunStatus.STARTED, gone): "FAILURE",
             run(dg.DagsterRunStatus.STARTING, gone): "FAILURE",
@@ -77,13 +78,14 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
             run(dg.DagsterRunStatus.SUCCESS, gone): "SUCCESS",
             run(dg.DagsterRunStatus.STARTED, here): "STARTED",
             run(dg.DagsterRunStatus.STARTED, elsewhere): "STARTED",
-            run(dg.DagsterRunStatus.STARTED, **{TAG: "host:1"}): "STARTED",
+            run(dg.DagsterRunStatus.STARTED, tags={TAG: "host:1"}): "STARTED",
             run(dg.DagsterRunStatus.STARTED): "STARTED",
-            run(dg.DagsterRunStatus.STARTING, **copied): "STARTING",
-            run(dg.DagsterRunStatus.STARTING, **{TAG: json.dumps({**asdict(gone), "pid": "x"})}): "STARTING",
+            run(dg.DagsterRunStatus.STARTING, tags=copied): "STARTING",
+            run(dg.DagsterRunStatus.STARTING, tags={TAG: unreadable}): "STARTING",
         }
         answer = dead_runs_sensor(dg.build_sensor_context(instance))
-        assert isinstance(answer, dg.SkipReason) and answer.skip_message == "3 dead runs were closed"
+        assert isinstance(answer, dg.SkipReason)
+        assert answer.skip_message == "3 dead runs were closed"
         assert {run.run_id: run.status.value for run in instance.get_runs()} == expected
 
 
@@ -118,11 +120,14 @@ def test_terminate_interrupts_the_process_of_a_command_and_no_other(home: Home) 
 
         launcher = instance.run_launcher
         given_away = run(started="1")  # its process id belongs to another process today
-        assert launcher.terminate(given_away) and status(given_away) == "FAILURE"
+        assert launcher.terminate(given_away)
+        assert status(given_away) == "FAILURE"
         elsewhere = run(namespace="pid:[1]")
-        assert not launcher.terminate(elsewhere) and status(elsewhere) == "CANCELING"
+        assert not launcher.terminate(elsewhere)
+        assert status(elsewhere) == "CANCELING"
         of_another = run(run="another")  # whoever launches a run may give it such a tag
-        assert not launcher.terminate(of_another) and status(of_another) == "CANCELING"
+        assert not launcher.terminate(of_another)
+        assert status(of_another) == "CANCELING"
         assert process.poll() is None
         assert launcher.terminate(run())
     assert process.communicate(timeout=30)[0] == "interrupted\n"
@@ -202,7 +207,8 @@ def test_a_state_folder_that_others_could_read_is_closed_with_a_word(home: Home)
     said: list[str] = []
     prepare(home, said.append)
     assert mode(home.root) == 0o700
-    assert len(said) == 1 and "could be read by other accounts" in said[0]
+    assert len(said) == 1
+    assert "could be read by other accounts" in said[0]
     prepare(home, said.append)
     assert len(said) == 1
 
@@ -226,7 +232,8 @@ def test_a_folder_that_holds_more_than_state_is_left_as_it_is(home: Home, monkey
     said: list[str] = []
     prepare(home, said.append)
     assert mode(home.root) == 0o755
-    assert len(said) == 1 and "give it a folder alone" in said[0]
+    assert len(said) == 1
+    assert "give it a folder alone" in said[0]
 
 
 # --- the environment -----------------------------------------------------------------------------------
@@ -268,7 +275,9 @@ def test_a_full_disk_of_the_store_stops_a_build_as_one_of_the_state_folder_does(
 
 def test_ports_that_cannot_be_served_are_refused_before_anything_starts(project: Project) -> None:
     same = project.run("serve", "--dagster-port", "43990", "--mlflow-port", "43990")
-    assert same.returncode == 1 and "cannot both have port 43990" in same.stderr
+    assert same.returncode == 1
+    assert "cannot both have port 43990" in same.stderr
     outside = project.run("serve", "--dagster-port", "70000")
-    assert outside.returncode == 2 and "70000 is not in the range" in outside.stderr
+    assert outside.returncode == 2
+    assert "70000 is not in the range" in outside.stderr
     assert not project.home.exists()

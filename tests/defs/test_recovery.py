@@ -21,6 +21,8 @@ from edge_assets.defs.running import INITIAL_NAMESPACE, Worker, is_gone
 from tests.conftest import Project
 from tests.serving import Served, is_alive, start, wait_for
 
+EARLIER = Worker("host", "machine", "earlier", INITIAL_NAMESPACE, os.getpid(), "1")  # before a reboot
+
 # --- is it gone? ---------------------------------------------------------------------------------------
 
 
@@ -86,23 +88,22 @@ def test_a_lock_that_is_let_go_at_this_moment_tells_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "gone"),
+    ("before", "gone"),
     [
-        ({}, True),
-        ({"host": "another"}, False),
-        ({"machine": "another"}, False),
-        ({"machine": ""}, False),
-        ({"namespace": "pid:[4026532000]"}, False),
-        ({"boot": ""}, False),
+        (EARLIER, True),
+        (replace(EARLIER, host="another"), False),
+        (replace(EARLIER, machine="another"), False),
+        (replace(EARLIER, machine=""), False),
+        (replace(EARLIER, namespace="pid:[4026532000]"), False),
+        (replace(EARLIER, boot=""), False),
     ],
 )
 def test_after_a_reboot_what_ran_on_the_same_machine_outside_of_containers_is_gone(
-    changes: dict[str, str], gone: bool, tmp_path: Path
+    before: Worker, gone: bool, tmp_path: Path
 ) -> None:
-    before = Worker("host", "machine", "earlier", INITIAL_NAMESPACE, os.getpid(), "1")
     here = Worker("host", "machine", "now", INITIAL_NAMESPACE, os.getpid(), "2")
-    assert is_gone(replace(before, **changes), here, tmp_path) == gone
-    assert not is_gone(before, replace(here, machine="", boot=""), tmp_path)
+    assert is_gone(before, here, tmp_path) == gone
+    assert not is_gone(EARLIER, replace(here, machine="", boot=""), tmp_path)
 
 
 def test_inside_containers_a_reboot_cannot_be_told_from_another_machine(tmp_path: Path) -> None:
@@ -163,7 +164,8 @@ def executed(served: Served, run: str) -> int:
     """Process id of what executes a run, waited for."""
     wait_for(lambda: status(served, run) == "STARTED" and worker_of(served, run), 60, "the run is executed")
     pid = worker_of(served, run)
-    assert pid is not None and is_alive(pid)
+    assert pid is not None
+    assert is_alive(pid)
     return pid
 
 

@@ -96,7 +96,8 @@ def test_history_becomes_partitions_and_only_its_newest_is_built(watched: Watche
     assert watched.tick() == ([], []), "nothing is known to be settled yet"
     added, asked = watched.tick()
     assert added == [f"e{epoch}" for epoch in range(1, 13)]
-    assert {stem(key.partition("|")[0]) for key in asked} == {"e12"} and len(asked) == 2
+    assert {stem(key.partition("|")[0]) for key in asked} == {"e12"}
+    assert len(asked) == 2
     assert watched.keys == added
 
 
@@ -129,7 +130,8 @@ def test_a_thousand_files_settle_in_few_ticks_with_a_short_cursor_and_then_nothi
         watched.tick(seconds=20)
         lengths.append(len(watched.cursor.write()))
         assert len(lengths) < 20
-    assert len(watched.keys) == 1001 and watched.keys[-1] == "e1000"
+    assert len(watched.keys) == 1001
+    assert watched.keys[-1] == "e1000"
     assert max(lengths) < 300, "whatever the number of files"
     assert len(listings) < 10 * len(lengths), "the registrations are listed by the tick, not by the file"
     writes = counted(monkeypatch, Pointers, "set")
@@ -237,7 +239,8 @@ def test_what_dagster_never_kept_is_asked_for_again(watched: Watched) -> None:
     watched.drop("e2.safetensors")
     watched.tick()
     added, asked = watched.tick(lost=True)
-    assert added == ["e2"] and len(asked) == 2
+    assert added == ["e2"]
+    assert len(asked) == 2
     assert watched.tick()[1] == asked, "the partition is there, its runs are not"
     assert watched.settle() == ([], [])
 
@@ -335,10 +338,16 @@ def test_a_daemon_takes_up_what_another_lost_and_what_a_person_starts_overtakes_
             (manual,) = instance.get_runs(dg.RunsFilter(job_name="tiny_scorecard"))
             assert manual.status == dg.DagsterRunStatus.QUEUED
             instance.report_run_failed(blocker)
-            wait_for(lambda: instance.get_run_by_id(manual.run_id).is_finished, 120)
+            wait_for(lambda: finished(instance, manual.run_id), 120)
             wait_for(lambda: "QUEUED" not in runs(instance).values() or started(instance), 120)
             first = min(instance.get_run_records(), key=lambda record: record.start_time or float("inf"))
             assert first.dagster_run.run_id == manual.run_id, "asked for last, started first"
+
+
+def finished(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether the run has come to an end, good or bad."""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.is_finished
 
 
 def started(instance: dg.DagsterInstance) -> bool:

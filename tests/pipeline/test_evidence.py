@@ -169,7 +169,7 @@ def found(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", ["mlflow", "dagster", "checks", "timed", "untimed"])
 def test_nothing_that_others_read_changed(found: dict[str, Any], part: str) -> None:
-    """Whoever changes it on purpose updates the snapshot with: python -m tests.pipeline.test_evidence"""
+    """Whoever changes it on purpose updates the snapshot with: python -m tests.pipeline.test_evidence."""
     assert found[part] == json.loads(SNAPSHOT.read_text())[part]
 
 
@@ -215,7 +215,8 @@ def test_a_memo_whose_facts_have_another_shape_is_absent_said_once_and_built_ane
     assert own.recall(recipe) is own.recall(recipe) is None
     assert caplog.text.count("is taken as absent, and written anew") == 1
     anew = own.remember(recipe, lambda _folder: record(verified))
-    assert not anew.reused and anew.said(Verified) == verified
+    assert not anew.reused
+    assert anew.said(Verified) == verified
 
 
 def test_a_store_with_records_of_another_shape_is_mended_by_the_next_build(copy_of_built: Project) -> None:

@@ -127,9 +127,11 @@ def test_a_variant_whose_measuring_process_hangs_or_dies_fails_alone(
     measured = cell.measure(builts, "rapid")
     thread.join()
     (failed,) = measured.facts["failed"].items()
-    assert failed[0] == "onnx_model" and words in failed[1]
+    assert failed[0] == "onnx_model"
+    assert words in failed[1]
     judged = {entry.candidate.name: entry for entry in Judgement(cell, builts, measured).verdicts}
-    assert judged["onnx_model"].verdict == "failed" and words in judged["onnx_model"].reason
+    assert judged["onnx_model"].verdict == "failed"
+    assert words in judged["onnx_model"].reason
     assert judged["onnx_optimized"].verdict == "released"
     assert not [child for child in psutil.Process().children() if is_worker(child)]
 
@@ -157,7 +159,8 @@ def test_measurements_of_two_state_folders_wait_for_each_other(
             deadline = time.monotonic() + 30
             while not lines and time.monotonic() < deadline:
                 time.sleep(0.02)
-            assert lines == ["waiting for another measurement on this machine"] and not measured.done()
+            assert lines == ["waiting for another measurement on this machine"]
+            assert not measured.done()
         assert measured.result(timeout=60)["onnx_model"].peak_bytes > 0
 
 
@@ -178,7 +181,8 @@ def test_an_error_in_a_users_code_is_one_message_with_its_line_and_a_log(
     result = project.run("build", "--model", model, "--target", "graviton3", EDGE_ASSETS_MODELS=SPECS)
     assert result.returncode == 1
     assert message in result.stderr
-    assert f"{os.sep}tiny{os.sep}" in result.stderr and ", line " in result.stderr
+    assert f"{os.sep}tiny{os.sep}" in result.stderr
+    assert ", line " in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     log = Path(result.stderr.partition("The whole story is in ")[2].strip())
     assert "Traceback (most recent call last)" in log.read_text()
@@ -192,12 +196,13 @@ def test_what_torch_export_suggests_survives() -> None:
             return image + torch.ones(image.shape[0], 16)
 
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
-    with pytest.raises(Exception) as error:  # torch's own type is private
+    with pytest.raises(Exception, match="16") as error:  # torch's own type is private
         torch.export.export(Fixed(), (torch.rand(2, 16),), dynamic_shapes=({0: batch, 1: tokens},), strict=False)
     text = told(error.value)
     assert "tokens = 16" in text, text
     assert "Suggested fixes" in text
-    assert "http" not in text and "TORCH_LOGS" not in text
+    assert "http" not in text
+    assert "TORCH_LOGS" not in text
 
 
 def test_a_message_that_holds_a_traceback_keeps_its_first_line_and_the_error_at_its_end() -> None:

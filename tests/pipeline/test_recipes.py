@@ -90,7 +90,7 @@ def recipes(name: str, folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_recipe_changed(name: str, tmp_path: Path) -> None:
-    """Whoever changes one on purpose updates the snapshot with: python -m tests.pipeline.test_recipes"""
+    """Whoever changes one on purpose updates the snapshot: `python -m tests.pipeline.test_recipes`."""
     assert recipes(name, tmp_path) == json.loads(SNAPSHOT.read_text())[name]
 
 

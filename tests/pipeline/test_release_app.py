@@ -141,7 +141,8 @@ def test_a_sample_comes_with_its_models_constants(name: str, tmp_path: Path) -> 
     names = {path.name for path in folder.iterdir()}
     assert {Path(source).name for source in sample.sources} <= names
     constants = (folder / app.VALUES[sample.language]).read_text()
-    assert "0.00392156886" in constants and "0.349999994" in constants
+    assert "0.00392156886" in constants
+    assert "0.349999994" in constants
     if sample.has_files:
         assert (folder / "sample_image.bin").read_bytes() == bytes(6)
         assert np.fromfile(folder / "expected_scores.bin", "<f4").tolist() == [np.float32(0.1)] * 3
@@ -284,4 +285,5 @@ def test_the_card_says_how_a_sample_is_built_and_what_of_it_was_tested(released:
     assert "compile `micro_sample.cc` and `../litert_int8_full/model.cc` with the firmware" in card
     assert "- **Tested**: preprocessing, quantization and dequantization were compiled as C" in card
     constants = (folder / "app" / "model_values.h").read_text()
-    assert "#define MODEL_DATA tiny_model" in constants and "(resolver).AddConv2D();" in constants
+    assert "#define MODEL_DATA tiny_model" in constants
+    assert "(resolver).AddConv2D();" in constants

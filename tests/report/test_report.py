@@ -44,14 +44,17 @@ def test_a_page_of_timed_and_untimed_targets_says_which_is_which(rows: list[Row]
 def test_speed_is_compared_only_where_both_were_timed(rows: list[Row]) -> None:
     static = {entry.faster: entry for entry in tradeoffs(rows) if entry.artifact == "onnx_int8_static"}
     assert set(static) == {None, 2.0}
-    assert static[2.0].target == "timed" and static[2.0].base == "onnx_model"
-    assert static[2.0].scheme == "int8 static" and static[2.0].smaller > 1.5
+    assert static[2.0].target == "timed"
+    assert static[2.0].base == "onnx_model"
+    assert static[2.0].scheme == "int8 static"
+    assert static[2.0].smaller > 1.5
 
 
 def test_a_promise_that_is_not_kept_is_remarked(rows: list[Row]) -> None:
     slow = [replace(row, latency_ms=replace(LATENCY, p50=9.0)) if row.precision == "fp16" else row for row in rows]
     (half,) = [entry for entry in tradeoffs(slow) if entry.scheme == "fp16" and entry.target == "timed"]
-    assert half.faster is not None and half.faster < 1
+    assert half.faster is not None
+    assert half.faster < 1
     assert "slower than fp32 on this target" in half.remark
 
 
@@ -66,10 +69,12 @@ def test_slow_int8_says_why_as_far_as_graph_and_machine_tell(rows: list[Row]) ->
             row = replace(row, recipe="int8_static_qdq_u8s8_perchannel_reducedrange_minmax")  # noqa: PLW2901
         slow.append(replace(row, latency_ms=replace(LATENCY, p50=0.9 if row.precision == "int8" else 0.5)))
     (static,) = [entry for entry in tradeoffs(slow) if entry.artifact == "onnx_int8_static"]
-    assert static.faster is not None and static.faster < 1
+    assert static.faster is not None
+    assert static.faster < 1
     assert "slower than fp32 on this target: no VNNI, 2 of 4 convolutions are depthwise" in static.remark
     assert "fp32 takes 0.50 ms, too little for what int8 saves" in static.remark
-    assert static.effort_seconds is not None and static.effort_seconds > 0
+    assert static.effort_seconds is not None
+    assert static.effort_seconds > 0
 
 
 def test_refused_schemes_are_listed_once_with_their_reason(rows: list[Row]) -> None:

@@ -16,6 +16,7 @@ from edge_assets.errors import CheckpointError, StoreError
 from edge_assets.hashing import sha256_of
 from resources import checkpoints
 from resources.blobs import Blobs
+from resources.inspection import Content
 from resources.records import Pointers
 from resources.store import ArtifactStore, open_store
 
@@ -40,15 +41,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
 
 
-def refusal(path: Path, call: Callable[[Path], object] | None = None) -> str:
+def load(path: Path) -> torch.nn.Module:
+    return load_model(ARCHITECTURE, path)
+
+
+def refusal(path: Path, call: Callable[[Path], object] = load) -> str:
     """The message of the CheckpointError that reading a file raises: one line of printable text, and not long."""
     with pytest.raises(CheckpointError) as error:
-        if call is None:
-            load_model(ARCHITECTURE, path)
-        else:
-            call(path)
+        call(path)
     message = str(error.value)
-    assert message.isprintable() and len(message) < LONGEST_MESSAGE, message[:2000]
+    assert message.isprintable(), message[:2000]
+    assert len(message) < LONGEST_MESSAGE, message[:2000]
     return message
 
 
@@ -140,7 +143,9 @@ def test_what_is_finite_in_the_file_and_infinite_in_the_model_is_refused(tmp_pat
 
 def odd_states(state: State) -> Iterator[tuple[str, object, str]]:
     weight = state["classifier.weight"]
-    yield "keys", {**state, 5: weight}, "keys that are no text: 5"
+    numbered: dict[object, torch.Tensor] = {5: weight}
+    numbered.update(state)
+    yield "keys", numbered, "keys that are no text: 5"
     yield "sparse", {**state, "classifier.weight": weight.to_sparse()}, "sparse, quantized or empty"
     yield "csr", {**state, "classifier.weight": weight.to_sparse_csr()}, "sparse, quantized or empty"
     yield "meta", {**state, "classifier.weight": weight.to("meta")}, "sparse, quantized or empty"
@@ -252,9 +257,9 @@ def test_the_same_checkpoint_in_the_folder_of_another_machine_is_found(
 
 def test_two_contents_whose_hashes_begin_alike_are_two_checkpoints(own_store: ArtifactStore) -> None:
     ledger = checkpoints.Ledger.open(own_store, "tiny")
-    first = ledger.enter("/c/model.pt", checkpoints.Content("ab" * 32, 1), number=1)
-    second = ledger.enter("/c/model.pt", checkpoints.Content("ab" * 8 + "cd" * 24, 1), number=2)
-    third = ledger.enter("/c/model.pt", checkpoints.Content("ab" * 4 + "cd" * 28, 1), number=3)
+    first = ledger.enter("/c/model.pt", Content("ab" * 32, 1), number=1)
+    second = ledger.enter("/c/model.pt", Content("ab" * 8 + "cd" * 24, 1), number=2)
+    third = ledger.enter("/c/model.pt", Content("ab" * 4 + "cd" * 28, 1), number=3)
     assert len({first.key, second.key, third.key}) == 3
     for checkpoint in (first, second, third):
         assert checkpoints.lookup(own_store, "tiny", checkpoint.key) == checkpoint, "nothing was overwritten"
@@ -379,7 +384,8 @@ def test_a_folder_on_s3_is_one_listing_and_an_overwritten_file_is_noticed(
 
     monkeypatch.setattr(system, "_call_s3", counted)
     first = checkpoints.scan(source)
-    assert "head_object" not in requests and len(requests) <= 2
+    assert "head_object" not in requests
+    assert len(requests) <= 2
     assert [file.name for file in first.files] == [f"e{number}.safetensors" for number in range(20)]
     assert first.odd == {"optimizer.pt": "is a trainer's own state, not a model's weights"}
     assert checkpoints.scan(source).digest == first.digest

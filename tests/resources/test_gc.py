@@ -8,10 +8,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from resources import collection, superseded
 from resources.collection import Freed, Policy
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DAY = 24 * 3600
 NOW = Policy(older_than=0, grace=0)  # as if everything had waited long enough
@@ -158,7 +161,9 @@ def test_what_nothing_needs_goes_and_what_is_current_stays(either: ArtifactStore
     freed = collection.collect(either, NOW)
     assert (freed.counts, freed.sizes) == (expected.counts, expected.sizes)
     assert in_store(freed) == {"results": 1, "blobs": 2}
-    assert freed.sizes["blobs"] == filled.nobodys.size + filled.results["superseded"].artifact.size_bytes  # type: ignore[union-attr]
+    superseded = filled.results["superseded"].artifact
+    assert superseded is not None
+    assert freed.sizes["blobs"] == filled.nobodys.size + superseded.size_bytes
     current = filled.results.keys() - {"superseded"}
     assert memos(either) == filled.names(*current)
     files = {filled.waiting, *filled.weights}
@@ -177,11 +182,11 @@ def test_older_checkpoints_keep_their_weights_and_their_release(either: Artifact
     assert memos(either) == filled.names(*stays)
     assert {file.sha256 for file in filled.weights} <= blobs(either)
     assert not filled.blobs(*gone) & blobs(either)
-    assert either.pointers.names("assets/tiny/cpu/onnx_model") == [] and either.pointers.names(
-        "assets/tiny/cpu/release/old"
-    )
+    assert either.pointers.names("assets/tiny/cpu/onnx_model") == []
+    assert either.pointers.names("assets/tiny/cpu/release/old")
     release = filled.results["release-old"].artifact
-    assert release is not None and either.checkout(release).read_text().startswith("model of release-old")
+    assert release is not None
+    assert either.checkout(release).read_text().startswith("model of release-old")
     assert in_store(collection.collect(either, Policy(older_than=0, grace=0, keep=1))) == {}
 
 
@@ -328,7 +333,8 @@ def test_a_builder_that_works_at_the_same_time_loses_nothing(local: ArtifactStor
     again = open_store(str(local.root), local.cache.with_name("another"))
     for result in used:
         recalled = again.recall(result.recipe)
-        assert recalled and recalled.artifact
+        assert recalled
+        assert recalled.artifact
         again.checkout(recalled.artifact)
     assert len(blobs(local)) < 120, "and what was not used went"
 
@@ -372,7 +378,8 @@ def test_killed_at_any_point_everything_still_builds_and_the_next_collection_end
     for file in (*filled.weights, filled.waiting):
         assert again.checkout(Artifact((file,))).read_text()
     rebuilt = make(again, "int8 of an earlier version", source=filled.results["onnx_model-new"].sha256)
-    assert rebuilt.artifact is not None and again.checkout(rebuilt.artifact).is_file()
+    assert rebuilt.artifact is not None
+    assert again.checkout(rebuilt.artifact).is_file()
     collection.collect(again, policy)
     assert memos(again) == filled.names(*current)
     assert list(again.storage.files("tmp")) == []
@@ -412,11 +419,13 @@ def test_leftovers_of_killed_processes_and_old_work_go(local: ArtifactStore, tmp
         assert left == [leftovers[6]], "that one is nobody's at once: its process would hold a lock"
         age(root, cache, releases, days=40)
         freed = collection.collect(local, MONTH, (releases,))
-        assert mine.is_dir() and (cache / "locks" / ("c" * 64)).exists()
+        assert mine.is_dir()
+        assert (cache / "locks" / ("c" * 64)).exists()
     assert not [path for path in everything if path.exists()]
     assert freed.counts["leftovers of killed processes"] == 5
     assert freed.counts["checked-out files"] == freed.counts["resumable work"] == freed.counts["corrupt blobs"] == 1
-    assert freed.counts["locks"] >= 1 and freed.counts["logs of failures"] == 1
+    assert freed.counts["locks"] >= 1
+    assert freed.counts["logs of failures"] == 1
     assert local.checkout(artifact).is_file()
 
 
@@ -479,7 +488,8 @@ def test_the_command_keeps_a_build_up_to_date_and_older_checkpoints_rebuild_on_d
     release = next((home / "releases" / "tiny" / "graviton3").iterdir())
     age(home / "store", home / "cache")
     result = copy_of_built.run("gc")
-    assert result.returncode == 0 and "MiB) freed" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "MiB) freed" in result.stdout, result.stdout + result.stderr
     result = copy_of_built.build()
     assert "up to date, nothing rebuilt, nothing measured again" in result.stdout, result.stdout + result.stderr
     pointer = next((home / "store" / "pointers" / "checkpoints" / "tiny").iterdir())
@@ -489,13 +499,15 @@ def test_the_command_keeps_a_build_up_to_date_and_older_checkpoints_rebuild_on_d
     before = sum(path.stat().st_size for path in (home / "store" / "blobs").rglob("*") if path.is_file())
     age(home / "store", home / "cache")
     result = copy_of_built.run("gc", "--keep", "1")
-    assert result.returncode == 0 and "pointers of older checkpoints" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "pointers of older checkpoints" in result.stdout, result.stdout + result.stderr
     after = sum(path.stat().st_size for path in (home / "store" / "blobs").rglob("*") if path.is_file())
     assert after < 0.7 * before
     files = sorted(path.name for path in release.iterdir())
     shutil.rmtree(home / "cache")
     result = copy_of_built.build("--checkpoint", release.name)
-    assert result.returncode == 0 and "building onnx_model" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "building onnx_model" in result.stdout, result.stdout + result.stderr
     assert sorted(path.name for path in release.iterdir()) == files
 
 
@@ -506,22 +518,23 @@ def test_a_time_that_is_none_is_named(value: str) -> None:
     from edge_assets.cli import main
 
     result = CliRunner().invoke(main, ["gc", "--older-than", value])
-    assert result.exit_code == 2 and f"'{value}' is no time" in result.output
+    assert result.exit_code == 2
+    assert f"'{value}' is no time" in result.output
 
 
 # --- MLflow ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def tracking(tmp_path: Path) -> Iterator[tuple[str, Any]]:
+def tracking(tmp_path: Path) -> tuple[str, "MlflowClient"]:
     import mlflow
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    yield uri, mlflow.MlflowClient(uri)
+    return uri, mlflow.MlflowClient(uri)
 
 
 def test_files_of_superseded_runs_go_but_not_those_of_registered_versions(
-    tracking: tuple[str, Any], tmp_path: Path
+    tracking: tuple[str, "MlflowClient"], tmp_path: Path
 ) -> None:
     uri, client = tracking
     experiment = client.create_experiment("tiny", artifact_location=(tmp_path / "artifacts").as_uri())
@@ -553,10 +566,12 @@ def test_files_of_superseded_runs_go_but_not_those_of_registered_versions(
     ):
         freed = Freed()
         superseded.collect(uri, policy, freed)
-        assert freed.counts == counts and files() == 6
+        assert freed.counts == counts
+        assert files() == 6
     freed = Freed()
     superseded.collect(uri, NOW, freed)
-    assert freed.counts == {superseded.KIND: 1} and freed.sizes[superseded.KIND] >= 2000
+    assert freed.counts == {superseded.KIND: 1}
+    assert freed.sizes[superseded.KIND] >= 2000
     assert files() == 4
     assert client.get_run(runs["superseded"]).data.metrics == {"accuracy": 0.9}
     assert [entry.path for entry in client.list_artifacts(runs["released"])] == ["variant"]
@@ -575,5 +590,7 @@ def test_a_tracking_server_frees_its_own_and_no_database_is_made(tmp_path: Path)
     freed = Freed()
     superseded.collect("http://alice:s3cret@127.0.0.1:9", NOW, freed)
     superseded.collect(f"sqlite:///{tmp_path / 'mlflow.db'}", NOW, freed)
-    assert len(freed.notes) == 1 and "mlflow gc" in freed.notes[0] and "s3cret" not in freed.notes[0]
+    assert len(freed.notes) == 1
+    assert "mlflow gc" in freed.notes[0]
+    assert "s3cret" not in freed.notes[0]
     assert not list(tmp_path.iterdir())

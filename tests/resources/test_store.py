@@ -80,7 +80,8 @@ def test_two_that_want_the_same_at_once_build_it_once(store: ArtifactStore) -> N
 
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(want, range(2))
-    assert len(built) == 1 and first.artifact == second.artifact
+    assert len(built) == 1
+    assert first.artifact == second.artifact
 
 
 def test_any_change_of_the_recipe_is_another_build(store: ArtifactStore) -> None:
@@ -105,7 +106,8 @@ def test_any_change_of_the_recipe_is_another_build(store: ArtifactStore) -> None
 def test_a_recipe_from_the_store_differs_only_in_what_changed() -> None:
     recipe = replace(RECIPE, parameters={"inputs": [{"name": "image", "shape": ("batch", 1)}], "bits": 8})
     stored = Recipe.from_dict(json.loads(json.dumps(asdict(recipe))))
-    assert stored.sha256 == recipe.sha256 and recipe.changes_from(stored) == []
+    assert stored.sha256 == recipe.sha256
+    assert recipe.changes_from(stored) == []
     changed = replace(recipe, parameters={"inputs": [{"name": "image", "shape": ("batch", 3)}], "bits": 4})
     assert changed.changes_from(stored) == ["bits 8 -> 4", "inputs changed"]
 
@@ -257,7 +259,8 @@ def test_an_export_takes_the_place_of_whatever_is_there(tmp_path: Path, before: 
     else:
         folder.symlink_to(elsewhere if before == "a link" else tmp_path / "nothing")
     store.export(numbered(store, 1), folder)
-    assert not folder.is_symlink() and (folder / "model.bin").read_text() == "model.bin of 1"
+    assert not folder.is_symlink()
+    assert (folder / "model.bin").read_text() == "model.bin of 1"
     assert (elsewhere / "mine.txt").read_text() == "mine"
 
 
@@ -318,7 +321,8 @@ def test_exporters_of_one_folder_all_succeed_and_a_reader_never_finds_it_absent(
         for own in "abc"
     ]
     for process in processes:
-        assert process.stdout and process.stdin
+        assert process.stdout
+        assert process.stdin
         assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
     for process in processes:
         assert process.stdin
@@ -330,7 +334,8 @@ def test_exporters_of_one_folder_all_succeed_and_a_reader_never_finds_it_absent(
         absent += not folder.is_dir()
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert sum(int(output) for output, _errors in outputs) >= 10 and looks > 100
+    assert sum(int(output) for output, _errors in outputs) >= 10
+    assert looks > 100
     assert not absent or exchanges == "no", f"absent at {absent} of {looks} looks"
     owners = {path.read_text().rpartition(" ")[2] for path in folder.iterdir()}
     assert len(owners) == 1, "the two files of one exporter"
@@ -353,7 +358,10 @@ def test_put_marks_what_is_there_as_used(store: ArtifactStore, tmp_path: Path) -
         time.sleep(1.1)  # times on S3 are in whole seconds
         assert store.storage.touch(key)
         after = store.storage.stat(key)
-        assert before and after and after.modified > before.modified and after.size == before.size
+        assert before
+        assert after
+        assert after.modified > before.modified
+        assert after.size == before.size
 
 
 def test_work_of_other_hosts_and_of_living_processes_is_never_swept(tmp_path: Path) -> None:

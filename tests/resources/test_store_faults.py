@@ -43,8 +43,14 @@ def remote(proxy: FaultProxy, tmp_path: Path) -> Callable[..., ArtifactStore]:
     proxy.heal()
 
     def make(cache: str = "cache", **config: Any) -> ArtifactStore:
-        options = {"endpoint_url": proxy.url, "key": "k", "secret": "s", "config_kwargs": {**ONCE, **config}}
-        return open_store(f"s3://models/{tmp_path.name}", tmp_path / cache, **options)
+        return open_store(
+            f"s3://models/{tmp_path.name}",
+            tmp_path / cache,
+            endpoint_url=proxy.url,
+            key="k",
+            secret="s",
+            config_kwargs={**ONCE, **config},
+        )
 
     return make
 
@@ -86,12 +92,15 @@ def test_a_fault_of_the_server_that_lasts_is_one_sentence_at_every_operation_and
         started = time.monotonic()
         with pytest.raises(StoreError, match="nothing was lost, run again") as error:
             operation(remote(read_timeout=0.2), artifact, tmp_path / "new")
-        assert "\n" not in str(error.value) and "s3://models/" in str(error.value), name
+        assert "\n" not in str(error.value), name
+        assert "s3://models/" in str(error.value), name
         assert time.monotonic() - started < 5, name
     proxy.heal()
     again = remote("other-cache")
     recalled = again.recall(RECIPE)
-    assert recalled and recalled.artifact and again.pointers.get("a/b") == {"value": 1}
+    assert recalled
+    assert recalled.artifact
+    assert again.pointers.get("a/b") == {"value": 1}
     assert again.checkout(recalled.artifact).read_bytes() == CONTENT
 
 
@@ -102,7 +111,8 @@ def test_a_short_fault_is_not_noticed(
     store = remote(retries=S3_CONFIG["retries"], read_timeout=0.5)
     proxy.fail(fault, times=1)
     result = store.remember(RECIPE, one_file)
-    assert result.artifact and proxy.times == 0
+    assert result.artifact
+    assert proxy.times == 0
     proxy.fail(fault, times=1)
     assert store.checkout(result.artifact).read_bytes() == CONTENT
 
@@ -141,10 +151,12 @@ def test_a_record_that_is_cut_off_or_changed_on_the_way_is_asked_for_again(
     store = remote()
     store.remember(RECIPE, one_file)
     proxy.fail(fault, times=1, applies=lambda method, path: method == "GET" and "/recipes/" in path)
-    assert remote().recall(RECIPE) and proxy.times == 0
+    assert remote().recall(RECIPE)
+    assert proxy.times == 0
     proxy.fail(fault, times=1, applies=lambda method, path: method == "GET" and "/recipes/" in path)
     keys = [stat.key for stat in store.storage.files("recipes")]
-    assert [key for key, _content in store.storage.read_many(keys)] == keys and proxy.times == 0
+    assert [key for key, _content in store.storage.read_many(keys)] == keys
+    assert proxy.times == 0
 
 
 def test_denied_access_says_which_rights_are_needed(remote: Callable[..., ArtifactStore], proxy: FaultProxy) -> None:
@@ -159,15 +171,22 @@ def test_denied_access_says_which_rights_are_needed(remote: Callable[..., Artifa
     with pytest.raises(StoreError, match=f"cannot write s3://.*{rights}"):
         remote().pointers.set("a/b", {"value": 1})
     result = remote().recall(RECIPE)
-    assert result and result.artifact, "who may read only, reads"
+    assert result, "who may read only, reads"
+    assert result.artifact, "who may read only, reads"
     assert remote().put(store.checkout(result.artifact), "w.bin") == result.artifact.files[0]
     remote().pointers.hint("a/b", {"value": 1})
 
 
 def test_a_bucket_that_does_not_exist_is_named(proxy: FaultProxy, tmp_path: Path) -> None:
     proxy.heal()
-    options = {"endpoint_url": proxy.url, "key": "k", "secret": "s", "config_kwargs": ONCE}
-    store = open_store("s3://no-such-bucket/x", tmp_path / "cache", **options)
+    store = open_store(
+        "s3://no-such-bucket/x",
+        tmp_path / "cache",
+        endpoint_url=proxy.url,
+        key="k",
+        secret="s",
+        config_kwargs=ONCE,
+    )
     assert store.recall(RECIPE) is None
     with pytest.raises(StoreError, match=r"cannot write s3://no-such-bucket/x/.*does the bucket exist\?"):
         store.remember(RECIPE, one_file)
@@ -185,7 +204,8 @@ def test_a_command_on_a_failing_store_ends_with_one_sentence(proxy: FaultProxy, 
     result = Project(tmp_path / "home", tmp_path, environment).run("scorecard", "--model", "tiny")
     proxy.heal()
     assert result.returncode == 1
-    assert "error: cannot" in result.stderr and "access denied" in result.stderr, result.stderr
+    assert "error: cannot" in result.stderr, result.stderr
+    assert "access denied" in result.stderr, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 
@@ -245,7 +265,8 @@ def test_a_reader_that_reads_wrong_bytes_once_destroys_nothing(
 
     monkeypatch.setattr("shutil.copyfile", once_wrong)
     assert local.checkout(artifact).read_bytes() == CONTENT
-    assert len(copies) == 2 and corrupt_files(local) == []
+    assert len(copies) == 2
+    assert corrupt_files(local) == []
 
 
 # --- records of another shape ------------------------------------------------------------------------------
@@ -326,7 +347,9 @@ def test_fields_that_a_later_version_added_are_ignored(local: ArtifactStore) -> 
 
     change_memo(local, later)
     result = local.recall(RECIPE)
-    assert result and result.artifact == first.artifact and result.facts == first.facts
+    assert result
+    assert result.artifact == first.artifact
+    assert result.facts == first.facts
 
 
 @pytest.mark.parametrize(
@@ -356,7 +379,8 @@ def test_a_cell_whose_pointers_and_scorecard_have_another_shape_is_planned_anew_
         path.write_text('{"type": "Built", "value": {"later": 1}, "rows": [1]}')
     result = copy_of_built.build()
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "1 built" in result.stdout and "Traceback" not in result.stdout + result.stderr
+    assert "1 built" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_a_pointer_that_nothing_writes_anew_is_named_where_it_cannot_be_read(local: ArtifactStore) -> None:
@@ -374,7 +398,8 @@ def test_a_pointer_that_nothing_writes_anew_is_named_where_it_cannot_be_read(loc
 
 
 def test_a_store_says_its_version_from_its_first_record_on(either: ArtifactStore) -> None:
-    assert either.records.version is None and either.recall(RECIPE) is None
+    assert either.records.version is None
+    assert either.recall(RECIPE) is None
     assert either.storage.read("store.json") is None, "who reads writes nothing"
     either.remember(RECIPE, one_file)
     assert json.loads(either.storage.read("store.json") or b"") == {"version": 1}
@@ -426,10 +451,12 @@ def test_a_read_only_store_is_read_and_its_hints_are_left_out(
     monkeypatch.setattr("os.utime", denied)
     monkeypatch.setattr("os.replace", denied)
     recalled = local.recall(RECIPE)
-    assert recalled and recalled.reused
+    assert recalled
+    assert recalled.reused
     assert local.put(file, "w.bin") == result.artifact.files[0]
     local.pointers.hint("sources/tiny", {"a": 1})
-    assert "cannot write" in caplog.text and "going on without" in caplog.text
+    assert "cannot write" in caplog.text
+    assert "going on without" in caplog.text
     with pytest.raises(StoreError, match="Read-only file system"):
         local.pointers.set("sources/tiny", {"a": 1})
 

@@ -15,7 +15,7 @@ import pytest
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import Malformed, StoreError
-from edge_assets.families.families import CPU
+from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from resources import checkpoints, trust
@@ -83,7 +83,8 @@ def test_a_memo_whose_file_leaves_its_artifact_is_absent_and_writes_nothing(
     assert result is None
     assert "is taken as absent, and written anew" in caplog.text
     rebuilt = own.remember(RECIPE, one_file)
-    assert not rebuilt.reused and rebuilt.artifact
+    assert not rebuilt.reused
+    assert rebuilt.artifact
     assert own.checkout(rebuilt.artifact).read_bytes() == b"good"
     assert files_outside(own, tmp_path) == []
 
@@ -143,7 +144,8 @@ def test_a_memo_under_the_name_of_another_recipe_is_not_its_result(
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_bytes(own.storage.path(memo_key(RECIPE.sha256)).read_bytes())
     assert own.recall(OTHER) is None
-    assert f"{foreign} is taken as absent" in caplog.text and "another recipe" in caplog.text
+    assert f"{foreign} is taken as absent" in caplog.text
+    assert "another recipe" in caplog.text
     assert not own.remember(OTHER, one_file).reused
 
 
@@ -208,9 +210,11 @@ def test_with_trusted_keys_an_unsigned_memo_is_absent_and_rebuilt(
     assert trust.verifier() is None
     monkeypatch.setenv("EDGE_ASSETS_TRUSTED_KEYS", "keys.pem")
     strict = assembled(own.storage, own.cache, trust.verifier(), read_only=False)
-    assert strict.recall(RECIPE) is None and strict.recall(OTHER) is None
+    assert strict.recall(RECIPE) is None
+    assert strict.recall(OTHER) is None
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1 and "EDGE_ASSETS_TRUSTED_KEYS is set" in said[0]
+    assert len(said) == 1
+    assert "EDGE_ASSETS_TRUSTED_KEYS is set" in said[0]
     assert not strict.remember(RECIPE, one_file).reused
     assert strict.recall(RECIPE), "what this process built itself needs no signature"
 
@@ -229,12 +233,14 @@ def test_a_memo_that_a_trusted_key_signed_counts_until_a_byte_of_it_changes(
     assert strict.recall(RECIPE) is None
     change_memo(own, RECIPE, sign)
     result = strict.recall(RECIPE)
-    assert result and result.facts == {"layers": 4}
+    assert result
+    assert result.facts == {"layers": 4}
     assert own.recall(RECIPE), "a store that trusts all its writers reads signed memos too"
     change_memo(own, RECIPE, lambda memo: memo["facts"].update(layers=5))
     assert strict.recall(RECIPE) is None
     pointed = replace(result, facts={"layers": 5})
-    assert own.memos.vouched(pointed) == pointed and strict.memos.vouched(pointed) is None
+    assert own.memos.vouched(pointed) == pointed
+    assert strict.memos.vouched(pointed) is None
 
 
 def test_assets_hand_on_only_results_that_are_trusted(own: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,9 +249,11 @@ def test_assets_hand_on_only_results_that_are_trusted(own: ArtifactStore, monkey
     refused = replace(handed, build=Result(RECIPE, None, {}, refused="no convolutions"), evidence=None)
     strict = assembled(own.storage, own.cache, trust.NothingVerifies(), read_only=False)
     taken = vouched(strict, handed)
-    assert isinstance(taken, Built) and taken.build.artifact == build.artifact, "built by this process"
+    assert isinstance(taken, Built), "built by this process"
+    assert taken.build.artifact == build.artifact, "built by this process"
     failed = vouched(strict, replace(evidence, facts={"failed": {"onnx_model": "hung"}, "layers": 9}))
-    assert isinstance(failed, Result) and failed.facts == {"layers": 3, "failed": {"onnx_model": "hung"}}
+    assert isinstance(failed, Result)
+    assert failed.facts == {"layers": 3, "failed": {"onnx_model": "hung"}}
     monkeypatch.setattr("resources.memos.OWN_MEMOS", set())
     assert vouched(strict, handed) is None
     assert vouched(strict, refused) == refused, "what only takes away needs no memo"

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -77,7 +77,8 @@ def test_tags_and_the_way_back_to_dagster(built: Project, runs: dict[str, mlflow
     with dg.DagsterInstance.from_config(str(built.home / "dagster")) as instance:
         assert instance.get_run_by_id(tags["dagster.run_id"]) is not None
         event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "cpu", "onnx_int8_static"]))
-    assert event is not None and event.asset_materialization is not None
+    assert event is not None
+    assert event.asset_materialization is not None
     link = event.asset_materialization.metadata["mlflow_run"].value
     assert str(link).endswith(f"/runs/{runs['onnx_int8_static'].info.run_id}")
 
@@ -150,8 +151,8 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def server(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Not started yet: call with the command that the fixture holds."""
+def start_server(tmp_path: Path, free_port: int) -> Iterator[Callable[[], str]]:
+    """Starts MLflow's server on the free port and gives its address."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start() -> str:
@@ -175,21 +176,21 @@ def server(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[bytes]]:
             time.sleep(0.2)
         raise AssertionError((tmp_path / "server.log").read_text())
 
-    yield start  # type: ignore[misc]
+    yield start
     for process in processes:
         process.terminate()
         process.wait()
 
 
 def test_while_mlflow_is_down_the_build_goes_on_and_the_next_run_logs_it(
-    copy_of_built: Project, free_port: int, server: object
+    copy_of_built: Project, free_port: int, start_server: Callable[[], str]
 ) -> None:
     address = f"http://127.0.0.1:{free_port}"
     down = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5", MLFLOW_TRACKING_URI=address)
     assert down.returncode == 0, down.stdout + down.stderr
     assert f"MLflow is not reachable at {address}" in down.stdout
     assert "wait and are logged by the next run" in down.stdout
-    assert server() == address  # type: ignore[operator]
+    assert start_server() == address
     up = copy_of_built.run("build", "--model", "tiny", "--target", "raspberry-pi-5", MLFLOW_TRACKING_URI=address)
     assert up.returncode == 0, up.stdout + up.stderr
     assert "0 built, 1 up to date" in up.stdout

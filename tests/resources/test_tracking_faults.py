@@ -22,7 +22,7 @@ from resources import tracking as tracking_module
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import PARENT, Entry
 from resources.tracking import MLflowTracking
-from tests.proxy import HANG, PASS, Proxy, black_hole, proxy
+from tests.proxy import HANG, PASS, Answer, Proxy, always, black_hole, proxy
 
 CELL = "{model}/cpu/tiny-0/graviton3"
 PASSWORD = "s3cret-word"
@@ -301,9 +301,9 @@ def test_an_upload_that_always_times_out_does_not_hold_up_the_others(
 def test_a_login_page_and_a_refused_user_are_said_and_count_against_no_entry(
     remote: Desk, front: Proxy, next_run: Callable[[], None]
 ) -> None:
-    answers = {401: "401", (200, b"<html>please log in</html>"): "JSON", 503: "503"}
+    answers: dict[Answer, str] = {401: "401", (200, b"<html>please log in</html>"): "JSON", 503: "503"}
     for answer, word in answers.items():
-        front.rule = lambda _method, _path, _body, answer=answer: answer
+        front.rule = always(answer)
         next_run()
         said = remote.said[:]
         remote.log(remote.entry("onnx_model"))
@@ -576,10 +576,11 @@ def test_credentials_of_the_address_reach_the_server_and_nothing_else(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", remote.uri)
     urls = [remote.log(remote.entry("onnx_model", content="one"))]
     assert any(header.startswith("Basic ") for header in front.authorizations), "the client has them"
-    for answer in (500, 401, (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}'), HANG):
+    answers: list[Answer] = [500, 401, (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}'), HANG]
+    for answer in answers:
         next_run()
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        front.rule = lambda _method, path, _body, answer=answer: PASS if "search" in path else answer
+        front.rule = always(answer, but="search")
         urls.append(remote.log(remote.entry("onnx_model", content="two")))
     next_run()
     remote.uri = remote.uri.replace(str(front.port), "9")  # nothing listens there

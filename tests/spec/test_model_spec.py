@@ -109,13 +109,16 @@ def test_a_wrong_preprocessing_is_named(preprocessing: Any, fault: str) -> None:
 
 def test_a_spec_is_a_value_as_it_was_written() -> None:
     again = pickle.loads(pickle.dumps(DIGITS))
-    assert again == DIGITS and hash(again) == hash(DIGITS) and replace(DIGITS) == DIGITS
+    assert again == DIGITS
+    assert hash(again) == hash(DIGITS)
+    assert replace(DIGITS) == DIGITS
     assert repr(Search(max_seconds=60).max_seconds) == "60", "recipes of a whole number stay"
     assert Tensor("x", "float32", ["batch", 3]).shape == ("batch", 3)  # type: ignore[arg-type]
     with pytest.raises(FrozenInstanceError):
         DIGITS.name = "other"  # type: ignore[misc]
     error = pickle.loads(pickle.dumps(InvalidSpec("a", "is wrong", [("b", "is missing")])))
-    assert error.field == "a" and str(error) == "a: is wrong\nb: is missing"
+    assert error.field == "a"
+    assert str(error) == "a: is wrong\nb: is missing"
 
 
 @pytest.mark.parametrize(

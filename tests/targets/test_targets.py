@@ -68,7 +68,9 @@ def test_this_machine_says_what_it_is() -> None:
     machine = this_machine()
     assert machine.cores >= 1
     assert machine.memory_bytes > 2**28
-    assert machine.cpu and machine.architecture and machine.system
+    assert machine.cpu
+    assert machine.architecture
+    assert machine.system
 
 
 def test_flavours_follow_the_hardware() -> None:
@@ -193,7 +195,8 @@ def test_a_wrong_entry_leaves_the_others_alone(tmp_path: Path) -> None:
     with mine.open("a") as file:
         file.write("twice: {family: cpu, family: nvidia}\nodd: !!python/object:os.system {}\n")
     catalog = load_catalog(mine)
-    assert catalog.target("good").family == "cpu" and catalog.target("graviton3")
+    assert catalog.target("good").family == "cpu"
+    assert catalog.target("graviton3")
     assert set(catalog.broken) == {"a|b", "empty", "True", "slow", "twice", "odd"}
     with pytest.raises(InvalidSpec, match="target twice: 'family' is given twice .line "):
         catalog.target("twice")
@@ -224,6 +227,7 @@ def test_one_bad_target_name_breaks_its_model_alone(project: Project) -> None:
     result = project.run("doctor", **models)
     assert "model tiny: graviton3, raspberry-pi-5" in result.stdout
     assert result.stdout.count("target a|b: the name must be") == 2, "the entry, and the model that uses it"
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
     result = project.run_module("tests.ask", "sensor", "1", **models)
     assert result.returncode == 0, result.stderr

@@ -132,11 +132,13 @@ def test_static_int8_is_integer_inside_and_float_outside(path: Callable[..., Pat
 
 def test_delegation_is_counted_by_operator(build: Build) -> None:
     found = build("litert_fp32").build.facts["delegation"]
-    assert found["delegated_nodes"] == found["nodes"] > 0 and found["partitions"] == 1
+    assert found["delegated_nodes"] == found["nodes"] > 0
+    assert found["partitions"] == 1
     assert found["by_operator"]["FULLY_CONNECTED"] == "1 of 1"
     assert (found["by_operator"]["CONV_2D"], found["by_operator"]["DEPTHWISE_CONV_2D"]) == ("2 of 2", "1 of 1")
     found = build("executorch_fp32").build.facts["delegation"]
-    assert found["delegate"] == "XnnpackBackend" and found["by_operator"]["aten_convolution_default"] == "3 of 3"
+    assert found["delegate"] == "XnnpackBackend"
+    assert found["by_operator"]["aten_convolution_default"] == "3 of 3"
     assert sum(int(count.split()[0]) for count in found["by_operator"].values()) == found["delegated_nodes"]
 
 
@@ -154,20 +156,25 @@ def test_one_conversion_serves_every_target(build: Build) -> None:
 def test_schemes_of_linear_layers_are_refused_for_convolutions(build: Build, name: str) -> None:
     refused = build(name).build.refused
     # 1,280 of 15,418 parameters are the linear layer's weights
-    assert refused and "hold 8 % of the weights (at least 50 % needed)" in refused and "Use " in refused
+    assert refused
+    assert "hold 8 % of the weights (at least 50 % needed)" in refused
+    assert "Use " in refused
 
 
 def test_int8_is_a_quarter_of_the_weights(path: Callable[..., Path], build: Build) -> None:
     facts = build("executorch_int8_static").build.facts
-    assert facts["recipe"] == "int8_static_pt2e_s8s8_perchannel_minmax" and facts["quantize_nodes"] > 0
+    assert facts["recipe"] == "int8_static_pt2e_s8s8_perchannel_minmax"
+    assert facts["quantize_nodes"] > 0
     saved = path("executorch_fp32").stat().st_size - path("executorch_int8_static").stat().st_size
     assert saved > 0.6 * 3 * 15_248, "three bytes of four of most weights"
 
 
 def test_vulkan_is_built_and_says_why_it_is_unverified(build: Build) -> None:
     built = build("executorch_vulkan")
-    assert built.artifact is not None and built.build.facts["session"] == {"backends": ["VulkanBackend"]}
-    assert built.parity is None and "lowered to VulkanBackend, which ExecuTorch's runtime" in (built.unverified or "")
+    assert built.artifact is not None
+    assert built.build.facts["session"] == {"backends": ["VulkanBackend"]}
+    assert built.parity is None
+    assert "lowered to VulkanBackend, which ExecuTorch's runtime" in (built.unverified or "")
 
 
 def test_memory_is_estimated_from_program_and_activations(path: Callable[..., Path], build: Build) -> None:
@@ -188,9 +195,11 @@ def test_peak_of_live_tensors() -> None:
 
 def test_an_unsupported_operator_names_itself_the_format_and_the_nearest_alternative(build: Build) -> None:
     litert_reason = build("litert_fp32", spec=UNSUPPORTED).build.refused or ""
-    assert "aten.special_bessel_j0.default has no LiteRT form" in litert_reason and "ExecuTorch" in litert_reason
+    assert "aten.special_bessel_j0.default has no LiteRT form" in litert_reason
+    assert "ExecuTorch" in litert_reason
     reason = build("executorch_fp32", spec=UNSUPPORTED).build.refused or ""
-    assert "no ExecuTorch backend or portable kernel computes aten::special_bessel_j0" in reason and "LiteRT" in reason
+    assert "no ExecuTorch backend or portable kernel computes aten::special_bessel_j0" in reason
+    assert "LiteRT" in reason
     following = build("litert_int8_full", "cortex-m4", UNSUPPORTED).build.refused or ""
     assert "there is no litert_fp32" in following
 
@@ -219,12 +228,14 @@ def test_full_int8_takes_and_gives_int8(build: Build) -> None:
     signature = build("litert_int8_full", "cortex-m4").build.facts["signature"]
     (image,), (logits,) = signature["inputs"], signature["outputs"]
     assert image["dtype"] == logits["dtype"] == "int8"
-    assert image["scale"] > 0 and logits["scale"] > 0
+    assert image["scale"] > 0
+    assert logits["scale"] > 0
 
 
 def test_size_is_what_goes_to_flash(micro: Callable[[], Path], build: Build) -> None:
     built = build("litert_int8_full", "cortex-m4")
-    assert built.artifact is not None and len(built.artifact.files) == 3
+    assert built.artifact is not None
+    assert len(built.artifact.files) == 3
     assert built.size_bytes == micro().stat().st_size < built.artifact.size_bytes
 
 
@@ -275,7 +286,8 @@ def test_what_does_not_fit_is_refused_at_release_with_the_numbers(build: Build, 
     with pytest.raises(NothingReleasable, match=r"litert_int8_full.*peak memory .*tensor arena.* over the budget of"):
         judgement.winner()
     (row,) = [row for row in judgement.rows if row.artifact == "litert_int8_full"]
-    assert row.verdict == "failed_memory" and row.memory_estimate.bytes > 2048
+    assert row.verdict == "failed_memory"
+    assert row.memory_estimate.bytes > 2048
     json.dumps(written(judgement.rows))
     fitting = cell("cortex-m4")
     assert Judgement(fitting, builts, fitting.measure(builts, "rapid")).winner().candidate.name == "litert_int8_full"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +73,14 @@ def convert(spec: ModelSpec, model: nn.Module, folder: Path, on: str = "iphone-1
 
 
 def session(spec: ModelSpec, facts: dict[str, Any], folder: Path) -> Any:
-    names = {"inputs": [tensor.name for tensor in spec.inputs], "outputs": [tensor.name for tensor in spec.outputs]}
-    return coreml.open_session(folder / "artifact", threads=1, compute_units="ALL", **names, **facts["session"])
+    return coreml.open_session(
+        folder / "artifact",
+        threads=1,
+        inputs=[tensor.name for tensor in spec.inputs],
+        outputs=[tensor.name for tensor in spec.outputs],
+        compute_units="ALL",
+        **facts["session"],
+    )
 
 
 def specification(store: ArtifactStore, built: Built) -> Any:
@@ -102,8 +109,9 @@ def test_compute_units_enter_the_evidence_only_where_coreml_runs(
     cell = Cell(SPEC, APPLE, slower, checkpoint, store, log=lambda _line: None)
     variant = next(variant for variant in APPLE.variants if variant.name == "coreml_package_fp16")
     second = cell.variants.build(variant, cell.reference.build()).evidence
-    assert first is not None and second is not None
-    assert (first.recipe == second.recipe) == (coreml.sys.platform != "darwin")
+    assert first is not None
+    assert second is not None
+    assert (first.recipe == second.recipe) == (sys.platform != "darwin")
 
 
 def test_the_package_says_what_it_is(build: Callable[..., Built], store: ArtifactStore, checkpoint_file: Path) -> None:
@@ -112,10 +120,13 @@ def test_the_package_says_what_it_is(build: Callable[..., Built], store: Artifac
     assert (metadata.shortDescription, metadata.author, metadata.license) == ("Digits, tiny", "team:tests", "MIT")
     own = {n.removeprefix("edge_assets."): v for n, v in metadata.userDefined.items() if n.startswith("edge_assets.")}
     assert own["recipe"] == "int8_weightonly_linear_f16s8_perchannel"
-    assert own["model"] == "tiny" and own["checkpoint"].startswith("tiny")
-    assert own["checkpoint_sha256"].startswith(metadata.versionString) and len(metadata.versionString) == 8
+    assert own["model"] == "tiny"
+    assert own["checkpoint"].startswith("tiny")
+    assert own["checkpoint_sha256"].startswith(metadata.versionString)
+    assert len(metadata.versionString) == 8
     assert json.loads(own["preprocessing"])["std"] == [0.35]
-    assert image.type.WhichOneof("Type") == "imageType" and "grayscale picture, 8 x 8 pixels" in image.shortDescription
+    assert image.type.WhichOneof("Type") == "imageType"
+    assert "grayscale picture, 8 x 8 pixels" in image.shortDescription
     assert "float32 [batch, 10]" in description.output[0].shortDescription
 
 
@@ -141,7 +152,9 @@ def test_a_palette_that_can_hold_every_value_loses_none() -> None:
 def test_palettes_of_the_first_releases_decode(build: Callable[..., Built]) -> None:
     """iOS 16 and iOS 18 store a palette in different operations."""
     old, new = (build("coreml_package_lut4", on).parity for on in ("iphone-12", "iphone-15-pro"))
-    assert old and new and old["snr_db"] == pytest.approx(new["snr_db"], abs=1.0)
+    assert old
+    assert new
+    assert old["snr_db"] == pytest.approx(new["snr_db"], abs=1.0)
 
 
 def test_int4_is_refused_where_the_deployment_target_cannot_decode_it(build: Callable[..., Built]) -> None:
@@ -161,7 +174,8 @@ def test_memory_is_an_estimate_from_the_program(build: Callable[..., Built]) -> 
 def test_what_the_evaluator_lacks_leaves_the_variant_unverified(build: Callable[..., Built]) -> None:
     spec = replace(SPEC, architecture="tests.tiny.network:Atanh")
     built = build("coreml_package_fp16", "iphone-15-pro", spec)
-    assert built.artifact is not None and built.parity is None
+    assert built.artifact is not None
+    assert built.parity is None
     assert "the evaluator has no atanh, which tiny.mlpackage uses" in str(built.unverified)
     assert built.build.facts["memory_estimate"] is None
 
@@ -225,7 +239,8 @@ def test_a_transformer_with_flexible_batch_and_length(tmp_path: Path) -> None:
 def loader() -> ModuleType:
     path = ROOT / "edge_assets" / "toolchains" / "coreml" / "loader.py"
     found = importlib.util.spec_from_file_location("coreml_loader", path)
-    assert found and found.loader
+    assert found
+    assert found.loader
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -240,7 +255,7 @@ def test_the_released_sample_passes_the_original_pictures(loader: ModuleType) ->
 
 
 def test_the_released_sample_says_where_coreml_exists(loader: ModuleType, tmp_path: Path) -> None:
-    if coreml.sys.platform == "darwin":
+    if sys.platform == "darwin":
         pytest.skip("CoreML exists here")
     with pytest.raises(SystemExit, match="macOS, iOS and iPadOS only"):
         loader.load(tmp_path, {"session": {"compute_units": "ALL"}, "inputs": [], "outputs": []})

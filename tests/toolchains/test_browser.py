@@ -3,10 +3,9 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +31,7 @@ SHOTS = ROOT / "test-screenshots"
 BUNDLED = ["onnx_model", "onnx_fp16", "onnx_int8_static"]  # of a CNN: dynamic int8 and int4 are refused
 DIGIT = 7  # of the evaluation images
 INT8 = "models/tiny/onnx/model_quantized.onnx"
+Serve = Callable[..., Server]  # serve(bundle folder, **{path: a file more})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def page(chromium: Chromium) -> Iterator[Page]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Any]:
+def serve() -> Iterator[Serve]:
     servers: list[Server] = []
 
     def start(folder: Path, **more: Path) -> Server:
@@ -118,8 +118,10 @@ def classify(page: Page, image: np.ndarray, folder: Path) -> str:
 def test_every_variant_runs_in_chromium_as_accurately_as_natively(builts: dict[str, Built]) -> None:
     for name in (*BUNDLED, "web_bundle"):
         accuracy = builts[name].accuracy
-        assert accuracy is not None and accuracy["samples"] == 597, name
-        assert accuracy["value"] > 0.9 and abs(accuracy["drop_points"]) <= 2.0, name
+        assert accuracy is not None, name
+        assert accuracy["samples"] == 597, name
+        assert accuracy["value"] > 0.9, name
+        assert abs(accuracy["drop_points"]) <= 2.0, name
     assert "has no form for convolutions" in (builts["onnx_int4"].build.refused or "")
 
 
@@ -139,7 +141,8 @@ def test_chunks_join_to_the_artifacts_and_are_compressed_where_it_pays(
             for part, chunk in zip(stored, entry["chunks"], strict=True)
         )
         artifact = builts[name].artifact
-        assert artifact is not None and hashlib.sha256(whole).hexdigest() == artifact.sha256 == entry["sha256"]
+        assert artifact is not None
+        assert hashlib.sha256(whole).hexdigest() == artifact.sha256 == entry["sha256"]
         assert sum(map(len, stored)) == variant["wire_bytes"] <= variant["bytes"]
     wasm = manifest["files"]["runtime/ort-wasm-simd-threaded.wasm"]
     assert len(wasm["chunks"]) == -(-wasm["bytes"] // web_bundle.CHUNK) > 1
@@ -165,7 +168,7 @@ def test_incompressible_files_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offline(
-    cell: Cell, bundle: Path, page: Page, serve: Any, tmp_path: Path
+    cell: Cell, bundle: Path, page: Page, serve: Serve, tmp_path: Path
 ) -> None:
     server = serve(bundle)
     visit(page, server)
@@ -173,8 +176,10 @@ def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offli
     label = str(raw["label"][DIGIT])
     assert classify(page, raw["image"][DIGIT], tmp_path) == label
     first = shown(page)
-    assert first["Device"] == "wasm" and first["Model"].startswith("onnx_int8_static")
-    assert first["From the cache"] == "0.00 MiB" and float(first["Downloaded"].split()[0]) > 2
+    assert first["Device"] == "wasm"
+    assert first["Model"].startswith("onnx_int8_static")
+    assert first["From the cache"] == "0.00 MiB"
+    assert float(first["Downloaded"].split()[0]) > 2
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SHOTS / "browser-demo.png", full_page=True)
     page.evaluate("navigator.serviceWorker.ready.then(() => null)")
@@ -182,7 +187,8 @@ def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offli
     server.sent.clear()
     visit(page, server)
     second = shown(page)
-    assert second["Downloaded"] == "0.00 MiB" and second["From the cache"] == first["Downloaded"]
+    assert second["Downloaded"] == "0.00 MiB"
+    assert second["From the cache"] == first["Downloaded"]
     assert not [path for path, _size in server.sent if ".part" in path]
 
     server.close()
@@ -194,7 +200,7 @@ def test_first_visit_downloads_the_second_reads_the_cache_and_the_third_is_offli
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
-def test_a_corrupt_chunk_is_named_and_nothing_runs(changeable: Path, page: Page, serve: Any, damage: str) -> None:
+def test_a_corrupt_chunk_is_named_and_nothing_runs(changeable: Path, page: Page, serve: Serve, damage: str) -> None:
     manifest = json.loads((changeable / "manifest.json").read_text())
     chunk = manifest["files"][INT8]["chunks"][0]["path"]
     content = bytearray((changeable / chunk).read_bytes())
@@ -207,11 +213,12 @@ def test_a_corrupt_chunk_is_named_and_nothing_runs(changeable: Path, page: Page,
     expect(page.locator("#error")).to_be_visible(timeout=60_000)
     message = page.locator("#error").inner_text()
     reason = {"flipped": "is corrupt: sha256", "cut": "is corrupt: 100 bytes arrived", "missing": "HTTP 404"}[damage]
-    assert chunk in message and reason in message
+    assert chunk in message
+    assert reason in message
     assert not page.locator("#work").is_visible()
 
 
-def test_a_changed_runtime_is_named_and_never_runs(changeable: Path, page: Page, serve: Any) -> None:
+def test_a_changed_runtime_is_named_and_never_runs(changeable: Path, page: Page, serve: Serve) -> None:
     module = json.loads((changeable / "manifest.json").read_text())["runtimes"]["wasm"]["module"]
     with (changeable / module).open("a") as file:
         file.write("\nself.planted = true;\n")
@@ -221,7 +228,7 @@ def test_a_changed_runtime_is_named_and_never_runs(changeable: Path, page: Page,
     assert page.evaluate("self.planted") is None
 
 
-def test_the_page_lets_no_script_run_but_the_bundles(bundle: Path, page: Page, serve: Any) -> None:
+def test_the_page_lets_no_script_run_but_the_bundles(bundle: Path, page: Page, serve: Serve) -> None:
     visit(page, serve(bundle))
     refused = page.evaluate(
         """() => new Promise((resolve) => {
@@ -235,7 +242,7 @@ def test_the_page_lets_no_script_run_but_the_bundles(bundle: Path, page: Page, s
     assert page.evaluate("self.planted") is None
 
 
-def test_the_runtime_runs_with_threads(bundle: Path, page: Page, serve: Any) -> None:
+def test_the_runtime_runs_with_threads(bundle: Path, page: Page, serve: Serve) -> None:
     server = serve(bundle)
     page.goto(f"{server.url}/bundle/")
     expect(page.locator("#work")).to_be_visible(timeout=60_000)
@@ -253,7 +260,7 @@ def test_the_runtime_runs_with_threads(bundle: Path, page: Page, serve: Any) -> 
     assert shape == [1, 10, 2]
 
 
-def test_the_service_worker_keeps_its_own_files_and_nothing_else(bundle: Path, page: Page, serve: Any) -> None:
+def test_the_service_worker_keeps_its_own_files_and_nothing_else(bundle: Path, page: Page, serve: Serve) -> None:
     server = serve(bundle, **{"bundle/api": ROOT / "pyproject.toml"})  # another application below the same folder
     visit(page, server)
     page.evaluate("navigator.serviceWorker.ready.then(() => null)")
@@ -276,7 +283,7 @@ def test_the_service_worker_keeps_its_own_files_and_nothing_else(bundle: Path, p
     assert page.evaluate(fetched, "/bundle/loader.js?v=2") == 200, "its own files, whatever the query"
 
 
-def test_a_new_release_replaces_what_the_service_worker_keeps(changeable: Path, page: Page, serve: Any) -> None:
+def test_a_new_release_replaces_what_the_service_worker_keeps(changeable: Path, page: Page, serve: Serve) -> None:
     import hashlib
 
     server = serve(changeable)
@@ -299,7 +306,7 @@ def test_a_new_release_replaces_what_the_service_worker_keeps(changeable: Path, 
     page.wait_for_function(f"({text})().then((kept) => kept.includes('another release'))")
 
 
-def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve: Any) -> None:
+def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve: Serve) -> None:
     server = serve(bundle)
     visit(page, server)
     page.evaluate(
@@ -327,7 +334,7 @@ def test_a_cache_that_lost_bits_is_fetched_anew(bundle: Path, page: Page, serve:
     assert not [path for path, _size in server.sent if ".part" in path], "the cache was not repaired"
 
 
-def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page, serve: Any) -> None:
+def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page, serve: Serve) -> None:
     raw = {"image": cell.data.arrays(cell.data.evaluation)["image"][:3]}
     page.goto(f"{serve(bundle).url}/bundle/manifest.json")
     found = page.evaluate(
@@ -344,7 +351,7 @@ def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page
 
 
 def test_transformers_js_runs_the_layout(
-    cell: Cell, builts: dict[str, Built], bundle: Path, page: Page, serve: Any, tmp_path: Path
+    cell: Cell, builts: dict[str, Built], bundle: Path, page: Page, serve: Serve, tmp_path: Path
 ) -> None:
     runtime = "./bundle/runtime/ort.wasm.bundle.min.mjs"
     imports = {"imports": {"onnxruntime-web/webgpu": runtime, "onnxruntime-common": runtime}}
@@ -364,8 +371,9 @@ def test_transformers_js_runs_the_layout(
             [dtype, feeds["image"].ravel().tolist(), list(feeds["image"].shape)],
         )
         direct = cell.verification.loadable("ort_web", builts[name].build).open(1)
+        assert isinstance(direct, ort_web.OrtWebSession)
         expected = direct.run(feeds)["logits"]
-        direct.close()  # type: ignore[attr-defined]
+        direct.close()
         np.testing.assert_allclose(np.array(logits, np.float32).reshape(4, 10), expected, atol=1e-5)
     assert all(path.startswith(("/bundle/", "/app.html", "/favicon")) for path, _size in server.sent)
 
@@ -382,12 +390,15 @@ def test_webgpu_gives_what_wasm_gives(cell: Cell, builts: dict[str, Built], stor
         session = ort_web.open_session(
             store.checkout(artifact), threads=1, inputs=["image"], outputs=["logits"], execution_provider=provider
         )
+        assert isinstance(session, ort_web.OrtWebSession)
         outputs[provider] = session.run(feeds)["logits"]
-        session.close()  # type: ignore[attr-defined]
+        session.close()
     np.testing.assert_allclose(outputs["webgpu"], outputs["wasm"], atol=1e-4)
 
 
-def test_without_an_adapter_a_webgpu_bundle_runs_on_wasm_and_says_why(changeable: Path, page: Page, serve: Any) -> None:
+def test_without_an_adapter_a_webgpu_bundle_runs_on_wasm_and_says_why(
+    changeable: Path, page: Page, serve: Serve
+) -> None:
     path = changeable / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["runtimes"]["webgpu"] = {"module": "runtime/absent.mjs", "wasm": "runtime/absent.wasm"}
@@ -404,7 +415,8 @@ def test_webgpu_is_never_timed() -> None:
 
 
 def test_a_query_is_timed_in_the_page_and_memory_is_the_renderers(cell: Cell, builts: dict[str, Built]) -> None:
-    session: Any = cell.verification.loadable("ort_web", builts["onnx_model"].build).open(1)
+    session = cell.verification.loadable("ort_web", builts["onnx_model"].build).open(1)
+    assert isinstance(session, ort_web.OrtWebSession)
     feeds = {"image": TINY.preprocess.apply(cell.data.arrays(cell.data.evaluation))["image"][:1]}
     try:
         times = [session.time(feeds) for _ in range(50)]
@@ -440,7 +452,8 @@ def test_missing_npm_packages_say_how_to_get_them(monkeypatch: pytest.MonkeyPatc
 def test_the_lock_names_no_registry_and_pins_by_hash() -> None:
     lock = json.loads((WEB / "package-lock.json").read_text())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
-    assert packages and all(entry["integrity"] and "resolved" not in entry for entry in packages.values())
+    assert packages
+    assert all(entry["integrity"] and "resolved" not in entry for entry in packages.values())
 
 
 def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -> None:
@@ -470,8 +483,10 @@ def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: A
     variants = {variant.name: variant for variant in BROWSER.variants}
     model = mlp.variants.build(variants["onnx_model"], mlp.reference.build())
     int4 = mlp.variants.build(variants["onnx_int4"], model)
-    assert int4.artifact is not None and model.artifact is not None, int4.build.refused
+    assert int4.artifact is not None, int4.build.refused
+    assert model.artifact is not None, int4.build.refused
     assert int4.build.facts["quantized_nodes"] == 2
     assert int4.build.facts["recipe"] == "int4_weights_matmulnbits_u4_block32_rtn"
     assert int4.artifact.size_bytes < 0.4 * model.artifact.size_bytes
-    assert int4.parity is not None and int4.parity.snr_db > 10
+    assert int4.parity is not None
+    assert int4.parity.snr_db > 10

@@ -105,7 +105,8 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
     assert bool(built.unverified) == (variant.name in ELSEWHERE), built.unverified
     if built.unverified:
         return
-    assert built.parity is not None and built.accuracy is not None
+    assert built.parity is not None
+    assert built.accuracy is not None
     passed, sentence = parity.verdict(built.parity, variant.precision)
     assert passed, sentence
     assert set(built.parity.by_output["logits"]) == {"1", "2", "5"}
@@ -186,14 +187,16 @@ def test_reduced_range_keeps_weights_in_seven_bits(build: Callable[..., Built], 
 
 def test_dynamic_int8_is_refused_where_convolutions_hold_the_weights(build: Callable[..., Built]) -> None:
     built = build("onnx_int8_dynamic")
-    assert built.artifact is None and built.evidence is None
+    assert built.artifact is None
+    assert built.evidence is None
     assert "of the weights are in convolutions" in (built.build.refused or "")
     assert "Use onnx_int8_static" in (built.build.refused or "")
 
 
 def test_torch_int8_is_refused_where_fx_cannot_trace(build: Callable[..., Built]) -> None:
     built = build("torch_int8", replace(TINY, architecture="tests.tiny.network:Branching"))
-    assert built.artifact is None and "FX cannot trace this model" in (built.build.refused or "")
+    assert built.artifact is None
+    assert "FX cannot trace this model" in (built.build.refused or "")
     assert "Use onnx_int8_static" in (built.build.refused or "")
 
 
@@ -206,7 +209,9 @@ def test_the_exported_graph_quotes_no_source_and_no_path_of_this_machine() -> No
     exported = export(TinyNet().eval(), TINY, 20)
     assert any(entry.value for node in exported.graph.node for entry in node.metadata_props), "modules' names are kept"
     content = exported.SerializeToString()
-    assert str(ROOT).encode() not in content and b"forward" not in content and b"site-packages" not in content
+    assert str(ROOT).encode() not in content
+    assert b"forward" not in content
+    assert b"site-packages" not in content
 
 
 def test_opset_is_read_back_and_a_lower_one_is_an_error_with_the_limit() -> None:

@@ -82,7 +82,8 @@ def test_gptq_without_correlation_is_rounding() -> None:
 def test_excluded_nodes_keep_their_weights(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
     assert int4_weights.quantize(graph, tmp_path / "part.onnx", "gptq", lambda: feeds, exclude=["down", "embed"]) == 1
     kept = {tensor.name for tensor in onnx.load(tmp_path / "part.onnx").graph.initializer}
-    assert {"second", "table"} <= kept and "first" not in kept
+    assert {"second", "table"} <= kept
+    assert "first" not in kept
 
 
 def test_dynamic_int8_takes_the_table_too(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_int8_weights_keep_the_table_in_rows(graph: Path, feeds: dict[str, np.nd
 def test_integers_and_numbers_by_row_are_no_embeddings(tmp_path: Path) -> None:
     """Two lookups, of neighbours int64 [500, 4] and of a factor float [500], and a product of width 300."""
     rng = np.random.default_rng(4)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "neighbours": rng.integers(0, 99, (TOKENS, 4)),
         "factors": rng.normal(size=TOKENS).astype(np.float32),
         "weights": rng.normal(size=(300, 64)).astype(np.float32),
@@ -128,7 +129,7 @@ def test_integers_and_numbers_by_row_are_no_embeddings(tmp_path: Path) -> None:
         helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, tensors), opset_imports=opset, ir_version=10),
         path,
     )
-    feeds = {"tokens": np.arange(8), "x": rng.normal(size=(8, 300)).astype(np.float32)}
+    feeds: dict[str, np.ndarray] = {"tokens": np.arange(8), "x": rng.normal(size=(8, 300)).astype(np.float32)}
     made = {method: tmp_path / f"{method}.onnx" for method in ("rtn", "gptq", "weights", "dynamic")}
     for method in ("rtn", "gptq"):
         assert int4_weights.quantize(path, made[method], method, lambda: feeds) == 1
@@ -137,7 +138,8 @@ def test_integers_and_numbers_by_row_are_no_embeddings(tmp_path: Path) -> None:
     expected = arrays["neighbours"][:8], arrays["factors"][:8], feeds["x"] @ arrays["weights"]
     for method, file in made.items():
         found, factor, product = onnxruntime.InferenceSession(file).run(None, feeds)
-        assert (found == expected[0]).all() and (factor == expected[1]).all(), method
+        assert (found == expected[0]).all(), method
+        assert (factor == expected[1]).all(), method
         assert np.linalg.norm(product - expected[2]) < 0.15 * np.linalg.norm(expected[2]), method
 
 
@@ -155,7 +157,8 @@ def test_a_gemm_that_is_excluded_keeps_its_weights(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
     int8_dynamic.quantize(tmp_path / "g.onnx", tmp_path / "kept.onnx", DYNAMIC, ["first"])
     operators = {node.name: node.op_type for node in onnx.load(tmp_path / "kept.onnx").graph.node}
-    assert operators["first"] == "MatMul" and list(operators.values()).count("MatMulInteger") == 1
+    assert operators["first"] == "MatMul"
+    assert list(operators.values()).count("MatMulInteger") == 1
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +183,8 @@ def test_int8_weights_of_convolutions_are_expanded_once(convolution: Path, tmp_p
     options.optimized_model_filepath = str(tmp_path / "opened.onnx")
     onnxruntime.InferenceSession(tmp_path / "w8.onnx", options, providers=["CPUExecutionProvider"])
     operators = {node.op_type for node in onnx.load(tmp_path / "opened.onnx").graph.node}
-    assert "Conv" in operators and not operators & {"Cast", "Mul", "DequantizeLinear"}
+    assert "Conv" in operators
+    assert not operators & {"Cast", "Mul", "DequantizeLinear"}
     feeds = {"x": np.random.default_rng(3).normal(size=(2, 8, 8, 8)).astype(np.float32)}
     assert error(tmp_path / "w8.onnx", convolution, feeds) < 1e-3
 

@@ -295,7 +295,8 @@ def test_off_the_target_the_kits_graph_is_verified_and_said_to_be(build: Build) 
     assert not RUNTIMES[built.runtime].is_the_targets
     assert "the kit's ONNX graph in ONNX Runtime on this machine's CPU" in RUNTIMES[built.runtime].verified_with
     assert built.build.sha256 != other.build.sha256
-    assert built.evidence is not None and other.evidence is not None
+    assert built.evidence is not None
+    assert other.evidence is not None
     assert built.evidence.recipe.sha256 == other.evidence.recipe.sha256, "the same graph is verified once"
     assert built.parity == build("onnx_fp16", "l4").parity
     assert other.evidence.reused
@@ -306,8 +307,10 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
     before = build(FP16, "l4")
     monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
     after = build(FP16, "l4")
-    assert after.build.reused and after.runtime == "tensorrt"
-    assert after.evidence is not None and before.evidence is not None
+    assert after.build.reused
+    assert after.runtime == "tensorrt"
+    assert after.evidence is not None
+    assert before.evidence is not None
     assert after.evidence.recipe.sha256 != before.evidence.recipe.sha256
     assert after.unverified == "there is no NVIDIA driver here, so no GPU to build for or to run on"
 
@@ -351,14 +354,16 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
     (kit / "onnxruntime.py").write_text("print('planted code ran')\n")
     (kit / "numpy.py").write_text("print('planted code ran')\n")
     planted = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert planted.returncode == 0 and "planted" not in planted.stdout, planted.stderr
+    assert planted.returncode == 0, planted.stderr
+    assert "planted" not in planted.stdout, planted.stderr
     assert f"not part of the release, and not used: {kit.name}/numpy.py, {kit.name}/onnxruntime.py" in planted.stderr
     alone = subprocess.run([sys.executable, "build_engine.py", "--check"], cwd=kit, capture_output=True, text=True)
     assert "planted" not in alone.stdout
     (kit / "kit.json").write_text((kit / "kit.json").read_text() + "\n")
     changed = subprocess.run([sys.executable, "infer.py"], cwd=folder, capture_output=True, text=True, timeout=120)
     assert changed.returncode == 1
-    assert "kit.json is not the released file" in changed.stderr and "say --rebuilt" in changed.stderr
+    assert "kit.json is not the released file" in changed.stderr
+    assert "say --rebuilt" in changed.stderr
     rebuilt = [sys.executable, "infer.py", "--rebuilt"]
     assert subprocess.run(rebuilt, cwd=folder, capture_output=True, text=True, timeout=120).returncode == 0
     if not gpus():

@@ -17,7 +17,7 @@ from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
 from edge_assets.families.families import FAMILIES
 from edge_assets.pipeline.cell import Cell
-from edge_assets.spec.model import Dataset, ModelSpec
+from edge_assets.spec.model import Dataset, FineTuning, ModelSpec
 from edge_assets.targets.project import target
 from edge_assets.toolchains.pytorch import qat
 from edge_assets.toolchains.pytorch.folding import fold_batch_norm
@@ -27,8 +27,8 @@ from tests.tiny import losses
 from tests.tiny.spec import TINY, TINY_QAT
 
 pytest.importorskip("executorch")
-RECIPE = TINY_QAT.finetuning
-assert RECIPE is not None
+assert TINY_QAT.finetuning is not None
+RECIPE: FineTuning = TINY_QAT.finetuning
 X86, ARM, PHONE = "x86-64-vnni", "graviton3", "pixel-8"
 
 
@@ -36,10 +36,9 @@ class Killed(BaseException):
     """Ends a build as a signal would."""
 
 
-def changed(**fields: object) -> ModelSpec:
+def finetuned(recipe: FineTuning) -> ModelSpec:
     """TINY_QAT with another fine-tuning recipe."""
-    assert RECIPE is not None
-    return replace(TINY_QAT, finetuning=replace(RECIPE, **fields))  # type: ignore[arg-type]
+    return replace(TINY_QAT, finetuning=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,8 @@ def test_without_its_extra_training_and_exports_are_unavailable(
 ) -> None:
     uninstall("torchao")
     trained, exported = build(cell(), "qat_trained"), build(cell(), "onnx_int8_qat")
-    assert trained.unavailable and exported.unavailable
+    assert trained.unavailable
+    assert exported.unavailable
     assert trained.build.refused == "torchao is not installed: pip install 'edge-assets[executorch]'"
     assert build(cell(), "onnx_model").artifact is not None
 
@@ -95,7 +95,8 @@ def test_both_exports_are_the_one_trained_model(cell: Callable[..., Cell]) -> No
     assert cosines.min() > 0.999
     assert (first.argmax(1) == second.argmax(1)).mean() > 0.995
     for built in (build(on_cpu, "onnx_int8_qat"), build(on_phone, "executorch_int8_qat")):
-        assert built.accuracy is not None and built.accuracy.drop_points <= 1.0
+        assert built.accuracy is not None
+        assert built.accuracy.drop_points <= 1.0
 
 
 def test_the_flavour_follows_the_target_and_changes_no_value(cell: Callable[..., Cell]) -> None:
@@ -108,7 +109,8 @@ def test_the_flavour_follows_the_target_and_changes_no_value(cell: Callable[...,
     logits = {}
     for on, (flavour, activations, weights) in expected.items():
         built = build(cell(on=on), "onnx_int8_qat")
-        assert built.artifact is not None and built.build.facts["recipe"] == f"int8_qat_qdq_{flavour}_perchannel"
+        assert built.artifact is not None
+        assert built.build.facts["recipe"] == f"int8_qat_qdq_{flavour}_perchannel"
         assert built.build.facts["inputs"] == {"image": ["batch", 1, 8, 8]}
         graph = onnx.load(cell().store.checkout(built.artifact)).graph
         tensors = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -129,7 +131,8 @@ def test_every_product_runs_in_integers(cell: Callable[..., Cell], tmp_path: Pat
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
     onnxruntime.InferenceSession(cell().store.checkout(artifact), options, providers=["CPUExecutionProvider"])
     operators = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
-    assert operators.count("QLinearConv") == 3 and operators.count("QGemm") == 1
+    assert operators.count("QLinearConv") == 3
+    assert operators.count("QGemm") == 1
     assert not {"Conv", "Gemm", "MatMul"} & set(operators)
 
 
@@ -142,9 +145,11 @@ def test_only_a_model_with_a_recipe_has_the_variants(cell: Callable[..., Cell]) 
 
 def test_recipes_know_the_architecture_the_data_and_the_loss(cell: Callable[..., Cell]) -> None:
     trained, exported = build(cell(), "qat_trained").build.recipe, build(cell(), "onnx_int8_qat").build.recipe
-    assert "architecture" in trained.inputs and "architecture" in exported.inputs
-    assert "training" in trained.inputs and "loss" not in trained.inputs
-    own = changed(loss="tests.tiny.losses:margin")
+    assert "architecture" in trained.inputs
+    assert "architecture" in exported.inputs
+    assert "training" in trained.inputs
+    assert "loss" not in trained.inputs
+    own = finetuned(replace(RECIPE, loss="tests.tiny.losses:margin"))
     assert "loss" in build(cell(own), "qat_trained").build.recipe.inputs
     assert {"torch", "torchao", "executorch"} <= set(trained.tools)
 
@@ -154,7 +159,8 @@ def test_recipes_know_the_architecture_the_data_and_the_loss(cell: Callable[...,
 
 def test_training_is_watched_and_drawn(cell: Callable[..., Cell], store: ArtifactStore) -> None:
     built = build(cell(), "qat_trained")
-    assert built.artifact is not None and built.evidence is None
+    assert built.artifact is not None
+    assert built.evidence is None
     folder = store.checkout(built.artifact)
     history = json.loads((folder / qat.HISTORY).read_text())
     assert [epoch["number"] for epoch in history["epochs"]] == [0, 1, 2, 3]
@@ -182,13 +188,13 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(cell: Callable
 
 
 def test_another_seed_trains_another_model(cell: Callable[..., Cell]) -> None:
-    first, second = cell(), cell(changed(seed=1))
+    first, second = cell(), cell(finetuned(replace(RECIPE, seed=1)))
     weights = [load_file(trained_file(c, build(c, "qat_trained"))) for c in (first, second)]
     assert not np.array_equal(weights[0]["classifier.weight"], weights[1]["classifier.weight"])
 
 
 def test_divergence_before_an_epoch_is_refused_with_advice(cell: Callable[..., Cell]) -> None:
-    hot = cell(changed(learning_rate=1e30))
+    hot = cell(finetuned(replace(RECIPE, learning_rate=1e30)))
     refused = build(hot, "qat_trained").build.refused or ""
     assert "fine-tuning diverged before any epoch was finished: the loss is nan in epoch 1, step" in refused
     assert "Lower finetuning.learning_rate (1e+30)" in refused
@@ -198,23 +204,30 @@ def test_divergence_before_an_epoch_is_refused_with_advice(cell: Callable[..., C
 def test_divergence_later_keeps_the_best_epoch(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "CALLS", 0)
     lines: list[str] = []
-    late = cell(changed(loss="tests.tiny.losses:breaks_late"), log=lines.append)
+    late = cell(finetuned(replace(RECIPE, loss="tests.tiny.losses:breaks_late")), log=lines.append)
     built = build(late, "qat_trained")
     assert built.build.facts["stopped"].startswith("the loss is nan in epoch 2, step 3 of 5; epoch 1 is kept.")
     assert built.build.facts["best_epoch"] == 1
     assert any(line.startswith("fine-tuning diverged: the loss is nan in epoch 2") for line in lines)
     assert all(np.isfinite(array).all() for array in load_file(trained_file(late, built)).values())
     exported = build(late, "onnx_int8_qat")
-    assert exported.accuracy is not None and exported.accuracy.drop_points <= 1.0
+    assert exported.accuracy is not None
+    assert exported.accuracy.drop_points <= 1.0
 
 
 def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None:
     generator = torch.Generator().manual_seed(0)
+    normalisation = torch.nn.BatchNorm2d(4)
+    assert normalisation.running_mean is not None
+    normalisation.running_mean += torch.rand(4, generator=generator)
     network = torch.nn.Sequential(
-        *(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.2)),
-        *(torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 10)),
+        torch.nn.Conv2d(1, 4, 3),
+        normalisation,
+        torch.nn.Dropout(0.2),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(144, 10),
     ).eval()
-    network[1].running_mean += torch.rand(4, generator=generator)  # type: ignore[operator]
     images = torch.rand(5, 1, 8, 8, generator=generator)
     exported = torch.export.export(network, (images,), strict=False).module()
     assert fold_batch_norm(exported) == 1, "the second follows no convolution"
@@ -242,6 +255,6 @@ def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None
 )
 def test_bad_training_data(cell: Callable[..., Cell], loader: str, message: str) -> None:
     for loss in ("cross_entropy", "tests.tiny.losses:margin"):
-        bad = cell(changed(data=Dataset(f"tests.tiny.data:{loader}"), loss=loss))
+        bad = cell(finetuned(replace(RECIPE, data=Dataset(f"tests.tiny.data:{loader}"), loss=loss)))
         with pytest.raises(DataError, match=message):
             bad.reference.build()

@@ -82,7 +82,8 @@ def test_a_layer_is_a_product_and_what_follows_it(
     operators = {node.name: node.op_type for node in onnx.load(path).graph.node}
     assert [operators[name] for name in found[0].nodes] == ["Conv", "Relu"]
     named = [name for layer in found for name in layer.nodes]
-    assert len(named) == len(set(named)) and set(named) <= set(operators)
+    assert len(named) == len(set(named))
+    assert set(named) <= set(operators)
 
 
 def test_every_layer_is_ranked_with_a_picture(build: Callable[..., Built], store: ArtifactStore) -> None:
@@ -91,9 +92,11 @@ def test_every_layer_is_ranked_with_a_picture(build: Callable[..., Built], store
     ranked = json.loads((folder / sensitivity.FILE).read_text())["layers"]
     assert {entry["layer"] for entry in ranked} == {"features.0", "features.3", "features.6", "classifier"}
     ratios = [entry["snr_db"] for entry in ranked]
-    assert ratios == sorted(ratios) and all(10 < ratio < 80 for ratio in ratios)
+    assert ratios == sorted(ratios)
+    assert all(10 < ratio < 80 for ratio in ratios)
     assert (folder / sensitivity.PLOT).read_bytes().startswith(b"\x89PNG")
-    assert built.evidence is None and built.build.facts["ranking"] == ranked
+    assert built.evidence is None
+    assert built.build.facts["ranking"] == ranked
 
 
 def test_a_layer_that_cannot_be_quantized_ranks_first_and_is_kept(
@@ -101,12 +104,16 @@ def test_a_layer_that_cannot_be_quantized_ranks_first_and_is_kept(
 ) -> None:
     whole = build("onnx_int8_static", STRICT, fragile)
     ranked = build("onnx_sensitivity", STRICT, fragile).build.facts["ranking"]
-    assert ranked[0]["layer"] in ("features.0", "features.3") and ranked[0]["snr_db"] < ranked[-1]["snr_db"] - 10
+    assert ranked[0]["layer"] in ("features.0", "features.3")
+    assert ranked[0]["snr_db"] < ranked[-1]["snr_db"] - 10
     assert whole.build.facts["recipe"].startswith("int8_static")
     kept = build("onnx_int8_mixed", replace(STRICT, gates=Gates(2.0, min_cosine=0.9995)), fragile)
     assert kept.artifact is not None, kept.build.refused
     assert ranked[0]["layer"] in kept.build.facts["kept_layers"]
-    assert kept.cosine_mean("logits") > whole.cosine_mean("logits")  # type: ignore[operator]
+    kept_cosine, whole_cosine = kept.cosine_mean("logits"), whole.cosine_mean("logits")
+    assert kept_cosine is not None
+    assert whole_cosine is not None
+    assert kept_cosine > whole_cosine
     assert kept.build.facts["recipe"].endswith(f"_mixed_keep{len(kept.build.facts['kept_layers'])}")
 
 
@@ -123,7 +130,8 @@ def test_kept_layers_are_in_fp32_and_the_others_are_not(
 
 def test_mixed_precision_is_refused_where_no_layer_has_to_be_kept(build: Callable[..., Built]) -> None:
     refused = build("onnx_int8_mixed").build.refused
-    assert refused is not None and refused.startswith("no layer has to be kept: int8_static")
+    assert refused is not None
+    assert refused.startswith("no layer has to be kept: int8_static")
     assert "Use onnx_int8_static" in refused
 
 
@@ -136,7 +144,8 @@ def test_the_search_takes_the_smallest_that_meets_the_gate(build: Callable[..., 
     assert log["stopped_by"] == "nothing: every scheme was tried"
     assert (folder / search.PLOT).read_bytes().startswith(b"\x89PNG")
     searched = build("onnx_searched")
-    assert searched.accuracy is not None and searched.accuracy.samples == 597
+    assert searched.accuracy is not None
+    assert searched.accuracy.samples == 597
     assert searched.build.facts["recipe"] == log["recipe"]
     assert log["searched_on_samples"] == 298
 
@@ -145,7 +154,8 @@ def test_a_gate_that_nothing_meets_says_what_came_closest(build: Callable[..., B
     impossible = replace(DEEP, gates=Gates(max_accuracy_drop_points=0.0, min_cosine=1.0))
     refused = build("onnx_search", impossible).build.refused
     assert refused is not None
-    assert "meets the gate of 0.00 points and a mean cosine of 1" in refused and "came closest: drop" in refused
+    assert "meets the gate of 0.00 points and a mean cosine of 1" in refused
+    assert "came closest: drop" in refused
 
 
 def test_a_budget_stops_the_search_and_a_larger_one_goes_on_from_the_store(build: Callable[..., Built]) -> None:
@@ -199,7 +209,8 @@ def known(needed: set[str], count: int) -> tuple[Scheme, mixed.TrialBudget]:
 def test_exactly_the_needed_layers_are_kept(needed: set[str]) -> None:
     scheme, bench = known(needed, 12)
     found = mixed.fewest_kept(scheme, [layer.name for layer in scheme.layers], bench)
-    assert found is not None and set(found[0]) == needed
+    assert found is not None
+    assert set(found[0]) == needed
 
 
 def test_a_scheme_that_fails_is_left_out_of_the_search(
@@ -211,7 +222,8 @@ def test_a_scheme_that_fails_is_left_out_of_the_search(
     monkeypatch.setattr(int8_weights, "quantize", broken)
     monkeypatch.setattr(int8_weights, "VARIANT", replace(int8_weights.VARIANT, code_version="broken"))
     log = json.loads((folder_of(store, build("onnx_search")) / search.LOG).read_text())
-    assert log["trials"] and not any(trial["recipe"].startswith("int8_weights") for trial in log["trials"])
+    assert log["trials"]
+    assert not any(trial["recipe"].startswith("int8_weights") for trial in log["trials"])
 
 
 def test_all_layers_kept_is_no_result() -> None:

@@ -215,11 +215,14 @@ def test_every_format_gives_what_pytorch_gives(name: str, on: str, build: Callab
     built = build(name, on)
     if built.unavailable:
         pytest.skip(str(built.build.refused))
-    assert built.artifact is not None and built.parity is not None, built.build.refused or built.unverified
+    assert built.artifact is not None, built.build.refused or built.unverified
+    assert built.parity is not None, built.build.refused or built.unverified
     passed, sentence = parity.verdict(built.parity, built.precision)
     assert passed, sentence
-    assert built.accuracy is not None and built.accuracy.reference > 0.9
-    assert built.accuracy.samples == 200 and abs(built.accuracy.drop_points) <= 2.0
+    assert built.accuracy is not None
+    assert built.accuracy.reference > 0.9
+    assert built.accuracy.samples == 200
+    assert abs(built.accuracy.drop_points) <= 2.0
 
 
 def test_onnx_runs_other_lengths_than_the_declared_one(
@@ -309,10 +312,12 @@ def test_the_released_folder_runs_texts_on_its_own(released: Path, tokenizer: Pa
     classes = [line for line in result.stdout.splitlines() if line.startswith("class: ")]
     assert classes == ["class: sea", "class: kitchen"], result.stderr
     wrong = infer(folder, "--image", "ship.png")
-    assert wrong.returncode and "--image: the inputs of this model are of the kind 'text'" in wrong.stderr
+    assert wrong.returncode
+    assert "--image: the inputs of this model are of the kind 'text'" in wrong.stderr
     (folder / "tokenizer.json").write_text(tokenizer.read_text().replace("gull", "fish"))
     wrong = infer(folder)
-    assert wrong.returncode and "tokenizer.json is not the released file" in wrong.stderr
+    assert wrong.returncode
+    assert "tokenizer.json is not the released file" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
@@ -321,10 +326,12 @@ def test_the_cpp_sample_runs_token_ids_and_the_card_names_a_library_that_makes_t
 ) -> None:
     folder = shutil.copytree(released, tmp_path / "released")
     card = (folder / "MODEL_CARD.md").read_text()
-    assert "- **Texts**: the sample takes token ids." in card and "tokenizers-cpp" in card
+    assert "- **Texts**: the sample takes token ids." in card
+    assert "tokenizers-cpp" in card
     printed = run_onnx_sample(folder, onnxruntime(tmp_path / "onnxruntime"))
     differences = largest_differences(printed)
-    assert differences and max(differences.values()) <= 1e-5
+    assert differences
+    assert max(differences.values()) <= 1e-5
 
 
 # --- browsers ------------------------------------------------------------------------------------------
@@ -335,7 +342,8 @@ def bundle(build: Callable[[str, str], Built], store: ArtifactStore) -> Path:
     built = build("web_bundle", "browser-wasm")
     if built.unavailable:
         pytest.skip(str(built.build.refused))
-    assert built.artifact is not None and built.accuracy is not None
+    assert built.artifact is not None
+    assert built.accuracy is not None
     assert built.accuracy.value > 0.9
     return store.checkout(built.artifact)
 
@@ -421,7 +429,8 @@ def test_transformers_js_tokenizes_and_runs_the_bundle(
 def test_the_demo_page_takes_a_text(served: str, page: Page) -> None:
     page.goto(f"{served}/bundle/")
     expect(page.locator("#work")).to_be_visible(timeout=60_000)
-    assert not page.locator("#drawing").is_visible() and not page.locator("#candidates").is_visible()
+    assert not page.locator("#drawing").is_visible()
+    assert not page.locator("#candidates").is_visible()
     page.locator("#text").fill("Flour and butter in the oven")
     expect(page.locator("#answer")).to_have_text("kitchen")
     page.locator("#text").fill("A storm with rain and wind")

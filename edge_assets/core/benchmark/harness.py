@@ -1,5 +1,6 @@
-"""Times variants against each other: one child process each, interleaved A/B/A/B, so that whatever the machine
-does meanwhile (frequency, neighbours, temperature) hits all of them alike.
+"""Times variants against each other: one child process each, interleaved A/B/A/B.
+
+Whatever the machine does meanwhile (frequency, neighbours, temperature) hits all of them alike.
 """
 
 import json
