@@ -22,8 +22,9 @@ from benchmarks.handwritten.common import Run, Work
 
 ROUNDS = 12
 MODES = {"rapid": (64, 6.0), "quick": (128, 10.0), "release": (1024, 60.0)}  # least queries and seconds at batch 1
-SWEEP_SHARE = 1 / 12  # of the mode's seconds, for larger batches
-WINDOW, TOLERANCE, MOST_WARM_UP = 16, 0.05, 400  # queries, relative, queries
+SWEEP_SHARE, SWEEP_LEAST = 1 / 12, 1 / 4  # of the mode's seconds and queries, for larger batches
+WINDOW, TOLERANCE = 16, 0.05  # queries, relative
+TIMED_WARM_UP, UNTIMED_WARM_UP, SWEEP_WARM_UP = 400, 16, 4  # queries at most
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def measure(
 ) -> dict[str, Any]:
     """Load time and peak memory of each and, with a `sweep` of batch sizes, latencies by batch size, interleaved."""
     children = {name: Child(contestant, work.inputs) for name, contestant in contestants.items()}
-    results = {name: child.ask("load", threads) for name, child in children.items()}
+    longest = TIMED_WARM_UP if sweep else UNTIMED_WARM_UP
+    results = {name: child.ask("load", threads, longest) for name, child in children.items()}
     for batch in sweep or ():
         for name, milliseconds in interleave(children, batch, *MODES[work.mode]).items():
             results[name][f"batch_{batch}"] = summarize(milliseconds)
@@ -80,8 +82,9 @@ def interleave(children: Mapping[str, Child], batch: int, least: int, seconds: f
     """Latencies in ms: twelve turns in rotation, then more of those that have too few."""
     if batch > 1:
         seconds *= SWEEP_SHARE
+        least = max(11, round(least * SWEEP_LEAST))
         for child in children.values():
-            child.ask("warm_up", batch)
+            child.ask("warm_up", batch, SWEEP_WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in children}
     rounds, waiting = 0, list(children)
     while waiting:
@@ -117,11 +120,11 @@ def child_main(script: str, path: Path, inputs: Path, *options: str) -> None:
             started = time.perf_counter()
             run = toolchain.open_model(path, arguments[0], *options)
             loaded = 1000 * (time.perf_counter() - started)
-            warm_up(run, images, 1)
+            warm_up(run, images, 1, arguments[1])
             peak = getattr(run, "peak_bytes", peak_bytes)()
             answer = {"load_ms": getattr(run, "load_ms", loaded), "peak_bytes": peak}
         elif command == "warm_up":
-            warm_up(run, images, arguments[0])
+            warm_up(run, images, *arguments)
         elif command == "time":
             answer = query(run, images, arguments[0], seconds=arguments[1])
         print(json.dumps(answer), file=answers, flush=True)
@@ -129,11 +132,11 @@ def child_main(script: str, path: Path, inputs: Path, *options: str) -> None:
         close()
 
 
-def warm_up(run: Run, images: np.ndarray, batch: int) -> None:
-    """Queries until the median of the last 16 is within 5 % of that of the 16 before, 400 at most."""
+def warm_up(run: Run, images: np.ndarray, batch: int, longest: int) -> None:
+    """Queries until the median of the last 16 is within 5 % of that of the 16 before, `longest` at most."""
     before, last, count = 0.0, 0.0, 0
-    while count < MOST_WARM_UP and (count < 2 * WINDOW or abs(last - before) > TOLERANCE * before):
-        before, last = last, float(np.median(query(run, images, batch, count=WINDOW)))
+    while count < longest and (count < 2 * WINDOW or abs(last - before) > TOLERANCE * before):
+        before, last = last, float(np.median(query(run, images, batch, count=min(WINDOW, longest))))
         count += WINDOW
 
 

@@ -90,7 +90,7 @@ class Measurement:
             "runtimes": runtimes,
             "machine": machine_digest(),
         }
-        return Recipe("measurement", "1", inputs, parameters, _versions(contestants))
+        return Recipe("measurement", "2", inputs, parameters, _versions(contestants))
 
     def _measure(self, builts: Mapping[str, Built], mode: str | None, folder: Path) -> Mapping[str, object]:
         built = self._contestants(builts)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_assets.core.benchmark.statistics import Mode, summarize
+from edge_assets.core.benchmark.statistics import Mode, least_queries, summarize
 from edge_assets.core.data import save_arrays
 from edge_assets.core.evidence import Latency, MeasuredVariant
 from edge_assets.core.session import Feeds, Loadable
@@ -25,6 +25,10 @@ from edge_assets.core.shapes import read
 from edge_assets.errors import MeasurementError, log_end
 
 ROUNDS = 12  # interleaved turns of each variant
+SWEEP_QUERIES = 1 / 4  # of a mode's queries, likewise; a percentile is claimed only where they suffice for it
+SWEEP_WARM_UP = 4  # queries
+MEMORY_QUERIES = 16  # of a variant whose memory alone is measured
+LONGEST_WARM_UP = 400  # queries until a variant that is timed must be steady
 SWEEP_SHARE = 1 / 12  # of a mode's duration, for each batch size besides the first
 TIMEOUT = 600  # seconds for an answer, besides those that the request itself asks for
 
@@ -147,7 +151,8 @@ def measure(
         for contestant in contestants:
             worker = WorkerProcess(contestant, inputs, errors=scratch / f"{contestant.name}.log")
             workers[contestant.name] = stack.enter_context(worker)
-        rows = {name: _loaded(worker, threads) for name, worker in workers.items()}
+        longest = MEMORY_QUERIES if mode is None else LONGEST_WARM_UP
+        rows = {name: _loaded(worker, threads, longest) for name, worker in workers.items()}
         if mode is None:
             return rows
         latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
@@ -159,10 +164,10 @@ def measure(
         return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
 
 
-def _loaded(worker: WorkerProcess, threads: int) -> MeasuredVariant:
+def _loaded(worker: WorkerProcess, threads: int, longest: int) -> MeasuredVariant:
     """The model loaded and warm, and its peak memory at batch 1, before larger batches raise it."""
     answer = worker.ask("load", threads=threads, **asdict(worker.contestant.loadable))
-    answer["warm_up"] = worker.ask("warm_up", batch=1)
+    answer["warm_up"] = worker.ask("warm_up", batch=1, longest=longest)
     answer |= worker.ask("memory")
     return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
 
@@ -170,21 +175,23 @@ def _loaded(worker: WorkerProcess, threads: int) -> MeasuredVariant:
 def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
     """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
-    The first batch size gets the mode's whole duration, the others a twelfth and the same least count.
+    The first batch size gets the mode's whole duration and count. The others get a twelfth of the time, a quarter of
+    the queries, and a short warm-up: the process is warm, only its buffers for the new shape are not.
     """
     times: dict[str, list[float]] = {name: [] for name in workers}
-    seconds = mode.seconds
+    seconds, queries = mode.seconds, mode.queries
     if not first:
         seconds *= SWEEP_SHARE
+        queries = max(least_queries(50), round(queries * SWEEP_QUERIES))
         for worker in workers.values():
-            worker.ask("warm_up", batch=batch)
+            worker.ask("warm_up", batch=batch, longest=SWEEP_WARM_UP)
     waiting = list(workers)
     rounds = 0
     while waiting:
         for name in waiting:
             times[name] += _times(workers[name], batch, seconds / ROUNDS)
         rounds += 1
-        waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < mode.queries]
+        waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < queries]
     return {name: summarize(found, batch, distribution=first) for name, found in times.items()}
 
 

@@ -19,7 +19,7 @@ from edge_assets.core.session import Loadable, Session
 from edge_assets.errors import told
 
 Request = dict[str, Any]
-WINDOW, TOLERANCE, LONGEST_WARM_UP = 16, 0.05, 400  # queries, relative, queries
+WINDOW, TOLERANCE = 16, 0.05  # queries, relative
 WARM_UP_SECONDS = 180  # after which a slow model's warm-up ends
 
 
@@ -49,12 +49,16 @@ class Worker:
         }
 
     def warm_up(self, request: Request) -> Request:
-        """Run until steady: the median of the last 16 queries within 5 % of the 16 before, at most 400 or 180 s."""
+        """Run until steady: the median of the last 16 queries within 5 % of the 16 before.
+
+        At most `longest` queries or 180 s.
+        """
         times: list[float] = []
         steady = False
         deadline = time.perf_counter() + WARM_UP_SECONDS
-        while not steady and len(times) < LONGEST_WARM_UP and time.perf_counter() < deadline:
-            times += self._queries(request["batch"], WINDOW, 60.0)
+        longest = request["longest"]
+        while not steady and len(times) < longest and time.perf_counter() < deadline:
+            times += self._queries(request["batch"], min(WINDOW, longest), 60.0)
             if len(times) >= 2 * WINDOW:
                 before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
                 steady = bool(abs(last - before) <= TOLERANCE * before)
