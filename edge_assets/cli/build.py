@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +36,8 @@ from edge_assets.settings import Home, home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.spec.source import source_digest
-from edge_assets.targets import Target
+from edge_assets.targets import Target, local_target, this_machine
+from edge_assets.targets.project import catalog
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
@@ -44,6 +45,7 @@ from resources.store import ArtifactStore
 Say = Callable[[str], None]
 Hear = Callable[[Event], None]
 INTERRUPTED = "DagsterExecutionInterruptedError"
+THIS_CPU = "this-cpu"
 EARLIER_RUNS = 3  # of each family, to estimate the time from
 WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
@@ -71,15 +73,29 @@ class Here:
 
 
 def choose_targets(spec: ModelSpec, names: Sequence[str]) -> list[tuple[Family, Target]]:
-    """(family, target) pairs of a model, all or those named. Raises UnknownName with the nearest names."""
+    """(family, target) pairs of a model, all or those named; `this-cpu` is the CPU target that this machine is.
+
+    Raises UnknownName with the nearest names, and EdgeAssetsError if this machine is none of the model's CPU targets.
+    """
     every: dict[str, tuple[Family, Target]] = {}
     for family, targets in family_targets(spec):
         for target in targets:
             every[target.name] = (family, target)
-    for name in names:
+    chosen = [_this_cpu(spec, every) if name == THIS_CPU else name for name in names]
+    for name in chosen:
         if name not in every:
-            raise UnknownName(f"target of {spec.name}", name, every)
-    return [every[name] for name in (names or every)]
+            raise UnknownName(f"target of {spec.name}", name, [*every, THIS_CPU])
+    return [every[name] for name in (dict.fromkeys(chosen) or every)]
+
+
+def _this_cpu(spec: ModelSpec, every: Iterable[str]) -> str:
+    local = local_target(catalog().values(), "cpu")
+    if local is not None and local.name in every:
+        return local.name
+    known = ", ".join(name for name in every if catalog()[name].family == "cpu") or "none"
+    raise EdgeAssetsError(
+        f"this machine ({this_machine().cpu}) is none of the CPU targets of {spec.name} ({known}): name one of them"
+    )
 
 
 def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[str], say: Say) -> list[Checkpoint]:

@@ -74,7 +74,7 @@ def init(name: str) -> None:
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
-@click.option("--target", "targets", multiple=True, help="A target of the model. Default: all.")
+@click.option("--target", "targets", multiple=True, help="A target of the model, or this-cpu. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Families built at once. Default: what the machine carries.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
