@@ -8,7 +8,8 @@ from edge_assets.hashing import Json
 from edge_assets.report.matrix import VERDICTS
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure as Figure
+    import pandas as pd
+    from bokeh.models import Plot
 
 # contrast of at least 4.5 to 1 with white
 COLORS = {"won": "#116329", "passed": "#0550ae", "gate": "#a40e26", "unknown": "#7d4e00", "absent": "#57606a"}
@@ -56,8 +57,7 @@ def _kibibytes(row: Row) -> float:
     return row.size_bytes / 1024
 
 
-def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "Figure":
-    import pandas as pd
+def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "Plot":
     from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
     from bokeh.models.renderers import DataRenderer
     from bokeh.plotting import figure
@@ -77,37 +77,56 @@ def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "F
         mine = [row for row in rows if VERDICTS[row.verdict][2] == kind]
         if not mine:
             continue
-        source = ColumnDataSource(pd.DataFrame(_columns(mine, value)))
-        plot.segment(x0="x", x1="x", y0="least", y1="most", source=source, color=color, alpha=0.5)
-        points.append(plot.scatter(x="x", y="accuracy", source=source, marker=MARKERS[kind], size=11, color=color))
+        source = ColumnDataSource(_table(mine, value))
+        plot.segment(
+            x0="x",
+            x1="x",
+            y0="least",
+            y1="most",
+            source=source,
+            color=color,
+            alpha=0.5,
+        )
+        shown = plot.scatter(
+            x="x",
+            y="accuracy",
+            source=source,
+            marker=MARKERS[kind],
+            size=11,
+            color=color,
+        )
+        points.append(shown)
     plot.add_tools(HoverTool(tooltips=TOOLTIPS, renderers=points))
     return plot
 
 
-def _columns(rows: Sequence[Row], value: Callable[[Row], float]) -> dict[str, Sequence[object]]:
-    """One point per row, with what hovering shows; the interval is that of the drop, put around the accuracy."""
-    columns: dict[str, Sequence[object]] = {
-        "x": [value(row) for row in rows],
-        "variant": [row.artifact for row in rows],
-        "verdict": [VERDICTS[row.verdict][1] for row in rows],
-        "size": [_kibibytes(row) for row in rows],
-        "latency": [f"{median_ms(row):.3f} ms" if row.latency_ms else "not measured" for row in rows],
-    }
-    numbers = [_accuracy(row) for row in rows]
-    for name in numbers[0]:
-        columns[name] = [each[name] for each in numbers]
-    return columns
+def _table(rows: Sequence[Row], value: Callable[[Row], float]) -> "pd.DataFrame":
+    """One point per row, with what hovering shows."""
+    import pandas as pd
+
+    points = [_point(row, value(row)) for row in rows]
+    return pd.DataFrame(points)
 
 
-def _accuracy(row: Row) -> dict[str, float]:
-    assert row.accuracy is not None and row.accuracy_drop_points is not None
-    low, high = row.accuracy_drop_interval_points or (row.accuracy_drop_points, row.accuracy_drop_points)
-    percent = 100 * row.accuracy
+def _point(row: Row, x: float) -> dict[str, str | float]:
+    """The interval is that of the drop, put around the accuracy."""
+    assert row.accuracy is not None
+    assert row.accuracy_drop_points is not None
+    percent, drop = 100 * row.accuracy, row.accuracy_drop_points
+    low, high = row.accuracy_drop_interval_points or (drop, drop)
+    latency = "not measured"
+    if row.latency_ms:
+        latency = f"{row.latency_ms.typical:.3f} ms"
     return {
+        "x": x,
+        "variant": row.artifact,
+        "verdict": VERDICTS[row.verdict][1],
+        "size": _kibibytes(row),
+        "latency": latency,
         "accuracy": percent,
-        "drop": row.accuracy_drop_points,
+        "drop": drop,
         "low": low,
         "high": high,
-        "least": percent - (high - row.accuracy_drop_points),
-        "most": percent + (row.accuracy_drop_points - low),
+        "least": percent - (high - drop),
+        "most": percent + (drop - low),
     }

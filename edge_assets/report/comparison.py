@@ -14,6 +14,7 @@ from typing import Literal
 from edge_assets.core.evidence import Accuracy, Row
 
 Verdict = Literal["better", "worse", "same"]
+NOTHING = "nothing"
 SIZE_TIE = 0.02  # relative: sizes closer than this are the same, as where a winner is chosen
 SPEED_TIE = 0.05  # relative: speeds of two sessions differ by so much by themselves
 MEMORY_TIE = 0.05
@@ -49,12 +50,24 @@ class Change:
     @property
     def winner_changed(self) -> bool:
         """Whether another variant ships now, or one where there was none, or none where there was one."""
-        names = {row.artifact if row else None for row in (self.before, self.after)}
-        return len(names) > 1
+        return self.shipped_before != self.shipped_after
+
+    @property
+    def shipped_before(self) -> str:
+        """The artifact that shipped, or "nothing"."""
+        return self.before.artifact if self.before else NOTHING
+
+    @property
+    def shipped_after(self) -> str:
+        """The artifact that ships now, or "nothing"."""
+        return self.after.artifact if self.after else NOTHING
 
     def shift(self, name: str) -> Shift | None:
         """The shift of that name, where both checkpoints have the number."""
-        return next((shift for shift in self.shifts if shift.name == name), None)
+        for shift in self.shifts:
+            if shift.name == name:
+                return shift
+        return None
 
     def regression(self, max_drop_points: float) -> str | None:
         """Why the newer release is a regression: there is none any more, or its accuracy fell beyond the gate."""
@@ -79,12 +92,13 @@ def compare(before: Sequence[Row], after: Sequence[Row], fp32: Accuracy | None, 
     targets = {row.target: row.family for row in (*after, *before)}
     changes = []
     for target, family in targets.items():
-        old, new = _winner(before, target), _winner(after, target)
+        old, new = _with_verdict(before, target, "released"), _with_verdict(after, target, "released")
         shifts: list[Shift] = []
         if old and new:
             if fp32 and (accuracy := _accuracy_shift(old, new, fp32, higher_is_better)):
                 shifts.append(accuracy)
-            shifts += _other_shifts(old, new, _baseline(before, target), _baseline(after, target))
+            eager = _with_verdict(before, target, "baseline")
+            shifts += _other_shifts(old, new, eager, _with_verdict(after, target, "baseline"))
         changes.append(Change(family=family, target=target, before=old, after=new, shifts=tuple(shifts)))
     return changes
 
@@ -95,12 +109,20 @@ def regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _winner(rows: Sequence[Row], target: str) -> Row | None:
-    return next((row for row in rows if row.target == target and row.verdict == "released"), None)
+def columns_of(changes: Sequence[Change]) -> dict[str, str]:
+    """The numbers that any target has of both checkpoints, each with its unit."""
+    units: dict[str, str] = {}
+    for change in changes:
+        for shift in change.shifts:
+            units[shift.name] = shift.unit
+    return units
 
 
-def _baseline(rows: Sequence[Row], target: str) -> Row | None:
-    return next((row for row in rows if row.target == target and row.verdict == "baseline"), None)
+def _with_verdict(rows: Sequence[Row], target: str, verdict: str) -> Row | None:
+    for row in rows:
+        if row.target == target and row.verdict == verdict:
+            return row
+    return None
 
 
 def _accuracy_shift(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) -> Shift | None:

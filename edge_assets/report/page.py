@@ -9,7 +9,7 @@ import jinja2
 
 from edge_assets.core.evidence import Accuracy, Row
 from edge_assets.report import charts, matrix
-from edge_assets.report.comparison import Change, regressions
+from edge_assets.report.comparison import Change, columns_of, regressions
 from edge_assets.report.matrix import Line
 from edge_assets.report.ranges import by_scheme
 from edge_assets.report.tradeoff import refusals, tradeoffs, usual_name
@@ -52,14 +52,13 @@ def write_comparison(
     path: Path, spec: ModelSpec, before: str, after: str, fp32: Accuracy | None, changes: Sequence[Change]
 ) -> None:
     """Write the page of two checkpoints side by side."""
-    columns = dict.fromkeys((shift.name, shift.unit) for change in changes for shift in change.shifts)
     text = _template("comparison.html").render(
         spec=spec,
         before=before,
         after=after,
         fp32=fp32,
         changes=changes,
-        columns=list(columns),
+        columns=columns_of(changes),
         regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
     )
     path.write_text(text)

@@ -14,7 +14,6 @@ class SchemeRange:
 
     scheme: str
     format: str
-    artifacts: list[str]
     targets: list[str]
     drop_points: Range
     smaller: Range
@@ -35,28 +34,36 @@ def by_scheme(tradeoffs: Sequence[Tradeoff]) -> list[SchemeRange]:
 
 def _over(entries: Sequence[Tradeoff]) -> SchemeRange:
     first = entries[0]
-    timed = [entry for entry in entries if entry.faster is not None]
-    drop = _range(entry.drop_points for entry in entries)
-    smaller = _range(entry.smaller for entry in entries)
-    assert drop is not None and smaller is not None
+    targets: list[str] = []
+    timed_on: list[str] = []
+    faster: list[float] = []
+    efforts: list[float] = []
+    for entry in entries:
+        targets += entry.targets
+        if entry.faster is not None:
+            timed_on.append(entry.target)
+            faster.append(entry.faster)
+        if entry.effort_seconds is not None:
+            efforts.append(entry.effort_seconds)
+    drops = [entry.drop_points for entry in entries]
+    smaller = [entry.smaller for entry in entries]
+    remarks = [entry.remark for entry in entries if entry.remark]
     return SchemeRange(
         scheme=first.scheme,
         format=first.format,
-        artifacts=_distinct(entry.artifact for entry in entries),
-        targets=_distinct(target for entry in entries for target in entry.targets),
-        drop_points=drop,
-        smaller=smaller,
-        faster=_range(entry.faster for entry in timed),
-        timed_on=_distinct(entry.target for entry in timed),
-        effort_seconds=_range(entry.effort_seconds for entry in entries),
+        targets=_distinct(targets),
+        drop_points=(min(drops), max(drops)),
+        smaller=(min(smaller), max(smaller)),
+        faster=_range(faster),
+        timed_on=_distinct(timed_on),
+        effort_seconds=_range(efforts),
         promise=first.promise,
-        remarks=_distinct(entry.remark for entry in entries if entry.remark),
+        remarks=_distinct(remarks),
     )
 
 
-def _range(values: Iterable[float | None]) -> Range | None:
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+def _range(values: Sequence[float]) -> Range | None:
+    return (min(values), max(values)) if values else None
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from edge_assets.core.evidence import Row
 from edge_assets.report import matrix
-from edge_assets.report.comparison import Change, Shift
+from edge_assets.report.comparison import Change, Shift, columns_of
 from edge_assets.report.matrix import Line
 from edge_assets.report.tradeoff import usual_name
 
@@ -17,9 +17,9 @@ STYLES = {"released": "bold green", "baseline": "dim"}
 def print_winners(checkpoint: str, rows: Sequence[Row]) -> None:
     """What ships where, one line per target, and how many variants of each were judged."""
     table = Table(title=f"{checkpoint}: what ships where", title_justify="left")
-    for name in ("target", "family", "ships", "scheme"):
+    for name in ("target", "ships", "scheme"):
         table.add_column(name, no_wrap=True)
-    for name in ("size KiB", "of fp32 %", "accuracy %", "drop points", "P50 ms", "judged"):
+    for name in ("KiB", "% of fp32", "accuracy %", "drop points", "P50 ms", "variants"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("known by", no_wrap=True)
     for line in matrix.lines(rows):
@@ -31,11 +31,11 @@ def _winner_cells(line: Line) -> list[str]:
     row = line.winner
     judged = str(len(line.rows))
     if row is None:
-        return [line.target, line.family, "nothing may be released", *[""] * 6, judged, "see --target"]
+        unknown = [""] * 6
+        return [line.target, "nothing may be released", *unknown, judged, "see --target"]
     latency = row.latency_ms
     return [
         line.target,
-        line.family,
         row.artifact,
         usual_name(row),
         _number(row.size_bytes, "{:,.1f}", unit=1024),
@@ -44,7 +44,7 @@ def _winner_cells(line: Line) -> list[str]:
         _number(row.accuracy_drop_points, "{:.2f}"),
         _number(latency.typical if latency else None, "{:.3f}"),
         judged,
-        f"timed on it, mode {row.mode}" if latency else "verified, not timed",
+        f"timed on it, {row.mode}" if latency else "verified, not timed",
     ]
 
 
@@ -53,11 +53,11 @@ def print_comparison(before: str, after: str, changes: Sequence[Change], regress
     table = Table(title=f"{after} against {before}", title_justify="left")
     for name in ("target", "ships"):
         table.add_column(name)
-    columns = list(dict.fromkeys((shift.name, shift.unit) for change in changes for shift in change.shifts))
-    for name, unit in columns:
+    columns = columns_of(changes)
+    for name, unit in columns.items():
         table.add_column(f"{name} ({unit})", justify="right")
     for change in changes:
-        cells = [_shift(change.shift(name)) for name, _unit in columns]
+        cells = [_shift(change.shift(name)) for name in columns]
         table.add_row(change.target, _shipping(change), *cells)
     console = _console()
     console.print(table)
@@ -66,8 +66,9 @@ def print_comparison(before: str, after: str, changes: Sequence[Change], regress
 
 
 def _shipping(change: Change) -> str:
-    names = [row.artifact if row else "nothing" for row in (change.before, change.after)]
-    return " -> ".join(names) if change.winner_changed else names[0]
+    if not change.winner_changed:
+        return change.shipped_after
+    return f"{change.shipped_before} -> {change.shipped_after}"
 
 
 def _shift(shift: Shift | None) -> str:
