@@ -43,7 +43,12 @@ class Datasets:
     def _dataset(self, dataset: Dataset, what: str) -> Result:
         files = {path: sha256_of(project_path(path)) for path in dataset.files}
         inputs = {"loader": source_digest(dataset.load), **files}
-        recipe = Recipe(f"{what}_data", "1", inputs, {"load": dataset.load, "version": dataset.version})
+        recipe = Recipe(
+            step=f"{what}_data",
+            code_version="1",
+            inputs=inputs,
+            parameters={"load": dataset.load, "version": dataset.version},
+        )
 
         def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"loading {what} data")
@@ -69,40 +74,55 @@ class Datasets:
 
     def check(self) -> Result:
         """Refuse data that cannot give a trustworthy result, before any slow work. Raises DataError."""
-        spec, calibration, evaluation = self.cell.spec, self.calibration, self.evaluation
+        spec = self.cell.spec
+        calibration, evaluation = spec.calibration, spec.evaluation
+        inputs = {
+            "calibration": self.calibration.sha256,
+            "evaluation": self.evaluation.sha256,
+        }
         parameters: dict[str, object] = {
             "preprocessing": spec.preprocess.to_dict(),
-            "minimum": [spec.calibration.minimum, spec.evaluation.minimum],
-            "inputs": [[t.name, t.dtype, list(t.shape)] for t in spec.inputs],
-            "labels": [spec.evaluation.labels, spec.evaluation.metric, list(spec.outputs[0].shape)],
+            "minimum": [calibration.minimum, evaluation.minimum],
+            "inputs": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in spec.inputs],
+            "labels": [evaluation.labels, evaluation.metric, list(spec.outputs[0].shape)],
         }
-        inputs = {"calibration": calibration.sha256, "evaluation": evaluation.sha256}
-        recipe = spec.finetuning
-        if recipe:
+        if spec.finetuning:
             inputs["training"] = self.training.sha256
-            parameters["training"] = [recipe.labels, spec.trains_classifier, recipe.batch_size]
-
-        def build(_folder: Path) -> Mapping[str, object]:
-            cal, test = self.arrays(calibration), self.arrays(evaluation)
-            data.check_samples(cal, spec.preprocess, spec.inputs, spec.calibration.minimum, "calibration")
-            data.check_samples(test, spec.preprocess, spec.inputs, spec.evaluation.minimum, "evaluation")
-            data.check_labels(test, spec.evaluation.labels, spec.outputs, spec.evaluation.metric)
-            data.check_disjoint(cal, test, spec.preprocess)
-            facts = {
-                "calibration_samples": count(calibration),
-                "evaluation_samples": count(evaluation),
-            }
-            if recipe is None:
-                return facts
-            train = self.arrays(self.training)
-            data.check_samples(train, spec.preprocess, spec.inputs, 2 * recipe.batch_size, "training")
-            data.check_training_labels(train, recipe.labels, spec.outputs, spec.trains_classifier)
-            data.check_disjoint(train, test, spec.preprocess, "training")
-            return facts | {"training_samples": count(self.training)}
-
-        return self.cell.store.remember(
-            Recipe("data_check", "1", inputs, parameters, self.recipes.preprocessing_tools()), build
+            parameters["training"] = [
+                spec.finetuning.labels,
+                spec.trains_classifier,
+                spec.finetuning.batch_size,
+            ]
+        recipe = Recipe(
+            step="data_check",
+            code_version="1",
+            inputs=inputs,
+            parameters=parameters,
+            tools=self.recipes.preprocessing_tools(),
         )
+        return self.cell.store.remember(recipe, self._check)
+
+    def _check(self, _folder: Path) -> Mapping[str, object]:
+        spec = self.cell.spec
+        preprocess, evaluation = spec.preprocess, spec.evaluation
+        calibrating = self.arrays(self.calibration)
+        evaluating = self.arrays(self.evaluation)
+        data.check_samples(calibrating, preprocess, spec.inputs, spec.calibration.minimum, "calibration")
+        data.check_samples(evaluating, preprocess, spec.inputs, evaluation.minimum, "evaluation")
+        data.check_labels(evaluating, evaluation.labels, spec.outputs, evaluation.metric)
+        data.check_disjoint(calibrating, evaluating, preprocess)
+        facts = {
+            "calibration_samples": count(self.calibration),
+            "evaluation_samples": count(self.evaluation),
+        }
+        if spec.finetuning:
+            least = 2 * spec.finetuning.batch_size
+            training = self.arrays(self.training)
+            data.check_samples(training, preprocess, spec.inputs, least, "training")
+            data.check_training_labels(training, spec.finetuning.labels, spec.outputs, spec.trains_classifier)
+            data.check_disjoint(training, evaluating, preprocess, "training")
+            facts["training_samples"] = count(self.training)
+        return facts
 
 
 def count(result: Result) -> int:

@@ -39,9 +39,16 @@ class Reference:
         self.data.check()
         reference = self.outputs()
         self._check_signature(reference)
-        recipe = self.recipes.of_architecture("checkpoint", "1", {"file": self.cell.checkpoint.file.sha256})
-        built = self.cell.store.remember(recipe, self._validate)
-        return Built(CHECKPOINT, "pytorch", "fp32", "pytorch", built, reference)
+        inputs = {"file": self.cell.checkpoint.file.sha256}
+        recipe = self.recipes.of_architecture("checkpoint", "1", inputs)
+        return Built(
+            variant=CHECKPOINT,
+            format="pytorch",
+            precision="fp32",
+            runtime="pytorch",
+            build=self.cell.store.remember(recipe, self._validate),
+            evidence=reference,
+        )
 
     def _validate(self, folder: Path) -> Mapping[str, object]:
         import shutil
@@ -49,48 +56,63 @@ class Reference:
         from edge_assets.core.checkpoint import load_model
         from edge_assets.toolchains.pytorch import eager as pytorch
 
-        path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
+        spec, path = self.cell.spec, self._fetched()
         with self._told_of_the_checkpoint(path):
-            model = load_model(self.cell.spec.architecture, path)
-        one = {name: array[:1] for name, array in self.data.feeds(self.data.evaluation).items()}
+            model = load_model(spec.architecture, path)
+        feeds = self.data.feeds(self.data.evaluation)
+        one = {name: array[:1] for name, array in feeds.items()}
         shutil.copyfile(path, folder / path.name)
-        return pytorch.describe(model, one, [tensor.name for tensor in self.cell.spec.inputs])
+        return pytorch.describe(model, one, [tensor.name for tensor in spec.inputs])
+
+    def _fetched(self) -> Path:
+        """The checkpoint's file on this machine."""
+        cell = self.cell
+        return checkpoints.fetch(cell.store, cell.checkpoint, checkpoint_folder(cell.spec))
 
     def outputs(self) -> Result:
         """The reference's outputs and scores for the whole evaluation set. Raises CheckpointError."""
-        inputs = {"checkpoint": self.cell.checkpoint.file.sha256, "evaluation": self.data.evaluation.sha256}
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
         parameters = self.recipes.evaluation_parameters()
         scores_name = accuracy.scores_name(tensor.name for tensor in self.cell.spec.outputs)
         if scores_name != "scores":
             parameters["scores"] = scores_name
         inputs |= self.recipes.metric_inputs()
-        recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, self.recipes.preprocessing_tools())
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, tools)
 
         def build(folder: Path) -> Mapping[str, object]:
-            from edge_assets.toolchains.pytorch import eager as pytorch
-
-            self.cell.log("evaluating PyTorch eager in fp32, the reference")
-            path = checkpoints.fetch(self.cell.store, self.cell.checkpoint, checkpoint_folder(self.cell.spec))
-            options = session_options(self.cell.spec, "pytorch", self.cell.target)
-            feeds, raw = self.data.feeds(self.data.evaluation), self.data.arrays(self.data.evaluation)
-            with self._told_of_the_checkpoint(path):
-                session = Loadable("pytorch", str(path), options).open(this_machine().cores)
-                outputs = accuracy.run_all(session, feeds)
-                if broken := [name for name, array in outputs.items() if not np.isfinite(array).all()]:
-                    raise CheckpointError(
-                        f"checkpoint {shown(path)} gives NaN or infinite values in {', '.join(broken)}"
-                    )
-            pytorch.check_outputs(outputs, self.cell.spec.outputs, len(raw[self.cell.spec.evaluation.labels]))
-            scores = accuracy.score(self.cell.spec.evaluation.metric, outputs, raw[self.cell.spec.evaluation.labels])
-            data.save_arrays(outputs | {scores_name: scores}, folder / "reference.npz")
-            first = {name: array[:PARITY_SAMPLES] for name, array in outputs.items()}
-            verified = Verified(
-                accuracy=accuracy.compare(scores, scores, self.cell.spec.evaluation.higher_is_better),
-                parity=parity.measure(session, feeds, first),
-            )
-            return record(verified)
+            return record(self._evaluate(folder / "reference.npz", scores_name))
 
         return self.cell.store.remember(recipe, build)
+
+    def _evaluate(self, file: Path, scores_name: str) -> Verified:
+        """Outputs and scores for the whole evaluation set, written to `file`, compared with themselves."""
+        from edge_assets.toolchains.pytorch import eager as pytorch
+
+        spec, path = self.cell.spec, self._fetched()
+        evaluation = spec.evaluation
+        self.cell.log("evaluating PyTorch eager in fp32, the reference")
+        options = session_options(spec, "pytorch", self.cell.target)
+        feeds = self.data.feeds(self.data.evaluation)
+        labels = self.data.arrays(self.data.evaluation)[evaluation.labels]
+        with self._told_of_the_checkpoint(path):
+            session = Loadable("pytorch", str(path), options).open(this_machine().cores)
+            outputs = accuracy.run_all(session, feeds)
+            broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+            if broken:
+                names = ", ".join(broken)
+                raise CheckpointError(f"checkpoint {shown(path)} gives NaN or infinite values in {names}")
+        pytorch.check_outputs(outputs, spec.outputs, len(labels))
+        scores = accuracy.score(evaluation.metric, outputs, labels)
+        data.save_arrays(outputs | {scores_name: scores}, file)
+        first = {name: array[:PARITY_SAMPLES] for name, array in outputs.items()}
+        return Verified(
+            accuracy=accuracy.compare(scores, scores, evaluation.higher_is_better),
+            parity=parity.measure(session, feeds, first),
+        )
 
     def scores(self) -> np.ndarray:
         """The reference's scores, one per evaluation sample; float64 [n]."""
@@ -100,7 +122,12 @@ class Reference:
     def _check_signature(self, reference: Result) -> None:
         """The outputs are as the spec declares them, also where they were computed for an earlier spec."""
         declared = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in self.cell.spec.outputs]
-        recipe = Recipe("signature", "1", {"reference": reference.sha256}, {"outputs": declared})
+        recipe = Recipe(
+            step="signature",
+            code_version="1",
+            inputs={"reference": reference.sha256},
+            parameters={"outputs": declared},
+        )
 
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
@@ -120,10 +147,14 @@ class Reference:
             checkpoint = self.cell.checkpoint
             name = f"checkpoint {checkpoint.key} ({printable(checkpoint.source, 200)})"
             reason = str(error).replace(f"checkpoint {shown(path)}", name)
-            checkpoints.mark_unfit(self.cell.store, checkpoint, source_digest(self.cell.spec.architecture), reason)
+            architecture = source_digest(self.cell.spec.architecture)
+            checkpoints.mark_unfit(self.cell.store, checkpoint, architecture, reason)
             raise CheckpointError(reason) from None
 
     def inputs(self) -> dict[str, str]:
         """What a step has in its recipe that compares with the reference."""
-        inputs = {"reference": self.outputs().sha256, "evaluation": self.data.evaluation.sha256}
+        inputs = {
+            "reference": self.outputs().sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
         return inputs | self.recipes.metric_inputs()

@@ -1,6 +1,6 @@
 """Building one variant from its source, and what becomes of one that cannot be built."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.verification import Verification
+from resources.store import Build
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,14 @@ class Variants:
         if built.artifact and variant.is_model:
             evidence = self.verification.evidence(variant, name, built)
         precision = facts.precision or variant.precision
-        return Built(variant.name, variant.format, precision, name, built, evidence)
+        return Built(
+            variant=variant.name,
+            format=variant.format,
+            precision=precision,
+            runtime=name,
+            build=built,
+            evidence=evidence,
+        )
 
     def _without_source(self, variant: Variant, source: Built) -> Built:
         """A variant whose source was refused, is unavailable or failed shares that outcome."""
@@ -75,15 +83,27 @@ class Variants:
         return self._not_built(variant, source, reason, {"unavailable": source.facts.unavailable})
 
     def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
-        recipe = Recipe(variant.name, variant.code_version, {"source": source.build.sha256}, {"reason": reason})
-        result = Result(recipe, None, facts, refused=reason)
-        return Built(variant.name, variant.format, variant.precision, variant.runtime, result, None)
+        recipe = Recipe(
+            step=variant.name,
+            code_version=variant.code_version,
+            inputs={"source": source.build.sha256},
+            parameters={"reason": reason},
+        )
+        return Built(
+            variant=variant.name,
+            format=variant.format,
+            precision=variant.precision,
+            runtime=variant.runtime,
+            build=Result(recipe, None, facts, refused=reason),
+            evidence=None,
+        )
 
     def recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
         inputs = {"source": source.build.sha256}
         inputs |= {name: other.build.sha256 for name, other in others.items()}
-        parameters, tools = variant.parameters(self.cell.spec, self.cell.target), variant.tool_versions()
+        parameters = variant.parameters(self.cell.spec, self.cell.target)
+        tools = variant.tool_versions()
         if "calibration" in variant.needs:
             inputs["calibration"] = self.data.calibration.sha256
         if "training" in variant.needs:
@@ -97,8 +117,20 @@ class Variants:
             parameters["preprocessing"] = self.cell.spec.preprocess.to_dict()
             tools = tools | self.recipes.preprocessing_tools()
         if source.variant == CHECKPOINT or "architecture" in variant.needs:
-            return self.recipes.of_architecture(variant.name, variant.code_version, inputs, parameters, tools)
-        return Recipe(variant.name, variant.code_version, inputs, parameters, tools)
+            return self.recipes.of_architecture(
+                variant.name,
+                variant.code_version,
+                inputs,
+                parameters,
+                tools,
+            )
+        return Recipe(
+            step=variant.name,
+            code_version=variant.code_version,
+            inputs=inputs,
+            parameters=parameters,
+            tools=tools,
+        )
 
     def _run(self, variant: Variant, recipe: Recipe, source: Built, others: Mapping[str, Built]) -> Result:
         def build(folder: Path) -> Mapping[str, object]:
@@ -133,33 +165,40 @@ class Variants:
 
     def _trials(self, variant: Variant, recipe: Recipe) -> Trials:
         """Trials of a search, kept by what decides their outcome: neither the gates nor the budget do."""
-        own = {name: recipe.inputs[name] for name in ("source", "calibration") if name in recipe.inputs}
-        inputs = own | self.reference.inputs()
-        tools = dict(recipe.tools) | installed(RUNTIMES[variant.runtime].distributions, None)
+        cell, runtime = self.cell, variant.runtime
+        inputs = self.reference.inputs()
+        for name in ("source", "calibration"):
+            if name in recipe.inputs:
+                inputs[name] = recipe.inputs[name]
+        tools = dict(recipe.tools) | installed(RUNTIMES[runtime].distributions, None)
 
-        def remember(parameters: Mapping[str, object], build: Callable[[Path], Mapping[str, object]]) -> Result:
-            every = self.recipes.evaluation_parameters() | {"runtime": variant.runtime, **parameters}
-            return self.cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
+        def remember(parameters: Mapping[str, object], build: Build) -> Result:
+            every = self.recipes.evaluation_parameters()
+            every["runtime"] = runtime
+            every |= parameters
+            return cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
+
+        def loadable(path: Path) -> Loadable:
+            options = session_options(cell.spec, runtime, cell.target)
+            return Loadable(runtime, str(path), options)
 
         def request(path: Path) -> VerificationRequest:
-            options = session_options(self.cell.spec, variant.runtime, self.cell.target)
-            return self.verification.request(Loadable(variant.runtime, str(path), options), None)
+            return self.verification.request(loadable(path))
 
         def time(files: Mapping[str, Path]) -> dict[str, float]:
-            options = session_options(self.cell.spec, variant.runtime, self.cell.target)
             contestants = []
             for name, path in files.items():
-                contestants.append(Contestant(name, sha256_of(path), Loadable(variant.runtime, str(path), options)))
+                contestants.append(Contestant(name, sha256_of(path), loadable(path)))
             rows = self.measurement.interleaved(contestants, MODES["rapid"], (1,))
             return {name: _median(row) for name, row in rows.items()}
 
         return Trials(
             remember=remember,
             request=request,
-            limits=self.cell.limits,
+            limits=cell.limits,
             samples=count(self.data.evaluation),
-            output=self.cell.spec.outputs[0].name,
-            time=time if self.cell.is_local else None,
+            output=cell.spec.outputs[0].name,
+            time=time if cell.is_local else None,
         )
 
 

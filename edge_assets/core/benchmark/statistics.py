@@ -51,10 +51,10 @@ def summarize(milliseconds: Sequence[float], batch: int = 1, distribution: bool 
     With `distribution` their histogram too.
     """
     times = np.asarray(milliseconds)
-    found: dict[int, float | None] = {}
+    found: dict[int, float | None] = dict.fromkeys(PERCENTILES)
     for percentile in PERCENTILES:
-        enough = len(times) >= least_queries(percentile)
-        found[percentile] = float(np.percentile(times, percentile)) if enough else None
+        if len(times) >= least_queries(percentile):
+            found[percentile] = float(np.percentile(times, percentile))
     mean = float(times.mean())
     return Latency(
         queries=len(times),

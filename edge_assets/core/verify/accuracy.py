@@ -21,7 +21,9 @@ CONFIDENCE = 0.95
 
 def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
     """1 where the largest value of the first output is at the label, else 0; float64 [n]."""
-    return (next(iter(outputs.values())).argmax(axis=-1) == labels).astype(np.float64)
+    first = next(iter(outputs.values()))
+    hits: np.ndarray = first.argmax(axis=-1) == labels
+    return hits.astype(np.float64)
 
 
 BUILT_IN = {"top1_accuracy": top1_accuracy}
