@@ -40,8 +40,11 @@ class Registry:
 def registry() -> Registry:
     """Loads every model that pyproject.toml or the environment names."""
     references = list(project_settings().get("models", []))
-    references += [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
-    if (path := project_file()) and str(path.parent) not in sys.path:
+    for name in os.environ.get(VARIABLE, "").split(","):
+        if name.strip():
+            references.append(name.strip())
+    path = project_file()
+    if path and str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # console scripts do not have the working directory on the path
     models: dict[str, ModelSpec] = {}
     broken: dict[str, str] = {}
@@ -52,7 +55,9 @@ def registry() -> Registry:
                 raise InvalidSpec("name", f"'{spec.name}' is already registered")
             models[spec.name] = spec
         except Exception as error:  # a user's module can raise anything; the others must still load
-            broken[reference] = str(error) if isinstance(error, EdgeAssetsError) else f"{type(error).__name__}: {error}"
+            broken[reference] = str(error)
+            if not isinstance(error, EdgeAssetsError):
+                broken[reference] = f"{type(error).__name__}: {error}"
             log.error("model '%s' is not registered: %s", reference, broken[reference])
     return Registry(models, broken)
 
@@ -68,6 +73,7 @@ def _load(reference: str) -> ModelSpec:
             target(name)
         except UnknownName as error:
             raise InvalidSpec("targets", str(error)) from None
-        if (family := target(name).family) not in FAMILIES:
+        family = target(name).family
+        if family not in FAMILIES:
             raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")
     return spec

@@ -3,9 +3,10 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar
+from typing import ParamSpec
 
 import click
 
@@ -13,17 +14,18 @@ from edge_assets.core import failures
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
+P = ParamSpec("P")
 MODES = ("rapid", "quick", "release")
 
 
-def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Every error as one message on stderr and exit code 1, a log with the rest where it is not the user's to fix.
 
     Ctrl-C is exit code 130.
     """
 
     @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException):
@@ -72,7 +74,11 @@ def build(
     from edge_assets.registry import registry
 
     console = Console(highlight=False, soft_wrap=True)
-    say = (lambda _line: None) if quiet else console.print
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line)
+
     spec = registry().model(model)
     chosen_targets = building.choose_targets(spec, targets)
     prepare(home(), warn)  # before the store is: it lies in the state folder
@@ -84,7 +90,7 @@ def build(
     tracking = tracking_resource(resource)
     tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    counts = {status: sum(o.status == status for o in outcomes) for status in ("built", "fresh", "failed")}
+    counts = Counter(outcome.status for outcome in outcomes)
     console.print(f"{counts['built']} built, {counts['fresh']} up to date, {counts['failed']} failed")
     for outcome in outcomes:
         for variant, reason in outcome.failures.items():
@@ -112,10 +118,11 @@ def scorecard(model: str, checkpoint: str | None, as_json: bool) -> None:
     if checkpoint:
         key = checkpoints.lookup(store, model, checkpoint).key
     else:
-        known = [c.key for c in checkpoints.registered(store, model) if table.rows(store, spec, c.key)]
-        if not known:
+        keys = [known.key for known in checkpoints.registered(store, model)]
+        built = [key for key in keys if table.rows(store, spec, key)]
+        if not built:
             raise EdgeAssetsError(f"nothing of {model} was built yet: edge-assets build --model {model}")
-        key = known[-1]
+        key = built[-1]
     rows = table.rows(store, spec, key)
     if not rows:
         raise EdgeAssetsError(f"{key} was not built yet: edge-assets build --model {model} --checkpoint {key}")
@@ -147,22 +154,27 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
 
 
-class Duration(click.ParamType):
-    """A time such as 30d, 12h, 90m or 45s, in seconds."""
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds
 
-    name = "duration"
-    units: ClassVar[dict[str, int]] = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number, unit = value[:-1], value[-1:]
-        if unit not in self.units or not number.isascii() or not number.isdigit():
-            self.fail(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d", param, ctx)
-        return int(number) * self.units[unit]
+def duration(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    """A time such as 30d, 12h, 90m or 45s, in seconds. Raises BadParameter."""
+    number, unit = value[:-1], value[-1:]
+    if unit not in UNITS or not number.isascii() or not number.isdigit():
+        raise click.BadParameter(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d")
+    return int(number) * UNITS[unit]
 
 
 @main.command()
 @click.option("--keep", type=click.IntRange(min=1), help="How many of a model's newest checkpoints keep all they have.")
-@click.option("--older-than", type=Duration(), default="30d", show_default=True, help="Not used for so long.")
+@click.option(
+    "--older-than",
+    callback=duration,
+    metavar="DURATION",
+    default="30d",
+    show_default=True,
+    help="Not used for so long.",
+)
 @click.option("--model", "models", multiple=True, help="Free results of this model alone. Default: all.")
 @click.option("--dry-run", is_flag=True, help="Say what would be freed, and free nothing.")
 @clear_errors
