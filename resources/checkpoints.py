@@ -89,10 +89,8 @@ def scan(source: str) -> Listing:
     Raises CheckpointError if the folder itself cannot be listed.
     """
     try:
-        if is_local(source):
-            found = list(_scan_folder(local_path(source)))
-        else:
-            found = list(_scan_url(source))
+        entries = _scan_folder(local_path(source)) if is_local(source) else _scan_url(source)
+        found = list(entries)
     except FileNotFoundError:
         return Listing()
     except Exception as error:  # whatever an object store's client raises

@@ -114,7 +114,15 @@ def look(
     listing = checkpoints.scan(checkpoint_folder(spec))
     if listing.digest == cursor.listing and not cursor.waiting:
         return Answer(cursor)
-    return _Look(spec, store, instance, cursor, say, time.monotonic() + seconds).at(listing)
+    looking = _Look(
+        spec=spec,
+        store=store,
+        instance=instance,
+        cursor=cursor,
+        say=say,
+        until=time.monotonic() + seconds,
+    )
+    return looking.at(listing)
 
 
 class _Look:
@@ -166,8 +174,17 @@ class _Look:
                 checkpoints.keep_known_files(self.store, self.spec.name, self.folder, self.known)
             self._write_down(listing)
             self._tell()
-        cursor = Cursor(self.record_name, self.number, listing.digest, waiting=bool(self.waiting))
-        return Answer(cursor, sorted(self.added, key=lambda key: self.added[key]), self.requests)
+        cursor = Cursor(
+            record=self.record_name,
+            look=self.number,
+            listing=listing.digest,
+            waiting=bool(self.waiting),
+        )
+        return Answer(
+            cursor=cursor,
+            partitions=sorted(self.added, key=lambda key: self.added[key]),
+            requests=self.requests,
+        )
 
     def _say_what_is_odd(self, listing: Listing) -> None:
         """Once per file."""
@@ -231,9 +248,12 @@ class _Look:
 
     def _settle(self, files: Mapping[str, CheckpointFile]) -> None:
         """Register and ask for what has settled, the newest first, while there is time."""
-        names = [name for name, entry in self.waiting.items() if entry.number is not None]
-        names.sort(key=self._order, reverse=True)
-        for position, name in enumerate(names):
+        settled = []
+        for name, entry in self.waiting.items():
+            if entry.number is not None:
+                settled.append((entry.number, checkpoints.natural(name), name))
+        settled.sort(reverse=True)
+        for position, (_number, _natural, name) in enumerate(settled):
             is_late = position > 0 and time.monotonic() > self.until
             if is_late or len(self.added) >= PARTITIONS:
                 break
@@ -244,9 +264,6 @@ class _Look:
                 self.refused[name] = self.waiting.pop(name).stamp
             except UnknownName:
                 del self.waiting[name]  # it was retired meanwhile
-
-    def _order(self, name: str) -> tuple[int, list[tuple[int, str]]]:
-        return self.waiting[name].number or 0, checkpoints.natural(name)
 
     def _settle_one(self, name: str, file: CheckpointFile | None) -> None:
         entry = self.waiting[name]

@@ -278,7 +278,7 @@ def load_catalog(*extra: Path) -> Catalog:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that is given twice is a mistake, and not the last one's."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen = set()
         for key_node, _value in node.value:
             key = self.construct_object(key_node, deep=True)
