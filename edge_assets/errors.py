@@ -48,9 +48,11 @@ class UnknownName(EdgeAssetsError):
     """A model, target or checkpoint that is not registered. The message offers the nearest names."""
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
+        names = sorted(known)
+        near = get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"Known: {', '.join(names) or 'none'}."
+        if near:
+            hint = f"Did you mean {' or '.join(near)}?"
         super().__init__(f"unknown {what} '{name}'. {hint}")
 
 
@@ -105,7 +107,9 @@ class MissingTool(EdgeAssetsError):
     """A toolchain that is not installed. The message names the extra, or the command, that installs it."""
 
     def __init__(self, package: str, extra: str | None, command: str | None = None) -> None:
-        what = f"edge-assets[{extra}]" if extra else "edge-assets"
+        what = "edge-assets"
+        if extra:
+            what = f"edge-assets[{extra}]"
         self.package, self.extra, self.command = package, extra, command
         self.remedy = command or f"pip install '{what}'"
         super().__init__(f"{package} is not installed: {self.remedy}")
@@ -118,6 +122,12 @@ class NothingReleasable(EdgeAssetsError):
     """No variant passed every gate. The message says what came closest."""
 
 
+# --- what a message shows -------------------------------------------------------------------------------
+#
+# of any error, for a person: `told`. Of a library's error, inside of a sentence: `one_line`.
+# Of a longer text: `shortened`. Of a value or a name from outside: `printable`. Of a process's log: `log_end`.
+
+
 def told(error: BaseException) -> str:
     """What a person is shown of any error: its type, its telling lines, and the line of the user's own code.
 
@@ -126,27 +136,35 @@ def told(error: BaseException) -> str:
     if isinstance(error, EdgeAssetsError):
         return shortened(str(error))
     cause = _explicit_cause(error)
-    lines = telling_lines(cause)
+    lines = shortened("\n".join(_telling_lines(cause)))
     kind = type(cause).__name__
     place = _users_line(cause) or _users_line(error)
-    return f"{kind}: {lines}{place}" if lines else f"{kind}{place}"
+    if not lines:
+        return f"{kind}{place}"
+    return f"{kind}: {lines}{place}"
 
 
-def telling_lines(error: BaseException) -> str:
-    """The lines of an error's message that say what was wrong and what would help, at most `SHOWN` characters."""
-    text = CONTROL.sub("", str(error).replace("\r", ""))
-    lines = [line.rstrip() for line in text.splitlines()]
-    telling = [line for line in _without_tracebacks(lines) if line and not SIDE_NOTES.search(line)]
-    return shortened("\n".join(telling))
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The first telling line of an error, else its type: of a file that is odd, more lines say no more."""
+    lines = [*_telling_lines(error), type(error).__name__]
+    return printable(lines[0].strip(), limit)
 
 
-def _without_tracebacks(lines: list[str]) -> list[str]:
-    """Some libraries put whole tracebacks into a message: what stands before them and the error that ends them stay."""
-    starts = [number for number, line in enumerate(lines) if TRACEBACK.search(line)]
-    if not starts:
-        return lines
-    ends = [line for line in lines[starts[-1] :] if RAISED.match(line)]
-    return lines[: starts[0]] + ends[-1:]
+def shortened(text: str, limit: int = SHOWN) -> str:
+    """`text` in printable characters, cut at `limit` with a word that it was cut."""
+    text = CONTROL.sub("", text).strip()
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit].rstrip()} ..."
+
+
+def printable(value: object, limit: int = 80) -> str:
+    """Text from outside for a message: on one line, without control characters, cut in its middle at `limit`."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def log_end(text: str, lines: int = 12) -> str:
@@ -154,14 +172,36 @@ def log_end(text: str, lines: int = 12) -> str:
     logged = text.strip().splitlines()
     if not logged:
         return "It logged nothing."
-    what = "Its log" if len(logged) <= lines else "Its log ends"
-    return "\n".join([f"{what}:", *logged[-lines:]])
+    heading = "Its log:"
+    if len(logged) > lines:
+        heading = "Its log ends:"
+    return "\n".join([heading, *logged[-lines:]])
 
 
-def shortened(text: str, limit: int = SHOWN) -> str:
-    """`text` in printable characters, cut at `limit` with a word that it was cut."""
-    text = CONTROL.sub("", text).strip()
-    return text if len(text) <= limit else f"{text[:limit].rstrip()} ..."
+def _telling_lines(error: BaseException) -> list[str]:
+    """The lines of an error's message that say what was wrong and what would help."""
+    text = CONTROL.sub("", str(error).replace("\r", ""))
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    telling = []
+    for line in _without_tracebacks(lines):
+        if line.strip() and not SIDE_NOTES.search(line):
+            telling.append(line)
+    return telling
+
+
+def _without_tracebacks(lines: list[str]) -> list[str]:
+    """Some libraries put whole tracebacks into a message: what stands before them and the error that ends them stay."""
+    before: list[str] = []
+    ending: list[str] = []  # the error that ends the last traceback
+    inside = False
+    for line in lines:
+        if TRACEBACK.search(line):
+            inside, ending = True, []
+        elif not inside:
+            before.append(line)
+        elif RAISED.match(line):
+            ending = [line]
+    return before + ending
 
 
 def _explicit_cause(error: BaseException) -> BaseException:
@@ -185,7 +225,9 @@ def _users_line(error: BaseException) -> str:
 
 def _is_users(filename: str) -> bool:
     path = Path(filename)
-    return path.is_file() and not any(path.is_relative_to(folder) for folder in _foreign_folders())
+    if not path.is_file():
+        return False
+    return not any(path.is_relative_to(folder) for folder in _foreign_folders())
 
 
 def _foreign_folders() -> Iterator[Path]:
@@ -195,16 +237,3 @@ def _foreign_folders() -> Iterator[Path]:
     yield Path(sys.base_prefix) / "lib"
     yield PRODUCT
     yield PRODUCT.parent / "resources"
-
-
-def first_line(error: BaseException) -> str:
-    """The first telling line of a library's error: of a file that is odd, more lines say no more."""
-    return telling_lines(error).partition("\n")[0]
-
-
-def printable(value: object, limit: int = 80) -> str:
-    """Text from outside for a message: on one line, without control characters, cut in its middle at `limit`."""
-    text = value if isinstance(value, str) else reprlib.repr(value)
-    half = limit // 2
-    cut = text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

@@ -59,8 +59,11 @@ class Registry:
 def registry() -> Registry:
     """Loads every model that pyproject.toml, the environment, or a YAML file of the project's defs folder registers."""
     references = list(project_settings().get("models", []))
-    references += [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
-    if (path := project_file()) and str(path.parent) not in sys.path:
+    for name in os.environ.get(VARIABLE, "").split(","):
+        if name.strip():
+            references.append(name.strip())
+    path = project_file()
+    if path and str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # console scripts do not have the working directory on the path
     loaders: dict[str, Callable[[], ModelSpec]] = {}
     for reference in references:
@@ -78,7 +81,9 @@ def registry() -> Registry:
             models[spec.name] = spec
             origins[spec.name] = origin
         except Exception as error:  # a user's module can raise anything; the others must still load
-            broken[origin] = str(error) if isinstance(error, EdgeAssetsError) else f"{type(error).__name__}: {error}"
+            broken[origin] = str(error)
+            if not isinstance(error, EdgeAssetsError):
+                broken[origin] = f"{type(error).__name__}: {error}"
             log.error("model '%s' is not registered: %s", origin, broken[origin])
     named = [spec for name, spec in models.items() if origins[name] in references]
     return Registry(models, broken, origins, tuple(named))
@@ -105,5 +110,6 @@ def check_targets(spec: ModelSpec) -> None:
             target(name)
         except UnknownName as error:
             raise InvalidSpec("targets", str(error)) from None
-        if (family := target(name).family) not in FAMILIES:
+        family = target(name).family
+        if family not in FAMILIES:
             raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")

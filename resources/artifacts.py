@@ -1,7 +1,6 @@
 """The artifact store as a Dagster resource, and the IO manager that hands results from asset to asset."""
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -11,7 +10,7 @@ from resources.pointers import pointed_result, pointer_key, vouched
 from resources.store import ArtifactStore, open_store
 
 
-class ArtifactStoreResource(dg.ConfigurableResource):
+class ArtifactStoreResource(dg.ConfigurableResource["ArtifactStoreResource"]):
     """The content-addressed store in a folder. `resources.s3` has the one on S3.
 
     Its fields are for Python: given to Dagster as it is, a run's configuration could name another store. So
@@ -21,7 +20,7 @@ class ArtifactStoreResource(dg.ConfigurableResource):
     root: str
     cache: str
 
-    def storage_options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, object]:
         """What fsspec needs to reach `root`."""
         return {}
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from upath import UPath
 
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.types import Artifact, File
-from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, first_line, printable
+from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, one_line, printable
 from edge_assets.hashing import digest, sha256_of
 from resources.inspection import Content, download, inspect, is_local, local_path
 from resources.store import ArtifactStore
@@ -88,14 +89,20 @@ def scan(source: str) -> Listing:
     Raises CheckpointError if the folder itself cannot be listed.
     """
     try:
-        found = list(_scan_folder(local_path(source)) if is_local(source) else _scan_url(source))
+        entries = _scan_folder(local_path(source)) if is_local(source) else _scan_url(source)
+        found = list(entries)
     except FileNotFoundError:
         return Listing()
     except Exception as error:  # whatever an object store's client raises
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"checkpoints in {source} cannot be listed: {printable(reason, 200)}") from None
-    files = [entry for entry in found if isinstance(entry, CheckpointFile)]
-    odd = dict(entry for entry in found if not isinstance(entry, CheckpointFile))
+        raise CheckpointError(f"checkpoints in {source} cannot be listed: {one_line(error)}") from None
+    files: list[CheckpointFile] = []
+    odd: dict[str, str] = {}
+    for entry in found:
+        if isinstance(entry, CheckpointFile):
+            files.append(entry)
+        else:
+            name, reason = entry
+            odd[name] = reason
     return Listing(tuple(files), dict(sorted(odd.items())))
 
 
@@ -106,8 +113,11 @@ def list_files(source: str) -> list[CheckpointFile]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key by which e2 comes before e10."""
-    parts = re.split(r"(\d+)", name, flags=re.ASCII)
-    return [(int(part), part) if part.isdecimal() and part.isascii() else (0, part) for part in parts]
+    key = []
+    for part in re.split(r"(\d+)", name, flags=re.ASCII):
+        is_number = part.isdecimal() and part.isascii()
+        key.append((int(part) if is_number else 0, part))
+    return key
 
 
 def _scan_folder(folder: Path) -> Iterator[CheckpointFile | tuple[str, str]]:
@@ -124,7 +134,8 @@ def _scan_folder(folder: Path) -> Iterator[CheckpointFile | tuple[str, str]]:
             try:
                 info = entry.stat()
             except FileNotFoundError:
-                yield from _said(entry.name, "is a link to nothing" if entry.is_symlink() else "")
+                if entry.is_symlink():
+                    yield entry.name, "is a link to nothing"
                 continue
             except OSError as error:
                 yield entry.name, f"cannot be looked at: {error.strerror}"
@@ -194,9 +205,9 @@ class Checkpoint:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        known = {name.name: data[name.name] for name in fields(cls) if name.name in data}
-        entry = {name.name: data["file"][name.name] for name in fields(File)}
-        return cls(**{**known, "file": File(**entry)})
+        known = {entry.name: data[entry.name] for entry in fields(cls) if entry.name in data}
+        known["file"] = File.from_dict(data["file"])
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,10 @@ class Ledger:
         for key in store.pointers.names(f"checkpoints/{model}"):
             keys.setdefault(_hash_in(key), []).append(key)
         return cls(store, model, keys)
+
+    def every_key(self) -> set[str]:
+        """All the model's keys."""
+        return set(chain.from_iterable(self.keys.values()))
 
     def find(self, sha256: str) -> Checkpoint | None:
         """The checkpoint with that content."""
@@ -245,7 +260,9 @@ def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
     Registering the same content again returns the first. Raises CheckpointError for a file that is missing, broken or
     of an unsupported kind.
     """
-    source = str(local_path(url)) if is_local(url) else url
+    source = url
+    if is_local(url):
+        source = str(local_path(url))
     ledger = Ledger.open(store, model)
     with store.workspace() as work:
         content = inspect(url, work)
@@ -259,7 +276,9 @@ def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
 def reserve(store: ArtifactStore, model: str, count: int) -> int:
     """The first of `count` numbers in a row that are nobody else's, above all that were given before."""
     given = store.pointers.names(f"sequence/{model}")
-    first = _after(store, model, given[-1]) if given else 1
+    first = 1
+    if given:
+        first = _after(store, model, given[-1])
     while not store.pointers.claim(f"sequence/{model}/{first:012}", {"count": count}):
         first = _after(store, model, f"{first:012}")  # another machine was faster
     return first
@@ -272,8 +291,12 @@ def _after(store: ArtifactStore, model: str, block: str) -> int:
 
 def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
     """Every registered checkpoint of a model, oldest first. One whose record cannot be read is named in the log."""
-    found = [_read(store, model, key) for key in store.pointers.names(f"checkpoints/{model}")]
-    return sorted((checkpoint for checkpoint in found if checkpoint), key=lambda checkpoint: checkpoint.order)
+    found = []
+    for key in store.pointers.names(f"checkpoints/{model}"):
+        checkpoint = _read(store, model, key)
+        if checkpoint:
+            found.append(checkpoint)
+    return sorted(found, key=lambda checkpoint: checkpoint.order)
 
 
 def mark_unfit(store: ArtifactStore, checkpoint: Checkpoint, architecture: str, reason: str) -> None:
@@ -293,9 +316,11 @@ def unfit(store: ArtifactStore, model: str, architecture: str) -> dict[str, str]
 
 def newest(store: ArtifactStore, model: str, architecture: str) -> Checkpoint | None:
     """The newest registered checkpoint of a model that is not known to be unfit for the architecture."""
-    known, left_out = registered(store, model), unfit(store, model, architecture)
-    fitting = [checkpoint for checkpoint in known if checkpoint.key not in left_out]
-    return fitting[-1] if fitting else None
+    left_out = unfit(store, model, architecture)
+    for checkpoint in reversed(registered(store, model)):
+        if checkpoint.key not in left_out:
+            return checkpoint
+    return None
 
 
 def _unfit_at(model: str, key: str) -> str:
@@ -319,7 +344,9 @@ def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
     except (KeyError, TypeError, ValueError, EdgeAssetsError) as error:
         log.warning("the record of checkpoint %s of %s cannot be read (%s): it is left out", key, model, repr(error))
         return None
-    return checkpoint if checkpoint.key == key else None
+    if checkpoint.key != key:
+        return None
+    return checkpoint
 
 
 def _hash_in(key: str) -> str:
@@ -339,10 +366,9 @@ class Known:
 
 def known_files(store: ArtifactStore, model: str, source: str) -> dict[str, Known]:
     """By name, the files of a source that were read before, so that they need not be again."""
-    data = store.pointers.get(_known_at(model, source))
+    data = store.pointers.get(_known_at(model, source)) or {"files": {}}
     try:
-        entries = data["files"].items() if data else ()
-        return {name: Known(*entry) for name, entry in entries if "/" not in name}
+        return {name: Known(*entry) for name, entry in data["files"].items() if "/" not in name}
     except (AttributeError, KeyError, TypeError):
         return {}  # of another form: each is read again
 
@@ -366,22 +392,32 @@ def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str],
     Files that did not change since they were registered are not read again. Files that are broken, or still being
     written, are left for later, and `say` is told of each.
     """
-    known, ledger = known_files(store, model, source), Ledger.open(store, model)
-    listing = scan(source)
-    keys = {key for some in ledger.keys.values() for key in some}
-    now = {file.name: known[file.name] for file in listing.files if _is_known(file, known, keys)}
-    contents = dict(_contents(store, [file for file in listing.files if file.name not in now], say))
-    found = {file: ledger.find(content.sha256) for file, content in contents.items()}
-    fresh = [file for file, checkpoint in found.items() if checkpoint is None]
+    known = known_files(store, model, source)
+    ledger = Ledger.open(store, model)
+    keys = ledger.every_key()
+    now: dict[str, Known] = {}
+    unread: list[CheckpointFile] = []
+    for file in scan(source).files:
+        if _is_known(file, known, keys):
+            now[file.name] = known[file.name]
+        else:
+            unread.append(file)
+    fresh: list[tuple[CheckpointFile, Content]] = []
+    for file, content in _contents(store, unread, say):
+        registration = ledger.find(content.sha256)
+        if registration is None:
+            fresh.append((file, content))
+        else:
+            now[file.name] = Known(file.stamp, registration.key)
+    new: list[Checkpoint] = []
     first = reserve(store, model, len(fresh)) if fresh else 0
-    new = []
-    for number, file in enumerate(fresh, first):
-        found[file] = ledger.enter(file.url, contents[file], number)
-        new.append(found[file])
-    now |= {file.name: Known(file.stamp, checkpoint.key) for file, checkpoint in found.items() if checkpoint}
+    for number, (file, content) in enumerate(fresh, first):
+        entered = ledger.enter(file.url, content, number)
+        now[file.name] = Known(file.stamp, entered.key)
+        new.append(entered)
     if now != known:
         keep_known_files(store, model, source, now)
-    return [checkpoint for checkpoint in new if checkpoint]
+    return new
 
 
 def _is_known(file: CheckpointFile, known: Mapping[str, Known], keys: set[str]) -> bool:
@@ -429,10 +465,13 @@ def keep(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> None:
                 if same and sha256_of(path) == checkpoint.file.sha256:
                     _put(store, checkpoint, path)
                     return
-                changed += [url] if path.exists() else []
+                if path.exists():
+                    changed.append(url)
             except (CheckpointError, OSError):
                 continue  # not there, or not readable: said below
-    why = f"{printable(changed[0], 200)} has changed" if changed else f"no file of {folder} has it"
+    why = f"no file of {folder} has it"
+    if changed:
+        why = f"{printable(changed[0], 200)} has changed"
     raise CheckpointError(
         f"checkpoint {checkpoint.key} is not in the store, and cannot be taken from where it was registered, "
         f"{printable(checkpoint.source, 200)}: {why} since. Build a file with the same content: "
@@ -442,7 +481,9 @@ def keep(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> None:
 
 def _candidates(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> Iterator[str]:
     """Files of the checkpoint folder that may have its content."""
-    base = str(local_path(folder)) if is_local(folder) else folder.rstrip("/")
+    base = folder.rstrip("/")
+    if is_local(folder):
+        base = str(local_path(folder))
     if _is_below(checkpoint.source, folder):
         yield checkpoint.source
     for name, entry in known_files(store, checkpoint.model, folder).items():

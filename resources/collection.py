@@ -53,6 +53,12 @@ MEMO = re.compile(r"recipes/[0-9a-f]{2}/[0-9a-f]{64}\.json")
 SET_ASIDE = re.compile(r"corrupt/[0-9a-f]{64}-[0-9a-f]{8}")
 ON_ITS_WAY = re.compile(rf"{TEMPORARY}/[0-9a-f]{{32}}")
 FORMERLY_ON_ITS_WAY = re.compile(r"(blobs|recipes|pointers)/(.+/)?\.[^/]+\.[0-9a-f]+")  # of earlier versions
+LEFTOVERS_LIE_IN = {
+    TEMPORARY: ON_ITS_WAY,
+    "blobs": FORMERLY_ON_ITS_WAY,
+    "recipes": FORMERLY_ON_ITS_WAY,
+    "pointers": FORMERLY_ON_ITS_WAY,
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,9 @@ class Memo:
 
     @property
     def blobs(self) -> Iterable[str]:
-        artifact = self.result.artifact if self.result else None
-        return [file.sha256 for file in artifact.files] if artifact else []
+        if self.result is None or self.result.artifact is None:
+            return []
+        return [file.sha256 for file in self.result.artifact.files]
 
     @property
     def name(self) -> str:
@@ -137,8 +144,10 @@ def collect(
 
 
 def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step) -> None:
-    storage, now = store.storage, time.time()
-    unused, settled = now - max(policy.older_than, policy.grace), now - policy.grace
+    storage = store.storage
+    now = time.time()
+    unused = now - max(policy.older_than, policy.grace)
+    settled = now - policy.grace
     if not policy.dry_run:
         put_back_unfinished(storage)
     say("listing the store")
@@ -150,7 +159,10 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     for stat in pointed.dropped:
         _remove(store, stat, unused, policy, freed, POINTERS)
     removed = {memo.name for memo in doomed if _remove(store, memo.stat, unused, policy, freed, RESULTS)}
-    needed = set(pointed.blobs).union(*(memo.blobs for memo in memos if memo.name not in removed))
+    needed = set(pointed.blobs)
+    for memo in memos:
+        if memo.name not in removed:
+            needed.update(memo.blobs)
     for stat in blobs:
         name = stat.key.rpartition("/")[2]
         if name not in needed and stat.modified <= settled:
@@ -158,8 +170,7 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     for stat in _ours(storage, "corrupt", SET_ASIDE):
         if stat.modified <= unused:
             _remove(store, stat, unused, policy, freed, CORRUPT)
-    leftovers = ((TEMPORARY, ON_ITS_WAY), *((name, FORMERLY_ON_ITS_WAY) for name in ("blobs", "recipes", "pointers")))
-    for folder, names in leftovers:
+    for folder, names in LEFTOVERS_LIE_IN.items():
         for stat in _ours(storage, folder, names):
             if stat.modified <= settled:
                 _remove(store, stat, settled, policy, freed, LEFTOVERS)
@@ -238,15 +249,19 @@ def _pointed(store: ArtifactStore, policy: Policy, unused: float) -> Pointed:
     stats = _pointers_with_roots(store)
     texts = dict(store.storage.read_many([stat.key for stat in stats.values()]))
     old = _older_checkpoints(store, stats, texts, policy)
-    warm, contents, alone, blobs = set[str](), set[str](), set[str](), set[str]()
-    dropped, from_dropped = [], set[str]()
+    warm: set[str] = set()
+    contents: set[str] = set()
+    alone: set[str] = set()
+    blobs: set[str] = set()
+    dropped: list[Stat] = []
+    from_dropped: set[str] = set()
     for key, stat in stats.items():
         parts = key.split("/")
         content = texts.get(stat.key)
         if content is None:
             continue  # dropped since it was listed
         if parts[0] != "assets" or len(parts) != ASSET_PARTS:
-            blobs |= set(_hashes(_readable(store, stat, content)))
+            blobs.update(_hashes(_readable(store, stat, content)))
             continue
         _assets, model, _family, artifact, checkpoint, _target = parts
         results = list(_results(content))
@@ -260,7 +275,9 @@ def _pointed(store: ArtifactStore, policy: Policy, unused: float) -> Pointed:
             dropped.append(stat)
             from_dropped |= names
             continue
-        blobs |= {file.sha256 for result in results if result.artifact for file in result.artifact.files}
+        for result in results:
+            if result.artifact:
+                blobs.update(file.sha256 for file in result.artifact.files)
     return Pointed(
         warm=frozenset(warm),
         contents=frozenset(contents),
@@ -306,7 +323,7 @@ def _older_checkpoints(
     return old
 
 
-def _number(store: ArtifactStore, stat: Stat, value: Any) -> float:
+def _number(store: ArtifactStore, stat: Stat, value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise StoreError(
@@ -338,12 +355,15 @@ def _results(content: bytes) -> Iterator[Result]:
         yield found
 
 
-def _hashes(value: Any) -> Iterator[str]:
+def _hashes(value: object) -> Iterator[str]:
     """Every sha256 anywhere in a record, whatever kind of pointer it is and whichever version wrote it."""
     if isinstance(value, str) and SHA256.fullmatch(value):
         yield value
-    elif isinstance(value, dict | list):
-        for child in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        for child in value.values():
+            yield from _hashes(child)
+    elif isinstance(value, list):
+        for child in value:
             yield from _hashes(child)
 
 
@@ -352,7 +372,8 @@ def _hashes(value: Any) -> Iterator[str]:
 
 def _collect_cache(store: ArtifactStore, policy: Policy, freed: Freed, exports: Sequence[Path]) -> None:
     now = time.time()
-    unused, settled = now - max(policy.older_than, policy.grace), now - policy.grace
+    unused = now - max(policy.older_than, policy.grace)
+    settled = now - policy.grace
     _leftovers(store.cache / "work", WORK, settled, policy, freed)
     for base in exports:
         for parent in sorted({path.parent for path in base.rglob(f"*{STAGING}*")}):
@@ -433,7 +454,9 @@ def _free(store: ArtifactStore, name: str, policy: Policy) -> Iterator[bool]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(folder.iterdir())
 
 
 def _time(path: Path) -> float:

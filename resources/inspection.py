@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete
-from edge_assets.errors import CheckpointError, EdgeAssetsError, first_line, printable
+from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
 from edge_assets.hashing import digest, sha256_of
 
 LARGE = 2**28  # bytes from which a file is hashed in the background: a slow disk reads it several times in ten seconds
@@ -52,8 +52,7 @@ def download(url: str, work: Path) -> Path:
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {printable(url, 200)} does not exist") from None
     except Exception as error:  # whatever the object store's client raises
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"checkpoint {printable(url, 200)} cannot be read: {printable(reason, 200)}") from None
+        raise CheckpointError(f"checkpoint {printable(url, 200)} cannot be read: {one_line(error)}") from None
     return copy
 
 

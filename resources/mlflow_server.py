@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.addresses import hide_credentials, without_credentials
-from edge_assets.errors import telling_lines
+from edge_assets.errors import one_line, shortened
 from edge_assets.hashing import digest
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def is_forbidden(error: BaseException) -> bool:
 
 def said_by(error: BaseException) -> str:
     """An error's first line as it may be logged."""
-    return hide_credentials(telling_lines(error).partition("\n")[0]) or type(error).__name__
+    whole = one_line(error, limit=len(str(error)))  # half an address would keep half of its password
+    return shortened(hide_credentials(whole))
 
 
 def _is_active(ask: Callable[[], bool]) -> bool:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from edge_assets.core.types import checked_path
-from edge_assets.errors import Malformed, StoreError, telling_lines
+from edge_assets.errors import Malformed, StoreError, one_line
 from resources.storage import Denied, Storage
 from resources.workspaces import Workspaces
 
@@ -171,7 +171,7 @@ def parsed(content: bytes) -> dict[str, Any]:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"unreadable JSON ({telling_lines(error)[:100]})") from None
+        raise Malformed(f"unreadable JSON ({one_line(error, 100)})") from None
     if not isinstance(data, dict):
         raise Malformed("its JSON is no object")
     level: list[object] = [data]

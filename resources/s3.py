@@ -1,7 +1,5 @@
 """The artifact store on S3, with dagster-aws's resource for credentials and endpoint."""
 
-from typing import Any
-
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
@@ -13,7 +11,7 @@ class S3ArtifactStoreResource(ArtifactStoreResource):
 
     s3: dg.ResourceDependency[S3Resource]
 
-    def storage_options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, object]:
         named = {
             "endpoint_url": self.s3.endpoint_url,
             "key": self.s3.aws_access_key_id,
@@ -21,6 +19,8 @@ class S3ArtifactStoreResource(ArtifactStoreResource):
             "token": self.s3.aws_session_token,
             "profile": self.s3.profile_name,
         }
-        region = {"client_kwargs": {"region_name": self.s3.region_name}} if self.s3.region_name else {}
-        # fsspec would otherwise answer from a listing made before another process wrote
-        return {name: value for name, value in named.items() if value} | region | {"use_listings_cache": False}
+        options: dict[str, object] = {name: value for name, value in named.items() if value}
+        if self.s3.region_name:
+            options["client_kwargs"] = {"region_name": self.s3.region_name}
+        options["use_listings_cache"] = False  # fsspec would answer from a listing made before another process wrote
+        return options

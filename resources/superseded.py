@@ -77,10 +77,16 @@ def _superseded(client: "MlflowClient", models: Collection[str]) -> Iterator["Ru
 
 def _registered(client: "MlflowClient") -> tuple[set[str], set[str]]:
     """Ids of the runs and of the logged models that a registered version comes from."""
-    versions = list(_pages(lambda token: client.search_model_versions(page_token=token)))
-    models = {version.model_id for version in versions if version.model_id}
-    models |= {version.source.removeprefix("models:/") for version in versions if version.source}
-    return {version.run_id for version in versions if version.run_id}, models
+    versions = _pages(lambda token: client.search_model_versions(page_token=token))
+    runs, models = set(), set()
+    for version in versions:
+        if version.run_id:
+            runs.add(version.run_id)
+        if version.model_id:
+            models.add(version.model_id)
+        if version.source:
+            models.add(version.source.removeprefix("models:/"))
+    return runs, models
 
 
 def _models_of(client: "MlflowClient", run: "Run", registered: Collection[str]) -> Iterator[str]:

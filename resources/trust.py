@@ -7,7 +7,7 @@ trusted is absent: it is built here, and nothing of another's reaches a session.
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from edge_assets.hashing import canonical_json
 
@@ -19,7 +19,7 @@ SIGNATURE = "signature"  # the memo's field that holds one; it signs all the oth
 class Verifier(Protocol):
     """Decides whether a memo was signed by a key that is trusted here."""
 
-    def verify(self, content: bytes, signature: Any) -> bool:
+    def verify(self, content: bytes, signature: object) -> bool:
         """Whether `signature`, as it is in the memo (None if there is none), is a trusted key's for `content`."""
         ...
 
@@ -27,7 +27,7 @@ class Verifier(Protocol):
 class NothingVerifies:
     """Trusted keys are named, and this version has nothing that checks a signature: no memo of another is taken."""
 
-    def verify(self, content: bytes, signature: Any) -> bool:  # noqa: ARG002  # as in Verifier
+    def verify(self, content: bytes, signature: object) -> bool:  # noqa: ARG002  # as in Verifier
         return False
 
 
@@ -36,7 +36,7 @@ def verifier() -> Verifier | None:
     return NothingVerifies() if os.environ.get(VARIABLE) else None
 
 
-def signed_content(memo: Mapping[str, Any]) -> bytes:
+def signed_content(memo: Mapping[str, object]) -> bytes:
     """What a memo's signature is made of: all of it but the signature."""
     unsigned = {name: value for name, value in memo.items() if name != SIGNATURE}
     return canonical_json(unsigned).encode()

@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
     from resources.checkpoints import Checkpoint
     from resources.store import ArtifactStore
 
+P = ParamSpec("P")
 MODES = ("rapid", "quick", "release")
 
 
-def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Every error as one message on stderr and exit code 1, a log with the rest where it is not the user's to fix.
 
     Ctrl-C is exit code 130.
     """
 
     @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException):
@@ -111,7 +113,7 @@ def build(
     tracking = tracking_resource(resource)
     tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    counts = {status: sum(o.status == status for o in outcomes) for status in ("built", "fresh", "failed")}
+    counts = Counter(outcome.status for outcome in outcomes)
     console.print(f"{counts['built']} built, {counts['fresh']} up to date, {counts['failed']} failed")
     for outcome in outcomes:
         for variant, reason in outcome.failures.items():
@@ -231,22 +233,27 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
 
 
-class Duration(click.ParamType):
-    """A time such as 30d, 12h, 90m or 45s, in seconds."""
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds
 
-    name = "duration"
-    units: ClassVar[dict[str, int]] = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number, unit = value[:-1], value[-1:]
-        if unit not in self.units or not number.isascii() or not number.isdigit():
-            self.fail(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d", param, ctx)
-        return int(number) * self.units[unit]
+def duration(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    """A time such as 30d, 12h, 90m or 45s, in seconds. Raises BadParameter."""
+    number, unit = value[:-1], value[-1:]
+    if unit not in UNITS or not number.isascii() or not number.isdigit():
+        raise click.BadParameter(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d")
+    return int(number) * UNITS[unit]
 
 
 @main.command()
 @click.option("--keep", type=click.IntRange(min=1), help="How many of a model's newest checkpoints keep all they have.")
-@click.option("--older-than", type=Duration(), default="30d", show_default=True, help="Not used for so long.")
+@click.option(
+    "--older-than",
+    callback=duration,
+    metavar="DURATION",
+    default="30d",
+    show_default=True,
+    help="Not used for so long.",
+)
 @click.option("--model", "models", multiple=True, help="Free results of this model alone. Default: all.")
 @click.option("--dry-run", is_flag=True, help="Say what would be freed, and free nothing.")
 @clear_errors

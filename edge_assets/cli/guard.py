@@ -17,7 +17,6 @@ import hmac
 import html
 import json
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
@@ -62,8 +61,9 @@ class Door:
     def knows(self, host: str) -> bool:
         """Whether a `Host`, or the host of an `Origin`, is this server's own."""
         own = {f"{name}:{self.port}" for name in LOOPBACK}
-        usual = set(LOOPBACK) if self.port == 80 else set()
-        return host.lower() in own | usual | self.allowed_hosts
+        if self.port == 80:
+            own.update(LOOPBACK)
+        return host.lower() in own | self.allowed_hosts
 
     @property
     def cookie_name(self) -> str:
@@ -98,8 +98,10 @@ class Guard:
         answer = self._foreign(connection) or await self._unknown(connection, receive) or self._unsafe(connection)
         if answer is not None:
             await _answer(answer, scope, receive, send)
+        elif scope["type"] == "websocket" and self.graphql:
+            await self.app(scope, _without_mutations(receive, send), send)
         elif scope["type"] == "websocket":
-            await self.app(scope, _without_mutations(receive, send) if self.graphql else receive, send)
+            await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, _with_headers(send))
 
@@ -136,7 +138,9 @@ class Guard:
             return await self._sign_in(Request(scope, receive))
         if scope["type"] == "http" and scope["method"] == "GET" and "token" in connection.query_params:
             return self._token_in_address(connection)
-        return None if self._is_signed_in(connection) else self._ask(connection)
+        if self._is_signed_in(connection):
+            return None
+        return self._ask(connection)
 
     def _is_signed_in(self, connection: HTTPConnection) -> bool:
         scope = connection.scope
@@ -248,12 +252,16 @@ def _without_mutations(receive: Receive, send: Send) -> Receive:
 def _asked(message: Message) -> str:
     """The query of a `start` or `subscribe` message; empty for others."""
     try:
-        data: Any = json.loads(message.get("text") or message.get("bytes") or "null")
+        data: object = json.loads(message.get("text") or message.get("bytes") or "null")
     except (ValueError, RecursionError):
         return ""
-    payload = data.get("payload") if isinstance(data, dict) else None
-    query = payload.get("query") if isinstance(payload, dict) else None
-    return query if isinstance(query, str) else ""
+    for name in ("payload", "query"):
+        if not isinstance(data, dict):
+            return ""
+        data = data.get(name)
+    if not isinstance(data, str):
+        return ""
+    return data
 
 
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -281,13 +289,15 @@ def _path(scope: Scope) -> str:
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope["query_string"].decode("latin-1")
     path = raw.decode("latin-1").partition("?")[0]
-    return _local(f"{path}?{query}" if query else path)
+    if query:
+        path = f"{path}?{query}"
+    return _local(path)
 
 
 def _local(address: str) -> str:
     """An address below this server: two slashes at the start would lead to another one."""
-    printable = "".join(character for character in address if " " < character <= "~")
-    return "/" + printable.lstrip("/\\")
+    visible = "".join(character for character in address if " " < character <= "~")
+    return "/" + visible.lstrip("/\\")
 
 
 def _shown(values: list[str]) -> str:

@@ -113,7 +113,9 @@ def _set_addresses(settings: Home, dagster_port: int, mlflow_port: int) -> None:
     names = sorted(allowed_hosts())
     if names:  # MLflow looks at them too, behind the guard
         own = [f"{HOST}:{mlflow_port}", f"localhost:{mlflow_port}", f"[::1]:{mlflow_port}"]
-        origins = [f"{scheme}://{name}" for name in names for scheme in ("http", "https")]
+        origins = []
+        for name in names:
+            origins += [f"http://{name}", f"https://{name}"]
         os.environ.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(own + names))
         os.environ.setdefault("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", ",".join(origins))
 
@@ -160,11 +162,9 @@ def _recover(instance: dg.DagsterInstance) -> None:
 
 
 def _start_all(servers: Servers, dagster_port: int, mlflow_port: int, secret: str | None) -> None:
-    servers.workspace.write_text(
-        yaml.safe_dump(
-            {"load_from": [{"grpc_server": {"socket": str(servers.code_socket), "location_name": LOCATION}}]}
-        )
-    )
+    code_server = {"socket": str(servers.code_socket), "location_name": LOCATION}
+    workspace_file = {"load_from": [{"grpc_server": code_server}]}
+    servers.workspace.write_text(yaml.safe_dump(workspace_file))
     known = {"EDGE_ASSETS_TOKEN": secret} if secret else {}
     web = [sys.executable, "-m", "edge_assets.cli.webservers"]
     _start_code_server(servers)

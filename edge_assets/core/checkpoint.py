@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.errors import CheckpointError, EdgeAssetsError, first_line, printable
+from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
 from edge_assets.spec.source import call
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def _as_checkpoint_error(path: Path, what: str) -> Iterator[None]:
     except EdgeAssetsError:
         raise
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise CheckpointError(f"checkpoint {shown(path)} cannot be read: {printable(reason, 200)}") from None
+        reason = error.strerror or one_line(error)
+        raise CheckpointError(f"checkpoint {shown(path)} cannot be read: {reason}") from None
     except Exception as error:
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"checkpoint {shown(path)} {what}: {printable(reason, 200)}") from None
+        raise CheckpointError(f"checkpoint {shown(path)} {what}: {one_line(error)}") from None
 
 
 def _check_safetensors(path: Path) -> None:
@@ -157,7 +156,7 @@ def _unpicklable(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found:
         return found.group(1)
-    return first_line(error)
+    return one_line(error)
 
 
 # --- what is in it ---------------------------------------------------------------------------------------

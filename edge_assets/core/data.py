@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edge_assets.errors import DataError, first_line, printable
+from edge_assets.errors import DataError, one_line, printable
 from edge_assets.spec.model import PARITY_SAMPLES, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.spec.source import call
@@ -52,7 +52,7 @@ def _array(name: object, field: object, where: str) -> np.ndarray:
     try:
         array = np.asarray(field)
     except Exception as error:  # an object may raise anything when it is made an array
-        raise DataError(f"{where} cannot be made an array: {printable(first_line(error), 200)}") from None
+        raise DataError(f"{where} cannot be made an array: {one_line(error)}") from None
     if array.dtype.kind not in KINDS:
         kind = f"{array.dtype} array"
         if array.ndim == 0:

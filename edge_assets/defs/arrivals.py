@@ -12,9 +12,9 @@ the same look, which Dagster keeps together with the runs, says that they were t
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 
@@ -33,6 +33,7 @@ SECONDS = 20  # a look starts nothing more after so long; Dagster gives up on a 
 PARTITIONS = 1000  # added by one look at most: Dagster asks its database for each
 SAID = 20  # messages of one look before the rest is only counted
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Record:
     refused: Mapping[str, str] = field(default_factory=dict)  # stamps of broken files
     odd: Mapping[str, str] = field(default_factory=dict)  # what was said of files that are no checkpoints
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         waiting = {name: vars(entry) for name, entry in self.waiting.items()}  # flat: `asdict` would copy each value
         return {**vars(self), "waiting": waiting}
 
@@ -113,7 +114,15 @@ def look(
     listing = checkpoints.scan(checkpoint_folder(spec))
     if listing.digest == cursor.listing and not cursor.waiting:
         return Answer(cursor)
-    return _Look(spec, store, instance, cursor, say, time.monotonic() + seconds).at(listing)
+    looking = _Look(
+        spec=spec,
+        store=store,
+        instance=instance,
+        cursor=cursor,
+        say=say,
+        until=time.monotonic() + seconds,
+    )
+    return looking.at(listing)
 
 
 class _Look:
@@ -128,12 +137,16 @@ class _Look:
         say: Say,
         until: float,
     ) -> None:
-        self.spec, self.store, self.cursor, self.until, self._say = spec, store, cursor, until, say
+        self.spec = spec
+        self.store = store
+        self.cursor = cursor
+        self.until = until
+        self._say = say
         self.folder = checkpoint_folder(spec)
         self.runs = Runs(instance)
         self.partitions = set(instance.get_dynamic_partitions(checkpoint_partitions(spec).name or ""))
         self.ledger = Ledger.open(store, spec.name)
-        self.keys = {key for some in self.ledger.keys.values() for key in some}
+        self.keys = self.ledger.every_key()
         self.known = checkpoints.known_files(store, spec.name, self.folder)
         self.record_name = cursor.record or uuid.uuid4().hex
         self.record = _read_record(store, self._record_at)
@@ -161,8 +174,17 @@ class _Look:
                 checkpoints.keep_known_files(self.store, self.spec.name, self.folder, self.known)
             self._write_down(listing)
             self._tell()
-        cursor = Cursor(self.record_name, self.number, listing.digest, waiting=bool(self.waiting))
-        return Answer(cursor, sorted(self.added, key=lambda key: self.added[key]), self.requests)
+        cursor = Cursor(
+            record=self.record_name,
+            look=self.number,
+            listing=listing.digest,
+            waiting=bool(self.waiting),
+        )
+        return Answer(
+            cursor=cursor,
+            partitions=sorted(self.added, key=lambda key: self.added[key]),
+            requests=self.requests,
+        )
 
     def _say_what_is_odd(self, listing: Listing) -> None:
         """Once per file."""
@@ -179,15 +201,18 @@ class _Look:
                 taken.add(name)
             elif entry.build and name not in here:
                 self.waiting[name] = entry  # asked for in vain; its bytes may be in the store
-        self.known = {name: entry for name, entry in self.known.items() if name in here}
-        self.refused = {name: stamp for name, stamp in self.record.refused.items() if name in here}
+        self.known = _of(here, self.known)
+        self.refused = _of(here, self.record.refused)
         for name, file in here.items():
             before = self.record.waiting.get(name)
             if name not in taken and before is not None and before.stamp == file.stamp:
                 self.waiting[name] = replace(before, asked=0)
             elif not self._is_done(file, name in taken):
                 self.waiting[name] = Sighting(
-                    file.stamp, self.number, history=not self.record.begun, key=self._key_of(file)
+                    stamp=file.stamp,
+                    look=self.number,
+                    history=not self.record.begun,
+                    key=self._key_of(file),
                 )
 
     def _is_done(self, file: CheckpointFile, taken: bool) -> bool:
@@ -201,8 +226,9 @@ class _Look:
     def _key_of(self, file: CheckpointFile) -> str:
         """The checkpoint that the file was registered as, if it has not changed since."""
         known = self.known.get(file.name)
-        is_known = known is not None and known.stamp == file.stamp and known.key in self.keys
-        return known.key if known and is_known else ""
+        if known is None or known.stamp != file.stamp or known.key not in self.keys:
+            return ""
+        return known.key
 
     def _number(self) -> None:
         """Give what has settled its place in the order: files that settled together, in natural order of names."""
@@ -222,9 +248,12 @@ class _Look:
 
     def _settle(self, files: Mapping[str, CheckpointFile]) -> None:
         """Register and ask for what has settled, the newest first, while there is time."""
-        names = [name for name, entry in self.waiting.items() if entry.number is not None]
-        names.sort(key=lambda name: (self.waiting[name].number or 0, checkpoints.natural(name)), reverse=True)
-        for position, name in enumerate(names):
+        settled = []
+        for name, entry in self.waiting.items():
+            if entry.number is not None:
+                settled.append((entry.number, checkpoints.natural(name), name))
+        settled.sort(reverse=True)
+        for position, (_number, _natural, name) in enumerate(settled):
             is_late = position > 0 and time.monotonic() > self.until
             if is_late or len(self.added) >= PARTITIONS:
                 break
@@ -275,13 +304,17 @@ class _Look:
         families = list(family_targets(self.spec))
         if any(self.runs.has(self.spec, family, checkpoint.key) for family, _targets in families):
             return
-        requests = [
-            request
-            for family, targets in families
-            for request in stale_requests(
-                self.spec, family, targets, checkpoint, self.store, self.runs, run_key=checkpoint.file.sha256
+        requests: list[dg.RunRequest] = []
+        for family, targets in families:
+            requests += stale_requests(
+                spec=self.spec,
+                family=family,
+                targets=targets,
+                checkpoint=checkpoint,
+                store=self.store,
+                runs=self.runs,
+                run_key=checkpoint.file.sha256,
             )
-        ]
         if requests and checkpoint.file.size < LARGE:  # a larger one is copied by its run
             checkpoints.keep(self.store, checkpoint, self.folder)
         self.requests += requests
@@ -303,6 +336,11 @@ class _Look:
             self._say(message)
         if len(self.messages) > SAID:
             self._say(f"and {len(self.messages) - SAID} more such files")
+
+
+def _of(names: Collection[str], entries: Mapping[str, T]) -> dict[str, T]:
+    """The entries that have one of the names."""
+    return {name: entry for name, entry in entries.items() if name in names}
 
 
 def _read_record(store: ArtifactStore, at: str) -> Record:

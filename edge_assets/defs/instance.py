@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import yaml
@@ -135,9 +134,11 @@ def missing_settings(home: Home) -> list[str]:
     return [f"{path} has no {name}: {follows}" for name, follows in NEEDED if _setting(settings, name) is None]
 
 
-def _setting(settings: Any, name: str) -> Any:
+def _setting(settings: object, name: str) -> object:
     for part in name.split("."):
-        settings = settings.get(part) if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            return None
+        settings = settings.get(part)
     return settings
 
 

@@ -6,7 +6,7 @@ be for a run to say, which anybody may launch who can reach the web server.
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import dagster as dg
 
@@ -14,6 +14,8 @@ from edge_assets.defs.running import executing
 from edge_assets.settings import home
 from resources.artifacts import ArtifactStoreResource, PointerIOManager
 from resources.tracking import MLflowTracking
+
+T = TypeVar("T")
 
 
 def store_resource() -> ArtifactStoreResource:
@@ -38,7 +40,7 @@ def tracking_resource(store: ArtifactStoreResource) -> MLflowTracking:
     return MLflowTracking(uri=settings.tracking_uri, artifacts=str(settings.mlflow / "artifacts"), store=store)
 
 
-def resources() -> dict[str, Any]:
+def resources() -> dict[str, dg.ResourceDefinition]:
     """Dagster resources by key. A run's configuration that names one of them with a value is refused."""
     store = store_resource()
     pointers = PointerIOManager(store=store)
@@ -52,7 +54,7 @@ def resources() -> dict[str, Any]:
     }
 
 
-def _given(resource: Any) -> Callable[[dg.InitResourceContext], Any]:
+def _given(resource: T) -> Callable[[dg.InitResourceContext], T]:
     return lambda _context: resource
 
 

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 HERE = Path(__file__).parent
 
@@ -34,7 +37,7 @@ class Preprocessing(Protocol):
         """The model's inputs by name. Raises ValueError for a missing field, shape or dtype."""
         ...
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """A JSON form that `from_dict` reads back."""
         ...
 
@@ -72,15 +75,13 @@ class ImagePreprocessing:
         images = _field(raw, self.input)
         expected = (self.height, self.width, self.channels)
         if images.dtype != np.uint8 or images.shape[1:] != expected:
-            raise ValueError(
-                f"'{self.input}' must be uint8 of shape (batch, {', '.join(map(str, expected))}), "
-                f"got {images.dtype} {images.shape}"
-            )
+            shape = ", ".join(map(str, ("batch", *expected)))
+            raise ValueError(f"'{self.input}' must be uint8 of shape ({shape}), got {images.dtype} {images.shape}")
         scaled = images.astype(np.float32) * np.float32(self.scale)
         normalized = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return {self.input: np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"kind": "image", **asdict(self)}
 
 
@@ -101,7 +102,7 @@ class Passthrough:
     def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.ascontiguousarray(_field(raw, name)) for name in self.inputs}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"kind": "passthrough", **asdict(self)}
 
 
@@ -140,12 +141,13 @@ class TextPreprocessing:
         if texts.dtype.kind != "U" or texts.ndim != 1:
             raise ValueError(f"'{self.field}' must be strings of shape (batch,), got {texts.dtype} {texts.shape}")
         encodings = _tokenizer(self.tokenizer, self.max_length, self.sha256).encode_batch(texts.tolist())
-        return {
-            name: np.array([getattr(encoding, part) for encoding in encodings], np.int64).reshape(-1, self.max_length)
-            for name, part in zip(self.inputs, ENCODED, strict=False)
-        }
+        inputs = {}
+        for name, part in zip(self.inputs, ENCODED, strict=False):
+            numbers = [getattr(encoding, part) for encoding in encodings]
+            inputs[name] = np.array(numbers, np.int64).reshape(-1, self.max_length)
+        return inputs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Without the file's place, which differs between machines: its name and what is in it."""
         own = {"tokenizer": Path(self.tokenizer).name, "sha256": self.sha256 or _sha256(self.tokenizer)}
         return {"kind": "text", **asdict(self), **own}
@@ -155,17 +157,20 @@ ENCODED = ("ids", "attention_mask", "type_ids")  # attributes of an encoding
 
 
 @cache
-def _tokenizer(path: str, max_length: int, sha256: str | None) -> Any:
+def _tokenizer(path: str, max_length: int, sha256: str | None) -> "Tokenizer":
     """A tokenizer that cuts and pads to `max_length`. Raises ValueError for another file than expected."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise ModuleNotFoundError("texts need tokenizers: pip install 'edge-assets[text]', or tokenizers") from None
-    if sha256 and (found := _sha256(path)) != sha256:
-        raise ValueError(f"{path} is not the released tokenizer: sha256 {found}, expected {sha256}")
+    if sha256 and _sha256(path) != sha256:
+        raise ValueError(f"{path} is not the released tokenizer: sha256 {_sha256(path)}, expected {sha256}")
     tokenizer = Tokenizer.from_file(path)
-    padding = {name: value for name, value in (tokenizer.padding or {}).items() if name.startswith("pad_")}
-    tokenizer.enable_padding(**(padding | {"length": max_length, "pad_to_multiple_of": None}))
+    padding = {"length": max_length, "pad_to_multiple_of": None}
+    for name, value in (tokenizer.padding or {}).items():
+        if name.startswith("pad_"):
+            padding.setdefault(name, value)
+    tokenizer.enable_padding(**padding)
     tokenizer.enable_truncation(max_length)
     return tokenizer
 
@@ -190,7 +195,10 @@ KINDS: dict[str, type[ImagePreprocessing] | type[Passthrough] | type[TextPreproc
 
 def from_dict(data: Mapping[str, Any]) -> Preprocessing:
     """The preprocessing that `to_dict` described, its files beside this one. Raises KeyError for an unknown kind."""
-    kept: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "kind"}
+    kept: dict[str, Any] = {}
+    for name, value in data.items():
+        kept[name] = tuple(value) if isinstance(value, list) else value
+    kind = KINDS[kept.pop("kind")]
     if "tokenizer" in kept:
         kept["tokenizer"] = str(HERE / kept["tokenizer"])
-    return KINDS[data["kind"]](**kept)
+    return kind(**kept)

@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from edge_assets.errors import InvalidSpec, UnknownName, first_line, printable
+from edge_assets.errors import InvalidSpec, UnknownName, one_line, printable
 from edge_assets.spec.validation import STRICT, faults_of, invalid
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
@@ -260,8 +260,7 @@ def load_catalog(*extra: Path) -> Catalog:
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {_problem(error)}"))
             continue
         except (OSError, ValueError, RecursionError) as error:
-            reason = printable(first_line(error) or type(error).__name__, 300)
-            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {reason}"))
+            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {one_line(error, 300)}"))
             continue
         for name, entry in entries:
             try:
@@ -279,7 +278,7 @@ def load_catalog(*extra: Path) -> Catalog:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that is given twice is a mistake, and not the last one's."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen = set()
         for key_node, _value in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -314,7 +313,7 @@ def _read(path: Path) -> Iterator[tuple[Hashable, object]]:
 
 def _problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or first_line(error) or type(error).__name__
+    problem = getattr(error, "problem", None) or one_line(error, 300)
     if mark:
         problem = f"{problem} (line {mark.line + 1})"
     return printable(problem, 300)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from upath import UPath
 
-from edge_assets.errors import StoreError, telling_lines
+from edge_assets.errors import StoreError, one_line
 
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -48,7 +48,7 @@ def _translated(error: Exception, verb: str, where: UPath, is_local: bool, copy:
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"no space left on the disk while writing {copy or where}; nothing was half-written"
     elif is_local:
-        message = f"cannot {verb} {where}: {getattr(error, 'strerror', None) or telling_lines(error)}"
+        message = f"cannot {verb} {where}: {getattr(error, 'strerror', None) or one_line(error)}"
     else:
         message = f"cannot {verb} {where}: {_said_by_the_object_store(error)}"
     if isinstance(error, OSError) and is_denied(error):
@@ -59,7 +59,7 @@ def _translated(error: Exception, verb: str, where: UPath, is_local: bool, copy:
 
 
 def _said_by_the_object_store(error: Exception) -> str:
-    said = telling_lines(error).partition("\n")[0] or type(error).__name__
+    said = one_line(error, 700)
     if isinstance(error, PermissionError):
         return f"access denied ({said}); {RIGHTS}"
     if isinstance(error, FileNotFoundError):
