@@ -241,7 +241,10 @@ class Built:
 
     @property
     def recipe(self) -> str:
-        """The name of its scheme."""
+        """The name of its scheme, also where it was refused or failed."""
+        stated = self.build.recipe.parameters.get("recipe")
+        if self.facts.recipe is None and isinstance(stated, str):
+            return stated
         return self.facts.recipe or self.precision
 
     @property
