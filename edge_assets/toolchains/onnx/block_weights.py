@@ -175,9 +175,10 @@ def product_node(
     for what, array in arrays.items():
         # named by the output, because a weight may have several readers
         tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{node.output[0]}_{what}"))
+    weights = [tensor.name for tensor in tensors]
     product = helper.make_node(
         "MatMulNBits",
-        [node.input[0], *(tensor.name for tensor in tensors)],
+        [node.input[0], *weights],
         [node.output[0]],
         name=node.name,
         domain="com.microsoft",

@@ -291,11 +291,9 @@ def _quiet() -> Iterator[None]:
 
 def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
-    return {
-        "opset": target.opset,
-        "inputs": [asdict(tensor) for tensor in spec.inputs],
-        "outputs": [asdict(tensor) for tensor in spec.outputs],
-    }
+    inputs = [asdict(tensor) for tensor in spec.inputs]
+    outputs = [asdict(tensor) for tensor in spec.outputs]
+    return {"opset": target.opset, "inputs": inputs, "outputs": outputs}
 
 
 MODEL = Variant(

@@ -29,12 +29,9 @@ def fixed_axes(spec: ModelSpec) -> dict[str, int]:
 def fixed(spec: ModelSpec) -> ModelSpec:
     """The spec of the static program: `batch` alone is dynamic."""
     sizes = fixed_axes(spec)
-    return replace(
-        spec,
-        inputs=tuple(_static(tensor, sizes) for tensor in spec.inputs),
-        outputs=tuple(_static(tensor, sizes) for tensor in spec.outputs),
-        axis_ranges={},
-    )
+    inputs = tuple(_static(tensor, sizes) for tensor in spec.inputs)
+    outputs = tuple(_static(tensor, sizes) for tensor in spec.outputs)
+    return replace(spec, inputs=inputs, outputs=outputs, axis_ranges={})
 
 
 def _static(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:

@@ -194,10 +194,12 @@ def _trained_parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Json]
     assert spec.finetuning is not None
     recipe = asdict(spec.finetuning)
     del recipe["data"]  # the data are an input
+    inputs = [asdict(tensor) for tensor in spec.inputs]
+    outputs = [tensor.name for tensor in spec.outputs]
     return {
         "recipe": EXECUTORCH_SCHEME.name,
-        "inputs": [asdict(tensor) for tensor in spec.inputs],
-        "outputs": [tensor.name for tensor in spec.outputs],
+        "inputs": inputs,
+        "outputs": outputs,
         "finetuning": recipe,
         "classifies": spec.trains_classifier,
     }

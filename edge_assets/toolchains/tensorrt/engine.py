@@ -2,7 +2,7 @@
 
 kit.json         what the engine is made of and built for: profiles, precision, workspace, GPU, TensorRT, hashes
 model.onnx       the graph; the network is strongly typed, so the graph decides the precision
-build_engine.py  builds, checks, verifies and times the engine with TensorRT alone (tensorrt_kit.py)
+build_engine.py  builds, checks, verifies and times the engine with TensorRT alone (kit.py)
 sample.npz       inputs, and the outputs that model.onnx gives for them in ONNX Runtime
 model.engine     where it could be built here
 

@@ -322,11 +322,13 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """What the manifest says of the model, the target's device, and the bundle's own files."""
     sources = {path.name: sha256_of(path) for path in sorted(SOURCES.iterdir())}
     tokenizer = {name: sha256_of(file) for name, file in tokenizer_files(spec).items()}
+    inputs = [asdict(tensor) for tensor in spec.inputs]
+    outputs = [asdict(tensor) for tensor in spec.outputs]
     return {
         "id": spec.name,
         "description": spec.description,
-        "inputs": [asdict(tensor) for tensor in spec.inputs],
-        "outputs": [asdict(tensor) for tensor in spec.outputs],
+        "inputs": inputs,
+        "outputs": outputs,
         "preprocessing": spec.preprocess.to_dict(),
         "class_names": list(spec.class_names),
         "execution_provider": target.options["execution_provider"],
