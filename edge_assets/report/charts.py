@@ -8,7 +8,7 @@ from edge_assets.hashing import Json
 from edge_assets.report.matrix import VERDICTS
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure as Figure
+    from bokeh import plotting
 
 # contrast of at least 4.5 to 1 with white
 COLORS = {"won": "#116329", "passed": "#0550ae", "gate": "#a40e26", "unknown": "#7d4e00", "absent": "#57606a"}
@@ -56,7 +56,7 @@ def _kibibytes(row: Row) -> float:
     return row.size_bytes / 1024
 
 
-def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "Figure":
+def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "plotting.figure":
     import pandas as pd
     from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
     from bokeh.models.renderers import DataRenderer
