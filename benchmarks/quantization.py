@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,8 @@ from benchmarks.architectures.specs import SPECS
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.data import save_arrays
+from edge_assets.core.evidence import MeasuredVariant, Row
+from edge_assets.core.shapes import written
 from edge_assets.core.types import Built
 from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.errors import EdgeAssetsError
@@ -43,8 +44,6 @@ from edge_assets.targets.project import catalog
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 
-Rows = Sequence[Mapping[str, Any]]
-Row = Mapping[str, Any]
 FP32 = "onnx_model"
 EXAMPLES = ("digits_in_depth", "minilm")
 SECONDS = 300  # of a search
@@ -52,42 +51,49 @@ COSINES = {"minilm": 0.995}  # what mixed precision and the search of an example
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """What goals ask of a variant that was verified and timed."""
+
+    drop_points: float
+    cosine: float  # mean over the evaluation samples
+    of_weights: float  # its size relative to the fp32 weights'
+    of_file: float  # relative to the ONNX fp32 file's
+    of_latency: float  # its P50 relative to the ONNX fp32 file's
+
+
+@dataclass(frozen=True)
 class Goal:
-    """What a model should reach. `value` gives the numbers of a row that count, or None where it does not apply."""
+    """What the variants of a model to which it applies should reach."""
 
     model: str
     sentence: str
-    reached: Callable[[Row, Row], bool]  # the row, and the fp32 row of the same model
+    reached: Callable[[Numbers], bool]
     applies: Callable[[Row], bool]
-
-
-def _faster(row: Row, base: Row) -> float:
-    return float(row.latency_ms.p50 / base.latency_ms.p50)
 
 
 GOALS = (
     Goal(
         "digits_in_depth",
         "static int8: drop of at most 0.5 points at 3.5 times smaller than fp32 weights",
-        lambda row, _base: row.accuracy_drop_points <= 0.5 and row.size_ratio <= 1 / 3.5,
+        lambda found: found.drop_points <= 0.5 and found.of_weights <= 1 / 3.5,
         lambda row: "int8_static" in row.recipe,
     ),
     Goal(
         "digits_in_depth",
         "QAT: drop of at most 0.3 points at 3.5 times smaller than fp32 weights",
-        lambda row, _base: row.accuracy_drop_points <= 0.3 and row.size_ratio <= 1 / 3.5,
+        lambda found: found.drop_points <= 0.3 and found.of_weights <= 1 / 3.5,
         lambda row: "_qat" in row.recipe,
     ),
     Goal(
         "minilm",
         "int8: mean cosine of at least 0.995 at no more than 0.5 of fp32's latency",
-        lambda row, base: row.cosine_mean >= 0.995 and _faster(row, base) <= 0.5,
+        lambda found: found.cosine >= 0.995 and found.of_latency <= 0.5,
         lambda row: row.precision == "int8",
     ),
     Goal(
         "minilm",
         "int4: mean cosine of at least 0.975 at no more than 0.17 of fp32's size",
-        lambda row, base: row.cosine_mean >= 0.975 and row.size_bytes / base.size_bytes <= 0.17,
+        lambda found: found.cosine >= 0.975 and found.of_file <= 0.17,
         lambda row: row.precision == "int4",
     ),
 )
@@ -125,12 +131,12 @@ def open_cell(name: str, home: Path, store: ArtifactStore, say: Callable[[str], 
     return Cell(spec, CPU.of(spec), at_batch_1, checkpoint, store, say)
 
 
-def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> Rows:
+def measured(cell: Cell, builts: Mapping[str, Built], mode: str) -> list[Row]:
     """Measure everything that was built; the cell's scorecard rows."""
     return Judgement(cell, builts, cell.measure(builts, mode)).rows
 
 
-def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: str, mode: str) -> Table:
+def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Sequence[Row], python: str, mode: str) -> Table:
     """Olive's quantizations of our ONNX file and our variants: same data, timed in one interleaved measurement."""
     fp32 = builts[FP32].build.artifact
     assert fp32 is not None, "it was measured above"
@@ -153,7 +159,7 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
     for heading in ("variant", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "remark"):
         shown.add_column(heading)
     output = cell.spec.outputs[0].name
-    p50 = {name: row.latency_ms["1"].p50 for name, row in times.items()}
+    p50 = {name: _p50_at_batch_1(row) for name, row in times.items()}
     by_artifact = {row.artifact: row for row in rows}
     for name in sorted(files, key=lambda n: sizes[n]):
         if name in ours:
@@ -169,22 +175,33 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
         low, high = accuracy.drop_interval_points
         shown.add_row(
             name,
-            f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})",
+            f"{accuracy.drop_points:.2f} ({low:.2f} to {high:.2f})",
             "-" if cosine is None else f"{cosine:.4f}",
             f"{sizes[name] / sizes[FP32]:.3f}x",
             f"{p50[name] / p50[FP32]:.2f}x",
-            f"{effort:.1f}",
+            "-" if effort is None else f"{effort:.1f}",
             remark,
         )
     return shown
 
 
-def table(name: str, rows: Rows) -> Table:
+def _p50_at_batch_1(row: MeasuredVariant) -> float:
+    """In ms. Every mode has queries enough for a median."""
+    assert row.latency_ms is not None
+    p50 = row.latency_ms["1"].p50
+    assert p50 is not None
+    return p50
+
+
+def table(name: str, rows: Sequence[Row]) -> Table:
     """The tradeoffs of one model, measured and promised."""
     base = _row(rows, FP32)
+    assert base.accuracy is not None
+    assert base.size_bytes is not None
+    assert base.p50_ms is not None
     title = (
         f"{name}: {base.parameters / 1e6:.2f} M parameters, fp32 score {100 * base.accuracy:.2f} %, "
-        f"{base.size_bytes / 1024:,.0f} KiB, P50 {base.latency_ms['p50']:.3f} ms"
+        f"{base.size_bytes / 1024:,.0f} KiB, P50 {base.p50_ms:.3f} ms"
     )
     shown = Table(title=title, title_justify="left", show_lines=False)
     for heading in ("artifact", "recipe", "drop, points (95 %)", "cosine", "size", "latency", "effort s", "promised"):
@@ -219,24 +236,47 @@ def _promised(entry: Tradeoff) -> str:
     return f"{drop} points, {smaller}x smaller, {faster}x faster ({entry.promise.where})"
 
 
-def goals(name: str, rows: Rows) -> Iterator[str]:
-    """What of the goals the model reaches, with the row that comes best."""
+def goals(name: str, rows: Sequence[Row]) -> Iterator[str]:
+    """What of the goals the model reaches, with the variants that reach it, or else all to which it applies."""
     base = _row(rows, FP32)
-    for goal in (goal for goal in GOALS if goal.model == name):
-        mine = [row for row in rows if row.accuracy is not None and goal.applies(row)]
-        reaching = [row for row in mine if goal.reached(row, base)]
-        for row in reaching or mine:
-            numbers = (
-                f"drop {row.accuracy_drop_points:.2f} points, mean cosine {row.cosine_mean:.4f}, "
-                f"{row.size_ratio:.3f} of fp32 weights, {row.size_bytes / base.size_bytes:.3f} of the fp32 "
-                f"file, {_faster(row, base):.2f} of its latency"
+    for goal in GOALS:
+        if goal.model != name:
+            continue
+        mine: dict[str, Numbers] = {}
+        for row in rows:
+            found = _numbers(row, base)
+            if found and goal.applies(row):
+                mine[row.artifact] = found
+        reaching = {artifact: found for artifact, found in mine.items() if goal.reached(found)}
+        outcome = "reached" if reaching else "NOT REACHED"
+        for artifact, found in (reaching or mine).items():
+            yield (
+                f"{outcome}  {goal.sentence}: {artifact} has drop {found.drop_points:.2f} points, "
+                f"mean cosine {found.cosine:.4f}, {found.of_weights:.3f} of fp32 weights, "
+                f"{found.of_file:.3f} of the fp32 file, {found.of_latency:.2f} of its latency"
             )
-            yield f"{'reached' if reaching else 'NOT REACHED'}  {goal.sentence}: {row.artifact} has {numbers}"
         if not mine:
             yield f"NOT REACHED  {goal.sentence}: no variant was built"
 
 
-def _row(rows: Rows, artifact: str) -> Row:
+def _numbers(row: Row, base: Row) -> Numbers | None:
+    """None for a variant that was not built, or not timed."""
+    if row.accuracy_drop_points is None or row.cosine_mean is None or row.size_ratio is None:
+        return None
+    if row.size_bytes is None or row.p50_ms is None:
+        return None
+    assert base.size_bytes is not None
+    assert base.p50_ms is not None
+    return Numbers(
+        drop_points=row.accuracy_drop_points,
+        cosine=row.cosine_mean,
+        of_weights=row.size_ratio,
+        of_file=row.size_bytes / base.size_bytes,
+        of_latency=row.p50_ms / base.p50_ms,
+    )
+
+
+def _row(rows: Sequence[Row], artifact: str) -> Row:
     return next(row for row in rows if row.artifact == artifact)
 
 
@@ -253,7 +293,7 @@ def main() -> None:
     home = arguments.home.resolve()
     console = Console(width=int(os.environ.get("COLUMNS", "200")))
     store = open_store(str(home / "store"), home / "cache")
-    every: dict[str, Rows] = {}
+    every: dict[str, list[Row]] = {}
     compared: dict[str, Table] = {}
     for name in arguments.models:
         cell = open_cell(name, home, store, lambda line: console.print(f"  [dim]{line}[/]", highlight=False))
@@ -268,9 +308,9 @@ def main() -> None:
             console.print(compared[name])
         for sentence in goals(name, rows):
             console.print(sentence, highlight=False)
-        console.print(f"measured on {_row(rows, FP32)['measured_on']}, mode {arguments.mode}\n", highlight=False)
+        console.print(f"measured on {_row(rows, FP32).measured_on}, mode {arguments.mode}\n", highlight=False)
     if arguments.json:
-        arguments.json.write_text(json.dumps(every, indent=1))
+        arguments.json.write_text(json.dumps(written(every), indent=1))
 
 
 if __name__ == "__main__":

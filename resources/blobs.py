@@ -48,8 +48,9 @@ class Blobs:
         return self.is_intact(file)
 
     def is_intact(self, file: File) -> bool:
-        """Whether the blob is there and right: by its hash on a folder, by its size on a remote store,
-        whose content is hashed when it is fetched. A corrupted one is named in the log, and set aside.
+        """Whether the blob is there and right. A corrupted one is named in the log, and set aside.
+
+        It is judged by its hash in a folder, by its size on a remote store, whose content is hashed when it is fetched.
         """
         key = blob_key(file.sha256)
         stat = self.storage.stat(key)

@@ -60,8 +60,10 @@ class Memos:
         OWN_MEMOS.add(digest(memo))
 
     def vouched(self, result: Result) -> Result | None:
-        """A result that came in another way than `recall`, such as in a pointer: as it is where all memos are taken,
-        else what its own memo says, or None where no memo of it is trusted.
+        """What is believed of a result that came in another way than `recall`, such as in a pointer.
+
+        That is the result as it is where all memos are taken, else what its own memo says, or None where no memo of it
+        is trusted.
 
         What says that something was refused or failed only takes away, and needs no memo.
         """

@@ -26,8 +26,9 @@ class Workspaces:
 
     @contextmanager
     def private(self) -> Iterator[Path]:
-        """A private folder, gone afterwards. The kernel knows whether its process lives, so that a killed one's can be
-        swept.
+        """A private folder, gone afterwards.
+
+        The kernel knows whether its process lives, so that a killed one's can be swept.
         """
         parent = self.cache / "work"
         with ExitStack() as stack:

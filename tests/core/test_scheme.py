@@ -84,7 +84,8 @@ def test_every_recipe_of_every_family_and_target_comes_back_from_its_name(family
         for target in targets:
             name = variant.parameters(WHOLE, target).get("recipe", variant.precision)
             scheme = Scheme.named(name)
-            assert scheme is not None and scheme.name == name, variant.name
+            assert scheme is not None, variant.name
+            assert scheme.name == name, variant.name
 
 
 def test_words_of_another_version_are_passed_over() -> None:

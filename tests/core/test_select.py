@@ -9,6 +9,7 @@ from edge_assets.core.evidence import Accuracy, Latency, Memory, Parity
 from edge_assets.core.select import Candidate, Limits, closest, judge
 
 LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000, memory_bytes=1000)
+LATENCY = Latency(queries=64, mean=1.0, std=0.0, p50=1.0, p90=None, p95=None, p99=None, throughput_per_s=1.0)
 
 
 def parity(snr_db: float | None, nan: int = 0) -> Parity:
@@ -26,7 +27,6 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         lost=0,
         gained=0,
     )
-    statistics = {"queries": 64, "std": 0.0, "p90": None, "p95": None, "p99": None, "throughput_per_s": 1.0}
     made = Candidate(
         name=name,
         format="onnx",
@@ -38,7 +38,7 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         parity=parity(30.0),
         accuracy=accuracy,
         memory=Memory(500, "measured on here"),
-        latency=Latency(p50=p50, mean=p50, **statistics) if p50 else None,
+        latency=replace(LATENCY, p50=p50, mean=p50) if p50 else None,
     )
     return replace(made, **changes)
 

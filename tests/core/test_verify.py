@@ -124,7 +124,8 @@ def test_an_output_may_be_called_as_the_scores_are(store: ArtifactStore, checkpo
     cell = Cell(spec, CPU, target("graviton3"), checkpoint, store, lambda _line: None)
     reference = cell.reference.build()
     built = cell.variants.build(onnx.MODEL, reference)
-    assert reference.accuracy is not None and built.accuracy is not None, built.failed
+    assert reference.accuracy is not None, reference.failed
+    assert built.accuracy is not None, built.failed
     assert built.accuracy.value == pytest.approx(reference.accuracy.value, abs=0.01)
     assert built.verified is not None
     assert set(built.verified.agreement or ()) == {"scores"}

@@ -248,7 +248,8 @@ def test_what_is_scaffolded_loads(project: Project, parameters: dict[str, str] |
 class TestDg:
     def test_lists_the_component(self, project: Project) -> None:
         listed = project.dg("list", "components", "--json")
-        assert listed.returncode == 0 and f'"{TYPE}"' in listed.stdout, listed.stdout + listed.stderr
+        assert listed.returncode == 0, listed.stdout + listed.stderr
+        assert f'"{TYPE}"' in listed.stdout, listed.stdout + listed.stderr
 
     def test_scaffolds_checks_and_lists(self, project: Project) -> None:
         for arguments in (

@@ -28,6 +28,7 @@ from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
 from resources import checkpoints
+from resources.memos import memo_key
 from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project, trained
@@ -137,6 +138,7 @@ def evidence(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
         rows.write(store, cell.path, judgement.rows)
         report, released = judgement.report(), judgement.release()
         assert released.artifact is not None
+        assert report.artifact is not None
         folder = store.checkout(released.artifact)
         entries = metadata.report_entries(judgement, report, "0") + metadata.release_entries(judgement, released, "0")
         found[kind] = {
@@ -211,7 +213,7 @@ def test_a_memo_whose_facts_have_another_shape_is_absent_said_once_and_built_ane
     )
     recipe = Recipe("verification", "2", {"artifact": "0" * 64})
     own.remember(recipe, lambda _folder: record(verified))
-    changed(Path(str(own._recipe_path(recipe.sha256))), change)
+    changed(Path(str(own.storage.path(memo_key(recipe.sha256)))), change)
     assert own.recall(recipe) is own.recall(recipe) is None
     assert caplog.text.count("is taken as absent, and written anew") == 1
     anew = own.remember(recipe, lambda _folder: record(verified))

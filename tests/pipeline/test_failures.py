@@ -14,6 +14,7 @@ import pytest
 from edge_assets.core.benchmark import harness
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.turns import turn
+from edge_assets.core.evidence import Conditions
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import MeasurementError, told
@@ -23,7 +24,7 @@ from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints
-from resources.store import ArtifactStore
+from resources.store import ArtifactStore, open_store
 from tests.cli.test_build import rows
 from tests.conftest import Project
 from tests.tiny.spec import TINY
@@ -126,9 +127,10 @@ def test_a_variant_whose_measuring_process_hangs_or_dies_fails_alone(
     thread = stopping_a_worker(1, sent)
     measured = cell.measure(builts, "rapid")
     thread.join()
-    (failed,) = measured.facts["failed"].items()
-    assert failed[0] == "onnx_model"
-    assert words in failed[1]
+    failed = measured.said(Conditions).failed
+    assert failed is not None
+    assert list(failed) == ["onnx_model"]
+    assert words in failed["onnx_model"]
     judged = {entry.candidate.name: entry for entry in Judgement(cell, builts, measured).verdicts}
     assert judged["onnx_model"].verdict == "failed"
     assert words in judged["onnx_model"].reason
@@ -146,11 +148,16 @@ def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, bui
     assert kept.value.__traceback__ is not None, "the error was alive all the while"
 
 
+def another_cache(store: ArtifactStore, cache: Path) -> ArtifactStore:
+    """The same store, used from another state folder."""
+    return open_store(store.root.path, cache)
+
+
 def test_measurements_of_two_state_folders_wait_for_each_other(
     cell: Cell, builts: dict[str, Built], tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    other = replace(cell, store=replace(cell.store, cache=tmp_path), log=lines.append)
+    other = replace(cell, store=another_cache(cell.store, tmp_path), log=lines.append)
     right = other.verification.loadable("onnx", builts["onnx_model"].build)
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
     with ThreadPoolExecutor(1) as pool:

@@ -190,7 +190,7 @@ def test_preprocessing_in_c_is_numpys_bit_for_bit(channels: int, layout: str, tm
 @pytest.mark.parametrize("scale", [0.0112044821, 0.5])  # with 0.5, every other value lies between two steps
 def test_quantization_in_c_is_what_verified_the_file_bit_for_bit(scale: float, tmp_path: Path) -> None:
     port = Port(index=0, dtype=np.int8, scale=float(np.float32(scale)), zero_point=-51, channels_last=False)
-    values = np.concatenate([np.linspace(-60, 60, 4801, dtype=np.float32), np.float32([-1e9, 1e9, 0.25, -0.25])])
+    values = np.concatenate([np.linspace(-60, 60, 4801), [-1e9, 1e9, 0.25, -0.25]]).astype(np.float32)
     shutil.copy(app.TEMPLATES / "preprocess.h", tmp_path)
     (tmp_path / "main.c").write_text(QUANTIZE.replace("SCALE", f"{app.float32(scale)}f"))
     values.tofile(tmp_path / "values.bin")
@@ -256,7 +256,7 @@ def released(store: ArtifactStore, checkpoint_file: Path, tmp_path: Path) -> Cal
         family = FAMILIES[target(on).family]
         cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
         builts = {name: cell.build(name) for name in (CHECKPOINT, variant)}
-        if builts[variant].unavailable:
+        if builts[variant].facts.unavailable:
             pytest.skip(str(builts[variant].build.refused))
         artifact = Judgement(cell, builts, cell.measure(builts, "rapid")).release().artifact
         assert artifact is not None

@@ -21,6 +21,7 @@ from edge_assets.core.types import Artifact
 from resources import tracking as tracking_module
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import PARENT, Entry
+from resources.records import Pointers
 from resources.tracking import MLflowTracking
 from tests.proxy import HANG, PASS, Answer, Proxy, always, black_hole, proxy
 
@@ -188,13 +189,13 @@ def test_one_bad_entry_fails_nothing_and_is_named_once(desk: Desk, name: str, te
 
 def test_an_entry_that_another_machine_sends_first_is_skipped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     path = desk.put("tiny/cpu/tiny-0/graviton3/variant-sent", json.dumps({**GOOD, "run": "sent"}))
-    listed = type(desk.store).all_pointers
+    listed = Pointers.keys
 
-    def list_and_lose(self: Any, prefix: str) -> Iterator[str]:
+    def list_and_lose(self: Pointers, prefix: str) -> Iterator[str]:
         yield from list(listed(self, prefix))
         path.unlink(missing_ok=True)  # between listing and reading
 
-    monkeypatch.setattr(type(desk.store), "all_pointers", list_and_lose)
+    monkeypatch.setattr(Pointers, "keys", list_and_lose)
     desk.log(desk.entry("good"))
     assert desk.said == []
     assert "good" in desk.runs()

@@ -28,6 +28,7 @@ from edge_assets.toolchains.litert import micro as litert_micro
 from edge_assets.toolchains.onnx.fixed_batch import one_by_one
 from resources import checkpoints
 from resources.store import ArtifactStore
+from tests.facts import said
 from tests.tiny.spec import TINY, UNSUPPORTED
 
 NEEDED = ("litert_torch", "ai_edge_quantizer", "tflite_micro", "executorch", "torchao")
@@ -79,7 +80,7 @@ def micro(path: Callable[..., Path]) -> Callable[[], Path]:
 
 
 def test_the_interface_has_the_specs_names_and_nhwc_images(build: Build) -> None:
-    facts = build("litert_fp32").build.facts
+    facts = said(build("litert_fp32"))
     (image,), (logits,) = facts["signature"]["inputs"], facts["signature"]["outputs"]
     assert image == {"name": "image", "dtype": "float32", "shape": [1, 8, 8, 1], "layout": "NHWC"}
     assert logits == {"name": "logits", "dtype": "float32", "shape": [1, 10], "layout": "as in PyTorch"}
@@ -124,22 +125,26 @@ def test_weights_are_of_the_type_that_the_name_says(path: Callable[..., Path]) -
 
 
 def test_static_int8_is_integer_inside_and_float_outside(path: Callable[..., Path], build: Build) -> None:
-    facts = build("litert_int8_static").build.facts
+    facts = said(build("litert_int8_static"))
     assert facts["signature"]["inputs"][0]["dtype"] == facts["signature"]["outputs"][0]["dtype"] == "float32"
     assert facts["calibration_samples"] == 200
     assert litert.operators_on(path("litert_int8_static"), litert_micro.FLOATS) == {"QUANTIZE", "DEQUANTIZE"}
 
 
 def test_delegation_is_counted_by_operator(build: Build) -> None:
-    found = build("litert_fp32").build.facts["delegation"]
-    assert found["delegated_nodes"] == found["nodes"] > 0
-    assert found["partitions"] == 1
-    assert found["by_operator"]["FULLY_CONNECTED"] == "1 of 1"
-    assert (found["by_operator"]["CONV_2D"], found["by_operator"]["DEPTHWISE_CONV_2D"]) == ("2 of 2", "1 of 1")
-    found = build("executorch_fp32").build.facts["delegation"]
-    assert found["delegate"] == "XnnpackBackend"
-    assert found["by_operator"]["aten_convolution_default"] == "3 of 3"
-    assert sum(int(count.split()[0]) for count in found["by_operator"].values()) == found["delegated_nodes"]
+    found = build("litert_fp32").facts.delegation
+    assert found is not None
+    assert found.by_operator is not None
+    assert found.delegated_nodes == found.nodes > 0
+    assert found.partitions == 1
+    assert found.by_operator["FULLY_CONNECTED"] == "1 of 1"
+    assert (found.by_operator["CONV_2D"], found.by_operator["DEPTHWISE_CONV_2D"]) == ("2 of 2", "1 of 1")
+    found = build("executorch_fp32").facts.delegation
+    assert found is not None
+    assert found.by_operator is not None
+    assert found.delegate == "XnnpackBackend"
+    assert found.by_operator["aten_convolution_default"] == "3 of 3"
+    assert sum(int(count.split()[0]) for count in found.by_operator.values()) == found.delegated_nodes
 
 
 def test_one_conversion_serves_every_target(build: Build) -> None:
@@ -162,9 +167,9 @@ def test_schemes_of_linear_layers_are_refused_for_convolutions(build: Build, nam
 
 
 def test_int8_is_a_quarter_of_the_weights(path: Callable[..., Path], build: Build) -> None:
-    facts = build("executorch_int8_static").build.facts
-    assert facts["recipe"] == "int8_static_pt2e_s8s8_perchannel_minmax"
-    assert facts["quantize_nodes"] > 0
+    built = build("executorch_int8_static")
+    assert built.recipe == "int8_static_pt2e_s8s8_perchannel_minmax"
+    assert said(built)["quantize_nodes"] > 0
     saved = path("executorch_fp32").stat().st_size - path("executorch_int8_static").stat().st_size
     assert saved > 0.6 * 3 * 15_248, "three bytes of four of most weights"
 
@@ -172,17 +177,18 @@ def test_int8_is_a_quarter_of_the_weights(path: Callable[..., Path], build: Buil
 def test_vulkan_is_built_and_says_why_it_is_unverified(build: Build) -> None:
     built = build("executorch_vulkan")
     assert built.artifact is not None
-    assert built.build.facts["session"] == {"backends": ["VulkanBackend"]}
+    assert said(built)["session"] == {"backends": ["VulkanBackend"]}
     assert built.parity is None
     assert "lowered to VulkanBackend, which ExecuTorch's runtime" in (built.unverified or "")
 
 
 def test_memory_is_estimated_from_program_and_activations(path: Callable[..., Path], build: Build) -> None:
-    estimate = build("executorch_fp32").build.facts["memory_estimate"]
-    activations = estimate["bytes"] - path("executorch_fp32").stat().st_size
+    estimate = build("executorch_fp32").facts.memory_estimate
+    assert estimate is not None
+    activations = estimate.bytes - path("executorch_fp32").stat().st_size
     # at least the first convolution's output and its normalization, float32 [16, 8, 8]; at most 100 kB
     assert 2 * 4 * 16 * 8 * 8 <= activations < 100_000
-    assert "peak live activations" in estimate["how"]
+    assert "peak live activations" in estimate.how
 
 
 def test_peak_of_live_tensors() -> None:
@@ -225,7 +231,7 @@ def test_float_operators_are_no_full_int8(path: Callable[..., Path], micro: Call
 
 
 def test_full_int8_takes_and_gives_int8(build: Build) -> None:
-    signature = build("litert_int8_full", "cortex-m4").build.facts["signature"]
+    signature = said(build("litert_int8_full", "cortex-m4"))["signature"]
     (image,), (logits,) = signature["inputs"], signature["outputs"]
     assert image["dtype"] == logits["dtype"] == "int8"
     assert image["scale"] > 0
@@ -253,7 +259,7 @@ def test_weights_are_inside_the_flatbuffer_where_tflite_micro_reads_them(micro: 
 def test_the_arena_is_what_the_interpreter_needs(micro: Callable[[], Path], build: Build) -> None:
     from tflite_micro.python.tflite_micro import runtime
 
-    arena = build("litert_int8_full", "cortex-m4").build.facts["arena"]
+    arena = said(build("litert_int8_full", "cortex-m4"))["arena"]
     assert arena["total"] == arena["head"] + arena["tail"]
     assert arena["head"] >= arena["peak_live_tensor_bytes"] >= 8 * 8 * 16, "no plan fits in less than what lives"
     model = str(micro())
@@ -287,6 +293,7 @@ def test_what_does_not_fit_is_refused_at_release_with_the_numbers(build: Build, 
         judgement.winner()
     (row,) = [row for row in judgement.rows if row.artifact == "litert_int8_full"]
     assert row.verdict == "failed_memory"
+    assert row.memory_estimate is not None
     assert row.memory_estimate.bytes > 2048
     json.dumps(written(judgement.rows))
     fitting = cell("cortex-m4")

@@ -29,6 +29,7 @@ from edge_assets.toolchains.coreml import weights as coreml_weights
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT
+from tests.facts import said
 from tests.tiny.network import Colour, Encoder, Unsupported
 from tests.tiny.spec import TINY
 
@@ -83,6 +84,12 @@ def session(spec: ModelSpec, facts: dict[str, Any], folder: Path) -> Any:
     )
 
 
+def snr_db(built: Built) -> float:
+    assert built.parity is not None, built.build.refused or built.unverified
+    assert built.parity.snr_db is not None
+    return built.parity.snr_db
+
+
 def specification(store: ArtifactStore, built: Built) -> Any:
     import coremltools
 
@@ -95,7 +102,7 @@ def test_targets_of_one_format_share_the_conversion(build: Callable[..., Built])
     assert phone.build.recipe.sha256 == mac.build.recipe.sha256
     assert mac.reused
     assert phone.build.sha256 != old.build.sha256
-    assert (phone.build.facts["specification_version"], old.build.facts["specification_version"]) == (9, 7)
+    assert (said(phone)["specification_version"], said(old)["specification_version"]) == (9, 7)
 
 
 def test_compute_units_enter_the_evidence_only_where_coreml_runs(
@@ -136,9 +143,8 @@ def test_compressed_packages_are_smaller_and_say_how_much_is_compressed(build: C
     sizes = {name: built.artifact.size_bytes for name, built in builts.items() if built.artifact}
     assert sizes["lut4"] < sizes["lut6"] < sizes["int8"] < sizes["fp16"]
     assert sizes["int4"] < sizes["int8"]
-    assert all(builts[name].build.facts["compressed_share"] > 0.85 for name in names[1:])
-    snr = {name: built.parity.snr_db for name, built in builts.items() if built.parity}
-    assert snr["fp16"] > snr["int8"] > snr["lut4"]
+    assert all(said(builts[name])["compressed_share"] > 0.85 for name in names[1:])
+    assert snr_db(builts["fp16"]) > snr_db(builts["int8"]) > snr_db(builts["lut4"])
 
 
 def test_a_palette_that_can_hold_every_value_loses_none() -> None:
@@ -151,10 +157,8 @@ def test_a_palette_that_can_hold_every_value_loses_none() -> None:
 
 def test_palettes_of_the_first_releases_decode(build: Callable[..., Built]) -> None:
     """iOS 16 and iOS 18 store a palette in different operations."""
-    old, new = (build("coreml_package_lut4", on).parity for on in ("iphone-12", "iphone-15-pro"))
-    assert old
-    assert new
-    assert old["snr_db"] == pytest.approx(new["snr_db"], abs=1.0)
+    old, new = (build("coreml_package_lut4", on) for on in ("iphone-12", "iphone-15-pro"))
+    assert snr_db(old) == pytest.approx(snr_db(new), abs=1.0)
 
 
 def test_int4_is_refused_where_the_deployment_target_cannot_decode_it(build: Callable[..., Built]) -> None:
@@ -164,11 +168,12 @@ def test_int4_is_refused_where_the_deployment_target_cannot_decode_it(build: Cal
 
 
 def test_memory_is_an_estimate_from_the_program(build: Callable[..., Built]) -> None:
-    estimate = build("coreml_package_fp16", "iphone-15-pro").build.facts["memory_estimate"]
+    estimate = build("coreml_package_fp16", "iphone-15-pro").facts.memory_estimate
+    assert estimate is not None
     weights = 2 * ((144 + 16) + (4608 + 32) + (9216 + 32) + (1280 + 10))  # fp16; batch norms are folded
     activations = 2 * (16 * 8 * 8) * 2  # the first convolution's output and its ReLU's
-    assert weights + activations <= estimate["bytes"] <= weights + activations + 1024
-    assert "peak live activations at batch 1" in estimate["how"]
+    assert weights + activations <= estimate.bytes <= weights + activations + 1024
+    assert "peak live activations at batch 1" in estimate.how
 
 
 def test_what_the_evaluator_lacks_leaves_the_variant_unverified(build: Callable[..., Built]) -> None:
@@ -177,7 +182,7 @@ def test_what_the_evaluator_lacks_leaves_the_variant_unverified(build: Callable[
     assert built.artifact is not None
     assert built.parity is None
     assert "the evaluator has no atanh, which tiny.mlpackage uses" in str(built.unverified)
-    assert built.build.facts["memory_estimate"] is None
+    assert built.facts.memory_estimate is None
 
 
 def test_an_operator_that_coreml_lacks_is_named(tmp_path: Path) -> None:
@@ -208,7 +213,7 @@ def test_a_colour_picture_with_a_deviation_per_channel(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(torch.from_numpy(feeds["image"])).numpy()
     measured = parity.measure(session(COLOUR, facts, tmp_path), feeds, {"scores": expected})
-    assert parity.verdict(measured, "fp16")[0], measured["snr_db"]
+    assert parity.verdict(measured, "fp16")[0], measured.snr_db
 
 
 def test_pixels_come_back_exactly_and_other_inputs_are_an_error() -> None:
@@ -232,7 +237,7 @@ def test_a_transformer_with_flexible_batch_and_length(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(*map(torch.from_numpy, feeds.values())).numpy()
     measured = parity.measure(session(ENCODER, facts, tmp_path), feeds, {"embedding": expected})
-    assert parity.verdict(measured, "fp16")[0], measured["snr_db"]
+    assert parity.verdict(measured, "fp16")[0], measured.snr_db
 
 
 @pytest.fixture

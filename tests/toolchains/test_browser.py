@@ -119,9 +119,9 @@ def test_every_variant_runs_in_chromium_as_accurately_as_natively(builts: dict[s
     for name in (*BUNDLED, "web_bundle"):
         accuracy = builts[name].accuracy
         assert accuracy is not None, name
-        assert accuracy["samples"] == 597, name
-        assert accuracy["value"] > 0.9, name
-        assert abs(accuracy["drop_points"]) <= 2.0, name
+        assert accuracy.samples == 597, name
+        assert accuracy.value > 0.9, name
+        assert abs(accuracy.drop_points) <= 2.0, name
     assert "has no form for convolutions" in (builts["onnx_int4"].build.refused or "")
 
 
@@ -486,7 +486,8 @@ def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: A
     assert int4.artifact is not None, int4.build.refused
     assert model.artifact is not None, int4.build.refused
     assert int4.build.facts["quantized_nodes"] == 2
-    assert int4.build.facts["recipe"] == "int4_weights_matmulnbits_u4_block32_rtn"
+    assert int4.recipe == "int4_weights_matmulnbits_u4_block32_rtn"
     assert int4.artifact.size_bytes < 0.4 * model.artifact.size_bytes
     assert int4.parity is not None
+    assert int4.parity.snr_db is not None
     assert int4.parity.snr_db > 10

@@ -32,6 +32,7 @@ from resources import checkpoints
 from resources.store import ArtifactStore
 from tests import warm
 from tests.conftest import ROOT, trained
+from tests.facts import said
 from tests.tiny.network import TinyNet
 from tests.tiny.spec import MLP, TINY, TINY_QAT
 
@@ -99,7 +100,7 @@ def spec_of(variant: Variant) -> ModelSpec:
 def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
     spec = spec_of(variant)
     built = build(variant.name, spec, TARGETS[family.name])
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None, built.build.refused
     assert bool(built.unverified) == (variant.name in ELSEWHERE), built.unverified
@@ -133,13 +134,13 @@ def test_a_new_process_runs_the_artifact_without_the_product(
     family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
 ) -> None:
     built = build(variant.name, spec_of(variant), TARGETS[family.name])
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None
     shutil.copyfile(TOOLCHAINS / str(RUNTIMES[variant.runtime].loader), tmp_path / "runtime.py")
     options = target(TARGETS[family.name]).options
     session = {name: options[name] for name in RUNTIMES[variant.runtime].target_options}
-    session |= built.build.facts.get("session", {})
+    session |= said(built).get("session", {})
     manifest = json.dumps({"inputs": ["image"], "outputs": ["logits"], "session": session})
     (tmp_path / "sample.py").write_text(RUN)
     arguments = [str(store.checkout(built.artifact)), manifest]
@@ -149,7 +150,7 @@ def test_a_new_process_runs_the_artifact_without_the_product(
 
 def test_flavour_and_recipe_name_follow_the_target(build: Callable[..., Built]) -> None:
     targets = [entry.name for entry in catalog().values() if entry.family == "cpu"]
-    names = {name: build("onnx_int8_static", on=name).build.facts["recipe"] for name in targets}
+    names = {name: build("onnx_int8_static", on=name).recipe for name in targets}
     assert names == {
         "x86-64-avx2": "int8_static_qdq_u8s8_perchannel_reducedrange_minmax",
         "x86-64-vnni": "int8_static_qdq_u8s8_perchannel_minmax",
@@ -221,7 +222,7 @@ def test_opset_is_read_back_and_a_lower_one_is_an_error_with_the_limit() -> None
 
 
 def test_batch_is_dynamic(build: Callable[..., Built]) -> None:
-    assert build("onnx_model").build.facts["inputs"] == {"image": ["batch", 1, 8, 8]}
+    assert said(build("onnx_model"))["inputs"] == {"image": ["batch", 1, 8, 8]}
 
 
 def test_unsupported_operator_is_named_with_its_module() -> None:

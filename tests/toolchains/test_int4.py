@@ -1,5 +1,6 @@
 """int4, int8 and dynamic int8 on a small graph of products: sizes, agreement with fp32, what GPTQ gains on rounding."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_assets.errors import Refused
+from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import int4_weights, int8_dynamic, int8_weights
 from edge_assets.toolchains.onnx.block_weights import check_share
 from edge_assets.toolchains.onnx.gptq import round_weights
 
 WIDTH, TOKENS = 64, 500
-DYNAMIC = {"per_channel": True, "reduce_range": False, "weights": "int8"}
+DYNAMIC: Mapping[str, Json] = {"per_channel": True, "reduce_range": False, "weights": "int8"}
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,8 @@ def test_engine_says_what_it_was_built_for(
     assert place == EnginePlatform("tensorrt-rtx", version("tensorrt-rtx"), capability, tensorrt_kit.this_system())
     assert len(plan) > 10_000
     assert described["workspace_bytes"] >= 2**31
-    facts = build(name, on).build.facts
     engine = f"engine built ahead of time for compute capability {capability} by tensorrt-rtx {place.version}"
-    assert facts["not_measured"] == f"not measured: no device attached; {engine}"
+    assert build(name, on).facts.not_measured == f"not measured: no device attached; {engine}"
 
 
 def test_targets_of_one_compute_capability_share_one_engine(build: Build) -> None:
@@ -110,8 +109,10 @@ def test_where_no_builder_can_the_kit_is_the_artifact(
     built = build(INT8, on)
     kit = kit_of(INT8, on)
     assert not (kit / tensorrt_kit.ENGINE).exists()
-    assert built.build.facts["not_measured"].startswith("not measured: no device attached; the engine needs its GPU: ")
-    assert f"7.5, 8.0, 8.6, 8.9, 12.0, 12.1, not {capability}" in built.build.facts["needs_device"]
+    assert built.facts.not_measured is not None
+    assert built.facts.not_measured.startswith("not measured: no device attached; the engine needs its GPU: ")
+    assert built.facts.needs_device is not None
+    assert f"7.5, 8.0, 8.6, 8.9, 12.0, 12.1, not {capability}" in built.facts.needs_device
     with pytest.raises(KitError, match="this kit has no engine: .* Build it with: python build_engine.py"):
         tensorrt_kit.read_engine(kit, tensorrt_kit.read_kit(kit))
     assert built.parity is not None, "its graph is verified all the same"
@@ -141,8 +142,7 @@ def test_quantized_graph_has_tensorrts_flavour(build: Build, store: ArtifactStor
     read = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
     made_by = {name: node.op_type for node in graph.node for name in node.output}
     assert {made_by.get(name) for name in read}.isdisjoint({"Conv", "Gemm"}), "outputs are not quantized"
-    recipe = build(INT8, "l4").build.facts["recipe"]
-    assert recipe == "int8_static_qdq_s8s8_symmetric_perchannel_minmax_fp16"
+    assert build(INT8, "l4").recipe == "int8_static_qdq_s8s8_symmetric_perchannel_minmax_fp16"
 
 
 def test_profile_is_the_targets_batches_and_the_specs_axes() -> None:
@@ -326,7 +326,8 @@ def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     rows = {row.artifact: row for row in judgement.rows}
     assert rows[FP16].verdict == "unverified"
     assert judgement.report().artifact is not None
-    assert rows[CHECKPOINT].latency_ms is rows[CHECKPOINT].peak_memory_bytes is None
+    assert rows[CHECKPOINT].latency_ms is None
+    assert rows[CHECKPOINT].peak_memory_bytes is None
 
 
 def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
@@ -340,10 +341,13 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
     assert rows[FP32].verdict == "refused"
     assert rows["torch_tensorrt"].verdict in ("unavailable", "refused")
     (winner,) = (row for row in rows.values() if row.verdict == "released")
-    assert winner["latency_ms"] is winner["peak_memory_bytes"] is winner["measured_on"] is None
-    assert winner["not_measured"].startswith("not measured: no device attached; engine built ahead of time")
-    assert winner["verified_with"] == RUNTIMES["kit_onnx"].verified_with
-    memory = next(gate["sentence"] for gate in winner["evidence"] if gate["name"] == "memory")
+    assert winner.latency_ms is None
+    assert winner.peak_memory_bytes is None
+    assert winner.measured_on is None
+    assert winner.not_measured is not None
+    assert winner.not_measured.startswith("not measured: no device attached; engine built ahead of time")
+    assert winner.verified_with == RUNTIMES["kit_onnx"].verified_with
+    memory = next(gate.sentence for gate in winner.evidence if gate.name == "memory")
     assert "estimated: weights plus peak live activations of the unfused ONNX graph at batch 32" in memory
     released = judgement.release().artifact
     assert released is not None
@@ -377,14 +381,14 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
 def test_missing_torch_tensorrt_is_named_with_its_extra(build: Build, uninstall: Callable[[str], None]) -> None:
     uninstall("torch-tensorrt")
     built = build("torch_tensorrt", "l4")
-    assert built.unavailable
+    assert built.facts.unavailable
     assert built.build.refused == "torch-tensorrt is not installed: pip install 'edge-assets[torch-tensorrt]'"
 
 
 def test_missing_builder_takes_only_the_engines_with_it(build: Build, uninstall: Callable[[str], None]) -> None:
     uninstall("tensorrt-rtx")
     built = build(INT8, "a100")
-    assert built.unavailable
+    assert built.facts.unavailable
     assert built.build.refused == "tensorrt-rtx is not installed: pip install 'edge-assets[nvidia]'"
     assert build("onnx_int8_tensorrt", "a100").parity is not None
 

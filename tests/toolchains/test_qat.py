@@ -23,6 +23,7 @@ from edge_assets.toolchains.pytorch import qat
 from edge_assets.toolchains.pytorch.folding import fold_batch_norm
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
+from tests.facts import said
 from tests.tiny import losses
 from tests.tiny.spec import TINY, TINY_QAT
 
@@ -78,8 +79,8 @@ def test_without_its_extra_training_and_exports_are_unavailable(
 ) -> None:
     uninstall("torchao")
     trained, exported = build(cell(), "qat_trained"), build(cell(), "onnx_int8_qat")
-    assert trained.unavailable
-    assert exported.unavailable
+    assert trained.facts.unavailable
+    assert exported.facts.unavailable
     assert trained.build.refused == "torchao is not installed: pip install 'edge-assets[executorch]'"
     assert build(cell(), "onnx_model").artifact is not None
 
@@ -110,7 +111,7 @@ def test_the_flavour_follows_the_target_and_changes_no_value(cell: Callable[...,
     for on, (flavour, activations, weights) in expected.items():
         built = build(cell(on=on), "onnx_int8_qat")
         assert built.artifact is not None
-        assert built.build.facts["recipe"] == f"int8_qat_qdq_{flavour}_perchannel"
+        assert built.recipe == f"int8_qat_qdq_{flavour}_perchannel"
         assert built.build.facts["inputs"] == {"image": ["batch", 1, 8, 8]}
         graph = onnx.load(cell().store.checkout(built.artifact)).graph
         tensors = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -206,8 +207,8 @@ def test_divergence_later_keeps_the_best_epoch(cell: Callable[..., Cell], monkey
     lines: list[str] = []
     late = cell(finetuned(replace(RECIPE, loss="tests.tiny.losses:breaks_late")), log=lines.append)
     built = build(late, "qat_trained")
-    assert built.build.facts["stopped"].startswith("the loss is nan in epoch 2, step 3 of 5; epoch 1 is kept.")
-    assert built.build.facts["best_epoch"] == 1
+    assert said(built)["stopped"].startswith("the loss is nan in epoch 2, step 3 of 5; epoch 1 is kept.")
+    assert said(built)["best_epoch"] == 1
     assert any(line.startswith("fine-tuning diverged: the loss is nan in epoch 2") for line in lines)
     assert all(np.isfinite(array).all() for array in load_file(trained_file(late, built)).values())
     exported = build(late, "onnx_int8_qat")

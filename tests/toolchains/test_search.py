@@ -27,6 +27,7 @@ from edge_assets.toolchains.onnx.search import mixed, search, sensitivity
 from edge_assets.toolchains.onnx.search.schemes import Scheme
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
+from tests.facts import said
 from tests.tiny.spec import TINY
 
 DEEP = replace(TINY, schemes="all", search=Search(max_trials=60))
@@ -68,6 +69,14 @@ def folder_of(store: ArtifactStore, built: Built) -> Path:
     return store.checkout(built.artifact)
 
 
+def cosine_mean(built: Built) -> float:
+    """Of the logits with fp32's, over the evaluation samples."""
+    assert built.verified is not None, built.build.refused or built.unverified
+    found = built.verified.cosine_mean("logits")
+    assert found is not None
+    return found
+
+
 def test_a_layer_is_a_product_and_what_follows_it(
     build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
 ) -> None:
@@ -96,25 +105,22 @@ def test_every_layer_is_ranked_with_a_picture(build: Callable[..., Built], store
     assert all(10 < ratio < 80 for ratio in ratios)
     assert (folder / sensitivity.PLOT).read_bytes().startswith(b"\x89PNG")
     assert built.evidence is None
-    assert built.build.facts["ranking"] == ranked
+    assert said(built)["ranking"] == ranked
 
 
 def test_a_layer_that_cannot_be_quantized_ranks_first_and_is_kept(
     build: Callable[..., Built], store: ArtifactStore, fragile: Path
 ) -> None:
     whole = build("onnx_int8_static", STRICT, fragile)
-    ranked = build("onnx_sensitivity", STRICT, fragile).build.facts["ranking"]
+    ranked = said(build("onnx_sensitivity", STRICT, fragile))["ranking"]
     assert ranked[0]["layer"] in ("features.0", "features.3")
     assert ranked[0]["snr_db"] < ranked[-1]["snr_db"] - 10
-    assert whole.build.facts["recipe"].startswith("int8_static")
+    assert whole.recipe.startswith("int8_static")
     kept = build("onnx_int8_mixed", replace(STRICT, gates=Gates(2.0, min_cosine=0.9995)), fragile)
     assert kept.artifact is not None, kept.build.refused
-    assert ranked[0]["layer"] in kept.build.facts["kept_layers"]
-    kept_cosine, whole_cosine = kept.cosine_mean("logits"), whole.cosine_mean("logits")
-    assert kept_cosine is not None
-    assert whole_cosine is not None
-    assert kept_cosine > whole_cosine
-    assert kept.build.facts["recipe"].endswith(f"_mixed_keep{len(kept.build.facts['kept_layers'])}")
+    assert ranked[0]["layer"] in said(kept)["kept_layers"]
+    assert cosine_mean(kept) > cosine_mean(whole)
+    assert kept.recipe.endswith(f"_mixed_keep{len(said(kept)['kept_layers'])}")
 
 
 def test_kept_layers_are_in_fp32_and_the_others_are_not(
@@ -125,7 +131,7 @@ def test_kept_layers_are_in_fp32_and_the_others_are_not(
     quantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     products = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     in_fp32 = sum(node.input[1] not in quantized for node in products)
-    assert in_fp32 == len(built.build.facts["kept_layers"])
+    assert in_fp32 == len(said(built)["kept_layers"])
 
 
 def test_mixed_precision_is_refused_where_no_layer_has_to_be_kept(build: Callable[..., Built]) -> None:
@@ -146,7 +152,7 @@ def test_the_search_takes_the_smallest_that_meets_the_gate(build: Callable[..., 
     searched = build("onnx_searched")
     assert searched.accuracy is not None
     assert searched.accuracy.samples == 597
-    assert searched.build.facts["recipe"] == log["recipe"]
+    assert searched.recipe == log["recipe"]
     assert log["searched_on_samples"] == 298
 
 
@@ -161,8 +167,8 @@ def test_a_gate_that_nothing_meets_says_what_came_closest(build: Callable[..., B
 def test_a_budget_stops_the_search_and_a_larger_one_goes_on_from_the_store(build: Callable[..., Built]) -> None:
     short = build("onnx_search", replace(STRICT, search=Search(max_trials=3)), on="graviton3")
     longer = build("onnx_search", replace(STRICT, search=Search(max_trials=80)), on="graviton3")
-    assert "(stopped by 3 trials)" in (short.build.refused or "") or short.build.facts["stopped_by"] == "3 trials"
-    log = longer.build.facts.get("trials")
+    assert "(stopped by 3 trials)" in (short.build.refused or "") or said(short)["stopped_by"] == "3 trials"
+    log = said(longer).get("trials")
     if log is None:
         pytest.fail(str(longer.build.refused))
     assert [entry["reused"] for entry in log[:3]] == [True] * 3

@@ -30,6 +30,7 @@ from edge_assets.toolchains.web.chromium import Chromium, Server
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.conftest import ROOT
+from tests.facts import said
 from tests.native import largest_differences, onnxruntime, run_onnx_sample
 from tests.tiny import text as topics
 from tests.tiny.text import LENGTH
@@ -213,7 +214,7 @@ def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec
 )
 def test_every_format_gives_what_pytorch_gives(name: str, on: str, build: Callable[[str, str], Built]) -> None:
     built = build(name, on)
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None, built.build.refused or built.unverified
     assert built.parity is not None, built.build.refused or built.unverified
@@ -248,10 +249,10 @@ def test_static_programs_have_the_best_length_and_refuse_another(
     name: str, build: Callable[[str, str], Built], cell: Callable[[str], Cell]
 ) -> None:
     built = build(name, "pixel-8")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
-    assert built.build.facts["fixed_axes"] == {"tokens": LENGTH}
-    assert [entry["shape"] for entry in built.build.facts["signature"]["inputs"]] == [[1, LENGTH], [1, LENGTH]]
+    assert said(built)["fixed_axes"] == {"tokens": LENGTH}
+    assert [entry["shape"] for entry in said(built)["signature"]["inputs"]] == [[1, LENGTH], [1, LENGTH]]
     place = cell("pixel-8")
     short = {field: array[:1, :5] for field, array in place.data.feeds(place.data.evaluation).items()}
     variant = next(v for v in place.family.variants if v.name == name)
@@ -272,18 +273,19 @@ def test_only_axes_of_the_inputs_are_fixed(spec: ModelSpec) -> None:
 
 def test_an_engines_memory_is_estimated_though_the_graph_computes_positions(build: Callable[[str, str], Built]) -> None:
     built = build("tensorrt_engine_fp16", "l4")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
-    activations = built.build.facts["memory_estimate"]["bytes"] - 2 * 30_000  # about as many weights in fp16
+    assert built.facts.memory_estimate is not None
+    activations = built.facts.memory_estimate.bytes - 2 * 30_000  # about as many weights in fp16
     # at least the scores of 4 heads and their softmax, float16 [32, 4, 32, 32]
     assert 2 * 2 * 32 * 4 * 32 * 32 <= activations < 10_000_000
 
 
 def test_coreml_axes_are_flexible_within_the_declared_sizes(build: Callable[[str, str], Built]) -> None:
     built = build("coreml_package_fp16", "iphone-15-pro")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
-    assert built.build.facts["inputs"]["ids"] == "int32 [1..64, 1..32]"
+    assert said(built)["inputs"]["ids"] == "int32 [1..64, 1..32]"
 
 
 # --- releases ------------------------------------------------------------------------------------------
@@ -340,7 +342,7 @@ def test_the_cpp_sample_runs_token_ids_and_the_card_names_a_library_that_makes_t
 @pytest.fixture(scope="module")
 def bundle(build: Callable[[str, str], Built], store: ArtifactStore) -> Path:
     built = build("web_bundle", "browser-wasm")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None
     assert built.accuracy is not None
