@@ -63,7 +63,12 @@ def main() -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 if any variant failed, not only if a target did.")
 @clear_errors
 def build(
-    model: str, checkpoints: tuple[str, ...], targets: tuple[str, ...], mode: str, quiet: bool, strict: bool
+    model: str,
+    checkpoints: tuple[str, ...],
+    targets: tuple[str, ...],
+    mode: str,
+    quiet: bool,
+    strict: bool,
 ) -> None:
     """Build, verify, measure and release what is not up to date. Exits with 1 if a target has nothing to release."""
     from rich.console import Console
@@ -86,7 +91,16 @@ def build(
     store = resource.open()
     chosen = building.choose_checkpoints(store, spec, checkpoints, say)
     with open_instance(home()) as instance:
-        outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, say)
+        outcomes = building.build(
+            spec=spec,
+            chosen=chosen,
+            targets=chosen_targets,
+            mode=mode,
+            home=home(),
+            store=store,
+            instance=instance,
+            say=say,
+        )
     tracking = tracking_resource(resource)
     tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -185,7 +199,12 @@ def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bo
     from resources import collection, superseded
 
     settings = home()
-    policy = collection.Policy(older_than=older_than, keep=keep, models=models, dry_run=dry_run)
+    policy = collection.Policy(
+        older_than=older_than,
+        keep=keep,
+        models=models,
+        dry_run=dry_run,
+    )
     exports = (settings.releases, settings.root / "scorecards")
     freed = collection.collect(store_resource().open(), policy, exports)
     superseded.collect(settings.tracking_uri, policy, freed)
