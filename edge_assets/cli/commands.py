@@ -109,7 +109,17 @@ def build(
     store = resource.open()
     chosen = building.choose_checkpoints(store, spec, checkpoints, display.say)
     with open_instance(home()) as instance:
-        outcomes = building.build(spec, chosen, chosen_targets, mode, home(), store, instance, display, jobs)
+        outcomes = building.build(
+            spec=spec,
+            chosen=chosen,
+            targets=chosen_targets,
+            mode=mode,
+            settings=home(),
+            store=store,
+            instance=instance,
+            display=display,
+            jobs=jobs,
+        )
     tracking = tracking_resource(resource)
     tracking.flush(lambda message: console.print(f"[yellow]{message}[/]"))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -264,7 +274,12 @@ def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bo
     from resources import collection, superseded
 
     settings = home()
-    policy = collection.Policy(older_than=older_than, keep=keep, models=models, dry_run=dry_run)
+    policy = collection.Policy(
+        older_than=older_than,
+        keep=keep,
+        models=models,
+        dry_run=dry_run,
+    )
     exports = (settings.releases, settings.root / "scorecards")
     freed = collection.collect(store_resource().open(), policy, exports)
     superseded.collect(settings.tracking_uri, policy, freed)

@@ -134,9 +134,12 @@ class Guard:
         if self.door.token is None:
             return None
         scope = connection.scope
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == SIGN_IN:
+        method = None  # of a WebSocket
+        if scope["type"] == "http":
+            method = scope["method"]
+        if method == "POST" and scope["path"] == SIGN_IN:
             return await self._sign_in(Request(scope, receive))
-        if scope["type"] == "http" and scope["method"] == "GET" and "token" in connection.query_params:
+        if method == "GET" and "token" in connection.query_params:
             return self._token_in_address(connection)
         if self._is_signed_in(connection):
             return None
@@ -157,7 +160,11 @@ class Guard:
         if scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
             return self._form("This server asks for the token that `edge-assets serve` was started with.", _path(scope))
         text = "sign in first: send the token as `Authorization: Bearer ...`, or open the page in a browser"
-        return PlainTextResponse(f"{text}\n", 401, {"WWW-Authenticate": "Bearer"})
+        return PlainTextResponse(
+            f"{text}\n",
+            status_code=401,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self.door.token or "").encode())
@@ -183,7 +190,11 @@ class Guard:
         return self._signed_in(request, address)
 
     def _signed_in(self, connection: HTTPConnection, address: str) -> Response:
-        response = RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+        response = RedirectResponse(
+            address,
+            status_code=303,
+            headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"},
+        )
         response.set_cookie(
             self.door.cookie_name,
             self.door.cookie_value,
@@ -194,8 +205,12 @@ class Guard:
         return response
 
     def _form(self, message: str, address: str) -> Response:
-        page = PAGE.format(message=html.escape(message), action=SIGN_IN, next=html.escape(address))
-        return HTMLResponse(page, 401, PAGE_HEADERS)
+        page = PAGE.format(
+            message=html.escape(message),
+            action=SIGN_IN,
+            next=html.escape(address),
+        )
+        return HTMLResponse(page, status_code=401, headers=PAGE_HEADERS)
 
     # --- what it asks for --------------------------------------------------------------------------------
 

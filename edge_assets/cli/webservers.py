@@ -65,12 +65,24 @@ def mlflow(port: int) -> None:
     initialize_backend_stores(uri, uri, "mlflow-artifacts:/")
     from mlflow.server.fastapi_app import app
 
-    run(app, Door(port, allowed_hosts(), token(), open_paths=frozenset({"/health"})), graphql=False)
+    door = Door(
+        port=port,
+        allowed_hosts=allowed_hosts(),
+        token=token(),
+        open_paths=frozenset({"/health"}),
+    )
+    run(app, door, graphql=False)
 
 
 def run(app: ASGIApp, door: Door, graphql: bool) -> None:
     """Serve an application to those whom its door lets in, until SIGTERM."""
-    uvicorn.run(Guard(app, door, graphql), host=HOST, port=door.port, log_level="warning", timeout_graceful_shutdown=5)
+    uvicorn.run(
+        Guard(app, door, graphql),
+        host=HOST,
+        port=door.port,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
 
 
 if __name__ == "__main__":

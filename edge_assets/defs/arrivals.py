@@ -201,8 +201,8 @@ class _Look:
                 taken.add(name)
             elif entry.build and name not in here:
                 self.waiting[name] = entry  # asked for in vain; its bytes may be in the store
-        self.known = _of(here, self.known)
-        self.refused = _of(here, self.record.refused)
+        self.known = _named(here, self.known)
+        self.refused = _named(here, self.record.refused)
         for name, file in here.items():
             before = self.record.waiting.get(name)
             if name not in taken and before is not None and before.stamp == file.stamp:
@@ -338,7 +338,7 @@ class _Look:
             self._say(f"and {len(self.messages) - SAID} more such files")
 
 
-def _of(names: Collection[str], entries: Mapping[str, T]) -> dict[str, T]:
+def _named(names: Collection[str], entries: Mapping[str, T]) -> dict[str, T]:
     """The entries that have one of the names."""
     return {name: entry for name, entry in entries.items() if name in names}
 

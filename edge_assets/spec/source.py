@@ -39,7 +39,7 @@ def load(reference: str) -> Any:  # whatever the user's module has
     return getattr(importlib.import_module(module), attribute)
 
 
-def call(reference: str, what: str, *arguments: Any) -> Any:
+def call(reference: str, what: str, *arguments: object) -> Any:
     """What the user's function or class gives. Raises UserCodeError naming it, `what` it is, and what it raised."""
     try:
         return load(reference)(*arguments)

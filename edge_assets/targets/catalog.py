@@ -201,7 +201,7 @@ class TargetEntry(Entry):
     options: dict[str, Any] = Field(default_factory=dict, description="what only this family reads")
 
 
-def json_schema(families: Iterable[str]) -> dict[str, Any]:
+def json_schema(families: Iterable[str]) -> dict[str, object]:
     """The JSON schema of a file of targets, whose families are those given."""
     entry = TargetEntry.model_json_schema(ref_template="#/$defs/{model}")
     definitions = entry.pop("$defs")
