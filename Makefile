@@ -5,6 +5,7 @@ STAMP := $(VENV)/.installed
 WEB := edge_assets/toolchains/web/static/node_modules/.installed
 DEMO := cortex-m7 iphone-15-pro pixel-8 l4 this-cpu browser-wasm
 EARLIER := --checkpoint digits-epoch08 --target this-cpu
+IN_DEPTH := EDGE_ASSETS_MODELS=examples.digits.spec:DIGITS_IN_DEPTH
 HOME_FOLDER := $(or $(EDGE_ASSETS_HOME),.edge-assets)
 SCORECARDS := $(HOME_FOLDER)/scorecards
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -30,9 +31,11 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per fa
 	@echo "Released folders:   $(HOME_FOLDER)/releases/digits/"
 
 demo-all: $(STAMP) $(WEB) chromium  ## Two checkpoints, all 22 targets, every scheme, with fine-tuning and search: half an hour
-	$(BIN)/edge-assets build --model digits_in_depth $(EARLIER)
-	$(BIN)/edge-assets build --model digits_in_depth
-	$(BIN)/edge-assets scorecard --model digits_in_depth
+	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth $(EARLIER)
+	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth
+	$(IN_DEPTH) $(BIN)/edge-assets scorecard --model digits_in_depth
+	@echo
+	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
 test: $(STAMP) $(WEB) chromium headers  ## Pass all tests
 	$(BIN)/ruff check .

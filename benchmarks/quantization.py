@@ -41,11 +41,12 @@ from edge_assets.spec.model import ModelSpec, Search
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.targets import local_target
 from edge_assets.targets.project import catalog
+from examples.digits.spec import DIGITS_IN_DEPTH
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 
 FP32 = "onnx_model"
-EXAMPLES = ("digits_in_depth", "minilm")
+EXAMPLES = (DIGITS_IN_DEPTH.name, "minilm")
 SECONDS = 300  # of a search
 COSINES = {"minilm": 0.995}  # what mixed precision and the search of an example aim at besides its own gates
 
@@ -103,6 +104,8 @@ def spec_of(name: str) -> ModelSpec:
     """The model with every scheme and a search. Raises EdgeAssetsError for an unknown one."""
     if name in SPECS:
         return SPECS[name]
+    if name == DIGITS_IN_DEPTH.name:
+        return DIGITS_IN_DEPTH
     spec = registry().model(name)
     gates = replace(spec.gates, min_cosine=COSINES.get(name, spec.gates.min_cosine))
     return replace(spec, schemes="all", search=spec.search or Search(max_seconds=SECONDS), gates=gates)
