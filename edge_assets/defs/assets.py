@@ -13,7 +13,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from edge_assets.core import failures
-from edge_assets.core.types import Built, Result
+from edge_assets.core.types import Built, Report, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.defs import metadata
 from edge_assets.families.family import Family
@@ -30,7 +30,7 @@ from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.tracking import MLflowTracking
 
-GRAPH_VERSION = "1"  # of the assets that are not variants
+GRAPH_VERSION = "2"  # of the assets that are not variants
 
 
 class BenchmarkConfig(dg.Config):
@@ -220,7 +220,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
             report = judgement.report()
             urls = tracking.log(metadata.report_entries(judgement, report, context.run_id), context.log.warning)
         return dg.MaterializeResult(
-            value=judgement.measurement,
+            value=Report(tuple(ordered.values()), judgement.measurement),
             metadata=metadata.report(judgement, report, urls),
             data_version=dg.DataVersion(digest([judgement.measurement.sha256, report.sha256])),
             check_results=[metadata.memory_check(judgement)],
@@ -230,11 +230,9 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
 
 
 def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
-    sources = [CHECKPOINT, *(variant.name for variant in family.variants)]
-
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),
-        ins=_ins(spec, family, [*sources, REPORT]),
+        ins=_ins(spec, family, [REPORT]),
         description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was "
         "measured on the target, else size. Fails if nothing passes.",
         kinds={"mlflow"},
@@ -242,14 +240,13 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
     )
     def release(
         context: dg.AssetExecutionContext,
+        benchmark_report: Report,
         store: ArtifactStoreResource,
         tracking: MLflowTracking,
-        **upstream: Any,
     ) -> dg.MaterializeResult[Result]:
-        measurement: Result = upstream.pop(REPORT)
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
+            judgement = Judgement(cell, benchmark_report.by_name, benchmark_report.measurement)
             rows.write(cell.store, cell.path, judgement.rows)
             released = judgement.release()
             assert released.artifact is not None
