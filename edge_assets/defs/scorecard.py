@@ -9,6 +9,7 @@ import dagster as dg
 from edge_assets.core.evidence import Row
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Recipe, Result
+from edge_assets.defs import tables
 from edge_assets.defs.assets import asset_key, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
@@ -48,8 +49,6 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     def scorecard(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
     ) -> dg.MaterializeResult:
-        from edge_assets.report import tables
-
         checkpoint = context.partition_key
         with clear_errors(context):
             opened = store.open()
@@ -67,8 +66,10 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             in_mlflow = dg.MetadataValue.url(f"{url}/artifacts/{entry.kind}/{PAGE}")
         return dg.MaterializeResult(
             metadata={
-                "released": dg.MetadataValue.json(_released(rows)),
-                "table": dg.MetadataValue.md(tables.markdown(rows)),
+                "released": tables.released(rows),
+                "variants": tables.variants_by_target(rows),
+                "targets": len({row.target for row in rows}),
+                "targets_released": len(_released(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
                 "page_in_mlflow": in_mlflow,
             },
