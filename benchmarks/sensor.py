@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from edge_assets.defs.arrivals import Cursor, look
 from edge_assets.defs.sensors import INTERVAL
-from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.model import Automation, ModelSpec
 from examples.digits.spec import DIGITS
 from resources.store import ArtifactStore, open_store
 
@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "checkpoints").mkdir()
-        spec = replace(DIGITS, checkpoints=str(folder / "checkpoints"))
+        spec = replace(DIGITS, checkpoints=str(folder / "checkpoints"), automation=Automation())
         store = open_store(str(folder / "store"), folder / "cache")
         with dg.DagsterInstance.local_temp(str(folder)) as instance:
             cursor = Cursor()

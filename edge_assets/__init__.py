@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_assets.defs.component import EdgeModel
     from edge_assets.spec.model import (
+        Automation,
         Calibration,
         Dataset,
         Evaluation,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, TextPreprocessing
 
 __all__ = [
+    "Automation",
     "Calibration",
     "Dataset",
     "EdgeModel",

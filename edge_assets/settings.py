@@ -33,6 +33,10 @@ class Home:
     def releases(self) -> Path:
         return self.root / "releases"
 
+    def comparison(self, model: str, before: str, after: str) -> Path:
+        """The page of two checkpoints side by side."""
+        return self.root / "comparisons" / model / f"{after}-against-{before}.html"
+
     @property
     def store(self) -> str:
         """A folder, or an fsspec URL such as s3://bucket/prefix (`EDGE_ASSETS_STORE`)."""

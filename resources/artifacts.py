@@ -1,12 +1,12 @@
 """The artifact store as a Dagster resource, and the IO manager that hands results from asset to asset."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from edge_assets.core.types import Built, Result
 from resources import trust
-from resources.pointers import pointed_result, pointer_key, vouched
+from resources.pointers import Pointed, pointed_result, pointer_key, vouched
 from resources.store import ArtifactStore, open_store
 
 
@@ -34,19 +34,28 @@ class PointerIOManager(dg.ConfigurableIOManager):
 
     store: dg.ResourceDependency[ArtifactStoreResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: Built | Result) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Pointed) -> None:
         key = pointer_key(context.asset_key.path, context.asset_partition_key)
         self.store.open().pointers.set(key, {"type": type(obj).__name__, "value": obj.to_dict()})
 
-    def load_input(self, context: dg.InputContext) -> Built | Result:
+    def load_input(self, context: dg.InputContext) -> Pointed:
+        """Raises Failure where there is nothing, or what an earlier version handed on in another form."""
         key = pointer_key(context.asset_key.path, context.asset_partition_key)
         store = self.store.open()
         pointed = pointed_result(store, key)
         result = vouched(store, pointed) if pointed else None
-        if result is None:
+        if result is None or not isinstance(result, _expected(context)):
             raise dg.Failure(
                 f"{context.asset_key.to_user_string()} has no result for partition {context.asset_partition_key}: "
                 f"materialize it first, or the whole group together",
                 allow_retries=False,
             )
         return result
+
+
+def _expected(context: dg.InputContext) -> type[object]:
+    """The class that the asset's function takes, where it says so."""
+    wanted: object = context.dagster_type.typing_type
+    if wanted is Any or not isinstance(wanted, type):
+        return object
+    return wanted

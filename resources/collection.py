@@ -24,12 +24,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edge_assets.core.types import SHA256, Built, Result
+from edge_assets.core.types import SHA256, Result
 from edge_assets.errors import Malformed, StoreError, UnknownName
 from resources import folders
 from resources.blobs import FRESH
 from resources.checkouts import STAGING
-from resources.pointers import TYPES
+from resources.pointers import TYPES, results_of
 from resources.records import parsed
 from resources.storage import TEMPORARY, Stat, Storage, put_back_unfinished, remove_unused
 from resources.store import ArtifactStore
@@ -347,12 +347,7 @@ def _results(content: bytes) -> Iterator[Result]:
         found = TYPES[str(data.get("type"))].from_dict(data.get("value") or {})
     except (Malformed, KeyError):
         return
-    if isinstance(found, Built):
-        yield found.build
-        if found.evidence:
-            yield found.evidence
-    else:
-        yield found
+    yield from results_of(found)
 
 
 def _hashes(value: object) -> Iterator[str]:

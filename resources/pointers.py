@@ -1,16 +1,17 @@
 """What each asset partition has now: a small JSON pointer per partition, read by the IO manager, plans and gc."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edge_assets.core.runtimes import RUNTIMES
-from edge_assets.core.types import Built, Result
+from edge_assets.core.types import Built, Report, Result
 from edge_assets.errors import Malformed
 from resources.store import ArtifactStore
 
 log = logging.getLogger(__name__)
-TYPES: dict[str, type[Built] | type[Result]] = {"Built": Built, "Result": Result}
+Pointed = Built | Report | Result  # what an asset hands to the next
+TYPES: dict[str, type[Built] | type[Report] | type[Result]] = {"Built": Built, "Report": Report, "Result": Result}
 
 
 def pointer_key(asset: Sequence[str], partition_key: str) -> str:
@@ -18,7 +19,7 @@ def pointer_key(asset: Sequence[str], partition_key: str) -> str:
     return "/".join(["assets", *asset, *partition_key.split("|")])
 
 
-def pointed_result(store: ArtifactStore, key: str) -> Built | Result | None:
+def pointed_result(store: ArtifactStore, key: str) -> Pointed | None:
     """What an asset partition's pointer holds, or None, said once, where it is not of a shape that is known here."""
     data = store.pointers.get(key)
     if data is None:
@@ -28,20 +29,55 @@ def pointed_result(store: ArtifactStore, key: str) -> Built | Result | None:
         if name not in TYPES:
             raise Malformed(f"{name[:100]} is no type of result")
         result = TYPES[name].from_dict(data.get("value") or {})
-        if isinstance(result, Built) and result.runtime not in RUNTIMES:
-            raise Malformed(f"{result.runtime[:100]} is no runtime")
+        for built in builts_of(result):
+            if built.runtime not in RUNTIMES:
+                raise Malformed(f"{built.runtime[:100]} is no runtime")
     except Malformed as error:
         log.warning("pointer %s is taken as absent, and written anew: %s", key, error)
         return None
     return result
 
 
-def vouched(store: ArtifactStore, result: Built | Result) -> Built | Result | None:
+def builts_of(result: Pointed) -> tuple[Built, ...]:
+    """The variants that a pointer holds."""
+    if isinstance(result, Report):
+        return result.builts
+    if isinstance(result, Built):
+        return (result,)
+    return ()
+
+
+def results_of(result: Pointed) -> Iterator[Result]:
+    """The results of steps that a pointer holds."""
+    for built in builts_of(result):
+        yield built.build
+        if built.evidence:
+            yield built.evidence
+    if isinstance(result, Report):
+        yield result.measurement
+    if isinstance(result, Result):
+        yield result
+
+
+def vouched(store: ArtifactStore, result: Pointed) -> Pointed | None:
     """What of a pointer may be used: all, or, where only signed memos count, what those say. None if they do not."""
     if isinstance(result, Result):
         return store.memos.vouched(result)
-    build = store.memos.vouched(result.build)
-    evidence = store.memos.vouched(result.evidence) if result.evidence else None
-    if build is None or (result.evidence and evidence is None):
+    if isinstance(result, Built):
+        return _vouched_built(store, result)
+    measurement = store.memos.vouched(result.measurement)
+    builts = []
+    for built in result.builts:
+        trusted = _vouched_built(store, built)
+        if trusted is None:
+            return None
+        builts.append(trusted)
+    return Report(tuple(builts), measurement) if measurement else None
+
+
+def _vouched_built(store: ArtifactStore, built: Built) -> Built | None:
+    build = store.memos.vouched(built.build)
+    evidence = store.memos.vouched(built.evidence) if built.evidence else None
+    if build is None or (built.evidence and evidence is None):
         return None
-    return replace(result, build=build, evidence=evidence)
+    return replace(built, build=build, evidence=evidence)

@@ -167,7 +167,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
 @main.command()
 @click.argument("checkpoints", nargs=-1, metavar="[BEFORE AFTER]")
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--page", type=click.Path(dir_okay=False), help="Write the page here. Default: beside AFTER's scorecard.")
+@click.option("--page", type=click.Path(dir_okay=False), help="Write the page here. Default: below comparisons/ in the state folder.")
 @clear_errors
 def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -> None:
     """Two checkpoints side by side. Default: the newest that was built, and the one before it.
@@ -187,9 +187,7 @@ def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -
     before, after = built_checkpoints(store, spec, checkpoints, count=2)
     found = between(store, spec, before, after)
     print_comparison(before.key, after.key, found.changes, found.regressions)
-    beside = home().root / "scorecards" / spec.name / after.key / f"against-{before.key}.html"
-    path = Path(page) if page else beside
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(page) if page else home().comparison(spec.name, before.key, after.key)
     write_comparison(path, spec, before.key, after.key, found.fp32, found.changes)
     click.echo(f"page: {path}")
     if found.regressions:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Verdict
+from edge_assets.core.sizes import readable_size
 from edge_assets.core.verify import parity
 
 FAILED: Mapping[GateName, Verdict] = {
@@ -189,8 +190,8 @@ def _size_gate(candidate: Candidate, limits: Limits) -> Gate:
     if candidate.size_bytes is None:
         return Gate("size", None, "size not measured")
     passed = candidate.size_bytes <= limits.size_bytes
-    sentence = f"size {_mib(candidate.size_bytes)}, {_within(passed)} the budget of {_mib(limits.size_bytes)}"
-    return Gate("size", passed, sentence)
+    budget = f"{_within(passed)} the budget of {readable_size(limits.size_bytes)}"
+    return Gate("size", passed, f"size {readable_size(candidate.size_bytes)}, {budget}")
 
 
 def _memory_gate(candidate: Candidate, limits: Limits) -> Gate:
@@ -198,8 +199,8 @@ def _memory_gate(candidate: Candidate, limits: Limits) -> Gate:
     if memory is None:
         return Gate("memory", None, "memory not measured")
     passed = memory.bytes <= limits.memory_bytes
-    budget = f"{_within(passed)} the budget of {_mib(limits.memory_bytes)}"
-    return Gate("memory", passed, f"peak memory {_mib(memory.bytes)} {memory.how}, {budget}", memory.how)
+    budget = f"{_within(passed)} the budget of {readable_size(limits.memory_bytes)}"
+    return Gate("memory", passed, f"peak memory {readable_size(memory.bytes)} {memory.how}, {budget}", memory.how)
 
 
 def _within(passed: bool) -> Literal["within", "over"]:
@@ -271,7 +272,7 @@ def _why_it_won(winner: Candidate, contest: Contest) -> str:
     if len(contest.passing) == 1:
         rank = "the only variant that passed every gate"
     if not contest.is_timed:
-        return f"{rank}: {_mib(_size(winner))}; latency {contest.not_measured}"
+        return f"{rank}: {readable_size(_size(winner))}; latency {contest.not_measured}"
     text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
     if contest.baseline is None or contest.baseline.latency is None:
         return text
@@ -298,13 +299,9 @@ def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:
 
 def _numbers(candidate: Candidate, timed: bool) -> str:
     latency = f"{_p50(candidate):.2f} ms, " if timed else ""
-    return f"{latency}{_mib(_size(candidate))}, drop {_drop(candidate):.2f} points"
+    return f"{latency}{readable_size(_size(candidate))}, drop {_drop(candidate):.2f} points"
 
 
 def _smaller(candidate: Candidate, winner: Candidate) -> str:
     ratio = _size(candidate) / _size(winner)
     return f"; it is smaller ({ratio:.2f} of {winner.name}'s size) but slower" if ratio < 1 else ""
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.2f} MiB"

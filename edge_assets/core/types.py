@@ -292,7 +292,44 @@ class Built:
     def from_dict(cls, data: object) -> Self:
         """The variant that was stored. Raises Malformed."""
         built = shapes.read(cls, data)
-        built.build.check_facts()
-        if built.evidence:
-            built.evidence.check_facts()
+        built.check_facts()
         return built
+
+    def check_facts(self) -> None:
+        """Raises Malformed where what the build or the verification says is not what others will read of it."""
+        self.build.check_facts()
+        if self.evidence:
+            self.evidence.check_facts()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark report judged: the built variants in the order of their graph, and their measurement.
+
+    A release is made from nothing else.
+    """
+
+    builts: tuple[Built, ...]
+    measurement: Result
+
+    @cached_property
+    def by_name(self) -> dict[str, Built]:
+        """The variants by name."""
+        return {built.variant: built for built in self.builts}
+
+    @property
+    def sha256(self) -> str:
+        """Changes when the measurement does, or a variant's bytes, or what they were verified against."""
+        return digest([self.measurement.sha256, [built.data_version for built in self.builts]])
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """The report that was stored. Raises Malformed."""
+        report = shapes.read(cls, data)
+        report.measurement.check_facts()
+        for built in report.builts:
+            built.check_facts()
+        return report

@@ -267,7 +267,8 @@ class _Look:
 
     def _settle_one(self, name: str, file: CheckpointFile | None) -> None:
         entry = self.waiting[name]
-        build = entry.build or not entry.history or not self.history_built
+        is_due = entry.build or not entry.history or not self.history_built
+        build = is_due and self.spec.automation.on_checkpoint
         if entry.key in self.partitions and not build:
             self.waiting[name] = replace(entry, asked=self.number)
             return

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from edge_assets.core import failures
-from edge_assets.core.types import Built, Result
+from edge_assets.core.types import Built, Report, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
 from edge_assets.defs import metadata
 from edge_assets.families.family import Family
@@ -30,7 +30,7 @@ from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.tracking import MLflowTracking
 
-GRAPH_VERSION = "1"  # of the assets that are not variants
+GRAPH_VERSION = "2"  # of the assets that are not variants
 
 
 class BenchmarkConfig(dg.Config):
@@ -112,17 +112,17 @@ def _common(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition
     }
 
 
-def _checks(
-    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, name: str, checks: Mapping[str, str]
+def check_specs(
+    key: dg.AssetKey, partitions: dg.PartitionsDefinition, checks: Mapping[str, str]
 ) -> list[dg.AssetCheckSpec]:
-    key = asset_key(spec, family, name)
+    """An asset's checks by partition, from their descriptions by name."""
+    specs = []
     with warnings.catch_warnings():
         # partitioned checks are in preview; without them a check shows only its newest partition's result
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return [
-            dg.AssetCheckSpec(check, asset=key, description=description, partitions_def=partitions)
-            for check, description in checks.items()
-        ]
+        for check, description in checks.items():
+            specs.append(dg.AssetCheckSpec(check, asset=key, description=description, partitions_def=partitions))
+    return specs
 
 
 def _ins(spec: ModelSpec, family: Family, names: Sequence[str]) -> dict[str, dg.AssetIn]:
@@ -171,7 +171,7 @@ def _variant_asset(
         description=variant.description,
         kinds=set(variant.kinds),
         code_version=variant.code_version,
-        check_specs=_checks(spec, family, partitions, variant.name, checks),
+        check_specs=check_specs(asset_key(spec, family, variant.name), partitions, checks),
     )
     def build(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         context: dg.AssetExecutionContext,
@@ -206,7 +206,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
         "timed only where this machine is the target.",
         kinds={"pandas"},
         code_version=GRAPH_VERSION,
-        check_specs=_checks(spec, family, partitions, REPORT, checks),
+        check_specs=check_specs(asset_key(spec, family, REPORT), partitions, checks),
     )
     def benchmark_report(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
@@ -222,7 +222,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
             report = judgement.report()
             urls = tracking.log(metadata.report_entries(judgement, report, context.run_id), context.log.warning)
         return dg.MaterializeResult(
-            value=judgement.measurement,
+            value=Report(tuple(ordered.values()), judgement.measurement),
             metadata=metadata.report(judgement, report, urls),
             data_version=dg.DataVersion(digest([judgement.measurement.sha256, report.sha256])),
             check_results=[metadata.memory_check(judgement)],
@@ -233,11 +233,9 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
 
 
 def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
-    sources = [CHECKPOINT, *(variant.name for variant in family.variants)]
-
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),
-        ins=_ins(spec, family, [*sources, REPORT]),
+        ins=_ins(spec, family, [REPORT]),
         description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was "
         "measured on the target, else size. Fails if nothing passes.",
         kinds={"mlflow"},
@@ -245,14 +243,13 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
     )
     def release(
         context: dg.AssetExecutionContext,
+        benchmark_report: Report,
         store: ArtifactStoreResource,
         tracking: MLflowTracking,
-        **upstream: Any,
     ) -> dg.MaterializeResult[Result]:
-        measurement: Result = upstream.pop(REPORT)
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            judgement = Judgement(cell, {name: upstream[name] for name in sources}, measurement)
+            judgement = Judgement(cell, benchmark_report.by_name, benchmark_report.measurement)
             rows.write(cell.store, cell.path, judgement.rows)
             released = judgement.release()
             assert released.artifact is not None

@@ -8,23 +8,25 @@ from pathlib import Path
 import dagster as dg
 
 from edge_assets.core import failures
-from edge_assets.core.evidence import Gate
+from edge_assets.core.evidence import Gate, Verified, known
 from edge_assets.core.select import gates
-from edge_assets.core.shapes import written
+from edge_assets.core.shapes import record, written
+from edge_assets.core.sizes import KIB
 from edge_assets.core.types import Artifact, Built, Result
 from edge_assets.core.variant import Variant
+from edge_assets.defs import tables
+from edge_assets.defs.tables import divided
 from edge_assets.hashing import Json
 from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
-from edge_assets.report import tables
 from resources.outbox import PARENT, Entry
 from resources.tracking import dagster_tags, variant_tags
 
 Shown = dg.MetadataValue | str | float | bool | None
 Metadata = dict[str, Shown]
 URLs = Mapping[str, str]
-OWN_NAMES = ("recipe", "session")  # facts that are not shown as the build says them
+OWN_NAMES = ("recipe", "session", "size_bytes")  # facts that are not shown as the build says them
 
 
 # --- variants ------------------------------------------------------------------------------------------
@@ -45,16 +47,36 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         shown["unavailable" if built.facts.unavailable else "refused"] = built.build.refused
     if built.artifact is None:
         return shown
-    shown |= {"sha256": built.build.sha256, "size_bytes": built.size_bytes}
+    shown |= {"sha256": built.build.sha256, "target": cell.target.name, "size_kib": divided(built.size_bytes, KIB)}
     if built.verified:
-        shown |= built.verified.numbers()
-        shown["parity_by_output"] = _json(built.verified.parity.by_output)
+        shown |= _verified(built.verified, cell.spec.outputs[0].name)
     shown |= _pictures(cell, built.build)
     for name, fact in built.build.facts.items():
         if name not in OWN_NAMES:
-            shown[name] = _shown(fact)
-    shown["target"] = cell.target.name
+            shown.setdefault(*_fact(name, fact))
     return shown
+
+
+def _verified(verified: Verified, output: str) -> Metadata:
+    """Accuracy and parity. `output` is the one whose cosine counts."""
+    accuracy, parity = verified.accuracy, verified.parity
+    low, high = accuracy.drop_interval_points
+    shown: Metadata = {
+        "accuracy": accuracy.value,
+        "drop_points": accuracy.drop_points,
+        "drop_low_points": low,
+        "drop_high_points": high,
+        "samples": accuracy.samples,
+        "snr_db": parity.snr_db,
+        "cosine": parity.cosine,
+        "max_abs": parity.max_abs,
+        "max_rel": parity.max_rel,
+        "cosine_mean": verified.cosine_mean(output),
+        "parity": tables.parity_by_output(parity),
+    }
+    if verified.agreement:
+        shown["agreement"] = tables.agreement_by_output(verified.agreement)
+    return _without_none(shown)
 
 
 def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.AssetCheckResult]:
@@ -133,13 +155,14 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
     conditions = judgement.candidates.conditions
     shown: Metadata = {
         "reused": judgement.measurement.reused,
+        "variants": tables.variants(judgement.rows),
+        "failed_variants": sum(row.verdict == "failed" for row in judgement.rows),
         "measured_on": _measured_on(judgement),
         "memory_measured_on": judgement.candidates.measured_on,
-        "table": dg.MetadataValue.md(tables.markdown(judgement.rows)),
         "mode": conditions.mode or "memory only",
         "threads": conditions.threads,
-        "machine": _json(conditions.machine),
-        "versions": _json(conditions.versions),
+        "machine": tables.properties(record(conditions.machine)),
+        "versions": tables.properties(conditions.versions),
         "measured_at": conditions.measured_at,
         "mlflow_run": _link(urls[PARENT]),
     }
@@ -187,13 +210,13 @@ def _measured_on(judgement: Judgement) -> str:
 
 def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
     """One check over all variants: those over budget are named."""
-    sentences: dict[str, str] = {}
+    outcomes: dict[str, Gate] = {}
     over: list[str] = []
     for entry in judgement.verdicts:
         for gate in entry.gates:
             if gate.name != "memory":
                 continue
-            sentences[entry.candidate.name] = gate.sentence
+            outcomes[entry.candidate.name] = gate
             if not gate.passed:
                 over.append(f"{entry.candidate.name}: {gate.sentence}")
     for name, reason in (judgement.candidates.conditions.failed or {}).items():
@@ -204,7 +227,7 @@ def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
         passed=not over,
         severity=dg.AssetCheckSeverity.ERROR,
         description="; ".join(over) or within,
-        metadata=sentences,
+        metadata={"variants": tables.memory(outcomes)},
     )
 
 
@@ -214,17 +237,18 @@ def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
 def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Metadata:
     """Metadata of the release: who won, why, and where the folder is."""
     row = judgement.winning_row()
-    return {
+    shown: Metadata = {
         "reused": built.reused,
         "winner": row.artifact,
         "reason": row.reason,
+        "verdicts": tables.verdicts(judgement.rows),
+        "gates": tables.gates(row.evidence),
         "sha256": row.sha256,
         "folder": dg.MetadataValue.path(folder),
-        "verdicts": dg.MetadataValue.md(_verdict_table(judgement)),
-        "evidence": _json(row.evidence),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
         "mlflow_run": _link(urls[row.artifact]),
     }
+    return shown | known(tables.numbers(row))
 
 
 def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
@@ -260,13 +284,6 @@ def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[En
     return [released, parent]
 
 
-def _verdict_table(judgement: Judgement) -> str:
-    lines = ["| variant | verdict | why |", "|---|---|---|"]
-    for row in judgement.rows:
-        lines.append(f"| {row.artifact} | {row.verdict} | {row.reason} |")
-    return "\n".join(lines)
-
-
 # --- small parts ---------------------------------------------------------------------------------------
 
 
@@ -299,20 +316,23 @@ def _link(url: str) -> dg.MetadataValue:
     return dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.text(url)
 
 
-def _shown(fact: object) -> Shown:
-    """A fact as metadata: a list of records as a table."""
+def _fact(name: str, fact: object) -> tuple[str, Shown]:
+    """What a build says, as metadata: records as a table, and sizes in KiB."""
+    if name.endswith("_bytes") and isinstance(fact, int):
+        return name.removesuffix("_bytes") + "_kib", fact / KIB
     if fact is None or isinstance(fact, str | int | float):
-        return fact
-    if isinstance(fact, list) and fact and all(isinstance(entry, dict) for entry in fact):
-        return dg.MetadataValue.md(tables.plain(fact))
-    return _json(fact)
-
-
-def _json(value: object) -> dg.MetadataValue:
-    """Records or a list of them, as JSON."""
-    shown = written(value)
+        return name, fact
+    shown = written(fact)
+    if isinstance(shown, list) and shown and all(isinstance(entry, dict) for entry in shown):
+        return name, tables.plain([entry for entry in shown if isinstance(entry, dict)])
+    if isinstance(shown, dict) and not any(isinstance(value, dict | list) for value in shown.values()):
+        return name, tables.properties(shown)
     assert isinstance(shown, dict | list)
-    return dg.MetadataValue.json(shown)
+    return name, dg.MetadataValue.json(shown)
+
+
+def _without_none(shown: Metadata) -> Metadata:
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def _pictures(cell: Cell, built: Result) -> Metadata:

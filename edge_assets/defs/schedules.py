@@ -25,7 +25,7 @@ def nightly_schedule(
         name=f"{job.name}_nightly",
         cron_schedule="0 2 * * *",
         job=job,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
+        default_status=_status(spec),
         description=f"Rebuilds what is stale of {spec.name}'s newest checkpoint for {family.description}.",
     )
     def nightly(
@@ -41,3 +41,10 @@ def nightly_schedule(
         return requests or dg.SkipReason(f"{newest.key} is up to date on every target, or its runs wait already")
 
     return nightly
+
+
+def _status(spec: ModelSpec) -> dg.DefaultScheduleStatus:
+    """Whether the schedule is on until somebody switches it on Dagster's Automation page."""
+    if spec.automation.nightly:
+        return dg.DefaultScheduleStatus.RUNNING
+    return dg.DefaultScheduleStatus.STOPPED

@@ -9,14 +9,17 @@ import dagster as dg
 from edge_assets.core.evidence import Row
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Recipe, Result
-from edge_assets.defs.assets import asset_key, checkpoint_partitions, clear_errors
+from edge_assets.defs import tables
+from edge_assets.defs.assets import asset_key, check_specs, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
 from edge_assets.hashing import digest
 from edge_assets.pipeline import rows as kept
 from edge_assets.pipeline.cell import RELEASE
+from edge_assets.pipeline.comparison import between
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
+from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore
@@ -24,15 +27,19 @@ from resources.tracking import MLflowTracking, dagster_tags
 
 SCORECARD = "scorecard"
 PAGE = "scorecard.html"
+REGRESSION = "regression"
+REGRESSION_IS = "No target lost its release, or more accuracy than its gate allows, against the checkpoint before"
 
 
 def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     """The scorecard of one model, partitioned by checkpoint alone."""
     releases = [asset_key(spec, family, RELEASE) for family, _targets in family_targets(spec)]
 
+    key, partitions = dg.AssetKey([spec.name, SCORECARD]), checkpoint_partitions(spec)
+
     @dg.asset(
-        key=dg.AssetKey([spec.name, SCORECARD]),
-        partitions_def=checkpoint_partitions(spec),
+        key=key,
+        partitions_def=partitions,
         deps=[dg.AssetDep(key) for key in releases],
         group_name=spec.name,
         owners=list(spec.owners),
@@ -40,16 +47,15 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         kinds={"pandas"},
         description="Who won on each target and why, with every variant's numbers and where they were measured.",
         code_version="1",
+        check_specs=check_specs(key, partitions, {REGRESSION: REGRESSION_IS}),
         # rebuilt whenever a release of its checkpoint was, once none of them is still being built
         automation_condition=dg.AutomationCondition.any_deps_updated()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress(),
     )
-    def scorecard(
+    def scorecard(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
-    ) -> dg.MaterializeResult[None]:
-        from edge_assets.report import tables
-
+    ):
         checkpoint = context.partition_key
         with clear_errors(context):
             opened = store.open()
@@ -60,6 +66,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             assert built.artifact is not None
             folder = home().root / "scorecards" / spec.name / checkpoint
             opened.export(built.artifact, folder)
+            regression = _regression(opened, spec, checkpoint)
             entry = _entry(spec, checkpoint, rows, built, context.run_id)
             url = tracking.log([entry], context.log.warning)[PARENT]
         in_mlflow: dg.MetadataValue | str = url
@@ -67,15 +74,47 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             in_mlflow = dg.MetadataValue.url(f"{url}/artifacts/{entry.kind}/{PAGE}")
         return dg.MaterializeResult(
             metadata={
-                "released": dg.MetadataValue.json(_released(rows)),
-                "table": dg.MetadataValue.md(tables.markdown(rows)),
+                "released": tables.released(rows),
+                "variants": tables.variants_by_target(rows),
+                "targets": len({row.target for row in rows}),
+                "targets_released": len(_released(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
                 "page_in_mlflow": in_mlflow,
             },
             data_version=dg.DataVersion(_digest(rows)),
+            check_results=[regression],
         )
 
     return scorecard
+
+
+def _regression(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> dg.AssetCheckResult:
+    """Whether any target lost more than its gate against the checkpoint before, with a page of both side by side."""
+    from edge_assets.report import page
+
+    earlier = _built_before(store, spec, checkpoint)
+    if earlier is None:
+        return dg.AssetCheckResult(passed=True, check_name=REGRESSION, description="no earlier checkpoint was built")
+    found = between(store, spec, earlier, checkpoints.lookup(store, spec.name, checkpoint))
+    side_by_side = home().comparison(spec.name, earlier.key, checkpoint)
+    page.write_comparison(side_by_side, spec, earlier.key, checkpoint, found.fp32, found.changes)
+    return dg.AssetCheckResult(
+        passed=not found.regressions,
+        check_name=REGRESSION,
+        description="; ".join(found.regressions) or f"none against {earlier.key}",
+        metadata={"against": earlier.key, "page": dg.MetadataValue.path(side_by_side)},
+    )
+
+
+def _built_before(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> checkpoints.Checkpoint | None:
+    """The newest checkpoint that was registered before this one and judged on any target."""
+    earlier = None
+    for known in checkpoints.registered(store, spec.name):
+        if known.key == checkpoint:
+            return earlier
+        if kept.of_checkpoint(store, spec, known.key):
+            earlier = known
+    return None
 
 
 def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> Result:

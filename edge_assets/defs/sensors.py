@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import AssetSelection
 
-from edge_assets.defs.arrivals import Cursor, look
+from edge_assets.defs.arrivals import Answer, Cursor, look
 from edge_assets.defs.assets import checkpoint_partitions
 from edge_assets.defs.requests import SCORECARD_PRIORITY
 from edge_assets.spec.model import ModelSpec
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Seconds between ticks; also how long a file must lie unchanged.
 INTERVAL = int(os.environ.get("EDGE_ASSETS_SENSOR_SECONDS", "15"))
+BY_HAND = "its spec says automation.on_checkpoint=False, so materialize its assets, or run edge-assets build"
 
 
 def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"]) -> dg.SensorDefinition:
@@ -32,7 +33,7 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
         jobs=jobs,
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Builds every target of {spec.name} when a new checkpoint lies in {spec.checkpoints}.",
+        description=_description(spec),
     )
     def sensor(context: dg.SensorEvaluationContext, store: ArtifactStoreResource) -> dg.SensorResult:
         cursor = Cursor.read(context.cursor)
@@ -40,11 +41,28 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
         partitions = checkpoint_partitions(spec)
         return dg.SensorResult(
             run_requests=answer.requests,
+            skip_reason=None if answer.requests else _why_nothing_starts(spec, answer),
             dynamic_partitions_requests=[partitions.build_add_request(answer.partitions)] if answer.partitions else [],
             cursor=answer.cursor.write(),
         )
 
     return sensor
+
+
+def _description(spec: ModelSpec) -> str:
+    if spec.automation.on_checkpoint:
+        return f"Builds every target of {spec.name} when a new checkpoint lies in {spec.checkpoints}."
+    return f"Makes each new checkpoint in {spec.checkpoints} a partition of {spec.name}, and starts nothing: {BY_HAND}."
+
+
+def _why_nothing_starts(spec: ModelSpec, answer: Answer) -> str:
+    """What Dagster shows of a tick without runs."""
+    if not spec.automation.on_checkpoint:
+        added = f"new partitions: {len(answer.partitions)}. " if answer.partitions else ""
+        return f"{added}{spec.name} is built when somebody asks for it: {BY_HAND}"
+    if answer.cursor.waiting:
+        return "waiting for checkpoints to settle"
+    return "no new checkpoint to build"
 
 
 scorecard_sensor = dg.AutomationConditionSensorDefinition(

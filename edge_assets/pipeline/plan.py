@@ -7,12 +7,12 @@ launches no run.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from edge_assets.core.types import Built, Recipe, Result
+from edge_assets.core.types import Built, Recipe, Report, Result
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.judgement import Judgement
-from resources.pointers import pointed_result, pointer_key
+from resources.pointers import Pointed, pointed_result, pointer_key
 from resources.store import NotBuilt
 
 Materialized = Callable[[Sequence[str]], Collection[str]]  # partitions by asset: model, family, artifact
@@ -35,7 +35,8 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     planning = cell.planning()
     try:
         builts = planning.build_all()
-        judgement = Judgement(planning, builts, planning.measure(builts, mode))
+        report = Report(tuple(builts.values()), planning.measure(builts, mode))
+        judgement = Judgement(planning, builts, report.measurement)
         judgement.report()
         released = judgement.release()
     except NotBuilt as missing:
@@ -43,10 +44,10 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     except EdgeAssetsError as error:
         return Plan(cell, str(error))  # the run says it again, as a failed asset
     current = {name: built.build.sha256 for name, built in builts.items()}
-    current |= {REPORT: judgement.measurement.sha256, RELEASE: released.sha256}
+    current |= {REPORT: report.sha256, RELEASE: released.sha256}
     for name in cell.artifacts:
-        if _pointed(cell, name) != current[name]:
-            return Plan(cell, f"{name}: an earlier result applies again")
+        if (why := _not_pointed(cell, name, current[name])) is not None:
+            return Plan(cell, why)
     if not rows.read(cell.store, cell.path):
         return Plan(cell, "scorecard: its rows are missing, or have another shape")
     return Plan(cell, _not_materialized(cell, materialized))
@@ -67,24 +68,33 @@ def _why(cell: Cell, recipe: Recipe) -> str:
     return f"{recipe.step}: {', '.join(changes)}"
 
 
-def _has_failed(pointed: Built | Result) -> bool:
+def _has_failed(pointed: Pointed) -> bool:
     """Whether what a pointer holds is a failure."""
-    if isinstance(pointed, Result):
-        return pointed.has_failed
-    return pointed.failed is not None
+    if isinstance(pointed, Built):
+        return pointed.failed is not None
+    return _result(pointed).has_failed
 
 
-def _pointed(cell: Cell, name: str) -> str | None:
+def _not_pointed(cell: Cell, name: str, sha256: str) -> str | None:
+    """Why a pointer has to be written, though all it would name is there; None where it is right."""
     pointed = pointed_result(cell.store, _key(cell, name))
     if pointed is None:
-        return None
-    return _result(pointed).sha256
+        return f"{name}: not handed on yet"
+    if name == REPORT:
+        if not isinstance(pointed, Report):
+            return f"{name}: an earlier version handed on less than its release needs"
+        is_current = pointed.sha256 == sha256
+    else:
+        is_current = _result(pointed).sha256 == sha256
+    return None if is_current else f"{name}: an earlier result applies again"
 
 
-def _result(pointed: Built | Result) -> Result:
-    """What was built."""
+def _result(pointed: Pointed) -> Result:
+    """What was built, or measured."""
     if isinstance(pointed, Built):
         return pointed.build
+    if isinstance(pointed, Report):
+        return pointed.measurement
     return pointed
 
 

@@ -61,6 +61,7 @@ def write_comparison(
         columns=columns_of(changes),
         regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 

@@ -1,6 +1,6 @@
 """Rows as tables, with units in the column names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
@@ -14,22 +14,6 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame([_line(row) for row in rows])
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The same table as Markdown, `-` where not measured."""
-    return _markdown(frame(rows).drop(columns=["sha256"]))
-
-
-def plain(records: Sequence[Mapping[str, object]]) -> str:
-    """Records as they are, as a Markdown table."""
-    import pandas as pd
-
-    return _markdown(pd.DataFrame(list(records)))
-
-
-def _markdown(table: "pd.DataFrame") -> str:
-    return str(table.to_markdown(index=False, floatfmt=".4g", missingval="-"))
 
 
 def _line(row: Row) -> dict[str, str | float | None]:

@@ -176,6 +176,15 @@ class Search:
     max_seconds: Annotated[Number, Field(gt=0)] = 900
 
 
+@written_by_users("automation")
+@dataclass(frozen=True, config=STRICT)
+class Automation:
+    """What is built by itself, where a Dagster daemon runs. New checkpoints become partitions in any case."""
+
+    on_checkpoint: bool = True  # the sensor builds each new checkpoint
+    nightly: bool = True  # the schedule, once a night, builds what is stale of the newest; False: off until switched on
+
+
 Tensors = Annotated[tuple[Tensor, ...], Listed, AfterValidator(filled)]
 AxisRange = Annotated[tuple[int, int, int], Listed]
 
@@ -206,6 +215,7 @@ class ModelSpec:
     schemes: Schemes = "usual"  # "all": also those that take long, or are worth a comparison more than a release
     finetuning: FineTuning | None = None  # without it there is no quantization-aware training
     search: Search | None = None  # without it there is no accuracy-bounded search
+    automation: Automation = field(default_factory=Automation)
 
     def __post_init__(self) -> None:
         faults = list(_faults_between_fields(self))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from edge_assets import (
+    Automation,
     Calibration,
     Dataset,
     Evaluation,
@@ -38,6 +39,7 @@ DIGITS = ModelSpec(
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),
     license="Apache-2.0",
+    automation=Automation(on_checkpoint=False, nightly=False),  # an example is built when somebody asks for it
 )
 
 # The same model with every scheme, quantization-aware training and an accuracy-bounded search; to register it:

@@ -3,7 +3,7 @@
 from importlib.metadata import distribution
 from pathlib import Path
 
-from edge_assets import Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor, TextPreprocessing
+from edge_assets import Automation, Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor, TextPreprocessing
 from edge_assets.core.tools import version
 from examples.minilm.data import CALIBRATION_PACKAGES, EVALUATION_PACKAGES
 
@@ -48,4 +48,5 @@ MINILM = ModelSpec(
     ),
     owners=("team:edge-assets",),
     license="Apache-2.0",
+    automation=Automation(on_checkpoint=False, nightly=False),  # an example is built when somebody asks for it
 )

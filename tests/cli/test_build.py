@@ -127,7 +127,7 @@ def test_nothing_releasable_fails_and_says_what_came_closest(copy_of_built: Proj
     result = copy_of_built.build(TINY_SIZE="1000")
     assert result.returncode == 1
     assert "came closest: size" in result.stderr
-    assert "over the budget of 0.00 MiB" in result.stderr
+    assert "over the budget of 1000 B" in result.stderr
 
 
 def test_released_folder_runs_on_its_own(built: Project, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from edge_assets.core.evidence import Accuracy, Latency, Memory, Parity
 from edge_assets.core.select import Candidate, Limits, closest, judge
+from edge_assets.core.sizes import readable_size
 
 LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000, memory_bytes=1000)
 LATENCY = Latency(queries=64, mean=1.0, std=0.0, p50=1.0, p90=None, p95=None, p99=None, throughput_per_s=1.0)
@@ -120,3 +121,10 @@ def test_at_most_one_winner_and_what_came_closest() -> None:
     later = judge([candidate("a", drop=1.1), candidate("b", size=2000)], LIMITS)
     assert closest(later).startswith("b came closest: size"), "it failed at a later gate"
     assert "refused" in closest(judge([candidate("c", blocked=("refused", "x"))], LIMITS))
+
+
+def test_sizes_are_said_in_the_unit_that_has_them() -> None:
+    assert readable_size(1000) == "1000 B"
+    assert readable_size(21 * 2**10 + 512) == "21.50 KiB"
+    assert readable_size(2**20 - 1) == "1024.00 KiB"
+    assert readable_size(3 * 2**20) == "3.00 MiB"

@@ -9,7 +9,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from edge_assets.defs.location import model_definitions
 from tests.conftest import ROOT
+from tests.tiny.spec import TINY
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
 HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "s3fs"]
@@ -61,6 +63,16 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
     assert {"digits_cpu", "digits_scorecard"} <= {job.name for job in repository.get_all_jobs()}
     assert {sensor.name for sensor in repository.sensor_defs} >= {"digits_checkpoint_sensor", "scorecard_sensor"}
     assert {schedule.name for schedule in repository.schedule_defs} >= {"digits_cpu_nightly"}
+
+
+def test_examples_are_built_when_asked_and_other_models_by_themselves(defs: dg.Definitions) -> None:
+    schedules = {schedule.name: schedule.default_status for schedule in defs.get_repository_def().schedule_defs}
+    assert set(schedules.values()) == {dg.DefaultScheduleStatus.STOPPED}, "digits, twice, and minilm"
+    (own,) = model_definitions(TINY).schedules or []
+    assert isinstance(own, dg.ScheduleDefinition)
+    assert own.default_status == dg.DefaultScheduleStatus.RUNNING
+    for sensor in defs.get_repository_def().sensor_defs:
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING, "they still make partitions"
 
 
 def test_importing_the_definitions_is_light() -> None:

@@ -19,8 +19,11 @@ from safetensors.numpy import save_file
 from edge_assets.defs import arrivals
 from edge_assets.defs.arrivals import Cursor, look
 from edge_assets.defs.requests import Runs, stale_requests
+from edge_assets.defs.sensors import checkpoint_sensor
 from edge_assets.families.families import family_targets
+from edge_assets.spec.model import Automation
 from resources import checkpoints
+from resources.artifacts import ArtifactStoreResource
 from resources.checkpoints import Checkpoint
 from resources.records import Pointers
 from resources.store import ArtifactStore, open_store
@@ -298,6 +301,47 @@ def test_a_cell_that_runs_is_not_asked_for_again(watched: Watched) -> None:
     assert asked_targets(watched, checkpoint) == ["raspberry-pi-5"]
     watched.instance.report_run_failed(run)
     assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"]
+
+
+def test_a_model_that_is_built_when_asked_gets_partitions_and_no_runs(watched: Watched) -> None:
+    watched.spec = replace(watched.spec, automation=Automation(on_checkpoint=False))
+    watched.drop("e1.safetensors", "e2.safetensors")
+    assert watched.settle() == (["e1", "e2"], [])
+    watched.drop("e3.safetensors")
+    assert watched.settle() == (["e3"], [])
+    assert not any(watched.store.holds(c.file) for c in checkpoints.registered(watched.store, "tiny"))
+    watched.spec = replace(watched.spec, automation=Automation())
+    watched.drop("e4.safetensors")
+    added, asked = watched.settle()
+    assert added == ["e4"]
+    assert {stem(key.partition("|")[0]) for key in asked} == {"e4"}, "from now on, not what was"
+
+
+def test_a_tick_that_starts_nothing_says_why(watched: Watched, tmp_path: Path) -> None:
+    def tick(automation: Automation, cursor: str | None) -> dg.SensorResult:
+        """What Dagster is answered, and that it holds together."""
+        spec = replace(watched.spec, automation=automation)
+        sensor = checkpoint_sensor(spec, [])
+        resources = {"store": ArtifactStoreResource(root=str(tmp_path / "store"), cache=str(tmp_path / "cache"))}
+        context = dg.build_sensor_context(watched.instance, cursor=cursor, resources=resources)
+        answer = sensor(context)
+        assert isinstance(answer, dg.SensorResult)
+        assert answer.skip_reason is not None
+        return answer
+
+    watched.drop("e1.safetensors")
+    by_hand = Automation(on_checkpoint=False)
+    first = tick(by_hand, None)
+    second = tick(by_hand, first.cursor)
+    assert second.skip_reason is not None
+    assert second.skip_reason.skip_message == (
+        "new partitions: 1. tiny is built when somebody asks for it: its spec says automation.on_checkpoint=False, so "
+        "materialize its assets, or run edge-assets build"
+    )
+    assert second.dynamic_partitions_requests
+    third = tick(Automation(), second.cursor)
+    assert third.skip_reason is not None
+    assert third.skip_reason.skip_message == "no new checkpoint to build"
 
 
 def test_automated_runs_have_a_priority_below_those_of_people(watched: Watched) -> None:

@@ -10,7 +10,18 @@ import pytest
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.registry import registry
-from edge_assets.spec.model import Calibration, Dataset, Evaluation, FineTuning, Gates, ModelSpec, Search, Tensor
+from edge_assets.spec.attributes import model_spec, parsed
+from edge_assets.spec.model import (
+    Automation,
+    Calibration,
+    Dataset,
+    Evaluation,
+    FineTuning,
+    Gates,
+    ModelSpec,
+    Search,
+    Tensor,
+)
 from edge_assets.spec.preprocess import Passthrough
 from edge_assets.spec.source import source_digest
 from edge_assets.targets.project import target
@@ -64,6 +75,7 @@ WRONG_PARTS: list[tuple[Callable[..., object], dict[str, object], str]] = [
     (Gates, {"max_accuracy_drop_points": -1}, "gates.max_accuracy_drop_points: -1 must be greater than or equal to 0"),
     (Gates, {"max_accuracy_drop_points": float("nan")}, "gates.max_accuracy_drop_points: nan must be a finite number"),
     (Gates, {"min_cosine": True}, "gates.min_cosine: True must be a number"),
+    (Automation, {"nightly": 1}, "automation.nightly: 1 must be true or false"),
     (Gates, {"max_size_bytes": "4 MiB"}, "gates.max_size_bytes: 4 MiB must be a whole number"),
     (Dataset, {"load": 5}, "dataset.load: 5 must be text"),
     (Dataset, {"load": "a:b", "files": "a.csv"}, "dataset.files: a.csv must be a list"),
@@ -189,3 +201,22 @@ def test_source_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: p
         == plain
     )
     assert digest_of("x = 2", "from .helper import x\ndef f():\n    return x") != plain, "a helper it imports changed"
+
+
+def test_yaml_says_what_is_built_by_itself() -> None:
+    data = {"load": "examples.digits.data:calibration"}
+    written = {
+        "name": "by_hand",
+        "architecture": DIGITS.architecture,
+        "checkpoints": "checkpoints",
+        "inputs": [{"name": "image", "dtype": "float32", "shape": ["batch", 1, 32, 32]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}],
+        "calibration": {"data": data},
+        "evaluation": {"data": {"load": "examples.digits.data:evaluation"}},
+        "targets": ["graviton3"],
+    }
+    assert model_spec(parsed(written)).automation == Automation(on_checkpoint=True, nightly=True)
+    off = model_spec(parsed(written | {"automation": {"on_checkpoint": False}}))
+    assert off.automation == Automation(on_checkpoint=False, nightly=True)
+    with pytest.raises(InvalidSpec, match="automation.hourly: Extra inputs are not permitted"):
+        parsed(written | {"automation": {"hourly": True}})
