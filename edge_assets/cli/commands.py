@@ -167,7 +167,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
 @main.command()
 @click.argument("checkpoints", nargs=-1, metavar="[BEFORE AFTER]")
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--page", type=click.Path(dir_okay=False), help="Write the page here. Default: below comparisons/ in the state folder.")
+@click.option("--page", type=click.Path(dir_okay=False), help="Where the page is written. Default: in comparisons/.")
 @clear_errors
 def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -> None:
     """Two checkpoints side by side. Default: the newest that was built, and the one before it.
