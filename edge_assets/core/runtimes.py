@@ -29,6 +29,7 @@ class Runtime:
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
     loader: str | None = None  # below edge_assets/toolchains: how a released folder loads it; None: devices alone do
     build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
+    is_single_threaded: bool = False  # whatever it is given: several processes evaluate the whole set
 
 
 ON_MAC = sys.platform == "darwin"
@@ -100,6 +101,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         is_the_targets=False,
         build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
         loader="litert/tflite_micro_loader.py",
+        is_single_threaded=True,
         app=app_samples.MICROCONTROLLER,
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine

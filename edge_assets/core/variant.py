@@ -4,7 +4,8 @@ A module that adds one defines a `Variant` and a `build` function, imports its t
 listed by the families that ship it. Every variant passes the same template tests.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, TypeVarTuple
@@ -75,6 +76,19 @@ class Variant:
             return function(*arguments)
         found: T = isolation.call(self.process, function, *arguments, seconds=self.seconds)
         return found
+
+    def call_each(self, function: Callable[[*Ts], T], calls: Sequence[tuple[*Ts]]) -> list[T]:
+        """Results of several calls at once, each in a child process of its own, in the order of `calls`.
+
+        Only for a variant that names a process.
+        """
+        assert self.process is not None
+        with ThreadPoolExecutor(len(calls)) as threads:
+            futures = []
+            for number, arguments in enumerate(calls):
+                name = f"{self.process}-{number}"
+                futures.append(threads.submit(isolation.call, name, function, *arguments, seconds=self.seconds))
+            return [future.result() for future in futures]
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""

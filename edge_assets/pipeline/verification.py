@@ -3,21 +3,24 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from edge_assets.core.evidence import Facts
+import numpy as np
+
+from edge_assets.core.evidence import Facts, Verified
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
-from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
+from edge_assets.core.verify.evaluate import VerificationRequest, evaluate, outputs_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
-from edge_assets.targets import this_machine
+from edge_assets.targets import this_machine, usable_cores
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,21 @@ class Verification:
         def build(_folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
-            return record(variant.call(evaluate, self.request(self.loadable(name, built), samples)))
+            return record(self._evaluated(variant, self.loadable(name, built), samples))
 
         return self.cell.store.remember(recipe, build)
+
+    def _evaluated(self, variant: Variant, loadable: Loadable, samples: int | None) -> Verified:
+        """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
+        request = self.request(loadable, samples)
+        cores = usable_cores()
+        if cores == 1 or variant.process is None or not RUNTIMES[loadable.runtime].is_single_threaded:
+            return variant.call(evaluate, request, None)
+        every = count(self.data.evaluation)
+        calls = [(request, slice(start, stop)) for start, stop in _cut(min(every, samples or every), cores)]
+        parts = variant.call_each(outputs_of, calls)
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return variant.call(evaluate, request, outputs)
 
     def session(self, runtime: str) -> dict[str, object]:
         """What of the target's options a runtime's sessions are opened with."""
@@ -97,3 +112,9 @@ class Verification:
         assert built.artifact is not None
         options = session_options(self.cell.spec, runtime, self.cell.target) | build_session(runtime, built)
         return Loadable(runtime, str(self.cell.store.checkout(built.artifact)), options)
+
+
+def _cut(samples: int, parts: int) -> list[tuple[int, int]]:
+    """Start and stop of each part, which differ by one sample at most."""
+    edges = np.linspace(0, samples, min(parts, samples) + 1).astype(int).tolist()
+    return list(pairwise(edges))

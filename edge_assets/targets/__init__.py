@@ -5,6 +5,15 @@ A target is one entry in `catalog.yaml`. Users add their own in a YAML file of t
 """
 
 from edge_assets.targets.catalog import Catalog, Quantization, Target, load_catalog
-from edge_assets.targets.machine import Machine, local_target, this_machine
+from edge_assets.targets.machine import Machine, local_target, this_machine, usable_cores
 
-__all__ = ["Catalog", "Machine", "Quantization", "Target", "load_catalog", "local_target", "this_machine"]
+__all__ = [
+    "Catalog",
+    "Machine",
+    "Quantization",
+    "Target",
+    "load_catalog",
+    "local_target",
+    "this_machine",
+    "usable_cores",
+]

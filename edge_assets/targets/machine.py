@@ -108,6 +108,13 @@ def _instruction_sets(lines: str) -> tuple[str, ...]:
     return tuple(sorted(flags[1].split()))
 
 
+def usable_cores() -> int:
+    """Cores that this process may use now; `Machine.cores` is what it might when it first looked."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def local_target(targets: Iterable[Target], family: str, machine: Machine | None = None) -> Target | None:
     """The target of `family` that this machine is: the most specific match, or None."""
     machine = machine or this_machine()

@@ -269,6 +269,21 @@ def test_the_arena_is_what_the_interpreter_needs(micro: Callable[[], Path], buil
         runtime.Interpreter.from_file(model, arena_size=arena["total"] // 2)
 
 
+def test_a_runtime_with_one_thread_is_asked_in_several_processes(
+    build: Build, cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation set in as many parts as there are cores gives what it gives in one."""
+    verification = cell("cortex-m4").verification
+    variant = cell("cortex-m4").family.variant("litert_int8_full")
+    loadable = verification.loadable("tflite_micro", build("litert_int8_full", "cortex-m4").build)
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr("edge_assets.pipeline.verification.usable_cores", lambda cores=cores: cores)
+        found.append(verification._evaluated(variant, loadable, 100))
+    assert found[0] == found[1]
+    assert found[0].accuracy.samples == 100
+
+
 def test_the_c_array_compiles_to_the_models_bytes(micro: Callable[[], Path], tmp_path: Path) -> None:
     folder, model = micro().parent, micro().read_bytes()
     assert c_array.read_array(folder / "model.cc") == model

@@ -27,8 +27,15 @@ class VerificationRequest:
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
 
 
-def evaluate(request: VerificationRequest) -> Verified:
-    """Parity, agreement and accuracy.
+def outputs_of(request: VerificationRequest, part: slice) -> Feeds:
+    """Outputs for a part of the evaluation set, by a runtime with one thread. Raises Refused as `evaluate`."""
+    feeds = {name: array[part] for name, array in _first(request.feeds(), request.samples).items()}
+    with request.loadable.opened(threads=1) as session:
+        return accuracy.run_all(session, feeds)
+
+
+def evaluate(request: VerificationRequest, outputs: Feeds | None = None) -> Verified:
+    """Parity, agreement and accuracy; `outputs` are those for the whole set where they are there already.
 
     Raises Refused if the runtime cannot run this artifact, naming what it lacks.
     """
@@ -39,7 +46,8 @@ def evaluate(request: VerificationRequest) -> Verified:
         scores = expected.pop(accuracy.scores_name(request.loadable.options["outputs"]))
         if request.samples:  # a metric such as retrieval depends on which samples there are
             scores = accuracy.score(request.metric, expected, labels)
-        outputs = accuracy.run_all(session, feeds)
+        if outputs is None:
+            outputs = accuracy.run_all(session, feeds)
         measured = accuracy.score(request.metric, outputs, labels)
         return Verified(
             parity=parity.measure(session, feeds, _first(expected, PARITY_SAMPLES)),
