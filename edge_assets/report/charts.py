@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
 from edge_assets.hashing import Json
-from edge_assets.report.matrix import VERDICTS
+from edge_assets.report.matrix import shown_as
 
 if TYPE_CHECKING:
     from bokeh import plotting
@@ -74,7 +74,7 @@ def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "p
     plot.toolbar.logo = None
     points: list[DataRenderer] = []
     for kind, color in COLORS.items():
-        mine = [row for row in rows if VERDICTS[row.verdict][2] == kind]
+        mine = [row for row in rows if shown_as(row.verdict)[2] == kind]
         if not mine:
             continue
         source = ColumnDataSource(pd.DataFrame(_columns(mine, value)))
@@ -89,7 +89,7 @@ def _columns(rows: Sequence[Row], value: Callable[[Row], float]) -> dict[str, Se
     columns: dict[str, Sequence[object]] = {
         "x": [value(row) for row in rows],
         "variant": [row.artifact for row in rows],
-        "verdict": [VERDICTS[row.verdict][1] for row in rows],
+        "verdict": [shown_as(row.verdict)[1] for row in rows],
         "size": [_kibibytes(row) for row in rows],
         "latency": [f"{median_ms(row):.3f} ms" if row.latency_ms else "not measured" for row in rows],
     }

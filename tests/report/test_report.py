@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from edge_assets.core.evidence import Graph, Row, Statistics
 from edge_assets.core.shapes import read, record
-from edge_assets.report import page
+from edge_assets.report import page, terminal
 from edge_assets.report.tradeoff import refusals, tradeoffs
 from edge_assets.toolchains.web.chromium import Chromium
 from tests.conftest import Project
@@ -251,6 +251,17 @@ def test_sixteen_bit_activations_say_why_they_are_slow(rows: list[Row], activati
         slow.append(row)
     (static,) = [entry for entry in tradeoffs(slow) if entry.artifact == "onnx_int8_static" and entry.faster]
     assert "CPUs have no products of 16-bit activations" in static.remark
+
+
+def test_a_verdict_of_a_later_version_is_shown_in_its_own_words(
+    rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = [replace(row, verdict="failed_energy") if row.artifact == "onnx_fp16" else row for row in rows]
+    page.write(tmp_path / "page.html", TINY, "tiny-00000000", later)
+    assert "failed energy" in (tmp_path / "page.html").read_text()
+    terminal.print_winners("tiny-00000000", later)
+    terminal.print_rows("tiny-00000000", later)
+    assert "failed_energy" in capsys.readouterr().out
 
 
 def test_a_row_of_an_earlier_version_is_still_shown(rows: list[Row], tmp_path: Path) -> None:
