@@ -241,11 +241,11 @@ class Built:
 
     @property
     def recipe(self) -> str:
-        """The name of its scheme, also where it was refused or failed."""
-        stated = self.build.recipe.parameters.get("recipe")
-        if self.facts.recipe is None and isinstance(stated, str):
-            return stated
-        return self.facts.recipe or self.precision
+        """The name of its scheme: as the build says it, or, where nothing was built, as it was asked for."""
+        if self.facts.recipe is not None:
+            return self.facts.recipe
+        asked = self.build.recipe.parameters.get("recipe")
+        return asked if isinstance(asked, str) else self.precision
 
     @property
     def failed(self) -> str | None:

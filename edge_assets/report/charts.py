@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
 from edge_assets.hashing import Json
-from edge_assets.report.matrix import VERDICTS
+from edge_assets.report.matrix import shown_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "P
     plot.toolbar.logo = None
     points: list[DataRenderer] = []
     for kind, color in COLORS.items():
-        mine = [row for row in rows if VERDICTS[row.verdict][2] == kind]
+        mine = [row for row in rows if shown_as(row.verdict)[2] == kind]
         if not mine:
             continue
         source = ColumnDataSource(_table(mine, value))
@@ -120,7 +120,7 @@ def _point(row: Row, x: float) -> dict[str, str | float]:
     return {
         "x": x,
         "variant": row.artifact,
-        "verdict": VERDICTS[row.verdict][1],
+        "verdict": shown_as(row.verdict)[1],
         "size": _kibibytes(row),
         "latency": latency,
         "accuracy": percent,

@@ -70,15 +70,22 @@ class Change:
         return None
 
     def regression(self, max_drop_points: float) -> str | None:
-        """Why the newer release is a regression: there is none any more, or its accuracy fell beyond the gate."""
+        """Why the newer release is a regression: there is none any more, or its score is worse by more than the gate.
+
+        Worse is the metric's own: for an error rate, it is more.
+        """
         if self.before and not self.after:
             return f"{self.target}: {self.before.artifact} was released before, now nothing may be"
         accuracy = self.shift("accuracy")
-        if accuracy is None or accuracy.verdict != "worse" or -accuracy.difference <= max_drop_points:
+        if accuracy is None or accuracy.verdict != "worse":
+            return None
+        loss = abs(accuracy.difference)
+        if loss <= max_drop_points:
             return None
         low, high = accuracy.interval or (accuracy.difference, accuracy.difference)
+        half = (high - low) / 2
         return (
-            f"{self.target}: {-accuracy.difference:.2f} points less accurate than before ({-high:.2f} to {-low:.2f}), "
+            f"{self.target}: {loss:.2f} points worse than before ({loss - half:.2f} to {loss + half:.2f}), "
             f"over the gate of {max_drop_points:.2f}"
         )
 

@@ -27,6 +27,16 @@ VERDICTS = {
 ORDER = list(VERDICTS)
 
 
+def shown_as(verdict: str) -> tuple[str, str, str]:
+    """Mark, words and class of a verdict; one that a later version gave has its own words."""
+    return VERDICTS.get(verdict, ("?", verdict.replace("_", " "), "unknown"))
+
+
+def place_of(verdict: str) -> int:
+    """Where a verdict stands among all: the one that a person asks for first, an unknown one last."""
+    return ORDER.index(verdict) if verdict in ORDER else len(ORDER)
+
+
 @dataclass(frozen=True)
 class Line:
     """One target: its variants by scheme, the best of each first, and the one that ships."""
@@ -58,8 +68,8 @@ def _line(target: str, rows: list[Row]) -> Line:
 
 
 def _rank(row: Row) -> tuple[int, int]:
-    """The verdict that a person asks for first; among equals the smaller artifact."""
-    return ORDER.index(row.verdict), row.size_bytes or 0
+    """By verdict; among equals the smaller artifact first."""
+    return place_of(row.verdict), row.size_bytes or 0
 
 
 def schemes(table: Sequence[Line]) -> list[str]:

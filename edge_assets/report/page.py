@@ -38,7 +38,6 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> 
         lines=table,
         schemes=matrix.schemes(table),
         verdicts=_present(rows),
-        words=matrix.VERDICTS,
         bases=_bases(table),
         ranges=by_scheme(tradeoffs(rows)),
         refusals=refusals(rows),
@@ -72,6 +71,7 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["json"] = script_json
     environment.filters["median"] = charts.median_ms
     environment.filters["scheme"] = usual_name
+    environment.filters["shown"] = matrix.shown_as
     return environment.get_template(name)
 
 
@@ -89,8 +89,7 @@ def script_json(value: object) -> str:
 
 
 def _present(rows: Sequence[Row]) -> list[str]:
-    found = {row.verdict for row in rows}
-    return [verdict for verdict in matrix.ORDER if verdict in found]
+    return sorted({row.verdict for row in rows}, key=matrix.place_of)
 
 
 def _bases(table: Sequence[Line]) -> dict[str, Basis]:

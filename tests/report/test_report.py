@@ -1,19 +1,23 @@
 """Pages and tables for people, from the rows of a real build."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from edge_assets.core.evidence import Graph, Row, Statistics
 from edge_assets.core.shapes import read, record
-from edge_assets.report import page
+from edge_assets.report import page, terminal
 from edge_assets.report.tradeoff import refusals, tradeoffs
+from edge_assets.toolchains.web.chromium import Chromium
 from tests.conftest import Project
 from tests.tiny.spec import TINY
 
 LATENCY = Statistics(queries=100, mean=2.1, std=0.1, p50=2.0, p90=2.4, p95=None, p99=None)
+TARGETS = ["graviton3", "timed", "twin", "broken"]  # of the page, in its order
 
 
 @pytest.fixture
@@ -26,19 +30,174 @@ def rows(built: Project) -> list[Row]:
         row = replace(row, target="timed", measured_on="timed (some CPU)", mode="rapid", threads=1)  # noqa: PLW2901
         if row.sha256:
             latency = replace(LATENCY, p50=1.0 if row.precision == "int8" else 2.0)
-            peak = {"throughput_per_s": 500.0, "peak_memory_bytes": 2**26}
-            row = replace(row, latency_ms=latency, not_measured=None, **peak)  # noqa: PLW2901
+            row = replace(row, latency_ms=latency, not_measured=None)  # noqa: PLW2901
+            row = replace(row, throughput_per_s=500.0, peak_memory_bytes=2**26)  # noqa: PLW2901
         timed.append(row)
     return [*found, *timed]
 
 
-def test_a_page_of_timed_and_untimed_targets_says_which_is_which(rows: list[Row], tmp_path: Path) -> None:
-    page.write(tmp_path / "page.html", TINY, "tiny-00000000", rows)
-    text = (tmp_path / "page.html").read_text()
-    assert "on timed (some CPU), mode rapid" in text
-    assert "latency: not measured: no device attached" in text
-    assert text.count("data:image/png;base64,") == 1, "one plot per family"
-    assert "Tradeoffs, measured and promised" in text
+# --- the page ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Chromium() as opened:
+        yield opened.browser
+
+
+@pytest.fixture
+def path(rows: list[Row], tmp_path: Path) -> Path:
+    """The page of both targets, of one like the first, and of one on which nothing may be released."""
+    untimed = [row for row in rows if row.target == "graviton3"]
+    twin = [replace(row, target="twin") for row in untimed]
+    broken = [replace(row, target="broken") for row in untimed if row.verdict != "released"]
+    page.write(tmp_path / "page.html", TINY, "tiny-00000000", [*rows, *twin, *broken])
+    return tmp_path / "page.html"
+
+
+@pytest.fixture
+def opened(browser: Browser, path: Path) -> Iterator[Page]:
+    """The page in a browser, which asked nothing of a network for it and reported no error."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    shown = context.new_page()
+    asked: list[str] = []
+    errors: list[str] = []
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.goto(path.as_uri())
+    yield shown
+    context.close()
+    assert asked == [path.as_uri()]
+    assert errors == []
+
+
+def first_table(shown: Page) -> dict[str, list[str]]:
+    """What ships where: the cells of each target."""
+    table = shown.locator("table").first
+    cells = {}
+    for line in table.locator("tbody tr").all():
+        name, *values = line.locator("th, td").all_inner_texts()
+        cells[name] = values
+    return cells
+
+
+def test_the_page_says_what_ships_where_and_footnotes_how_it_is_known(opened: Page, rows: list[Row]) -> None:
+    expect(opened.locator("h1")).to_have_text("tiny tiny-00000000: 3 of 4 targets have a release")
+    cells = first_table(opened)
+    assert list(cells) == TARGETS
+    (winner,) = [row for row in rows if row.target == "timed" and row.verdict == "released"]
+    assert winner.size_bytes is not None
+    assert winner.accuracy is not None
+    assert cells["timed"][:2] == ["cpu", winner.artifact]
+    assert page.size(winner.size_bytes) in cells["timed"]
+    assert f"{100 * winner.accuracy:.2f} %" in cells["timed"]
+    latency = "1.000 ms" if winner.precision == "int8" else "2.000 ms"
+    assert cells["timed"][-2:] == [latency, "timed on it [2]"]
+    assert cells["graviton3"][-2:] == ["not measured", "verified here [1]"]
+    assert cells["twin"] == cells["graviton3"], "targets whose numbers are known in the same way share a footnote"
+    assert cells["broken"] == ["cpu", "nothing may be released", "verified here [3]"]
+    footnotes = opened.locator("ol li").all_inner_texts()
+    assert len(footnotes) == 3
+    assert footnotes[0].startswith("latency not measured: no device attached; accuracy and parity with ")
+    measured = "latency, memory and load time on timed (some CPU), mode rapid; accuracy and parity with "
+    assert footnotes[1].startswith(measured)
+
+
+def test_the_matrix_has_every_target_and_scheme_with_its_outcome(opened: Page) -> None:
+    matrix = opened.locator("table.matrix")
+    schemes = matrix.locator("thead th").all_inner_texts()
+    assert schemes[:2] == ["target", "fp32"]
+    assert {"fp16", "int8 dynamic", "int8 static"} <= set(schemes)
+    lines = matrix.locator("tbody tr")
+    assert lines.locator("th").all_inner_texts() == TARGETS
+    shipping = lines.locator("td[data-verdict=released]")
+    expect(shipping.locator(".mark")).to_have_text(["★", "★", "★"])
+    refused = lines.locator("td[data-scheme='int8 dynamic']")
+    expect(refused).to_have_count(4)
+    for cell in refused.all():
+        expect(cell).to_contain_text("refused")
+
+
+def test_the_page_is_one_small_file_that_needs_no_network(path: Path, opened: Page) -> None:
+    assert path.stat().st_size <= 3 * 10**6
+    assert [file.name for file in path.parent.iterdir() if file.is_file()] == ["page.html"]
+    assert opened.locator("script[src], link, img").count() == 0
+    assert opened.evaluate("typeof Bokeh.embed.embed_item") == "function"
+
+
+def test_without_scripts_the_first_table_is_there_and_no_filter_that_does_nothing(browser: Browser, path: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    shown = context.new_page()
+    shown.goto(path.as_uri())
+    expect(shown.locator("table").first).to_be_visible()
+    expect(shown.locator("table").first.locator("tbody tr")).to_have_count(4)
+    expect(shown.locator("table.matrix")).to_be_visible()
+    expect(shown.locator("form")).to_be_hidden()
+    context.close()
+
+
+def choose(shown: Page, name: str, value: str) -> None:
+    """Set one of the filters."""
+    shown.locator(f"select[name={name}]").select_option(value)
+
+
+def test_filters_hide_rows_of_other_targets_columns_of_other_schemes_and_fade_other_verdicts(opened: Page) -> None:
+    lines = opened.locator("table").first.locator("tbody tr")
+    choose(opened, "target", "timed")
+    assert [line.is_visible() for line in lines.all()] == [False, True, False, False]
+    expect(opened.locator("details[data-target=graviton3]")).to_be_hidden()
+    choose(opened, "target", "all")
+    choose(opened, "verdict", "released")
+    assert [line.is_visible() for line in lines.all()] == [True, True, True, False]
+    expect(opened.locator("table.matrix td[data-verdict=refused].faded:visible")).to_have_count(
+        3
+    )  # of the lines that are left
+    choose(opened, "verdict", "all")
+    choose(opened, "scheme", "int8 static")
+    expect(opened.locator("table.matrix thead th[data-scheme]:visible")).to_have_text(["int8 static"])
+    choose(opened, "scheme", "all")
+    choose(opened, "family", "cpu")
+    assert all(line.is_visible() for line in lines.all())
+
+
+def test_opening_a_target_draws_its_plot_once(opened: Page) -> None:
+    details = opened.locator("details[data-target=timed]")
+    assert opened.locator(".plot canvas").count() == 0, "nothing is drawn before it is asked for"
+    details.locator("> summary").click()
+    expect(details.locator(".plot canvas").first).to_be_visible(timeout=30_000)
+    drawn = details.locator(".plot canvas").count()
+    details.locator("> summary").click()
+    expect(details.locator(".plot")).to_be_hidden()
+    details.locator("> summary").click()
+    expect(details.locator(".plot canvas").first).to_be_visible()
+    assert details.locator(".plot canvas").count() == drawn
+    assert opened.locator("details[data-target=graviton3] .plot canvas").count() == 0
+
+
+def test_a_link_to_a_target_opens_it(opened: Page) -> None:
+    opened.locator("table").first.get_by_role("link", name="timed", exact=True).click()
+    expect(opened.locator("details[data-target=timed]")).to_have_attribute("open", "")
+    expect(opened.locator("details[data-target=timed] .plot canvas").first).to_be_visible(timeout=30_000)
+
+
+def test_the_keyboard_reaches_every_target_and_opens_it(opened: Page) -> None:
+    focused = "document.activeElement.closest('details')?.dataset.target + ' ' + document.activeElement.localName"
+    reached = []
+    for _ in range(100):
+        opened.keyboard.press("Tab")
+        place = opened.evaluate(focused)
+        if place.endswith(" summary"):
+            reached.append(place.split()[0])
+        if place == "timed summary":
+            opened.keyboard.press("Enter")
+        if place == "broken summary":
+            break
+    assert reached[0] == "graviton3"
+    assert "timed" in reached
+    expect(opened.locator("details[data-target=timed] .plot canvas").first).to_be_visible(timeout=30_000)
+
+
+# --- tradeoffs -----------------------------------------------------------------------------------------
 
 
 def test_speed_is_compared_only_where_both_were_timed(rows: list[Row]) -> None:
@@ -92,6 +251,17 @@ def test_sixteen_bit_activations_say_why_they_are_slow(rows: list[Row], activati
         slow.append(row)
     (static,) = [entry for entry in tradeoffs(slow) if entry.artifact == "onnx_int8_static" and entry.faster]
     assert "CPUs have no products of 16-bit activations" in static.remark
+
+
+def test_a_verdict_of_a_later_version_is_shown_in_its_own_words(
+    rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = [replace(row, verdict="failed_energy") if row.artifact == "onnx_fp16" else row for row in rows]
+    page.write(tmp_path / "page.html", TINY, "tiny-00000000", later)
+    assert "failed energy" in (tmp_path / "page.html").read_text()
+    terminal.print_winners("tiny-00000000", later)
+    terminal.print_rows("tiny-00000000", later)
+    assert "failed_energy" in capsys.readouterr().out
 
 
 def test_a_row_of_an_earlier_version_is_still_shown(rows: list[Row], tmp_path: Path) -> None:

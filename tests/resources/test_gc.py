@@ -60,7 +60,7 @@ def make(store: ArtifactStore, name: str, **inputs: str) -> Result:
 
     def build(folder: Path) -> Mapping[str, Any]:
         (folder / "model.bin").write_text(f"model of {name} {sorted(inputs)}")
-        return {}
+        return {"samples": 200} if name == "calibration_data" else {}
 
     return store.remember(recipe_of(name, **inputs), build)
 

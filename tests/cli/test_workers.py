@@ -1,0 +1,221 @@
+"""Builds of several families at once: the same results, and what becomes of them when a process ends."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
+from edge_assets.targets import this_machine
+from edge_assets.targets.catalog import BUILT_IN
+from tests.cli.test_build import runs_by_status
+from tests.conftest import Project
+from tests.pipeline.test_comparison import forgetful
+
+WORKS = [Work("tiny", "tiny-00000000", family, (f"{family}-1", f"{family}-2"), "rapid") for family in ("cpu", "apple")]
+DIED = "a process that was building died; what is left is built one after the other"
+
+
+# --- work in processes ---------------------------------------------------------------------------------
+
+
+def tell(work: Work, hear: Callable[[Event], None]) -> list[Result]:
+    """Two results, the process and its cores in their messages; runs in a worker."""
+    hear(Said("begun", work.targets[0]))
+    hear(Finished(work.family, "onnx_model", 1.5))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [Result(name, "built", f"{os.getpid()} {cores}", {"onnx_fp16": "why"}) for name in work.targets]
+
+
+def die(work: Work, hear: Callable[[Event], None]) -> list[Result]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def fail(work: Work, hear: Callable[[Event], None]) -> list[Result]:
+    raise ValueError(f"not {work.family}")
+
+
+def test_work_is_done_in_other_processes_and_told_of_meanwhile() -> None:
+    heard: list[Event] = []
+    found = dict(at_once(WORKS, tell, 2, heard.append))
+    assert set(found) == set(WORKS)
+    for work, results in found.items():
+        assert [result.target for result in results] == list(work.targets)
+        assert results[0].failures == {"onnx_fp16": "why"}
+        assert results[0].message.split()[0] != str(os.getpid())
+    assert {event.target for event in heard if isinstance(event, Said)} == {"cpu-1", "apple-1"}
+    assert sum(isinstance(event, Finished) for event in heard) == 2, "all that was told is heard before the end"
+
+
+@pytest.mark.skipif(this_machine().cores < 2, reason="needs two cores")
+def test_workers_keep_to_cores_of_their_own() -> None:
+    results = [results[0] for _work, results in at_once(WORKS * 4, tell, 2, lambda _event: None)]
+    cores = {result.message.split(" ", 1)[0]: result.message.split(" ", 1)[1] for result in results}
+    shares = [set(yaml.safe_load(text)) for text in cores.values()]
+    assert set.union(*shares) <= os.sched_getaffinity(0)
+    assert all(not one & other for one in shares for other in shares if one is not other)
+
+
+def test_a_worker_that_is_killed_is_an_error_and_no_wait_without_end() -> None:
+    with pytest.raises(BrokenProcessPool):
+        list(at_once(WORKS, die, 2, lambda _event: None))
+
+
+def test_an_error_in_a_worker_is_raised_here() -> None:
+    with pytest.raises(ValueError, match="not cpu"):
+        list(at_once(WORKS[:1], fail, 2, lambda _event: None))
+
+
+def test_there_is_a_worker_for_each_core_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(cores: int, gibibytes: int) -> int:
+        machine = replace(this_machine(), cores=cores, memory_bytes=gibibytes * 2**30)
+        monkeypatch.setattr("edge_assets.cli.workers.this_machine", lambda: machine)
+        return worker_count()
+
+    assert counted(8, 64) == 8
+    assert counted(8, 9) == 2
+    assert counted(2, 1) == 1
+
+
+# --- builds --------------------------------------------------------------------------------------------
+
+SPEC = """
+from dataclasses import replace
+from tests.tiny.spec import TINY
+
+SPEC = replace(TINY, targets=("graviton3", "cortex-m4", "this-machine"))
+"""
+OTHER_TARGETS = {"EDGE_ASSETS_MODELS": "several:SPEC"}
+BOTH = ("--target", "graviton3", "--target", "cortex-m4")
+# what differs from build to build: times, memory, and who built it first
+VARYING = {"build_seconds", "effort_seconds", "reused"}
+VARYING |= {"evidence", "host_baseline_memory_bytes", "host_peak_memory_bytes"}
+
+
+def with_this_machine(project: Project) -> Project:
+    """The same project with a spec for three targets, of which one is the machine that builds."""
+    machine = this_machine()
+    entry = yaml.safe_load(BUILT_IN.read_text())["x86-64-avx2"]
+    entry["architecture"] = machine.architecture
+    entry["match"] = {"instruction_sets": list(machine.instruction_sets)}
+    entry["batch_sizes"] = [1]
+    (project.folder / "targets.yaml").write_text(yaml.safe_dump({"this-machine": entry}))
+    (project.folder / "pyproject.toml").write_text('[tool.edge_assets]\nmodels = []\ntargets = ["targets.yaml"]\n')
+    (project.folder / "several.py").write_text(SPEC)
+    project.environment.update(OTHER_TARGETS)
+    return project
+
+
+def judged(project: Project, target: str) -> list[dict[str, Any]]:
+    """The rows of a target without what differs from build to build."""
+    result = project.run("scorecard", "--json", "--target", target)
+    assert result.returncode == 0, result.stderr
+    return [{name: value for name, value in row.items() if name not in VARYING} for row in json.loads(result.stdout)]
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What it prints up to the line with these words."""
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if words in line:
+            return printed
+    raise AssertionError(f"the build ended without '{words}': {printed}")
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a process prints on standard error to its end."""
+    _output, errors = process.communicate(timeout=120)
+    return errors
+
+
+@pytest.mark.skipif(not this_machine().instruction_sets, reason="no target can name this machine")
+def test_families_built_at_once_have_the_rows_of_ones_built_alone_and_what_is_timed_comes_last(
+    project: Project, built: Project, tmp_path: Path
+) -> None:
+    with_this_machine(project)
+    process = project.start("build", "--target", "this-machine", *BOTH, "--jobs", "2")
+    printed = read_until(process, "on this-machine: ")
+    process.send_signal(signal.SIGTERM)  # measuring has tests of its own
+    assert "interrupted: what was finished is kept" in ended(process)
+    assert process.returncode == 130
+    lines = printed.splitlines()
+    assert {line.split()[0] for line in lines if ": released " in line} == {"graviton3", "cortex-m4"}, printed
+    assert not [line for line in lines[:-1] if "this-machine" in line]
+
+    (tmp_path / "alone").mkdir()
+    alone = with_this_machine(built.copy_to(tmp_path / "alone"))
+    result = alone.run("build", *BOTH, "--jobs", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for target in ("graviton3", "cortex-m4"):
+        assert judged(project, target) == judged(alone, target)
+
+
+@pytest.fixture
+def two_works(copy_of_built: Project, checkpoint_file: Path) -> Project:
+    """A built project with a second checkpoint: on another target, each of the two is a piece of work."""
+    forgetful(checkpoint_file, copy_of_built.checkpoints / "worse.safetensors")
+    return copy_of_built
+
+
+def start_both(project: Project) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A build of both checkpoints at once, once both workers are at it, and these."""
+    process = project.start(
+        "build", "--model", "tiny", "--checkpoint", "all", "--target", "raspberry-pi-5", "--jobs", "2"
+    )
+    assert process.stdout is not None
+    printed = ""
+    while printed.count(" on raspberry-pi-5") < 2:
+        line = process.stdout.readline()
+        assert line, f"the build ended early: {printed}"
+        printed += line
+    return process, workers_of(process)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that build for a command."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_a_worker_that_is_killed_is_said_and_the_rest_is_built_one_after_the_other(two_works: Project) -> None:
+    process, workers = start_both(two_works)
+    assert len(workers) == 2
+    workers[0].kill()
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    assert DIED in output
+    assert "2 built, 0 up to date, 0 failed" in output
+    assert "Traceback" not in output + errors
+    again = two_works.run("build", "--model", "tiny", "--checkpoint", "all", "--target", "raspberry-pi-5")
+    assert "0 built, 2 up to date, 0 failed" in again.stdout
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_workers_and_is_recorded(two_works: Project, sent: signal.Signals) -> None:
+    process, workers = start_both(two_works)
+    process.send_signal(sent)
+    if sent == signal.SIGINT:
+        for worker in workers:  # a terminal sends it to all; a supervisor sends SIGTERM to the command alone
+            worker.send_signal(sent)
+    errors = ended(process)
+    assert process.returncode == 130, errors
+    assert "interrupted: what was finished is kept" in errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    while any(worker.is_running() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if worker.is_running()]
+    assert runs_by_status(two_works).keys() <= {"SUCCESS", "FAILURE", "CANCELED"}, "none is left as running"
