@@ -99,7 +99,7 @@ def spec_of(variant: Variant) -> ModelSpec:
 def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
     spec = spec_of(variant)
     built = build(variant.name, spec, TARGETS[family.name])
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None, built.build.refused
     assert bool(built.unverified) == (variant.name in ELSEWHERE), built.unverified
@@ -132,7 +132,7 @@ def test_a_new_process_runs_the_artifact_without_the_product(
     family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore, tmp_path: Path
 ) -> None:
     built = build(variant.name, spec_of(variant), TARGETS[family.name])
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None
     shutil.copyfile(TOOLCHAINS / str(RUNTIMES[variant.runtime].loader), tmp_path / "runtime.py")

@@ -372,14 +372,14 @@ def test_release_is_judged_on_what_is_known_and_runs_on_its_own(
 def test_missing_torch_tensorrt_is_named_with_its_extra(build: Build, uninstall: Callable[[str], None]) -> None:
     uninstall("torch-tensorrt")
     built = build("torch_tensorrt", "l4")
-    assert built.unavailable
+    assert built.facts.unavailable
     assert built.build.refused == "torch-tensorrt is not installed: pip install 'edge-assets[torch-tensorrt]'"
 
 
 def test_missing_builder_takes_only_the_engines_with_it(build: Build, uninstall: Callable[[str], None]) -> None:
     uninstall("tensorrt-rtx")
     built = build(INT8, "a100")
-    assert built.unavailable
+    assert built.facts.unavailable
     assert built.build.refused == "tensorrt-rtx is not installed: pip install 'edge-assets[nvidia]'"
     assert build("onnx_int8_tensorrt", "a100").parity is not None
 

@@ -79,7 +79,7 @@ def test_without_its_extra_training_and_exports_are_unavailable(
 ) -> None:
     uninstall("torchao")
     trained, exported = build(cell(), "qat_trained"), build(cell(), "onnx_int8_qat")
-    assert trained.unavailable and exported.unavailable
+    assert trained.facts.unavailable and exported.facts.unavailable
     assert trained.build.refused == "torchao is not installed: pip install 'edge-assets[executorch]'"
     assert build(cell(), "onnx_model").artifact is not None
 

@@ -212,7 +212,7 @@ def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec
 )
 def test_every_format_gives_what_pytorch_gives(name: str, on: str, build: Callable[[str, str], Built]) -> None:
     built = build(name, on)
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None and built.parity is not None, built.build.refused or built.unverified
     passed, sentence = parity.verdict(built.parity, built.precision)
@@ -244,7 +244,7 @@ def test_static_programs_have_the_best_length_and_refuse_another(
     name: str, build: Callable[[str, str], Built], cell: Callable[[str], Cell]
 ) -> None:
     built = build(name, "pixel-8")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.build.facts["fixed_axes"] == {"tokens": LENGTH}
     assert [entry["shape"] for entry in built.build.facts["signature"]["inputs"]] == [[1, LENGTH], [1, LENGTH]]
@@ -268,7 +268,7 @@ def test_only_axes_of_the_inputs_are_fixed(spec: ModelSpec) -> None:
 
 def test_an_engines_memory_is_estimated_though_the_graph_computes_positions(build: Callable[[str, str], Built]) -> None:
     built = build("tensorrt_engine_fp16", "l4")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     activations = built.build.facts["memory_estimate"]["bytes"] - 2 * 30_000  # about as many weights in fp16
     # at least the scores of 4 heads and their softmax, float16 [32, 4, 32, 32]
@@ -277,7 +277,7 @@ def test_an_engines_memory_is_estimated_though_the_graph_computes_positions(buil
 
 def test_coreml_axes_are_flexible_within_the_declared_sizes(build: Callable[[str, str], Built]) -> None:
     built = build("coreml_package_fp16", "iphone-15-pro")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.build.facts["inputs"]["ids"] == "int32 [1..64, 1..32]"
 
@@ -321,7 +321,7 @@ def test_the_released_folder_runs_texts_on_its_own(released: Path, tokenizer: Pa
 @pytest.fixture(scope="module")
 def bundle(build: Callable[[str, str], Built], store: ArtifactStore) -> Path:
     built = build("web_bundle", "browser-wasm")
-    if built.unavailable:
+    if built.facts.unavailable:
         pytest.skip(str(built.build.refused))
     assert built.artifact is not None and built.accuracy is not None
     assert built.accuracy.value > 0.9
