@@ -13,15 +13,19 @@ from typing import Any, Literal
 import dagster as dg
 
 from edge_assets.core import failures
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.select import judge
 from edge_assets.core.types import Built, Report, Result
 from edge_assets.core.variant import CHECKPOINT, Variant
-from edge_assets.defs import metadata
+from edge_assets.defs import code, metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.plan import Materialized
+from edge_assets.pipeline.reference import Reference
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
@@ -134,6 +138,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
         **_common(spec, family, partitions, CHECKPOINT),
         description="The checkpoint, read safely and checked against the architecture, with calibration and "
         "evaluation data checked and PyTorch eager's outputs recorded as the reference.",
+        metadata=code.calls(Reference.build, load_model, model=spec.architecture),
         kinds={"pytorch", "safetensors"},
         code_version=GRAPH_VERSION,
     )
@@ -168,6 +173,7 @@ def _variant_asset(
         **_common(spec, family, partitions, variant.name),
         ins={"source": dg.AssetIn(key=asset_key(spec, family, variant.source)), **_ins(spec, family, variant.others)},
         description=variant.description,
+        metadata=code.calls(variant.build),
         kinds=set(variant.kinds),
         code_version=variant.code_version,
         check_specs=_checks(spec, family, partitions, variant.name, checks),
@@ -202,6 +208,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
         ins=_ins(spec, family, sources),
         description="Latency, throughput, load time and peak memory of every variant, interleaved in child processes; "
         "timed only where this machine is the target.",
+        metadata=code.calls(Measurement.of, Judgement.report),
         kinds={"pandas"},
         code_version=GRAPH_VERSION,
         check_specs=_checks(spec, family, partitions, REPORT, checks),
@@ -235,6 +242,7 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         ins=_ins(spec, family, [REPORT]),
         description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was "
         "measured on the target, else size. Fails if nothing passes.",
+        metadata=code.calls(Judgement.release, judge),
         kinds={"mlflow"},
         code_version=GRAPH_VERSION,
     )
