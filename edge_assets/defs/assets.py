@@ -15,9 +15,9 @@ import dagster as dg
 from edge_assets.core import failures
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.select import judge
-from edge_assets.core.types import Built, Report, Result
+from edge_assets.core.types import Built, Report
 from edge_assets.core.variant import CHECKPOINT, Variant
-from edge_assets.defs import code, metadata
+from edge_assets.defs import code, freshness, metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.pipeline import rows
@@ -61,7 +61,7 @@ def family_assets(spec: ModelSpec, family: Family, targets: list[Target]) -> lis
         _checkpoint_asset(spec, family, partitions),
         *(_variant_asset(spec, family, partitions, variant) for variant in family.variants),
         _report_asset(spec, family, partitions),
-        _release_asset(spec, family, partitions),
+        _release_asset(spec, family, partitions, targets),
     ]
 
 
@@ -236,7 +236,9 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
     return benchmark_report
 
 
-def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+def _release_asset(
+    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, targets: list[Target]
+) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),
         ins=_ins(spec, family, [REPORT]),
@@ -245,13 +247,14 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
         metadata=code.calls(Judgement.release, judge),
         kinds={"mlflow"},
         code_version=GRAPH_VERSION,
+        check_specs=[freshness.check_spec(asset_key(spec, family, RELEASE))],
     )
-    def release(
+    def release(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
         benchmark_report: Report,
         store: ArtifactStoreResource,
         tracking: MLflowTracking,
-    ) -> dg.MaterializeResult[Result]:
+    ):
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             judgement = Judgement(cell, benchmark_report.by_name, benchmark_report.measurement)
@@ -261,10 +264,12 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
             cell.store.export(released.artifact, folder)
             urls = tracking.log(metadata.release_entries(judgement, released, context.run_id), context.log.warning)
+            is_newest, sentence = freshness.is_newest_released(spec, family, targets, cell.store, cell.partition)
         return dg.MaterializeResult(
             value=released,
             metadata=metadata.release(judgement, released, folder, urls),
             data_version=dg.DataVersion(released.sha256),
+            check_results=[freshness.checked(is_newest, sentence)],
         )
 
     return release
