@@ -13,15 +13,19 @@ from typing import Any, Literal
 import dagster as dg
 
 from edge_assets.core import failures
-from edge_assets.core.types import Built, Report, Result
+from edge_assets.core.checkpoint import load_model
+from edge_assets.core.select import judge
+from edge_assets.core.types import Built, Report
 from edge_assets.core.variant import CHECKPOINT, Variant
-from edge_assets.defs import metadata
+from edge_assets.defs import code, freshness, metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.plan import Materialized
+from edge_assets.pipeline.reference import Reference
 from edge_assets.settings import home
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
@@ -57,7 +61,7 @@ def family_assets(spec: ModelSpec, family: Family, targets: list[Target]) -> lis
         _checkpoint_asset(spec, family, partitions),
         *(_variant_asset(spec, family, partitions, variant) for variant in family.variants),
         _report_asset(spec, family, partitions),
-        _release_asset(spec, family, partitions),
+        _release_asset(spec, family, partitions, targets),
     ]
 
 
@@ -134,6 +138,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
         **_common(spec, family, partitions, CHECKPOINT),
         description="The checkpoint, read safely and checked against the architecture, with calibration and "
         "evaluation data checked and PyTorch eager's outputs recorded as the reference.",
+        metadata=code.calls(Reference.build, load_model, model=spec.architecture),
         kinds={"pytorch", "safetensors"},
         code_version=GRAPH_VERSION,
     )
@@ -169,6 +174,7 @@ def _variant_asset(
         **_common(spec, family, partitions, variant.name),
         ins={"source": dg.AssetIn(key=asset_key(spec, family, variant.source)), **_ins(spec, family, variant.others)},
         description=variant.description,
+        metadata=code.calls(variant.build),
         kinds=set(variant.kinds),
         code_version=variant.code_version,
         check_specs=check_specs(asset_key(spec, family, variant.name), partitions, checks),
@@ -204,6 +210,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
         ins=_ins(spec, family, sources),
         description="Latency, throughput, load time and peak memory of every variant, interleaved in child processes; "
         "timed only where this machine is the target.",
+        metadata=code.calls(Measurement.of, Judgement.report),
         kinds={"pandas"},
         code_version=GRAPH_VERSION,
         check_specs=check_specs(asset_key(spec, family, REPORT), partitions, checks),
@@ -232,21 +239,25 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
     return definition
 
 
-def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+def _release_asset(
+    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, targets: list[Target]
+) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),
         ins=_ins(spec, family, [REPORT]),
         description="Exactly one winner: gates on parity, accuracy, size and memory, then latency where it was "
         "measured on the target, else size. Fails if nothing passes.",
+        metadata=code.calls(Judgement.release, judge),
         kinds={"mlflow"},
         code_version=GRAPH_VERSION,
+        check_specs=[freshness.check_spec(asset_key(spec, family, RELEASE))],
     )
-    def release(
+    def release(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
         benchmark_report: Report,
         store: ArtifactStoreResource,
         tracking: MLflowTracking,
-    ) -> dg.MaterializeResult[Result]:
+    ):
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             judgement = Judgement(cell, benchmark_report.by_name, benchmark_report.measurement)
@@ -256,10 +267,12 @@ def _release_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDef
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
             cell.store.export(released.artifact, folder)
             urls = tracking.log(metadata.release_entries(judgement, released, context.run_id), context.log.warning)
+            is_newest, sentence = freshness.is_newest_released(spec, family, targets, cell.store, cell.partition)
         return dg.MaterializeResult(
             value=released,
             metadata=metadata.release(judgement, released, folder, urls),
             data_version=dg.DataVersion(released.sha256),
+            check_results=[freshness.checked(is_newest, sentence)],
         )
 
     definition: dg.AssetsDefinition = release

@@ -31,7 +31,8 @@ from typing import IO, Self
 import dagster as dg
 import psutil
 
-TAG = "edge_assets/process"
+TAG = ".dagster/edge_assets_process"  # Dagster shows no tag that begins so
+FORMER_TAG = "edge_assets/process"  # of runs that an earlier version left unfinished
 INITIAL_NAMESPACE = "pid:[4026531836]"  # of process ids, outside of any container; a constant of the kernel
 ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 REASON = "The process that executed this run is gone. What it had finished is kept; run it again to go on from there."
@@ -62,7 +63,7 @@ class Worker:
         gives it what tags he likes: a tag counts only for the run that it names.
         """
         try:
-            said = json.loads(run.tags.get(TAG, ""))
+            said = json.loads(run.tags.get(TAG) or run.tags.get(FORMER_TAG, ""))
             return cls(**said) if said.pop("run") == run.run_id else None
         except (ValueError, TypeError, KeyError, AttributeError):
             return None

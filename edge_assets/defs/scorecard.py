@@ -9,7 +9,7 @@ import dagster as dg
 from edge_assets.core.evidence import Row
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Recipe, Result
-from edge_assets.defs import tables
+from edge_assets.defs import code, tables
 from edge_assets.defs.assets import asset_key, check_specs, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
@@ -44,6 +44,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         group_name=spec.name,
         owners=list(spec.owners),
         tags={"edge_assets/model": spec.name},
+        metadata=code.calls(_page),
         kinds={"pandas"},
         description="Who won on each target and why, with every variant's numbers and where they were measured.",
         code_version="1",

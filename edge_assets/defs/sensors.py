@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import AssetSelection
 
+from edge_assets.defs import freshness
 from edge_assets.defs.arrivals import Answer, Cursor, look
-from edge_assets.defs.assets import checkpoint_partitions
+from edge_assets.defs.assets import asset_key, checkpoint_partitions
 from edge_assets.defs.requests import SCORECARD_PRIORITY
+from edge_assets.families.families import family_targets
+from edge_assets.pipeline.identity import RELEASE
 from edge_assets.spec.model import ModelSpec
 from resources.artifacts import ArtifactStoreResource
+from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -37,16 +41,27 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
     )
     def sensor(context: dg.SensorEvaluationContext, store: ArtifactStoreResource) -> dg.SensorResult:
         cursor = Cursor.read(context.cursor)
-        answer = look(spec, store.open(), context.instance, cursor, context.log.warning)
+        opened = store.open()
+        answer = look(spec, opened, context.instance, cursor, context.log.warning)
         partitions = checkpoint_partitions(spec)
         return dg.SensorResult(
             run_requests=answer.requests,
             skip_reason=None if answer.requests else _why_nothing_starts(spec, answer),
             dynamic_partitions_requests=[partitions.build_add_request(answer.partitions)] if answer.partitions else [],
             cursor=answer.cursor.write(),
+            asset_events=_release_checks(spec, opened) if answer.partitions else [],
         )
 
     return sensor
+
+
+def _release_checks(spec: ModelSpec, store: ArtifactStore) -> list[dg.AssetCheckEvaluation]:
+    """Whether each family's release is of the newest checkpoint, now that one has arrived."""
+    evaluations = []
+    for family, targets in family_targets(spec):
+        passed, sentence = freshness.is_newest_released(spec, family, targets, store)
+        evaluations.append(freshness.evaluation(asset_key(spec, family, RELEASE), passed, sentence))
+    return evaluations
 
 
 def _description(spec: ModelSpec) -> str:

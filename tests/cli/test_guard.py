@@ -28,6 +28,10 @@ mutation Launch($config: RunConfigData!, $tags: [ExecutionTag!]) { launchRun(exe
   selector: {repositoryName: "__repository__", repositoryLocationName: "edge_assets", jobName: "tiny_cpu"},
   runConfigData: $config, executionMetadata: {tags: $tags}})
   { __typename ... on RunConfigValidationInvalid { errors { message } } ... on PythonError { message } } }"""
+RESOURCE = """
+query R($name: String!) { topLevelResourceDetailsOrError(resourceSelector: {repositoryName: "__repository__",
+  repositoryLocationName: "edge_assets", resourceName: $name}) { __typename
+  ... on ResourceDetails { configuredValues { key value type } } } }"""
 FOREIGN = {"Origin": "http://evil.example", "Sec_Fetch_Site": "cross-site", "Referer": "http://evil.example/"}
 IMAGE = {"Referer": "http://evil.example/", "Sec_Fetch_Site": "cross-site", "Accept": "image/*"}
 ADDED = '{ assetNodeOrError(assetKey: {path: ["tiny", "scorecard"]}) { ... on AssetNode { partitionKeys } } }'
@@ -232,9 +236,27 @@ def test_a_run_that_names_another_store_or_server_is_refused_by_name(
     tags = [{"key": f"dagster/partition/{name}", "value": "x"} for name in ("checkpoint", "target")]
     launched = served.graphql(LAUNCH, config=config, tags=tags)["launchRun"]
     assert launched["__typename"] == "RunConfigValidationInvalid", launched
-    (message,) = {error["message"] for error in launched["errors"]}
-    assert all(name in message for name in value), message
-    assert f"root:resources:{resource}:config" in message
+    messages = [error["message"] for error in launched["errors"]]
+    for name in value:
+        assert any(name in message for message in messages), messages
+    assert all(f"root:resources:{resource}:config" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("resource", "setting", "variable"),
+    [("store", "root", "EDGE_ASSETS_STORE"), ("tracking", "uri", "MLFLOW_TRACKING_URI")],
+)
+def test_the_page_shows_which_variable_decides_and_a_run_may_name_no_other(
+    served: Served, resource: str, setting: str, variable: str
+) -> None:
+    details = served.graphql(RESOURCE, name=resource)["topLevelResourceDetailsOrError"]
+    shown = {entry["key"]: (entry["value"], entry["type"]) for entry in details["configuredValues"]}
+    assert shown[setting] == (variable, "ENV_VAR"), "not set in this environment, and shown all the same"
+    config = json.dumps({"resources": {resource: {"config": {setting: {"env": "HOME"}}}}})
+    tags = [{"key": f"dagster/partition/{name}", "value": "x"} for name in ("checkpoint", "target")]
+    launched = served.graphql(LAUNCH, config=config, tags=tags)["launchRun"]
+    assert launched["__typename"] == "RunConfigValidationInvalid", launched
+    assert f"{setting}:env not in enum type {variable}" in launched["errors"][0]["message"]
 
 
 # --- a real page ---------------------------------------------------------------------------------------

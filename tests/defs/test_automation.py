@@ -72,6 +72,11 @@ def test_a_dropped_file_becomes_a_partition_and_its_runs_once(daemon: Project, c
         wait_for(lambda: sorted(runs(instance).values()) == ["SUCCESS", "SUCCESS"], 200)
         (key,) = instance.get_dynamic_partitions("tiny_checkpoints")
         assert set(runs(instance)) == {f"{key}|graviton3", f"{key}|raspberry-pi-5"}
+        assert release_checks(instance) == [
+            (False, f"{key}, the newest checkpoint, is not released yet for graviton3, raspberry-pi-5"),
+            (False, f"{key}, the newest checkpoint, is not released yet for raspberry-pi-5"),
+            (True, f"{key}, the newest checkpoint, is released for every target"),
+        ]
         scorecard = dg.AssetKey(["tiny", "scorecard"])
         wait_for(lambda: key in instance.get_materialized_partitions(scorecard), 90)
 
@@ -93,6 +98,18 @@ def ticks(instance: dg.DagsterInstance) -> int:
     """How often the checkpoint sensor has been evaluated."""
     states = [s for s in instance.all_instigator_state() if s.instigator_name == "tiny_checkpoint_sensor"]
     return sum(len(instance.get_ticks(state.instigator_origin_id, state.selector_id)) for state in states)
+
+
+def release_checks(instance: dg.DagsterInstance) -> list[tuple[bool, str]]:
+    """What was said of the tiny model's releases, the earliest first: whether they are of the newest checkpoint."""
+    key = dg.AssetCheckKey(dg.AssetKey(["tiny", "cpu", "release"]), "newest_checkpoint")
+    said = []
+    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=10):
+        event = record.event.dagster_event if record.event else None
+        if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            said.append((evaluation.passed, evaluation.description or ""))
+    return said[::-1]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:

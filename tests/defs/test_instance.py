@@ -18,7 +18,7 @@ from edge_assets.cli import build as building
 from edge_assets.core.types import File
 from edge_assets.defs.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
 from edge_assets.defs.recovery import dead_runs_sensor
-from edge_assets.defs.running import TAG, Worker
+from edge_assets.defs.running import FORMER_TAG, TAG, Worker
 from edge_assets.errors import EdgeAssetsError, StoreError
 from edge_assets.settings import Home, allowed_hosts, home_mode, mlflow_url, token
 from resources.checkpoints import Checkpoint
@@ -63,10 +63,15 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
     elsewhere = Worker(here.host, here.machine, here.boot, "pid:[1]", 1, "1")
     with dg.DagsterInstance.local_temp() as instance:
 
-        def run(status: dg.DagsterRunStatus, worker: Worker | None = None, tags: dict[str, str] | None = None) -> str:
+        def run(
+            status: dg.DagsterRunStatus,
+            worker: Worker | None = None,
+            tag: str = TAG,
+            tags: dict[str, str] | None = None,
+        ) -> str:
             run_id = str(uuid.uuid4())
             if worker:
-                tags = worker.tags(run_id)
+                tags = {tag: worker.tags(run_id)[TAG]}
             return create_run_for_test(instance, "tiny_cpu", run_id=run_id, status=status, tags=tags).run_id
 
         copied = gone.tags(str(uuid.uuid4()))  # a run that repeats another has that one's tags
@@ -74,6 +79,7 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
         expected = {
             run(dg.DagsterRunStatus.STARTED, gone): "FAILURE",
             run(dg.DagsterRunStatus.STARTING, gone): "FAILURE",
+            run(dg.DagsterRunStatus.STARTED, gone, FORMER_TAG): "FAILURE",
             run(dg.DagsterRunStatus.CANCELING, gone): "CANCELED",
             run(dg.DagsterRunStatus.SUCCESS, gone): "SUCCESS",
             run(dg.DagsterRunStatus.STARTED, here): "STARTED",
@@ -85,7 +91,7 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
         }
         answer = dead_runs_sensor(dg.build_sensor_context(instance))
         assert isinstance(answer, dg.SkipReason)
-        assert answer.skip_message == "3 dead runs were closed"
+        assert answer.skip_message == "4 dead runs were closed"
         assert {run.run_id: run.status.value for run in instance.get_runs()} == expected
 
 
