@@ -1,32 +1,45 @@
 """The MLflow runs of one cell: a parent, and a child per variant, found again by the ids that the store keeps.
 
+A target's history is a cell of its own with one run, whose metrics are steps over the checkpoints.
+
 People delete runs and experiments, replace servers and keep old ones. Where a run cannot be used any more another is
 begun, so that nothing is logged where nobody sees it, and nothing waits for what will not come back.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from edge_assets.addresses import without_credentials
 from edge_assets.core.types import Artifact
-from resources import mlflow_server
+from edge_assets.hashing import digest
+from resources import mlflow_inputs, mlflow_server, mlflow_views
+from resources.mlflow_models import write_model
 from resources.mlflow_server import NotFromHere
-from resources.outbox import KINDS, PARENT, Entry
+from resources.outbox import HISTORY, KINDS, PARENT, Entry
 from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import Model
 
 BARE = ""  # of a run that additions opened, because the one they belong to is gone
-MODEL = "model"  # the name of a variant's logged model
+MODEL, RELEASE = "model", "release"  # names of logged models: a variant's, and the one of a released folder
+BATCH = 1000  # metrics that MLflow takes at once
 SUPERSEDED = "superseded"  # the tag of runs that another run of the same variant replaced
 PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"  # the run's description
+LINKS = {"dagster.run_url": "Dagster run", "dagster.asset_url": "Dagster assets"}
+NOTE_LETTERS = 4500  # with the links less than the 5000 that each version of MLflow takes
 Say = Callable[[str], None]
+
+
+class Step(TypedDict):
+    """What was logged at one step."""
+
+    time_ms: int
+    metrics: dict[str, float]
 
 
 @dataclass
@@ -41,6 +54,8 @@ class CellRuns:
     begun: dict[str, str] = field(default_factory=dict)  # variant -> digest of the entry that its run was begun with
     numbers: dict[str, str] = field(default_factory=dict)  # entry -> digest of what was logged but for its files
     logged: dict[str, str] = field(default_factory=dict)  # entry -> digest of what was logged as a whole
+    steps: dict[str, Step] = field(default_factory=dict)  # what the history has, by step
+    views: str = ""  # digest of the views that the experiment's tags were given
 
     @classmethod
     def read(cls, store: ArtifactStore, cell: str) -> "CellRuns":
@@ -57,7 +72,7 @@ class CellRuns:
         return state
 
     def _is_whole(self) -> bool:
-        tables = (self.runs, self.models, self.drafts, self.begun, self.numbers, self.logged)
+        tables = (self.runs, self.models, self.drafts, self.begun, self.numbers, self.logged, self.steps)
         return all(isinstance(table, dict) for table in tables) and PARENT in self.runs and bool(self.experiment)
 
     def forget(self, run: str) -> None:
@@ -87,10 +102,12 @@ class CellLog:
         log = cls(client, store, cell, CellRuns.read(store, cell), say)
         server = mlflow_server.server_digest(uri)
         if log.state.server != server:
-            log.state = CellRuns(server=server)
+            log.state = CellRuns(server=server, steps=log.state.steps)
         elif mlflow_server.has_run(client, log.state.runs[PARENT]):
+            log._show_views()
             return log
         log._begin(artifacts=None if uri.startswith(("http://", "https://")) else artifacts)
+        log._show_views()
         return log
 
     # --- runs ----------------------------------------------------------------------------------------------
@@ -105,6 +122,7 @@ class CellLog:
         if run_id and entry.kind == "variant" and self.state.begun.get(entry.run) not in (BARE, entry.digest):
             # other bytes or other evidence: a new run, with its own measurements and parameters
             self.client.set_tag(run_id, SUPERSEDED, "true")
+            self.client.set_tag(run_id, mlflow_views.VERDICT, mlflow_views.SUPERSEDED)
             self.state.forget(entry.run)
             run_id = None
         if run_id is None:
@@ -121,6 +139,7 @@ class CellLog:
     def finish(self, entry: Entry) -> None:
         """Note that MLflow has the whole entry."""
         self.state.logged[entry.name] = entry.digest
+        self.state.drafts.pop(entry.digest, None)
         self.save()
 
     def _create(self, entry: Entry) -> str:
@@ -133,30 +152,41 @@ class CellLog:
 
     def _begin(self, artifacts: str | None) -> None:
         """A new parent run; the children that are still there are put below it."""
-        model, family, checkpoint, target = self.cell.split("/")
-        experiment = self._experiment(model, artifacts)
+        experiment = self._experiment(self.cell.split("/")[0], artifacts)
         former = self.state
-        self.state = CellRuns(server=former.server, experiment=experiment)
+        self.state = CellRuns(server=former.server, experiment=experiment, steps=former.steps)
         if former.experiment == experiment:
             self.say(f"the run of {self.cell} was deleted in MLflow: a new one is begun")
             self.state = former
             self.state.forget(PARENT)
-        tags = {"model": model, "family": family, "checkpoint": checkpoint, "target": target}
-        parent = self.client.create_run(experiment, tags=tags, run_name=f"{target} {checkpoint}").info.run_id
+        parent = self._create_parent()
         for run, run_id in list(self.state.runs.items()):
             if mlflow_server.has_run(self.client, run_id):
                 self.client.set_tag(run_id, PARENT_TAG, parent)
             else:
                 self.state.forget(run)
         self.state.runs[PARENT] = parent
+        self._log_steps(self.state.steps)
         self.save()
+
+    def _create_parent(self) -> str:
+        model, family, checkpoint, target = self.cell.split("/")
+        tags = {"model": model, "family": family, "target": target}
+        name = f"{HISTORY} {target}"
+        if checkpoint != HISTORY:
+            tags["checkpoint"] = checkpoint
+            name = f"{target} {checkpoint}"
+        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=name).info.run_id
+        return run_id
 
     def _experiment(self, model: str, artifacts: str | None) -> str:
         """The experiment of a model: of its name, or of its name and a number where that one was deleted.
 
         A deleted experiment is not restored, because somebody wanted to be rid of its runs, and MLflow keeps its name
-        taken until `mlflow gc`.
+        taken until `mlflow gc`. Another process may create one of the same name meanwhile: it is taken as found.
         """
+        from mlflow.exceptions import MlflowException
+
         name, number = model, 1
         while (found := self.client.get_experiment_by_name(name)) is not None:
             if found.lifecycle_stage == "active":
@@ -171,14 +201,44 @@ class CellLog:
         if found is not None:
             return found.experiment_id
         place = None if artifacts is None else f"{Path(artifacts).resolve().as_uri()}/{name.replace(' ', '-')}"
-        return self.client.create_experiment(name, artifact_location=place)
+        kind = {mlflow_views.KIND_TAG: mlflow_views.MODEL_TRAINING}
+        try:
+            return self.client.create_experiment(name, artifact_location=place, tags=kind)
+        except MlflowException as error:
+            found = self.client.get_experiment_by_name(name)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
+            return found.experiment_id
+
+    def _show_views(self) -> None:
+        """Lets the experiment open as model training, with the tables of variants, unless that was done before.
+
+        What somebody else chose to have the experiment as stays.
+        """
+        _model, _family, checkpoint, _target = self.cell.split("/")
+        own = None if checkpoint == HISTORY else checkpoint
+        known = digest(mlflow_views.experiment_tags(0, own))
+        if self.state.views == known:
+            return
+        experiment = self.client.get_experiment(self.state.experiment)
+        wanted = dict(mlflow_views.experiment_tags(int(experiment.creation_time or 0), own))
+        if mlflow_views.KIND_TAG not in experiment.tags:
+            wanted[mlflow_views.KIND_TAG] = mlflow_views.MODEL_TRAINING
+        for name, value in wanted.items():
+            if experiment.tags.get(name) != value:
+                self.client.set_experiment_tag(experiment.experiment_id, name, value)
+        self.state.views = known
+        self.save()
 
     # --- numbers -------------------------------------------------------------------------------------------
 
     def add_numbers(self, entry: Entry) -> None:
-        """Parameters, metrics and tags; metrics of a variant are those of its logged model too."""
+        """Parameters, metrics, data sets and tags; metrics of a variant are those of its logged model too."""
         if self.state.numbers.get(entry.name) == entry.digest:
             return  # an earlier attempt came this far
+        if entry.step is not None:
+            self._add_step(entry)
+            return
         from mlflow.entities import Metric, Param, RunTag
 
         run_id, model_id = self.state.runs[entry.run], self._draft(entry)
@@ -191,79 +251,146 @@ class CellLog:
             run_id,
             metrics=metrics,
             params=[Param(name, str(value)[:6000]) for name, value in entry.parameters.items()],
-            tags=[RunTag(name, str(value)) for name, value in entry.tags.items()],
+            tags=[RunTag(name, str(value)) for name, value in self._tags(entry).items()],
         )
+        self._add_datasets(entry)
         self.client.set_terminated(run_id)  # before the files, which may have to wait; a finished run still takes them
         self.state.numbers[entry.name] = entry.digest
         self.save()
 
+    def _tags(self, entry: Entry) -> dict[str, str]:
+        """The entry's tags, and its description as the run's note; a version's is the version's."""
+        if not entry.description or entry.version:
+            return dict(entry.tags)
+        checkpoint = self.cell.split("/")[2]
+        links = [f"[Its variants as a table]({mlflow_views.view_path(self.state.experiment, checkpoint)})"]
+        for name, title in LINKS.items():
+            if name in entry.tags:
+                links.append(f"[{title}]({entry.tags[name]})")
+        return {**entry.tags, NOTE_TAG: f"{' · '.join(links)}\n\n{shortened(entry.description)}"}
+
+    def _add_datasets(self, entry: Entry) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if not entry.datasets:
+            return
+        inputs = [mlflow_inputs.dataset_input(about) for about in entry.datasets]
+        try:
+            self.client.log_inputs(self.state.runs[entry.run], datasets=inputs)
+        except MlflowException as error:
+            if not mlflow_server.is_missing_endpoint(error):
+                raise
+            self.say("this MLflow server is of a version before 2.4: it keeps no data sets of runs")
+
+    def _add_step(self, entry: Entry) -> None:
+        """The entry's metrics at its step.
+
+        Where the step has other numbers by now, the run is followed by one with all steps: MLflow would keep both.
+        """
+        step, former = str(entry.step), self.state.runs[PARENT]
+        known = self.state.steps.get(step)
+        now = Step(time_ms=entry.time_ms or 0, metrics=dict(entry.metrics))
+        if known != now:
+            self.state.steps[step] = now
+            if known is None:
+                self._log_steps({step: now})
+            else:
+                self.state.runs[PARENT] = self._create_parent()
+                self._log_steps(self.state.steps)
+                self.client.delete_run(former)  # what it had is in the new one
+        self._describe(entry)
+        self.save()
+
+    def _log_steps(self, steps: Mapping[str, Step]) -> None:
+        """Each step at the time of its checkpoint, so that what was logged before is not there twice."""
+        from mlflow.entities import Metric
+
+        metrics: list[Metric] = []
+        for step, logged in steps.items():
+            for name, value in logged["metrics"].items():
+                metrics.append(Metric(name, float(value), logged["time_ms"], int(step)))
+        run_id = self.state.runs[PARENT]
+        for i in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+        if metrics:
+            self.client.set_terminated(run_id)
+
+    def _describe(self, entry: Entry) -> None:
+        for name, value in entry.tags.items():
+            self.client.set_tag(self.state.runs[PARENT], name, value)
+        self.client.set_tag(self.state.runs[PARENT], NOTE_TAG, shortened(entry.description))
+
     # --- files ---------------------------------------------------------------------------------------------
 
-    def add_files(self, entry: Entry) -> None:
-        """The entry's artifact, once: as its logged model where it has a flavor of MLflow's, else as files.
+    def add_files(self, entry: Entry) -> str:
+        """The entry's artifact, once: as its logged model where it is one to MLflow, else as files.
 
-        Raises NotFromHere where MLflow keeps files in a place that this machine cannot write to, and StoreError where
-        the artifact is gone.
+        Returns where it is, as an address of MLflow's. Raises NotFromHere where MLflow keeps files in a place that this
+        machine cannot write to, and StoreError where the artifact is gone.
         """
         if not entry.artifact:
-            return
-        path = self.store.checkout(Artifact.from_dict(entry.artifact))
+            return ""
+        path, run_id = self.store.checkout(Artifact.from_dict(entry.artifact)), self.state.runs[entry.run]
         if entry.model:
-            self._add_model(entry, path)
-            return
+            address = self._add_model(entry, path)
+            if entry.kind == "variant":
+                self.state.models[entry.run] = address
+            return address
         send = self.client.log_artifact if path.is_file() else self.client.log_artifacts
-        run_id = self.state.runs[entry.run]
         self._upload(run_id, lambda: send(run_id, str(path), entry.kind))
+        return f"runs:/{run_id}/{entry.kind}"
 
     def _draft(self, entry: Entry) -> str | None:
         """The logged model that belongs to the entry's run, created where it has to be; None where there is none."""
         from mlflow.exceptions import MlflowException
 
-        known = self.state.drafts.get(entry.run)
+        key = _draft_key(entry)
+        known = self.state.drafts.get(key)
         if known and mlflow_server.has_model(self.client, known):
             return known
         if known:
             self.say(f"the model of {self.cell}/{entry.run} was deleted in MLflow")
             for table in (self.state.drafts, self.state.models):
-                table.pop(entry.run, None)
+                table.pop(key, None)
         if not (entry.model and entry.artifact):
             return None
         try:
             draft = self.client.create_logged_model(
                 self.state.experiment,
-                name=MODEL,
+                name=_model_name(entry),
                 source_run_id=self.state.runs[entry.run],
                 params={name: str(value) for name, value in entry.parameters.items()},
             )
         except MlflowException as error:
             if not mlflow_server.is_missing_endpoint(error):
                 raise
-            self.say("this MLflow server is of a version before 3: it keeps a variant's model in its run, below model/")
+            self.say(
+                "this MLflow server is of a version before 3: it keeps models in their runs, below model/ and release/"
+            )
             return None
-        self.state.drafts[entry.run] = draft.model_id
+        self.state.drafts[key] = draft.model_id
         self.save()
         return draft.model_id
 
-    def _add_model(self, entry: Entry, path: Path) -> None:
-        """The artifact in MLflow's layout, so that MLflow can load it and predict."""
+    def _add_model(self, entry: Entry, path: Path) -> str:
+        """The artifact in MLflow's layout, so that MLflow can load it and predict. Returns the model's address."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        run_id, model_id = self.state.runs[entry.run], self._draft(entry)
+        run_id, model_id, name = self.state.runs[entry.run], self._draft(entry), _model_name(entry)
         with self.store.workspace() as work:
-            folder = work / MODEL
+            folder = work / name
             if model_id is None:
-                write_model(entry.model or {}, path, folder, Model(artifact_path=MODEL, run_id=run_id))
-                self._upload(run_id, lambda: self.client.log_artifacts(run_id, str(folder), MODEL))
-                self.state.models[entry.run] = f"runs:/{run_id}/{MODEL}"
-                return
+                write_model(self.store, entry.model or {}, path, folder, Model(artifact_path=name, run_id=run_id))
+                self._upload(run_id, lambda: self.client.log_artifacts(run_id, str(folder), name))
+                return f"runs:/{run_id}/{name}"
             place = self.client.get_logged_model(model_id).artifact_location
             about = Model(artifact_path=place, model_uuid=model_id, model_id=model_id, run_id=run_id)
-            write_model(entry.model or {}, path, folder, about)
+            write_model(self.store, entry.model or {}, path, folder, about)
             self._upload(run_id, lambda: self.client.log_model_artifacts(model_id, str(folder)))
         self.client.finalize_logged_model(model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        self.state.models[entry.run] = f"models:/{model_id}"
+        return f"models:/{model_id}"
 
     def _upload(self, run_id: str, send: Callable[[], None]) -> None:
         from mlflow.exceptions import MlflowException
@@ -277,53 +404,22 @@ class CellLog:
             raise NotFromHere(f"{_root(place)} takes no files from here: {mlflow_server.said_by(error)}") from error
 
 
-def write_model(about: Mapping[str, Any], artifact: Path, folder: Path, model: "Model") -> None:
-    """A folder in the layout of the artifact's flavor, around the very bytes that were verified."""
-    import mlflow
-
-    signature = _signature(about)
-    # requirements are stated: MLflow would otherwise find them by running the model in a new process
-    if about["flavor"] == "onnx":
-        import onnx
-
-        mlflow.onnx.save_model(
-            onnx.load(artifact),
-            str(folder),
-            mlflow_model=model,
-            signature=signature,
-            pip_requirements=about["requirements"],
-            save_as_external_data=False,
-        )
-        own = folder / "model.onnx"
-    else:
-        import torch
-
-        mlflow.pytorch.save_model(
-            torch.jit.load(artifact),
-            str(folder),
-            mlflow_model=model,
-            signature=signature,
-            pip_requirements=about["requirements"],
-            serialization_format="pickle",  # for a TorchScript module: its own zip format, no pickled code
-        )
-        own = folder / "data" / "model.pth"
-    assert own.is_file()
-    shutil.copyfile(artifact, own)  # what MLflow wrote is the same graph in other bytes
+def shortened(text: str) -> str:
+    """Markdown of at most so many letters as MLflow takes, cut between lines, and saying so."""
+    if len(text) <= NOTE_LETTERS:
+        return text
+    whole = text[:NOTE_LETTERS].rpartition("\n")[0]
+    left = len(text[len(whole) :].strip().splitlines())
+    return f"{whole}\n\n({left} more lines: see the artifacts)"
 
 
-def _signature(model: Mapping[str, Any]) -> Any:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def _model_name(entry: Entry) -> str:
+    return MODEL if entry.kind == "variant" else RELEASE
 
-    def tensor(spec: Mapping[str, Any]) -> TensorSpec:
-        shape = [-1 if isinstance(axis, str) else axis for axis in spec["shape"]]
-        return TensorSpec(np.dtype(spec["dtype"]), shape, spec["name"])
 
-    def schema(side: str) -> Schema:
-        return Schema([tensor(spec) for spec in model[side]])
-
-    return ModelSignature(schema("inputs"), schema("outputs"))
+def _draft_key(entry: Entry) -> str:
+    """A variant's run has one model; a run may come to be released more than once."""
+    return entry.run if entry.kind == "variant" else entry.digest
 
 
 def _root(address: str) -> str:

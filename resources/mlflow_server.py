@@ -8,9 +8,11 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from edge_assets.addresses import hide_credentials, without_credentials
 from edge_assets.errors import one_line, shortened
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HEALTH_SECONDS = 3
+CREATION_SECONDS = 120  # so long another process may take to create the database
 REQUEST_SECONDS = 60  # uploads too; no request is tried a second time, because the outbox does that
 OUTAGE = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 UNKNOWN_USER = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
@@ -42,10 +45,9 @@ def connect(uri: str) -> "MlflowClient":
     try:
         if uri.startswith(("http://", "https://")):
             _check_health(uri)
-        if uri.startswith("sqlite:///"):
-            _check_database(uri)
-        client = _client(uri)
-        client.search_experiments(max_results=1)
+        with _alone_with(uri):
+            client = _client(uri)
+            client.search_experiments(max_results=1)
     except Outage:
         raise
     except Exception as error:  # whatever it is: nothing was sent yet, so no entry is to blame
@@ -146,11 +148,22 @@ def _reason(error: BaseException) -> str:
     return said_by(error)
 
 
-def _check_database(uri: str) -> None:
-    """SQLAlchemy would try a file that it cannot open for a hundred seconds."""
+@contextmanager
+def _alone_with(uri: str) -> Iterator[None]:
+    """One process at a time opens a database that is a file: whoever is first creates its tables."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
     path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=CREATION_SECONDS):
+        _check_database(path)
+        yield
+
+
+def _check_database(path: Path) -> None:
+    """SQLAlchemy would try a file that it cannot open for a hundred seconds."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=HEALTH_SECONDS)) as database:
             database.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
@@ -160,6 +173,8 @@ def _check_database(uri: str) -> None:
 def _client(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # requirements of models are stated, not the project's
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the address as it was given, password and all
     import mlflow
 

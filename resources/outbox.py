@@ -4,12 +4,13 @@
     outbox-trouble/<cell>/<kind>-<run>   how often sending it failed
     outbox-refused/<cell>/<kind>-<run>   failed too often by its own fault: put aside for a person
 
-A cell is `model/family/checkpoint/target`. Every machine that shares the store sends what waits, so an entry may
-vanish at any time, and may be one that only a later version understands.
+A cell is `model/family/checkpoint/target`; what goes on over all checkpoints has `history` in the checkpoint's place,
+and its entries the step at the end of their names. Every machine that shares the store sends what waits, so an entry
+may vanish at any time, and may be one that only a later version understands.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
@@ -19,7 +20,8 @@ from edge_assets.hashing import canonical_json, digest
 from resources.store import ArtifactStore
 
 PARENT = "parent"
-KINDS = ("variant", "report", "release", "scorecard")  # in the order in which they are sent
+HISTORY = "history"  # in the place of a checkpoint, whose keys end with a hash
+KINDS = ("variant", "report", "release", "scorecard", "history")  # in the order in which they are sent
 WAITING, TROUBLE, REFUSED = "outbox", "outbox-trouble", "outbox-refused"
 
 
@@ -33,21 +35,30 @@ class OfLaterVersion(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to log: a child run (a variant), or additions to one that exists, or to the parent."""
+    """One thing to log: a child run (a variant), or additions to one that exists, or to the parent.
+
+    `datasets` has for each data set its name, digest, context, source and, as far as known, samples and fields.
+    """
 
     cell: str  # model/family/checkpoint/target
     run: str  # the variant's name, or PARENT
-    kind: str  # "variant" opens a run; "report", "release" and "scorecard" add to it
+    kind: str  # "variant" opens a run; "report", "release", "scorecard" and "history" add to it
     parameters: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     artifact: Mapping[str, object] | None = None  # an Artifact as JSON
     model: Mapping[str, object] | None = None  # flavor and signature of `artifact`
     version: Mapping[str, object] | None = None  # register this run's model as a version with these tags
+    description: str = ""  # Markdown: of the run, or of the version that is registered
+    datasets: Sequence[Mapping[str, object]] = ()  # what the numbers were computed on
+    step: int | None = None  # the metrics are one step of the run's: the number of a checkpoint
+    time_ms: int | None = None  # of the step
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.run}"
+        """What tells it from the other entries of its cell."""
+        name = f"{self.kind}-{self.run}"
+        return name if self.step is None else f"{name}-{self.step}"
 
     @property
     def key(self) -> str:
@@ -59,6 +70,9 @@ class Entry:
         """Changes when there is something new to log; who logged it does not count."""
         data = asdict(self)
         data["tags"] = {name: value for name, value in self.tags.items() if not name.startswith("dagster.")}
+        for name in ("description", "datasets", "step", "time_ms"):
+            if data[name] in ("", (), [], None):
+                del data[name]  # what has none is the same as before there were any
         return digest(data)
 
     @classmethod

@@ -1,5 +1,7 @@
 """MLflow: a parent run per checkpoint and target, a child run per variant, releases as registered versions.
 
+A run per target goes on over the checkpoints: each is a step.
+
 Every entry is first written to an outbox in the store and removed once MLflow has it. If MLflow cannot be used, the
 run says so and goes on: nothing that MLflow does or does not do fails an asset. Whatever runs next sends what is
 waiting. Run ids are kept in the store, so that nothing is ever searched for.
@@ -14,9 +16,9 @@ import dagster as dg
 
 from edge_assets.addresses import without_credentials
 from edge_assets.settings import dagster_url, mlflow_url
-from resources import mlflow_server
+from resources import mlflow_server, mlflow_views
 from resources.artifacts import ArtifactStoreResource
-from resources.mlflow_cell import CellLog, CellRuns
+from resources.mlflow_cell import CellLog, CellRuns, shortened
 from resources.mlflow_server import NotFromHere, Outage
 from resources.outbox import WAITING, Entry, OfLaterVersion, Outbox
 from resources.store import ArtifactStore
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 RELEASED = "released"  # the alias of the version in production
+VARIANTS = "table of variants"  # among the addresses that `log` returns by run: no run has a name with spaces
+NOT_LOGGED = "not logged yet: the run's log says why, and a later run logs it"
 FAILURES = 5  # in so many runs an entry may fail by its own fault before it is put aside
 AGAIN_SECONDS = 300  # so long a process does not try again what failed: all assets of a run are one process
 Say = Callable[[str], None]
@@ -61,8 +65,10 @@ class MLflowTracking(dg.ConfigurableResource):
     store: dg.ResourceDependency[ArtifactStoreResource]
 
     def log(self, entries: list[Entry], say: Say) -> dict[str, str]:
-        """Put entries in the outbox and send all that wait. Returns the run's web address by run name.
+        """Put entries in the outbox and send all that wait.
 
+        Returns the web addresses of the first entry's cell: of the entries' runs by name, and of the table of its
+        checkpoint's variants as `VARIANTS`.
         Never raises for what MLflow answers; `say` gets what could not be sent, and why.
         """
         store = self.store.open()
@@ -81,7 +87,11 @@ class MLflowTracking(dg.ConfigurableResource):
                 say(sentence)
 
         self._send_waiting(store, once)
-        return {run: self.run_url(store, entry.cell, run) for entry in entries if (run := entry.run)}
+        addresses = {VARIANTS: self.variants_url(store, cell)}
+        for entry in entries:
+            if entry.cell == cell:
+                addresses[entry.run] = self.run_url(store, cell, entry.run)
+        return addresses
 
     def flush(self, say: Say) -> None:
         """Send what waits in the outbox, and say what does not go and why."""
@@ -92,8 +102,19 @@ class MLflowTracking(dg.ConfigurableResource):
         state = CellRuns.read(store, cell)
         run_id = state.runs.get(run)
         if run_id is None or state.server != mlflow_server.server_digest(self.uri):
-            return "not logged yet: the run's log says why, and a later run logs it"
-        return f"{without_credentials(mlflow_url())}/#/experiments/{state.experiment}/runs/{run_id}"
+            return NOT_LOGGED
+        return f"{without_credentials(mlflow_url())}/{mlflow_views.run_path(state.experiment, run_id)}"
+
+    def variants_url(self, store: ArtifactStore, cell: str) -> str:
+        """Web address of the table of all variants of the cell's checkpoint, or a sentence saying that it waits.
+
+        The page sorts by any column. `cell` is `model/family/checkpoint/target`, of any target that was logged.
+        """
+        state = CellRuns.read(store, cell)
+        if not state.views or state.server != mlflow_server.server_digest(self.uri):
+            return NOT_LOGGED
+        path = mlflow_views.view_path(state.experiment, cell.split("/")[2])
+        return f"{without_credentials(mlflow_url())}/{path}"
 
     # --- sending -----------------------------------------------------------------------------------------
 
@@ -184,9 +205,9 @@ class MLflowTracking(dg.ConfigurableResource):
         log.add_numbers(entry)
         if no_files:
             return False
-        log.add_files(entry)
+        source = log.add_files(entry)
         if entry.version:
-            _register(client, log.state.models.get(entry.run), run_id, entry, log.say)
+            _register(client, source, run_id, entry, log.say)
         log.finish(entry)
         outbox.drop(entry)
         return True
@@ -203,28 +224,32 @@ def dagster_tags(run_id: str) -> dict[str, str]:
     return {"dagster.run_id": run_id, "dagster.run_url": f"{dagster_url()}/runs/{run_id}"}
 
 
-def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry: Entry, say: Say) -> None:
+def _register(client: "MlflowClient", source: str, run_id: str, entry: Entry, say: Say) -> None:
     """A version of the registered model `<model>.<target>`, and the alias `released` on it.
 
-    The same content is registered once; the alias never moves from a newer checkpoint to an older one.
+    The same content is registered once; the alias never moves from a newer checkpoint to an older one. `source` is the
+    address of the released folder in MLflow.
     """
     from mlflow.exceptions import MlflowException
 
     assert entry.version is not None
     model, _family, _checkpoint, target = entry.cell.split("/")
-    name = f"{model}.{target}"
+    name, description = f"{model}.{target}", shortened(entry.description)
     try:
-        client.create_registered_model(name, description=f"Releases of {model} for {target}")
+        client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {name: str(value) for name, value in entry.version.items()}
-    version = _version_of(client, name, tags["release_sha256"])
+    version = _version_of(client, name, tags)
     if version is None:
-        source = model_uri or f"runs:/{run_id}/release"
         is_logged_model = source.startswith("models:/")
         model_id = source.removeprefix("models:/") if is_logged_model else None
-        version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
+        version = client.create_model_version(
+            name, source, run_id, tags=tags, description=description, model_id=model_id
+        )
+    elif not version.description:  # registered by an earlier version of edge-assets
+        client.update_model_version(name, version.version, description)
     client.set_tag(run_id, "registered_version", f"{name}/{version.version}")
     try:
         current = client.get_model_version_by_alias(name, RELEASED)
@@ -233,7 +258,17 @@ def _register(client: "MlflowClient", model_uri: str | None, run_id: str, entry:
             raise
         current = None
     if current is None or _order(current.tags) <= _order(tags):
+        _describe(client, name, description, current)
         _set_alias(client, name, version.version, say)
+
+
+def _describe(client: "MlflowClient", name: str, description: str, former: "ModelVersion | None") -> None:
+    """Describes the registered model as its released version, unless a person wrote something there."""
+    shown = client.get_registered_model(name).description or ""
+    ours = {"", former.description if former else ""}
+    was_written_by_us = shown in ours or shown.startswith("Releases of ")  # as earlier versions had it
+    if was_written_by_us and shown != description:
+        client.update_registered_model(name, description)
 
 
 def _order(tags: Mapping[str, str]) -> tuple[int, float]:
@@ -252,10 +287,10 @@ def _set_alias(client: "MlflowClient", name: str, version: str, say: Say) -> Non
         say(f"this MLflow server is of a version before 2.3: it has no aliases, so none marks {name}/{version}")
 
 
-def _version_of(client: "MlflowClient", name: str, release_sha256: str) -> "ModelVersion | None":
-    """The version that has this content, if the run that it came from is still there."""
+def _version_of(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> "ModelVersion | None":
+    """The version that has this content in this flavor, if the run that it came from is still there."""
     for version in client.search_model_versions(f"name = '{name}'"):
-        same = version.tags.get("release_sha256") == release_sha256
+        same = all(version.tags.get(tag) == tags.get(tag) for tag in ("release_sha256", "flavor"))
         if same and version.run_id and mlflow_server.has_run(client, version.run_id):
             return version
     return None

@@ -157,6 +157,12 @@ def preprocess_fields(raw: Arrays, preprocess: Preprocessing) -> list[str]:
     return needed
 
 
+def first_sample(raw: Arrays, preprocess: Preprocessing) -> Arrays:
+    """The raw fields of the first sample that the preprocessing reads."""
+    one = {name: array[:1] for name, array in raw.items()}
+    return {name: one[name] for name in preprocess_fields(one, preprocess)}
+
+
 def sample_hashes(raw: Arrays, preprocess: Preprocessing) -> list[bytes]:
     """One hash per sample, over the fields that become model inputs."""
     fields = preprocess_fields(raw, preprocess)

@@ -39,6 +39,8 @@ Verdict = Literal[
     "dominated",
     "not_selected",
 ]
+# by the names that MLflow has for them: what is followed over a target's checkpoints
+FOLLOWED = ("accuracy", "accuracy_drop_points", "size_bytes", "latency_p50_ms")
 GateName = Literal["parity", "accuracy", "size", "memory"]
 
 

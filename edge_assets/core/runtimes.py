@@ -28,6 +28,7 @@ class Runtime:
     takes_architecture: bool = False
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
     loader: str | None = None  # below edge_assets/toolchains: how a released folder loads it; None: devices alone do
+    loader_needs: tuple[str, ...] = ()  # distributions that `loader` imports, besides NumPy
     build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
     is_single_threaded: bool = False  # whatever it is given: several processes evaluate the whole set
 
@@ -59,6 +60,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "PyTorch on this machine's CPU",
         build_options=("engine",),
         loader="pytorch/loader.py",
+        loader_needs=("torch",),
         app=NoAppSample(
             "PyTorch runs in Python on such targets; in C++, LibTorch loads the file by `torch::jit::load`"
         ),
@@ -69,6 +71,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         ("onnxruntime",),
         "ONNX Runtime on this machine's CPU",
         loader="onnx/loader.py",
+        loader_needs=("onnxruntime",),
         app=app_samples.ONNX,
     ),
     "litert": Runtime(
@@ -79,6 +82,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="litert",
         build_options=("channels_last",),
         loader="litert/loader.py",
+        loader_needs=("ai-edge-litert",),
         app=app_samples.LITERT,
     ),
     "executorch": Runtime(
@@ -90,6 +94,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         is_the_targets=False,  # its Python binding loads PyTorch
         build_options=("backends",),
         loader="executorch/loader.py",
+        loader_needs=("executorch", "torch"),
         app=app_samples.EXECUTORCH,
     ),
     "tflite_micro": Runtime(
@@ -102,6 +107,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("channels_last", "inputs", "outputs"),  # it knows tensors by position: names in the file's order
         loader="litert/tflite_micro_loader.py",
         is_single_threaded=True,
+        loader_needs=("tflite-micro",),
         app=app_samples.MICROCONTROLLER,
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
@@ -111,6 +117,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         (),
         "the engine in TensorRT on this machine's GPU",
         loader="tensorrt/loader.py",
+        loader_needs=("onnxruntime",),  # without a GPU; with one, the TensorRT that its kit.json names
         app=app_samples.TENSORRT,
     ),
     "kit_onnx": Runtime(
@@ -152,6 +159,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         target_options=("compute_units",),
         build_options=("image",),
         loader="coreml/loader.py",
+        loader_needs=("coremltools", "pillow"),
         app=app_samples.COREML,
     ),
 }

@@ -17,7 +17,7 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.select import judge
 from edge_assets.core.types import Built, Report
 from edge_assets.core.variant import CHECKPOINT, Variant
-from edge_assets.defs import code, freshness, metadata
+from edge_assets.defs import code, entries, freshness, metadata
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.pipeline import rows
@@ -148,7 +148,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.reference.build()
-            urls = tracking.log([metadata.variant_entry(cell, built, None, context.run_id)], context.log.warning)
+            urls = tracking.log([entries.variant_entry(cell, built, None, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,
             metadata=metadata.variant(cell, built, urls),
@@ -189,7 +189,7 @@ def _variant_asset(
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.variants.build(variant, source, others)
-            urls = tracking.log([metadata.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
+            urls = tracking.log([entries.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,
             metadata=metadata.variant(cell, built, urls),
@@ -227,7 +227,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
             ordered = {name: builts[name] for name in sources}
             judgement = Judgement(cell, ordered, cell.measure(ordered, config.mode))
             report = judgement.report()
-            urls = tracking.log(metadata.report_entries(judgement, report, context.run_id), context.log.warning)
+            urls = tracking.log(entries.report_entries(judgement, report, context.run_id), context.log.warning)
         return dg.MaterializeResult(
             value=Report(tuple(ordered.values()), judgement.measurement),
             metadata=metadata.report(judgement, report, urls),
@@ -266,7 +266,8 @@ def _release_asset(
             assert released.artifact is not None
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
             cell.store.export(released.artifact, folder)
-            urls = tracking.log(metadata.release_entries(judgement, released, context.run_id), context.log.warning)
+            card = (folder / "MODEL_CARD.md").read_text()
+            urls = tracking.log(entries.release_entries(judgement, released, card, context.run_id), context.log.warning)
             is_newest, sentence = freshness.is_newest_released(spec, family, targets, cell.store, cell.partition)
         return dg.MaterializeResult(
             value=released,

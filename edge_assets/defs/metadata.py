@@ -1,8 +1,7 @@
-"""What the assets show in Dagster and log to MLflow: the same numbers under the same names."""
+"""What the assets show in Dagster: the same numbers under the same names as in MLflow (`defs/entries`)."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
@@ -12,16 +11,14 @@ from edge_assets.core.evidence import Gate, Verified, known
 from edge_assets.core.select import gates
 from edge_assets.core.shapes import record, written
 from edge_assets.core.sizes import KIB
-from edge_assets.core.types import Artifact, Built, Result
-from edge_assets.core.variant import Variant
+from edge_assets.core.types import Built, Result
 from edge_assets.defs import tables
 from edge_assets.defs.tables import divided
-from edge_assets.hashing import Json
 from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
-from resources.outbox import PARENT, Entry
-from resources.tracking import dagster_tags, variant_tags
+from resources.outbox import PARENT
+from resources.tracking import VARIANTS
 
 Shown = dg.MetadataValue | str | float | bool | None
 Metadata = dict[str, Shown]
@@ -40,6 +37,7 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         "recipe": built.recipe,
         "build_seconds": built.build.seconds,
         "mlflow_run": _link(urls[built.variant]),
+        "mlflow_variants": _link(urls[VARIANTS]),
     }
     if built.failed:
         shown |= {"failed": built.failed, "log": _failure_log(cell, built)}
@@ -97,56 +95,6 @@ def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.As
     return [_check(gate) for gate in outcomes if gate.name in names]
 
 
-def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str) -> Entry:
-    """The MLflow run of one variant. `made_by` is None for the checkpoint."""
-    numbers = built.verified.numbers() if built.verified else {}
-    if built.size_bytes is not None:
-        numbers["size_bytes"] = built.size_bytes
-    tags = variant_tags(
-        cell.path,
-        artifact=built.variant,
-        format=built.format,
-        precision=built.precision,
-        sha256=built.build.sha256 if built.artifact else "",
-        recipe_sha256=built.build.recipe.sha256,
-        refused="" if built.failed else built.build.refused or "",
-        failed=built.failed or "",
-    )
-    told = {name: value for name, value in tags.items() if value}
-    return Entry(
-        cell=cell.path,
-        run=built.variant,
-        kind="variant",
-        parameters=_parameters(built),
-        metrics=numbers,
-        tags=told | dagster_tags(run_id),
-        artifact=_files(built.artifact),
-        model=_model(cell, built, made_by),
-    )
-
-
-def _parameters(built: Built) -> dict[str, object]:
-    """What shaped a variant: the scheme, its parameters, and the versions of tools."""
-    recipe = built.build.recipe
-    parameters = {**recipe.parameters, "recipe": built.recipe}
-    for name, version in recipe.tools.items():
-        # MLflow takes no @ in names, which scoped npm packages begin with
-        parameters[f"tool.{name.replace('@', '')}"] = version
-    return parameters
-
-
-def _model(cell: Cell, built: Built, made_by: Variant | None) -> dict[str, Json] | None:
-    """How MLflow keeps the artifact as a model of one of its flavors; None where it has none for it."""
-    if built.artifact is None or made_by is None or made_by.mlflow_flavor is None:
-        return None
-    return {
-        "flavor": made_by.mlflow_flavor,
-        "inputs": written(cell.spec.inputs),
-        "outputs": written(cell.spec.outputs),
-        "requirements": [f"{name}=={version}" for name, version in made_by.tool_versions().items()],
-    }
-
-
 # --- the report ----------------------------------------------------------------------------------------
 
 
@@ -157,7 +105,7 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
         "reused": judgement.measurement.reused,
         "variants": tables.variants(judgement.rows),
         "failed_variants": sum(row.verdict == "failed" for row in judgement.rows),
-        "measured_on": _measured_on(judgement),
+        "measured_on": measured_on(judgement),
         "memory_measured_on": judgement.candidates.measured_on,
         "mode": conditions.mode or "memory only",
         "threads": conditions.threads,
@@ -165,43 +113,12 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
         "versions": tables.properties(conditions.versions),
         "measured_at": conditions.measured_at,
         "mlflow_run": _link(urls[PARENT]),
+        "mlflow_variants": _link(urls[VARIANTS]),
     }
     return shown | _pictures(judgement.cell, built)
 
 
-def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
-    """Measurements added to each variant's run, and plots and tables to the parent's."""
-    path = judgement.cell.path
-    entries = []
-    for row in judgement.rows:
-        entry = Entry(
-            cell=path,
-            run=row.artifact,
-            kind="report",
-            metrics=row.measured_numbers(),
-            tags={"verdict": row.verdict, "reason": row.reason},
-        )
-        entries.append(entry)
-    conditions = judgement.candidates.conditions
-    # tags, because a later measurement changes them, and MLflow's parameters never change
-    tags = {
-        "mode": conditions.mode or "memory only",
-        "threads": str(conditions.threads),
-        "cpu": conditions.machine.cpu,
-        "cores": str(conditions.machine.cores),
-        "measured_on": _measured_on(judgement),
-    }
-    parent = Entry(
-        cell=path,
-        run=PARENT,
-        kind="report",
-        tags=tags | dagster_tags(run_id),
-        artifact=_files(built.artifact),
-    )
-    return [*entries, parent]
-
-
-def _measured_on(judgement: Judgement) -> str:
+def measured_on(judgement: Judgement) -> str:
     """Where times were measured, or why nowhere."""
     if judgement.candidates.is_timed:
         return judgement.candidates.measured_on
@@ -247,49 +164,12 @@ def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Me
         "folder": dg.MetadataValue.path(folder),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
         "mlflow_run": _link(urls[row.artifact]),
+        "mlflow_variants": _link(urls[VARIANTS]),
     }
     return shown | known(tables.numbers(row))
 
 
-def release_entries(judgement: Judgement, built: Result, run_id: str) -> list[Entry]:
-    """The released folder on the winner's run, its registered version, and the winner's numbers on the parent."""
-    cell, row = judgement.cell, judgement.winning_row()
-    checkpoint = cell.checkpoint
-    winner = judgement.builts[row.artifact]
-    assert winner.verified is not None and row.size_bytes is not None
-    numbers = winner.verified.numbers() | {"size_bytes": row.size_bytes} | row.measured_numbers()
-    version: dict[str, Json] = {
-        "release_sha256": built.sha256,
-        "checkpoint": checkpoint.key,
-        "artifact": row.artifact,
-        "registered": checkpoint.registered,
-        "number": checkpoint.number,
-        "reason": row.reason,
-    }
-    released = Entry(
-        cell=cell.path,
-        run=row.artifact,
-        kind="release",
-        tags={"verdict": "released", "release_sha256": built.sha256} | dagster_tags(run_id),
-        artifact=_files(built.artifact),
-        version=version,
-    )
-    parent = Entry(
-        cell=cell.path,
-        run=PARENT,
-        kind="release",
-        metrics=numbers,
-        tags={"released": row.artifact, "reason": row.reason},
-    )
-    return [released, parent]
-
-
 # --- small parts ---------------------------------------------------------------------------------------
-
-
-def _files(artifact: Artifact | None) -> dict[str, object] | None:
-    """An artifact as the outbox keeps it."""
-    return asdict(artifact) if artifact else None
 
 
 def _check(gate: Gate) -> dg.AssetCheckResult:

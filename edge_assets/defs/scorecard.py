@@ -23,7 +23,7 @@ from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore
-from resources.tracking import MLflowTracking, dagster_tags
+from resources.tracking import VARIANTS, MLflowTracking, dagster_tags
 
 SCORECARD = "scorecard"
 PAGE = "scorecard.html"
@@ -69,10 +69,12 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             opened.export(built.artifact, folder)
             regression = _regression(opened, spec, checkpoint)
             entry = _entry(spec, checkpoint, rows, built, context.run_id)
-            url = tracking.log([entry], context.log.warning)[PARENT]
+            urls = tracking.log([entry], context.log.warning)
+            url = urls[PARENT]
         in_mlflow: dg.MetadataValue | str = url
         if url.startswith("http"):
-            in_mlflow = dg.MetadataValue.url(f"{url}/artifacts/{entry.kind}/{PAGE}")
+            run, _mark, query = url.partition("?")
+            in_mlflow = dg.MetadataValue.url(f"{run}/artifacts/{entry.kind}/{PAGE}?{query}")
         return dg.MaterializeResult(
             metadata={
                 "released": tables.released(rows),
@@ -81,6 +83,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 "targets_released": len(_released(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
                 "page_in_mlflow": in_mlflow,
+                "mlflow_variants": _link(urls[VARIANTS]),
             },
             data_version=dg.DataVersion(_digest(rows)),
             check_results=[regression],
@@ -146,6 +149,10 @@ def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, 
 
 def _released(rows: Sequence[Row]) -> dict[str, str]:
     return {row.target: row.artifact for row in rows if row.verdict == "released"}
+
+
+def _link(url: str) -> dg.MetadataValue:
+    return dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.text(url)
 
 
 def _digest(rows: Sequence[Row]) -> str:

@@ -72,6 +72,33 @@ class Datasets:
         """A data artifact, preprocessed: the model's inputs."""
         return self.saved_feeds(result)()
 
+    def example(self) -> Result:
+        """The model's inputs for the first sample of the evaluation data, as an artifact."""
+        inputs = {"evaluation": self.evaluation.sha256}
+        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()}
+
+        def build(folder: Path) -> Mapping[str, object]:
+            sample = data.first_sample(self.arrays(self.evaluation), self.cell.spec.preprocess)
+            data.save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
+            return {}
+
+        recipe = Recipe("example", "1", inputs, parameters, self.recipes.preprocessing_tools())
+        return self.cell.store.remember(recipe, build)
+
+    def fields(self, result: Result) -> list[object]:
+        """Name, dtype and shape of each field of a data artifact, as JSON."""
+
+        def build(_folder: Path) -> Mapping[str, object]:
+            found = []
+            for name, array in self.arrays(result).items():
+                found.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape[1:])})
+            return {"fields": found}
+
+        known = self.cell.store.remember(Recipe("data_fields", "1", {"data": result.sha256}), build)
+        fields = known.facts["fields"]
+        assert isinstance(fields, list)
+        return fields
+
     def check(self) -> Result:
         """Refuse data that cannot give a trustworthy result, before any slow work. Raises DataError."""
         spec = self.cell.spec

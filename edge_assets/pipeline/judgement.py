@@ -19,7 +19,6 @@ from edge_assets.hashing import digest
 from edge_assets.pipeline.candidates import Candidates
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.projection import row_of
-from edge_assets.spec.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Judgement:
 
         assert shipped.artifact is not None
         cell = self.cell
-        sample = _one_sample(cell.data.arrays(cell.data.evaluation), cell.spec.preprocess)
+        sample = data.first_sample(cell.data.arrays(cell.data.evaluation), cell.spec.preprocess)
         loadable = cell.verification.loadable(winner.runtime, winner.build)
         variant = cell.family.variant(winner.variant)
         inputs = cell.spec.preprocess.apply(sample)
@@ -141,12 +140,6 @@ class Judgement:
             verdicts.append([entry.candidate.name, entry.candidate.sha256, entry.verdict, entry.reason])
         evidence = [written(entry.gates) for entry in self.verdicts]
         return digest([[cell.spec.name, cell.checkpoint.key, cell.target.name], verdicts, evidence])
-
-
-def _one_sample(arrays: data.Arrays, preprocess: Preprocessing) -> dict[str, np.ndarray]:
-    """The raw fields of the first sample that the preprocessing reads."""
-    raw = {name: array[:1] for name, array in arrays.items()}
-    return {name: raw[name] for name in data.preprocess_fields(raw, preprocess)}
 
 
 def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
-from edge_assets.defs import metadata
+from edge_assets.defs import entries, metadata
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import Cell
@@ -31,6 +31,7 @@ from resources import checkpoints
 from resources.memos import memo_key
 from resources.outbox import PARENT, Entry
 from resources.store import ArtifactStore, open_store
+from resources.tracking import VARIANTS
 from tests.conftest import Project, trained
 from tests.tiny.spec import TINY
 
@@ -108,6 +109,8 @@ def logged(entry: Entry) -> dict[str, Any]:
         "artifact": sorted(entry.artifact or {}),
         "model": sorted(entry.model or {}),
         "version": sorted(entry.version or {}),
+        "described": bool(entry.description),
+        "datasets": [masked(about) for about in entry.datasets],
     }
 
 
@@ -127,10 +130,10 @@ def evidence(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
     cell = Cell(TINY, CPU.of(TINY), target("graviton3"), checkpoint, store, lambda _line: None)
     builts = cell.build_all()
     variants = {variant.name: variant for variant in cell.family.variants}
-    urls = dict.fromkeys([PARENT, *builts], "http://localhost/run")
+    urls = dict.fromkeys([PARENT, VARIANTS, *builts], "http://localhost/run")
     found: dict[str, Any] = {"mlflow": {}, "dagster": {}, "checks": {}}
     for name, built in builts.items():
-        found["mlflow"][f"variant {name}"] = logged(metadata.variant_entry(cell, built, variants.get(name), "0"))
+        found["mlflow"][f"variant {name}"] = logged(entries.variant_entry(cell, built, variants.get(name), "0"))
         found["dagster"][name] = shown(metadata.variant(cell, built, urls))
         found["checks"][name] = checked(metadata.variant_checks(cell, built, ["parity", "accuracy", "size"]))
     for kind, mode in (("timed", "rapid"), ("untimed", None)):
@@ -140,14 +143,16 @@ def evidence(store: ArtifactStore, checkpoint_file: Path) -> dict[str, Any]:
         assert released.artifact is not None
         assert report.artifact is not None
         folder = store.checkout(released.artifact)
-        entries = metadata.report_entries(judgement, report, "0") + metadata.release_entries(judgement, released, "0")
+        sent = entries.report_entries(judgement, report, "0") + entries.release_entries(
+            judgement, released, "card", "0"
+        )
         found[kind] = {
             "rows": masked((store.pointers.get(f"scorecards/{cell.path}") or {})["rows"]),
             "manifest.json": masked(written(store, released, "manifest.json")),
             "benchmark.json": masked(written(store, report, "benchmark.json")),
             "benchmark.csv": (store.checkout(report.artifact) / "benchmark.csv").read_text().splitlines()[0],
             "MODEL_CARD.md": masked((folder / "MODEL_CARD.md").read_text()).splitlines(),
-            "mlflow": {f"{entry.kind} {entry.run}": logged(entry) for entry in entries},
+            "mlflow": {f"{entry.kind} {entry.run}": logged(entry) for entry in sent},
             "benchmark_report": shown(metadata.report(judgement, report, urls)),
             "release": shown(metadata.release(judgement, released, folder, urls)),
             "memory": checked([metadata.memory_check(judgement)]),

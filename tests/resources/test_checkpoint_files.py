@@ -324,7 +324,7 @@ def test_the_alias_follows_numbers_and_not_clocks(tmp_path: Path) -> None:
     released = []
     for version in versions:
         entry = Entry("tiny/cpu/key/graviton3", "onnx_fp16", "release", version=version)
-        _register(client, None, run, entry, print)
+        _register(client, f"runs:/{run}/release", run, entry, print)
         released.append(client.get_model_version_by_alias("tiny.graviton3", "released").tags["release_sha256"])
     assert released == ["a", "b", "c", "c"]
 

@@ -1,6 +1,8 @@
 """MLflow: what is logged, that MLflow can predict with it, and what happens while it is down."""
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -36,7 +38,7 @@ def runs(client: MlflowClient) -> dict[str, mlflow.entities.Run]:
 def parents(runs: dict[str, mlflow.entities.Run], family: str) -> list[mlflow.entities.Run]:
     """Runs that are no variant's: of a family's cells, or, for `all`, of the scorecards."""
     every = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
-    return [run for run in every if run.data.tags["family"] == family]
+    return [run for run in every if run.data.tags["family"] == family and "checkpoint" in run.data.tags]
 
 
 def test_a_parent_per_checkpoint_and_target_and_a_child_per_variant(runs: dict[str, mlflow.entities.Run]) -> None:
@@ -80,7 +82,7 @@ def test_tags_and_the_way_back_to_dagster(built: Project, runs: dict[str, mlflow
     assert event is not None
     assert event.asset_materialization is not None
     link = event.asset_materialization.metadata["mlflow_run"].value
-    assert str(link).endswith(f"/runs/{runs['onnx_int8_static'].info.run_id}")
+    assert f"/runs/{runs['onnx_int8_static'].info.run_id}?" in str(link)
 
 
 def test_mlflow_loads_and_predicts_with_every_flavor(
@@ -102,10 +104,81 @@ def test_mlflow_loads_and_predicts_with_every_flavor(
 def test_the_release_is_a_registered_version_with_an_alias(built: Project, client: MlflowClient) -> None:
     version = client.get_model_version_by_alias("tiny.graviton3", "released")
     assert version.tags["checkpoint"].startswith("tiny-")
-    model = mlflow.pyfunc.load_model("models:/tiny.graviton3@released") if "onnx" in version.tags["artifact"] else None
-    if model:
-        images = TINY.preprocess.apply({"image": evaluation()["image"][:2]})["image"]
-        assert np.asarray(model.predict({"image": images})["logits"]).shape == (2, 10)
+    model = mlflow.pyfunc.load_model("models:/tiny.graviton3@released")
+    data = evaluation()
+    logits = model.predict({"image": data["image"][:64]})["logits"]
+    assert (np.asarray(logits).argmax(1) == data["label"][:64]).mean() > 0.9
+    assert model.input_example["image"].shape == (1, 8, 8, 1)
+    assert [(spec.name, spec.type.name) for spec in model.metadata.signature.inputs] == [("image", "uint8")]
+    for described in (version.description, client.get_registered_model("tiny.graviton3").description):
+        assert str(described).startswith("# tiny for graviton3")
+
+
+def test_the_experiment_is_of_model_training_and_has_tables_of_variants(built: Project, client: MlflowClient) -> None:
+    import dagster as dg
+
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    with dg.DagsterInstance.from_config(str(built.home / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "cpu", "onnx_int8_static"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    link = str(event.asset_materialization.metadata["mlflow_variants"].value)
+    (key,) = re.findall(r"viewStateShareKey=([^&]+)", link)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    found = client.search_runs([experiment.experiment_id], view["searchFilter"], order_by=["metrics.size_bytes ASC"])
+    assert [run.info.run_name for run in found][-1] == "onnx_int8_dynamic", "what has no size comes last"
+    assert len(found) == 7, "the variants, and no other run"
+    every = json.loads(experiment.tags["mlflow.sharedViewState.variants"])
+    assert every["name"] == "Variants of all targets"
+    assert json.loads(every["state"]).items() <= every.items(), "for MLflow before 3.17 and after"
+    columns = {name.split("`")[1] for name in every["selectedColumns"]}
+    assert columns <= {name for run in found for name in {**run.data.metrics, **run.data.tags}} | {"latency_p50_ms"}
+
+
+def test_the_parent_is_described_and_has_the_winners_numbers(runs: dict[str, mlflow.entities.Run]) -> None:
+    (parent,) = parents(runs, "cpu")
+    winner = runs[parent.data.tags["released"]]
+    for name in ("accuracy", "accuracy_drop_points", "size_bytes", "parity_snr_db"):
+        assert parent.data.metrics[name] == winner.data.metrics[name]
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"Released: **{winner.info.run_name}**" in note
+    for name, run in runs.items():
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
+            assert f"| {name} | {run.data.tags['verdict']} |" in note
+    for link in ("/runs/", "/assets/tiny/cpu/release", "viewStateShareKey=variants-tiny-"):
+        assert link in note
+
+
+def test_runs_name_the_data_by_the_hashes_of_the_store(built: Project, runs: dict[str, mlflow.entities.Run]) -> None:
+    blobs = {path.name for path in (built.home / "store" / "blobs").glob("*/*")}
+    for name, contexts in (("onnx_fp16", {"evaluation"}), ("onnx_int8_static", {"evaluation", "calibration"})):
+        logged = runs[name].inputs
+        assert logged is not None
+        inputs = logged.dataset_inputs
+        assert {given.tags[0].value for given in inputs} == contexts
+        for given in inputs:
+            assert any(blob.startswith(given.dataset.digest) for blob in blobs)
+            assert json.loads(given.dataset.source)["tags"]["sha256"] in blobs
+            fields = json.loads(str(given.dataset.schema))["mlflow_colspec"]
+            assert {"name": "image", "type": "uint8 [8, 8, 1]"} in fields
+
+
+def test_a_logged_model_has_an_example_of_its_input(runs: dict[str, mlflow.entities.Run]) -> None:
+    for name in ("onnx_fp16", "torch_int8"):
+        model = mlflow.models.Model.load(f"runs:/{runs[name].info.run_id}/model")
+        assert model.saved_input_example_info is not None, name
+
+
+def test_the_history_of_a_target_has_a_step_per_checkpoint(
+    client: MlflowClient, runs: dict[str, mlflow.entities.Run]
+) -> None:
+    (parent,) = parents(runs, "cpu")
+    history = runs["history graviton3"]
+    for name in ("accuracy", "accuracy_drop_points", "size_bytes"):
+        (point,) = client.get_metric_history(history.info.run_id, name)
+        assert (point.step, point.value) == (1, parent.data.metrics[name])
 
 
 def test_plots_and_tables_are_artifacts_of_the_parent(
