@@ -170,10 +170,11 @@ def build(
                 outcomes.append(_fresh(planned, display.say))
             else:
                 stale.append(planned)
-    outcomes += _bring_all_up_to_date(stale, here, display, jobs)
-    for checkpoint in chosen:
-        if any(outcome.status != "fresh" and outcome.cell.checkpoint == checkpoint for outcome in outcomes):
-            _run(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
+    with _terminable():
+        outcomes += _bring_all_up_to_date(stale, here, display, jobs)
+        for checkpoint in chosen:
+            if any(outcome.status != "fresh" and outcome.cell.checkpoint == checkpoint for outcome in outcomes):
+                _run(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
     return outcomes
 
 
@@ -248,7 +249,7 @@ def build_in_worker(work: Work, hear: Hear) -> list[Result]:
     store = store_resource().open()
     checkpoint = checkpoints.lookup(store, spec.name, work.checkpoint)
     results = []
-    with open_instance(home()) as instance:
+    with _terminable(), open_instance(home()) as instance:
         here = Here(model_definitions(spec), instance, work.mode)
         materialized = known_to(instance)
         for family, target in choose_targets(spec, work.targets):
@@ -322,7 +323,7 @@ def _run(
 
     here.instance.add_event_listener(run_id, heard)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with _terminable():
+    try:
         result = here.location.resolve_job_def(job).execute_in_process(
             run_config={**config, **quiet},
             instance=here.instance,
@@ -331,6 +332,9 @@ def _run(
             raise_on_error=False,
             tags=Worker.current().tags(run_id),
         )
+    except KeyboardInterrupt:
+        _cancel_unfinished(here.instance, run_id)
+        raise
     if interrupts:  # Dagster made a failed step of it
         raise KeyboardInterrupt
     if result.success:
@@ -338,6 +342,13 @@ def _run(
     if failures:
         return failures[0]
     return f"run {run_id} failed"
+
+
+def _cancel_unfinished(instance: dg.DagsterInstance, run_id: str) -> None:
+    """For an interruption before Dagster watches for one, which would leave the run as not started for ever."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_canceled(run, "interrupted before its first step")
 
 
 def _is_interrupt(event: dg.DagsterEvent) -> bool:
