@@ -167,7 +167,7 @@ def beside_olive(cell: Cell, builts: Mapping[str, Built], rows: Rows, python: st
         low, high = accuracy.drop_interval_points
         shown.add_row(
             name,
-            f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})",
+            f"{accuracy.drop_points:.2f} ({low:.2f} to {high:.2f})",
             "-" if cosine is None else f"{cosine:.4f}",
             f"{sizes[name] / sizes[FP32]:.3f}x",
             f"{p50[name] / p50[FP32]:.2f}x",

@@ -57,7 +57,7 @@ def make(store: ArtifactStore, name: str, **inputs: str) -> Result:
 
     def build(folder: Path) -> Mapping[str, Any]:
         (folder / "model.bin").write_text(f"model of {name} {sorted(inputs)}")
-        return {}
+        return {"samples": 1}  # as the step of a data set says
 
     return store.remember(recipe_of(name, **inputs), build)
 
