@@ -199,7 +199,7 @@ def _memos(store: ArtifactStore) -> Iterator[Memo]:
     stats = {stat.key: stat for stat in _ours(store.storage, "recipes", MEMO)}
     for key, content in store.storage.read_many(list(stats)):
         try:
-            yield Memo(stats[key], Result.from_dict(parsed(content)))
+            yield Memo(stats[key], Result.from_dict(parsed(content), takes_any_facts=True))
         except Malformed:
             yield Memo(stats[key], None)
 

@@ -1,15 +1,16 @@
 """Dataclasses as JSON and back. What is read was written by others, perhaps by another version.
 
 `read` takes no field of another kind, and ignores fields that it does not know. `written` gives what `read` takes; a
-field with the metadata `LEFT_OUT` is not in it where it is None.
+field with the metadata `LEFT_OUT` is not in it where it is None. The order of mappings is kept.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_assets.errors import Malformed
-from edge_assets.hashing import Json, canonical_json
+from edge_assets.hashing import Json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -24,7 +25,7 @@ def read(cls: type[T], data: object) -> T:
     from pydantic import ValidationError
 
     try:
-        found = _adapter(cls).validate_json(canonical_json(data), strict=True)
+        found = _adapter(cls).validate_json(json.dumps(data, allow_nan=False), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
