@@ -35,6 +35,7 @@ LONGEST = (
     "test_browser",
     "test_sensor",
     "test_recovery",
+    "test_workers",
     "test_build",
     "test_failures",
     "test_store",
@@ -47,6 +48,7 @@ LONGEST = (
     "test_init",
     "test_gc",
     "test_bad_input",
+    "test_compare",
     "test_ui",
 )
 # where MLflow's database names a folder of artifacts

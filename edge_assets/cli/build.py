@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from edge_assets.cli.progress import Display, Estimate
 from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
-from edge_assets.core import isolation
+from edge_assets.core import isolation, log_filters
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.defs.assets import checkpoint_partitions, known_to, partition_key
 from edge_assets.defs.instance import add_partitions, open_instance
@@ -430,6 +430,7 @@ def _check_space(home: Home, store: ArtifactStore, chosen: Sequence[Checkpoint])
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM ends a build as Ctrl-C does, so that Dagster records it."""
+    log_filters.silence_interruptions()
     if threading.current_thread() is not threading.main_thread():
         yield
         return

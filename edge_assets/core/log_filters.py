@@ -14,6 +14,8 @@ REMARKS = {
     "torchao.kernel.intmm": ("Detected no triton",),
     "torch.utils._pytree": ("is now natively supported by torch.compile",),
 }
+# the pools of connections that Dagster and MLflow have
+POOLS = ("sqlalchemy.pool.impl.NullPool", "sqlalchemy.pool.impl.QueuePool")
 
 
 @cache
@@ -21,6 +23,17 @@ def silence() -> None:
     """Drop the known remarks in this process, and ONNX Runtime's progress; every other record passes."""
     for name, remarks in REMARKS.items():
         logging.getLogger(name).addFilter(partial(_is_news, remarks))
+
+
+@cache
+def silence_interruptions() -> None:
+    """Drop what connections to a database log when Ctrl-C meets them: the command says it itself, in one line."""
+    for name in POOLS:
+        logging.getLogger(name).addFilter(_is_no_interruption)
+
+
+def _is_no_interruption(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], KeyboardInterrupt)
 
 
 def _is_news(remarks: tuple[str, ...], record: logging.LogRecord) -> bool:
