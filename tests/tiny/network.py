@@ -115,7 +115,5 @@ class Constant(TinyNet):
 class Raising(TinyNet):
     """TinyNet with a mistake in its forward."""
 
-    bias_of_nothing: torch.Tensor  # declared and never made
-
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return super().forward(image) + self.bias_of_nothing
+        return super().forward(image) + self.bias_of_nothing  # type: ignore[operator]  # the mistake
