@@ -45,6 +45,9 @@ LONGEST = (
     "test_gc",
     "test_bad_input",
     "test_ui",
+    "test_ui_launch",
+    "test_priority",
+    "test_handover",
 )
 # where MLflow's database names a folder of artifacts
 ARTIFACT_PLACES = (
