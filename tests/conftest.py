@@ -50,6 +50,9 @@ LONGEST = (
     "test_bad_input",
     "test_compare",
     "test_ui",
+    "test_ui_launch",
+    "test_priority",
+    "test_handover",
 )
 # where MLflow's database names a folder of artifacts
 ARTIFACT_PLACES = (

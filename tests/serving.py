@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
+from edge_assets.defs.instance import DAGSTER_YAML
 from tests.conftest import Project
 
 CHROMIUM = [
@@ -139,3 +142,19 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 def tokens_in(text: str) -> list[str]:
     """Tokens in the addresses that `serve` printed."""
     return re.findall(r"\?token=(\S+)", text)
+
+
+def held_project(folder: Path, checkpoint_file: Path) -> Project:
+    """A project of four targets, whose runs wait in the first step while `hold` is there; its sensor looks often."""
+    (folder / "checkpoints").mkdir()
+    (folder / "hold").touch()
+    (folder / "home" / "dagster").mkdir(parents=True)
+    brisk = DAGSTER_YAML.replace("run_queue:\n", "run_queue:\n  dequeue_interval_seconds: 1\n")
+    (folder / "home" / "dagster" / "dagster.yaml").write_text(brisk)
+    shutil.copy(checkpoint_file, folder / "checkpoints")
+    environment = {
+        "EDGE_ASSETS_SENSOR_SECONDS": "2",
+        "EDGE_ASSETS_MODELS": "tests.tiny.held:EVERYWHERE",
+        "TINY_HOLD": str(folder / "hold"),
+    }
+    return Project(folder / "home", folder / "checkpoints", environment)

@@ -33,8 +33,9 @@ def calls(*functions: Callable[..., object], model: str | None = None) -> Metada
 
 def _reference(function: Callable[..., object]) -> dg.LocalFileCodeReference:
     code = inspect.unwrap(function).__code__
+    module = function.__module__.split(".")[-2:]  # as much as Dagster's page has room for
     return dg.LocalFileCodeReference(
         file_path=str(Path(code.co_filename).resolve()),
         line_number=code.co_firstlineno,
-        label=f"{function.__module__}.{function.__qualname__}",
+        label=f"{'.'.join(module)}.{function.__qualname__}",
     )

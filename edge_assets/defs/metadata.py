@@ -31,28 +31,31 @@ OWN_NAMES = ("recipe", "session", "size_bytes")  # facts that are not shown as t
 
 def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
     """Metadata of the checkpoint's and the variants' materializations."""
-    shown: Metadata = {
-        "reused": built.reused,
-        "recipe_sha256": built.build.recipe.sha256,
-        "recipe": built.recipe,
-        "build_seconds": built.build.seconds,
-        "mlflow_run": _link(urls[built.variant]),
-        "mlflow_variants": _link(urls[VARIANTS]),
-    }
+    shown: Metadata = {"target": cell.target.name, "recipe": built.recipe, "reused": built.reused}
     if built.failed:
         shown |= {"failed": built.failed, "log": _failure_log(cell, built)}
     elif built.build.refused:
         shown["unavailable" if built.facts.unavailable else "refused"] = built.build.refused
-    if built.artifact is None:
-        return shown
-    shown |= {"sha256": built.build.sha256, "target": cell.target.name, "size_kib": divided(built.size_bytes, KIB)}
+    if built.artifact is not None:
+        shown |= _of_artifact(cell, built)
+    return shown | {
+        "build_seconds": built.build.seconds,
+        "mlflow_run": _link(urls[built.variant]),
+        "mlflow_variants": _link(urls[VARIANTS]),
+        "recipe_sha256": built.build.recipe.sha256,
+    }
+
+
+def _of_artifact(cell: Cell, built: Built) -> Metadata:
+    """Size and evidence first, then what the build says."""
+    shown: Metadata = {"size_kib": divided(built.size_bytes, KIB)}
     if built.verified:
         shown |= _verified(built.verified, cell.spec.outputs[0].name)
     shown |= _pictures(cell, built.build)
     for name, fact in built.build.facts.items():
         if name not in OWN_NAMES:
             shown.setdefault(*_fact(name, fact))
-    return shown
+    return _rounded(shown) | {"sha256": built.build.sha256}
 
 
 def _verified(verified: Verified, output: str) -> Metadata:
@@ -74,7 +77,7 @@ def _verified(verified: Verified, output: str) -> Metadata:
     }
     if verified.agreement:
         shown["agreement"] = tables.agreement_by_output(verified.agreement)
-    return _without_none(shown)
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.AssetCheckResult]:
@@ -154,19 +157,17 @@ def memory_check(judgement: Judgement) -> dg.AssetCheckResult:
 def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Metadata:
     """Metadata of the release: who won, why, and where the folder is."""
     row = judgement.winning_row()
-    shown: Metadata = {
-        "reused": built.reused,
-        "winner": row.artifact,
-        "reason": row.reason,
+    shown: Metadata = {"winner": row.artifact, "reason": row.reason, "reused": built.reused}
+    shown |= _rounded(known(tables.numbers(row)))
+    return shown | {
         "verdicts": tables.verdicts(judgement.rows),
         "gates": tables.gates(row.evidence),
-        "sha256": row.sha256,
-        "folder": dg.MetadataValue.path(folder),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
+        "folder": dg.MetadataValue.path(folder),
         "mlflow_run": _link(urls[row.artifact]),
         "mlflow_variants": _link(urls[VARIANTS]),
+        "sha256": row.sha256,
     }
-    return shown | known(tables.numbers(row))
 
 
 # --- small parts ---------------------------------------------------------------------------------------
@@ -211,8 +212,12 @@ def _fact(name: str, fact: object) -> tuple[str, Shown]:
     return name, dg.MetadataValue.json(shown)
 
 
-def _without_none(shown: Metadata) -> Metadata:
-    return {name: value for name, value in shown.items() if value is not None}
+def _rounded(shown: Mapping[str, Shown]) -> Metadata:
+    """Numbers as people read them, the rest as it is."""
+    found: Metadata = {}
+    for name, value in shown.items():
+        found[name] = tables.rounded(value) if isinstance(value, float) else value
+    return found
 
 
 def _pictures(cell: Cell, built: Result) -> Metadata:

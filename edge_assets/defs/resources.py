@@ -91,8 +91,9 @@ def environment(settings: Settings) -> dict[str, dg.Field]:
     """
     fields = {}
     for name, (variable, description) in settings.items():
-        itself = dg.Enum(f"{variable}_alone", [dg.EnumValue(variable)])
-        fields[name] = dg.Field({"env": itself}, default_value=dg.EnvVar(variable), description=description)
+        itself = dg.Shape({"env": dg.Enum(f"{variable}_alone", [dg.EnumValue(variable)])})
+        itself.key = f"{variable} of the environment"  # the page shows it as the type; Dagster's own is a hash
+        fields[name] = dg.Field(itself, default_value=dg.EnvVar(variable), description=description)
     return fields
 
 

@@ -12,18 +12,18 @@ from edge_assets.hashing import Json
 
 Value = str | int | float | bool | None
 Record = dict[str, Value]
-DIGITS = 5  # that are shown of a number in a table
+DIGITS = 6  # that are shown of a number
 
 NUMBERS = (
     TableColumn("size_kib", "float", "Artifact size in KiB, as the target holds it"),
-    TableColumn("size_ratio", "float", "Size as a share of the fp32 weights"),
     TableColumn("accuracy", "float", "Mean score on the evaluation set"),
     TableColumn("drop_points", "float", "Drop against PyTorch eager, in points (hundredths); below 0 is better"),
+    TableColumn("p50_ms", "float", "Median latency in ms at batch 1, where measured on the target's own hardware"),
+    TableColumn("snr_db", "float", "Outputs against PyTorch eager: signal-to-noise ratio in dB, the worst batch"),
     TableColumn("drop_low_points", "float", "Lower end of the drop's 95 % interval, in points"),
     TableColumn("drop_high_points", "float", "Upper end of the drop's 95 % interval, in points"),
-    TableColumn("snr_db", "float", "Outputs against PyTorch eager: signal-to-noise ratio in dB, the worst batch"),
+    TableColumn("size_ratio", "float", "Size as a share of the fp32 weights"),
     TableColumn("cosine_mean", "float", "Mean cosine of the first output with fp32's, per evaluation sample"),
-    TableColumn("p50_ms", "float", "Median latency in ms at batch 1, where measured on the target's own hardware"),
     TableColumn("p90_ms", "float", "90th percentile of the latency in ms at batch 1"),
     TableColumn("p99_ms", "float", "99th percentile of the latency in ms at batch 1"),
     TableColumn("throughput_per_s", "float", "Samples per second at batch 1"),
@@ -31,18 +31,12 @@ NUMBERS = (
     TableColumn("peak_memory_mib", "float", "Peak resident memory in MiB on the target's own hardware"),
     TableColumn("host_peak_memory_mib", "float", "Peak resident memory in MiB on the machine that measured"),
 )
-VERDICTS = (
-    TableColumn("variant", "string", "The asset's name"),
-    TableColumn("verdict", "string", "Released, or why not"),
-    TableColumn("reason", "string", "One sentence"),
-)
-VARIANTS = (
-    *VERDICTS[:2],
-    TableColumn("precision", "string", "Of weights, and of activations where both are quantized"),
-    *NUMBERS,
-    TableColumn("measured_on", "string", "The machine of the times, or why there are none"),
-)
-TARGETS = (TableColumn("target", "string", "The hardware"),)
+VARIANT = TableColumn("variant", "string", "The asset's name")
+VERDICT = TableColumn("verdict", "string", "Released, or why not")
+REASON = TableColumn("reason", "string", "One sentence")
+TARGET = TableColumn("target", "string", "The hardware")
+PRECISION = TableColumn("precision", "string", "Of weights, and of activations where both are quantized")
+MEASURED_ON = TableColumn("measured_on", "string", "The machine of the times, or why there are none")
 GATES = (
     TableColumn("gate", "string", "What has to hold for a release"),
     TableColumn("passed", "bool", "Empty where the evidence is missing, which blocks a release"),
@@ -65,7 +59,7 @@ AGREEMENT = (
     TableColumn("snr_db", "float", "Signal-to-noise ratio in dB over the evaluation set"),
 )
 MEMORY = (
-    TableColumn("variant", "string", "The asset's name"),
+    VARIANT,
     TableColumn("passed", "bool", "Whether it is within the budget; empty where it is not known"),
     TableColumn("evidence", "string", "Peak resident memory, how it is known, and the budget"),
 )
@@ -77,31 +71,30 @@ def table(columns: Sequence[TableColumn], records: Iterable[Mapping[str, Value]]
     """Records as a table of these columns."""
     shown = []
     for record in records:
-        data = {column.name: _rounded(record[column.name]) for column in columns}
+        data = {column.name: rounded(record[column.name]) for column in columns}
         shown.append(dg.TableRecord(data))
     return dg.MetadataValue.table(shown, dg.TableSchema(list(columns)))
 
 
 def verdicts(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """Every variant's verdict and why."""
-    return table(VERDICTS, [_of_row(row) for row in rows])
+    return table((VARIANT, VERDICT, REASON), [_of_row(row) for row in rows])
 
 
 def variants(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """Every variant of one target with its numbers."""
-    return table(VARIANTS, [_of_row(row) for row in rows])
+    """Every variant of one target with the numbers that there are of any."""
+    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, ())
 
 
 def variants_by_target(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """Every variant of every target with its numbers."""
-    return table((*TARGETS, *VARIANTS), [_of_row(row) for row in rows])
+    """Every variant of every target with the numbers that there are of any."""
+    return _with_numbers((TARGET, VARIANT, VERDICT, PRECISION), rows, (MEASURED_ON,))
 
 
 def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """What was released on each target, and why."""
-    records = [_of_row(row) for row in rows if row.verdict == "released"]
-    columns = (*TARGETS, VERDICTS[0], *VARIANTS[2:], VERDICTS[2])
-    return table(columns, records)
+    """What was released on each target, with the numbers that there are of any, and why."""
+    winners = [row for row in rows if row.verdict == "released"]
+    return _with_numbers((TARGET, VARIANT, PRECISION), winners, (REASON, MEASURED_ON))
 
 
 def gates(outcomes: Sequence[Gate]) -> dg.TableMetadataValue:
@@ -174,9 +167,28 @@ def numbers(row: Row) -> dict[str, float | None]:
     }
 
 
+def rounded(value: Value) -> Value:
+    """A number as people read it; anything else as it is."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return float(f"{value:.{DIGITS}g}")
+
+
 def divided(size_bytes: int | None, unit: int) -> float | None:
     """A size in a larger unit."""
     return None if size_bytes is None else size_bytes / unit
+
+
+def _with_numbers(
+    before: Sequence[TableColumn], rows: Sequence[Row], after: Sequence[TableColumn]
+) -> dg.TableMetadataValue:
+    """A table of rows, without the numbers that none of them has: a page has room for few columns."""
+    records = [_of_row(row) for row in rows]
+    known = []
+    for column in NUMBERS:
+        if any(record[column.name] is not None for record in records):
+            known.append(column)
+    return table((*before, *known, *after), records)
 
 
 def _of_row(row: Row) -> Record:
@@ -196,9 +208,3 @@ def _cell(value: Json) -> Value:
     if value is None or isinstance(value, str | int | float):
         return value
     return str(value)
-
-
-def _rounded(value: Value) -> Value:
-    if not isinstance(value, float) or not math.isfinite(value):
-        return value
-    return float(f"{value:.{DIGITS}g}")

@@ -134,7 +134,7 @@ def test_dagster_shows_the_materialized_partition(served: Served, page: Page) ->
     page.goto(f"{served.dagster}/assets/tiny/cpu/onnx_int8_static?view=partitions")
     expect(page.get_by_text("Materialized (1)")).to_be_visible(timeout=60_000)
     page.get_by_text("graviton3", exact=True).first.click()
-    expect(page.get_by_text("accuracy_drop_points")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("drop_points", exact=True)).to_be_visible(timeout=60_000)
     expect(page.get_by_text("int8_static_qdq_s8s8_perchannel_minmax").first).to_be_visible()
     page.screenshot(path=SHOTS / "dagster-partition.png")
 

@@ -1,14 +1,10 @@
 """What a person starts goes before what automation has queued: a run, and a backfill of Dagster's UI."""
 
-import shutil
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
-from edge_assets.defs.instance import DAGSTER_YAML
-from tests.conftest import Project
-from tests.serving import Served, serving, wait_for
+from tests.serving import Served, held_project, serving, wait_for
 
 BACKFILL = """
 mutation B($assets: [AssetKeyInput!], $partitions: [String!]) { launchPartitionBackfill(backfillParams: {
@@ -21,23 +17,6 @@ mutation L($tags: [ExecutionTag!], $assets: [AssetKeyInput!]) { launchRun(execut
   { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 TERMINATE = "mutation T($run: String!) { terminateRun(runId: $run) { __typename } }"
 CHECKPOINT = [{"path": ["tiny", "cpu", "checkpoint"]}]
-
-
-@pytest.fixture
-def project(tmp_path: Path, checkpoint_file: Path) -> Project:
-    """A project whose runs wait, in the first step, as long as the file `hold` is there; its sensor looks often."""
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "hold").touch()
-    (tmp_path / "home" / "dagster").mkdir(parents=True)
-    brisk = DAGSTER_YAML.replace("run_queue:\n", "run_queue:\n  dequeue_interval_seconds: 1\n")
-    (tmp_path / "home" / "dagster" / "dagster.yaml").write_text(brisk)
-    shutil.copy(checkpoint_file, tmp_path / "checkpoints")
-    environment = {
-        "EDGE_ASSETS_SENSOR_SECONDS": "2",
-        "EDGE_ASSETS_MODELS": "tests.tiny.held:EVERYWHERE",
-        "TINY_HOLD": str(tmp_path / "hold"),
-    }
-    return Project(tmp_path / "home", tmp_path / "checkpoints", environment)
 
 
 def runs(instance: dg.DagsterInstance, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
@@ -54,7 +33,10 @@ def started_after(served: Served, instance: dg.DagsterInstance, former: dg.Dagst
     return running
 
 
-def test_a_run_and_a_backfill_that_a_person_starts_go_before_what_automation_queued(project: Project) -> None:
+def test_a_run_and_a_backfill_that_a_person_starts_go_before_what_automation_queued(
+    tmp_path: Path, checkpoint_file: Path
+) -> None:
+    project = held_project(tmp_path, checkpoint_file)
     with serving(project) as served, dg.DagsterInstance.from_config(str(project.home / "dagster")) as instance:
         wait_for(lambda: runs(instance, dg.DagsterRunStatus.STARTED), 180, "a run of the sensor starts")
         wait_for(lambda: len(runs(instance, dg.DagsterRunStatus.QUEUED)) == 3, 60, "its other runs wait")
