@@ -55,7 +55,8 @@ def test_a_table_of_variants_has_the_numbers_that_there_are() -> None:
 def test_each_number_has_its_unit_in_its_description() -> None:
     for column in tables.NUMBERS:
         unit = UNITS.get(column.name.rpartition("_")[2])
-        assert column.description and (unit is None or unit in column.description), column.name
+        assert column.description, column.name
+        assert unit is None or unit in column.description, column.name
     assert set(tables.numbers(ROW)) == {column.name for column in tables.NUMBERS}
 
 
