@@ -17,7 +17,8 @@ def dataset_input(about: Mapping[str, Any]) -> "DatasetInput":
 
     columns = []  # MLflow's pages list columns, and say of tensors only that there are some
     for field in about["fields"]:
-        columns.append({"name": field["name"], "type": f"{field['dtype']} {field['shape']}"})
+        shape = f" {field['shape']}" if field["shape"] else ""
+        columns.append({"name": field["name"], "type": f"{field['dtype']}{shape}"})
     dataset = Dataset(
         name=about["name"],
         digest=about["digest"][:DIGEST_LETTERS],

@@ -207,6 +207,8 @@ class MLflowTracking(dg.ConfigurableResource):
             return False
         source = log.add_files(entry)
         if entry.version:
+            if not entry.model:  # an earlier version of edge-assets wrote it: the variant's model is what loads
+                source = log.state.models.get(entry.run, source)
             _register(client, source, run_id, entry, log.say)
         log.finish(entry)
         outbox.drop(entry)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from websockets.exceptions import InvalidStatus
@@ -157,6 +158,32 @@ def test_mlflow_shows_the_runs(served: Served, page: Page) -> None:
     page.goto(f"{served.mlflow}/#/experiments/1/runs")
     expect(page.get_by_text(re.compile(r"graviton3 tiny-[0-9a-f]{8}")).first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "mlflow-runs.png")
+
+
+def test_mlflow_shows_the_variants_of_a_checkpoint_and_sorts_them_by_a_click(
+    built: Project, served: Served, page: Page
+) -> None:
+    """By the address that Dagster has: nothing has to be set up."""
+    with dg.DagsterInstance.from_config(str(built.home / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "cpu", "release"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    link = str(event.asset_materialization.metadata["mlflow_variants"].value)
+    page.goto("about:blank")
+    page.goto(f"{served.mlflow}/#{link.partition('#')[2]}")
+    expect(page.get_by_text("7 matching runs")).to_be_visible(timeout=60_000)
+    assistant = page.get_by_role("button", name="Close", exact=True)  # beside the table until it is closed once
+    if assistant.count():
+        assistant.last.click()
+    for column in ("size_bytes", "accuracy", "accuracy_drop_points", "parity_snr_db"):
+        expect(page.get_by_test_id(f"sort-header-{column}")).to_be_visible()
+    for tag in ("target", "verdict", "precision"):
+        expect(page.get_by_role("columnheader", name=tag).first).to_be_visible()
+    page.screenshot(path=SHOTS / "mlflow-variants.png")
+    for direction in ("false", "true"):  # the first click sorts downwards
+        page.get_by_test_id("sort-header-accuracy_drop_points").click()
+        expect(page).to_have_url(re.compile(rf"accuracy_drop_points%60&orderByAsc={direction}"))
+        expect(page.get_by_text("7 matching runs")).to_be_visible()
 
 
 def test_mlflow_shows_the_registered_release(served: Served, page: Page) -> None:

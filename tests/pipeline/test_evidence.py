@@ -69,13 +69,13 @@ def masked(value: Any, name: str = "") -> Any:
     return type(value).__name__
 
 
-def judged(cell: Cell, builts: Mapping[str, Built], mode: str | None) -> Judgement:
+def judged(cell: Cell, builts: Mapping[str, Built], mode: str | None, peak_bytes: int = 2**26) -> Judgement:
     """The cell's judgement with a measurement that was made up."""
     contestants = {name: built for name, built in builts.items() if built.artifact}
     measured = {}
     for name, built in contestants.items():
         row: dict[str, Any] = {"sha256": built.build.sha256, "load_ms": 1.5, "baseline_bytes": 2**25}
-        row |= {"warm_up": {"queries": 32, "steady": True}, "peak_bytes": 2**26}
+        row |= {"warm_up": {"queries": 32, "steady": True}, "peak_bytes": peak_bytes}
         if mode:
             slow = 2 if name == CHECKPOINT else 1
             one = STATISTICS | {"mean": slow * 2.5, "p50": slow * 2.25, "throughput_per_s": 400.0 / slow}
@@ -90,7 +90,9 @@ def judged(cell: Cell, builts: Mapping[str, Built], mode: str | None) -> Judgeme
 
     inputs = {name: built.build.sha256 for name, built in contestants.items()}
     return Judgement(
-        cell, builts, cell.store.remember(Recipe("measurement", "made up", inputs, {"mode": mode}), measure)
+        cell,
+        builts,
+        cell.store.remember(Recipe("measurement", "made up", inputs, {"mode": mode, "peak": peak_bytes}), measure),
     )
 
 

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from edge_assets.core.types import Artifact
 from resources import tracking as tracking_module
 from resources.artifacts import ArtifactStoreResource
-from resources.outbox import PARENT, Entry
+from resources.outbox import HISTORY, PARENT, Entry
 from resources.records import Pointers
 from resources.tracking import MLflowTracking
 from tests.proxy import HANG, PASS, Answer, Proxy, always, black_hole, proxy
@@ -130,7 +130,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, *places, "--workers", "1"], stdout=log, stderr=log, env=environment)
     try:
-        for _ in range(300):
+        for _ in range(900):  # three minutes, on a machine that does much else
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -528,6 +528,147 @@ def test_an_mlflow_2_server_gets_models_into_their_runs(
     for address in (f"runs:/{run.info.run_id}/model", f"models:/{remote.model}.graviton3@released"):
         model = mlflow.pyfunc.load_model(address)
         assert model.predict({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2.0, 2.0]]
+
+
+# --- what people look at -------------------------------------------------------------------------------------
+
+
+def history(desk: Desk, step: int, accuracy: float) -> Entry:
+    """One checkpoint's step in the history of the target."""
+    return Entry(
+        f"{desk.model}/cpu/{HISTORY}/graviton3",
+        PARENT,
+        HISTORY,
+        metrics={"accuracy": accuracy},
+        description="Each step is a checkpoint.",
+        step=step,
+        time_ms=1_000_000 + step,
+    )
+
+
+def steps(desk: Desk) -> list[tuple[int, float]]:
+    """What the one history run has."""
+    (run,) = desk.runs()["history graviton3"]
+    assert run.info.status == "FINISHED"
+    return sorted((point.step, point.value) for point in desk.client.get_metric_history(run.info.run_id, "accuracy"))
+
+
+def test_a_history_has_each_step_once_whatever_is_built_again(desk: Desk, next_run: Callable[[], None]) -> None:
+    desk.log(history(desk, 1, 0.8), history(desk, 2, 0.9))
+    desk.log(history(desk, 2, 0.9))  # built again
+    assert steps(desk) == [(1, 0.8), (2, 0.9)]
+    desk.log(history(desk, 3, 0.95), history(desk, 1, 0.85))  # the first came out otherwise
+    assert steps(desk) == [(1, 0.85), (2, 0.9), (3, 0.95)]
+    (run,) = desk.runs()["history graviton3"]
+    desk.client.delete_run(run.info.run_id)
+    next_run()
+    desk.log(history(desk, 4, 0.96))
+    assert steps(desk) == [(1, 0.85), (2, 0.9), (3, 0.95), (4, 0.96)], "a new run has what the deleted one had"
+    assert desk.waiting() == []
+
+
+def test_a_step_that_was_logged_but_not_noted_is_not_there_twice(
+    remote: Desk, front: Proxy, next_run: Callable[[], None]
+) -> None:
+    answered = []
+
+    def lose(_method: str, path: str, _body: bytes) -> int | None:
+        if path.endswith("log-batch"):
+            answered.append(path)
+        return 500 if path.endswith("runs/update") and len(answered) == 1 else PASS
+
+    front.rule = lose
+    remote.log(history(remote, 1, 0.8))
+    assert len(remote.waiting()) == 1
+    front.rule = lambda *_request: PASS
+    next_run()
+    assert remote.flush() == []
+    assert steps(remote) == [(1, 0.8)]
+
+
+def test_an_experiment_of_before_is_shown_as_model_training_once(desk: Desk) -> None:
+    experiment = desk.client.create_experiment(desk.model)
+    desk.log(desk.entry())
+    tags = desk.client.get_experiment(experiment).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert {"mlflow.sharedViewState.variants", "mlflow.sharedViewState.variants-tiny-0"} <= tags.keys()
+    desk.client.set_experiment_tag(experiment, "mlflow.experimentKind", "genai_development")
+    desk.log(desk.entry("onnx_fp16"))
+    assert desk.client.get_experiment(experiment).tags["mlflow.experimentKind"] == "genai_development"
+
+
+def test_a_replaced_variant_leaves_the_table(desk: Desk) -> None:
+    for opset, verdict in ((20, "released"), (21, "dominated")):
+        variant = desk.entry(parameters={"opset": opset}, tags={"checkpoint": "tiny-0"})
+        desk.log(variant, desk.entry(kind="report", tags={"verdict": verdict}))
+    experiment = desk.client.get_experiment(desk.state()["experiment"])
+    view = json.loads(experiment.tags["mlflow.sharedViewState.variants-tiny-0"])
+    (shown,) = desk.client.search_runs([experiment.experiment_id], view["searchFilter"])
+    assert shown.data.tags["verdict"] == "dominated"
+
+
+def test_a_long_description_is_cut_between_lines_and_says_so(desk: Desk) -> None:
+    lines = [f"| variant{number} | not_selected | {'because ' * 20} |" for number in range(60)]
+    desk.log(desk.entry(PARENT, "report", description="\n".join(lines)))
+    (run,) = desk.runs()["graviton3 tiny-0"]
+    note = run.data.tags["mlflow.note.content"]
+    assert len(note) <= 5000
+    assert note.endswith("more lines: see the artifacts)")
+
+
+SENDER = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[4])
+from tests.resources.test_tracking_faults import Desk
+
+folder, uri, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+desk = Desk(folder, uri)
+sys.stdin.readline()  # both at once
+desk.log(desk.entry(name, metrics={"accuracy": 0.9}))
+print(desk.said, desk.waiting())
+"""
+
+
+def test_processes_of_two_stores_create_one_database_and_one_experiment(tmp_path: Path) -> None:
+    uri, root = f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}", str(Path(__file__).parents[2])
+    processes = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", SENDER, str(tmp_path / name), uri, name, root]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert output.strip() == "[] []", output + errors
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert {"one", "two", "three"} <= names
+
+
+def test_an_experiment_that_another_process_creates_meanwhile_is_taken(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def absent_at_first(self: MlflowClient, name: str) -> mlflow.entities.Experiment | None:
+        asked.append(name)
+        if len(asked) == 1:
+            create(name)  # by the other
+            return None
+        return found(self, name)
+
+    found, create = MlflowClient.get_experiment_by_name, desk.client.create_experiment
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", absent_at_first)
+    desk.log(desk.entry())
+    assert desk.said == desk.waiting() == []
+    assert "onnx_model" in desk.runs()
 
 
 MODEL_ABOUT = {
