@@ -152,7 +152,7 @@ class CellLog:
 
     def _begin(self, artifacts: str | None) -> None:
         """A new parent run; the children that are still there are put below it."""
-        experiment = self._experiment(self.cell.split("/")[0], artifacts)
+        experiment = experiment_of(self.client, self.cell.split("/")[0], artifacts, self.say)
         former = self.state
         self.state = CellRuns(server=former.server, experiment=experiment, steps=former.steps)
         if former.experiment == experiment:
@@ -166,7 +166,7 @@ class CellLog:
             else:
                 self.state.forget(run)
         self.state.runs[PARENT] = parent
-        self._log_steps(self.state.steps)
+        log_steps(self.client, parent, self.state.steps)
         self.save()
 
     def _create_parent(self) -> str:
@@ -178,37 +178,6 @@ class CellLog:
             name = f"{target} {checkpoint}"
         run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=name).info.run_id
         return run_id
-
-    def _experiment(self, model: str, artifacts: str | None) -> str:
-        """The experiment of a model: of its name, or of its name and a number where that one was deleted.
-
-        A deleted experiment is not restored, because somebody wanted to be rid of its runs, and MLflow keeps its name
-        taken until `mlflow gc`. Another process may create one of the same name meanwhile: it is taken as found.
-        """
-        from mlflow.exceptions import MlflowException
-
-        name, number = model, 1
-        while (found := self.client.get_experiment_by_name(name)) is not None:
-            if found.lifecycle_stage == "active":
-                break
-            number += 1
-            name = f"{model} {number}"
-        if number > 1:
-            self.say(
-                f"the experiment '{model}' was deleted in MLflow, which keeps its name: new runs go to '{name}'. "
-                f"To use it again, restore it with `mlflow experiments restore`"
-            )
-        if found is not None:
-            return found.experiment_id
-        place = None if artifacts is None else f"{Path(artifacts).resolve().as_uri()}/{name.replace(' ', '-')}"
-        kind = {mlflow_views.KIND_TAG: mlflow_views.MODEL_TRAINING}
-        try:
-            return self.client.create_experiment(name, artifact_location=place, tags=kind)
-        except MlflowException as error:
-            found = self.client.get_experiment_by_name(name)
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
-                raise
-            return found.experiment_id
 
     def _show_views(self) -> None:
         """Lets the experiment open as model training, with the tables of variants, unless that was done before.
@@ -251,23 +220,12 @@ class CellLog:
             run_id,
             metrics=metrics,
             params=[Param(name, str(value)[:6000]) for name, value in entry.parameters.items()],
-            tags=[RunTag(name, str(value)) for name, value in self._tags(entry).items()],
+            tags=[RunTag(name, str(value)) for name, value in tags_of(entry, self.state.experiment).items()],
         )
         self._add_datasets(entry)
         self.client.set_terminated(run_id)  # before the files, which may have to wait; a finished run still takes them
         self.state.numbers[entry.name] = entry.digest
         self.save()
-
-    def _tags(self, entry: Entry) -> dict[str, str]:
-        """The entry's tags, and its description as the run's note; a version's is the version's."""
-        if not entry.description or entry.version:
-            return dict(entry.tags)
-        checkpoint = self.cell.split("/")[2]
-        links = [f"[Its variants as a table]({mlflow_views.view_path(self.state.experiment, checkpoint)})"]
-        for name, title in LINKS.items():
-            if name in entry.tags:
-                links.append(f"[{title}]({entry.tags[name]})")
-        return {**entry.tags, NOTE_TAG: f"{' · '.join(links)}\n\n{shortened(entry.description)}"}
 
     def _add_datasets(self, entry: Entry) -> None:
         from mlflow.exceptions import MlflowException
@@ -293,32 +251,14 @@ class CellLog:
         if known != now:
             self.state.steps[step] = now
             if known is None:
-                self._log_steps({step: now})
+                log_steps(self.client, former, {step: now})
             else:
                 self.state.runs[PARENT] = self._create_parent()
-                self._log_steps(self.state.steps)
+                log_steps(self.client, self.state.runs[PARENT], self.state.steps)
                 self.client.delete_run(former)  # what it had is in the new one
-        self._describe(entry)
-        self.save()
-
-    def _log_steps(self, steps: Mapping[str, Step]) -> None:
-        """Each step at the time of its checkpoint, so that what was logged before is not there twice."""
-        from mlflow.entities import Metric
-
-        metrics: list[Metric] = []
-        for step, logged in steps.items():
-            for name, value in logged["metrics"].items():
-                metrics.append(Metric(name, float(value), logged["time_ms"], int(step)))
-        run_id = self.state.runs[PARENT]
-        for i in range(0, len(metrics), BATCH):
-            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
-        if metrics:
-            self.client.set_terminated(run_id)
-
-    def _describe(self, entry: Entry) -> None:
-        for name, value in entry.tags.items():
+        for name, value in {**entry.tags, NOTE_TAG: shortened(entry.description)}.items():
             self.client.set_tag(self.state.runs[PARENT], name, value)
-        self.client.set_tag(self.state.runs[PARENT], NOTE_TAG, shortened(entry.description))
+        self.save()
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -404,6 +344,64 @@ class CellLog:
             raise NotFromHere(f"{_root(place)} takes no files from here: {mlflow_server.said_by(error)}") from error
 
 
+def experiment_of(client: "MlflowClient", model: str, artifacts: str | None, say: Say) -> str:
+    """The experiment of a model: of its name, or of its name and a number where that one was deleted.
+
+    A deleted experiment is not restored, because somebody wanted to be rid of its runs, and MLflow keeps its name
+    taken until `mlflow gc`. Another process may create one of the same name meanwhile: it is taken as found.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, number = model, 1
+    while (found := client.get_experiment_by_name(name)) is not None:
+        if found.lifecycle_stage == "active":
+            break
+        number += 1
+        name = f"{model} {number}"
+    if number > 1:
+        say(
+            f"the experiment '{model}' was deleted in MLflow, which keeps its name: new runs go to '{name}'. "
+            f"To use it again, restore it with `mlflow experiments restore`"
+        )
+    if found is not None:
+        return found.experiment_id
+    place = None if artifacts is None else f"{Path(artifacts).resolve().as_uri()}/{name.replace(' ', '-')}"
+    kind = {mlflow_views.KIND_TAG: mlflow_views.MODEL_TRAINING}
+    try:
+        return client.create_experiment(name, artifact_location=place, tags=kind)
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return found.experiment_id
+
+
+def tags_of(entry: Entry, experiment: str) -> dict[str, str]:
+    """The entry's tags, and its description as the run's note; a version's is the version's."""
+    if not entry.description or entry.version:
+        return dict(entry.tags)
+    checkpoint = entry.cell.split("/")[2]
+    links = [f"[Its variants as a table]({mlflow_views.view_path(experiment, checkpoint)})"]
+    for name, title in LINKS.items():
+        if name in entry.tags:
+            links.append(f"[{title}]({entry.tags[name]})")
+    return {**entry.tags, NOTE_TAG: f"{' · '.join(links)}\n\n{shortened(entry.description)}"}
+
+
+def log_steps(client: "MlflowClient", run_id: str, steps: Mapping[str, Step]) -> None:
+    """Each step at the time of its checkpoint, so that what was logged before is not there twice."""
+    from mlflow.entities import Metric
+
+    metrics: list[Metric] = []
+    for step, logged in steps.items():
+        for name, value in logged["metrics"].items():
+            metrics.append(Metric(name, float(value), logged["time_ms"], int(step)))
+    for i in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+    if metrics:
+        client.set_terminated(run_id)
+
+
 def shortened(text: str) -> str:
     """Markdown of at most so many letters as MLflow takes, cut between lines, and saying so."""
     if len(text) <= NOTE_LETTERS:
@@ -418,8 +416,8 @@ def _model_name(entry: Entry) -> str:
 
 
 def _draft_key(entry: Entry) -> str:
-    """A variant's run has one model; a run may come to be released more than once."""
-    return entry.run if entry.kind == "variant" else entry.digest
+    """What is added to a run belongs to its variant's one model, but a run may come to be released more than once."""
+    return entry.digest if entry.kind == "release" and entry.model else entry.run
 
 
 def _root(address: str) -> str:

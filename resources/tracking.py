@@ -79,7 +79,9 @@ class MLflowTracking(dg.ConfigurableResource):
             if known != entry.digest:
                 Outbox(store).put(entry)
                 memory.until.pop(entry.key, None)
-        cell = entries[0].cell if entries else ""
+        if not entries:
+            return {}
+        cell = entries[0].cell
 
         def once(about: str, sentence: str) -> None:
             if (cell, about) not in memory.told:

@@ -111,7 +111,8 @@ def test_the_release_is_a_registered_version_with_an_alias(built: Project, clien
     assert model.input_example["image"].shape == (1, 8, 8, 1)
     assert [(spec.name, spec.type.name) for spec in model.metadata.signature.inputs] == [("image", "uint8")]
     for described in (version.description, client.get_registered_model("tiny.graviton3").description):
-        assert str(described).startswith("# tiny for graviton3")
+        assert described is not None
+        assert described.startswith("# tiny for graviton3")
 
 
 def test_the_experiment_is_of_model_training_and_has_tables_of_variants(built: Project, client: MlflowClient) -> None:
@@ -154,14 +155,14 @@ def test_the_parent_is_described_and_has_the_winners_numbers(runs: dict[str, mlf
 def test_runs_name_the_data_by_the_hashes_of_the_store(built: Project, runs: dict[str, mlflow.entities.Run]) -> None:
     blobs = {path.name for path in (built.home / "store" / "blobs").glob("*/*")}
     for name, contexts in (("onnx_fp16", {"evaluation"}), ("onnx_int8_static", {"evaluation", "calibration"})):
-        logged = runs[name].inputs
-        assert logged is not None
-        inputs = logged.dataset_inputs
+        given_to = runs[name].inputs
+        assert given_to is not None
+        inputs = given_to.dataset_inputs
         assert {given.tags[0].value for given in inputs} == contexts
         for given in inputs:
             assert any(blob.startswith(given.dataset.digest) for blob in blobs)
             assert json.loads(given.dataset.source)["tags"]["sha256"] in blobs
-            fields = json.loads(str(given.dataset.schema))["mlflow_colspec"]
+            fields = json.loads(given.dataset.schema or "")["mlflow_colspec"]
             assert {"name": "image", "type": "uint8 [8, 8, 1]"} in fields
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from edge_assets import toolchains
 from edge_assets.core.types import Artifact
+from edge_assets.pipeline.release import listing
+from edge_assets.spec import preprocess
 from resources import tracking as tracking_module
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import HISTORY, PARENT, Entry
@@ -702,6 +705,70 @@ def test_the_logged_model_is_the_artifact_itself_and_nothing_else_holds_it(remot
     (model,) = remote.client.search_logged_models([remote.state()["experiment"]])
     assert {metric.key: metric.value for metric in model.metrics or []} == {"accuracy": 0.9}
     assert model.status == "READY"
+    remote.log(remote.entry("onnx_model", "report", metrics={"load_ms": 1.0}))
+    (model,) = remote.client.search_logged_models([remote.state()["experiment"]])
+    assert {metric.key: metric.value for metric in model.metrics or []} == {"accuracy": 0.9, "load_ms": 1.0}
+
+
+def released_artifact(desk: Desk) -> dict[str, Any]:
+    """A released folder around the same graph in the store."""
+    folder = desk.folder / "released"
+    folder.mkdir()
+    onnx_artifact(desk)
+    shutil.copy(desk.folder / "model.onnx", folder)
+    shutil.copy(preprocess.__file__, folder / "preprocess.py")
+    shutil.copy(Path(toolchains.__path__[0]) / "onnx" / "loader.py", folder / "runtime.py")
+    np.savez(folder / "sample.npz", raw_x=np.ones((1, 2), np.float32), output_y=np.full((1, 2), 2, np.float32))
+    manifest = {
+        "model": "double",
+        "target": "graviton3",
+        "precision": "fp32",
+        "format": "onnx",
+        "runtime": "onnx",
+        "file": "model.onnx",
+        "inputs": ["x"],
+        "outputs": ["y"],
+        "session": {},
+        "preprocessing": {"kind": "passthrough", "inputs": ["x"]},
+        "files": [asdict(file) for file in listing(folder)],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    files = [desk.store.put(path, path.name) for path in sorted(folder.iterdir())]
+    return asdict(Artifact(tuple(files)))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_registered_version_is_the_released_folder_on_every_server(
+    remote: Desk, front: Proxy, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    remote.model = f"released_{version}"
+    if version == 2:
+        front.rule = without_logged_models
+    release = Entry(
+        remote.cell,
+        "onnx_model",
+        "release",
+        artifact=released_artifact(remote),
+        model={**MODEL_ABOUT, "flavor": "release"},
+        version={"release_sha256": "f" * 64, "flavor": "release", "number": 1},
+        description="# The card",
+    )
+    remote.log(remote.entry("onnx_model"), release)
+    remote.log(release)
+    assert remote.waiting() == []
+    name = f"{remote.model}.graviton3"
+    (registered,) = remote.client.search_model_versions(f"name = '{name}'")
+    assert registered.description == remote.client.get_registered_model(name).description == "# The card"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", remote.uri)
+    mlflow.set_tracking_uri(remote.uri)
+    model = mlflow.pyfunc.load_model(f"models:/{name}@released")
+    assert model.predict({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2.0, 2.0]] * 3
+    remote.client.update_registered_model(name, "what a person wrote")
+    another = {"release_sha256": "e" * 64, "flavor": "release", "number": 2}
+    second = replace(release, version=another, description="# Another")
+    remote.log(second)
+    assert remote.client.get_registered_model(name).description == "what a person wrote"
+    assert remote.client.get_model_version_by_alias(name, "released").description == "# Another"
 
 
 # --- credentials -------------------------------------------------------------------------------------------
