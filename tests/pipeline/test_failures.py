@@ -23,7 +23,7 @@ from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
 from resources import checkpoints
-from resources.store import ArtifactStore
+from resources.store import ArtifactStore, assembled
 from tests.cli.test_build import rows
 from tests.conftest import Project
 from tests.tiny.spec import TINY
@@ -148,7 +148,8 @@ def test_measurements_of_two_state_folders_wait_for_each_other(
     cell: Cell, builts: dict[str, Built], tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    other = replace(cell, store=replace(cell.store, cache=tmp_path), log=lines.append)
+    elsewhere = assembled(cell.store.storage, tmp_path, verifier=None, read_only=False)
+    other = replace(cell, store=elsewhere, log=lines.append)
     right = other.verification.loadable("onnx", builts["onnx_model"].build)
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
     with ThreadPoolExecutor(1) as pool:
