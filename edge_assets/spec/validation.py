@@ -7,14 +7,11 @@ A number that was written as 1 stays 1, and enters recipes so. A list counts as 
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 
 from edge_assets.errors import Fault, InvalidSpec, printable
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
@@ -71,18 +68,24 @@ def faults_of(error: ValidationError, where: str = "", positions: Sequence[str] 
             place[0] = known[place[0]]
         if where:
             place.insert(0, where)
-        faults.append((".".join(place), _reason(mistake)))
+        reason = _reason(
+            kind=mistake["type"],
+            message=mistake["msg"],
+            given=mistake["input"],
+            raised=mistake.get("ctx", {}).get("error"),
+        )
+        faults.append((".".join(place), reason))
     return faults
 
 
-def _reason(mistake: "ErrorDetails") -> str:
-    kind = mistake["type"]
+def _reason(kind: str, message: str, given: object, raised: object) -> str:
+    """`raised` is the error of one of our own checks."""
     if kind in REASONS:
         return REASONS[kind]
     if kind == "value_error":
-        return str(mistake["ctx"]["error"])
-    must = MUST.get(kind, mistake["msg"].replace("Input should be", "must be"))
-    return f"{printable(mistake['input'])} {must}"
+        return str(raised)
+    must = MUST.get(kind, message.replace("Input should be", "must be"))
+    return f"{printable(given)} {must}"
 
 
 def invalid(faults: Sequence[Fault]) -> InvalidSpec:
