@@ -102,6 +102,7 @@ def become(module: str, arguments: list[str], folder: str, env: dict[str, str], 
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.path[0] = folder
+    sys.path[1:1] = [entry for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.argv[1:] = arguments
     code: str | int | None = None
     try:

@@ -35,7 +35,7 @@ def test_a_regression_over_the_gate_is_named_and_exits_with_1(compared: Project)
     assert "over the gate of 2.00" in result.stdout
     assert "Traceback" not in result.stderr
     path = Path(result.stdout.partition("page: ")[2].strip())
-    assert path == compared.home / "scorecards" / "tiny" / worse / f"against-{first}.html"
+    assert path == compared.home / "comparisons" / "tiny" / f"{worse}-against-{first}.html"
     assert "over the gate of 2.00" in path.read_text()
 
 

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 OWN = {"edge_assets", "resources", "examples", "tests"}
 PLACES = ("edge_assets", "resources", "examples", "tests", "requirements")
 LOCKS = ("build", "run", "examples", "test")
-ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt"}  # by version alone, and what a GPU machine itself installs
+# by version alone; what a GPU machine itself installs; what cannot be installed beside LiteRT's converter
+ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt", "dagster-dg-cli"}
 PARTS = {"tensorrt-rtx-cu13": "tensorrt-rtx"}  # distributions that another, declared one consists of
 
 

@@ -108,6 +108,7 @@ def test_yaml_says_the_same_model_as_python() -> None:
 
 def test_every_field_of_a_spec_can_be_said() -> None:
     every = {
+        "automation": {"on_checkpoint": False},
         "axis_ranges": {},
         "description": "Digits",
         "finetuning": {"data": {"load": "tests.tiny.data:finetuning", "version": "2"}, "epochs": 1},
@@ -125,6 +126,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
     assert spec.search.objective == "latency"
     assert spec.owners == ("team:vision",)
     assert spec.schemes == "all"
+    assert (spec.automation.on_checkpoint, spec.automation.nightly) == (False, True)
 
 
 @pytest.mark.parametrize(
