@@ -199,6 +199,13 @@ class Result:
             self.said(shape_of(self.recipe.step))
 
 
+def _failure(build: Result, evidence: Result | None) -> Result | None:
+    """The one of the two that failed, if any."""
+    if build.has_failed:
+        return build
+    return evidence if evidence and evidence.has_failed else None
+
+
 @dataclass(frozen=True)
 class Built:
     """One materialized variant: its build and its verification. What an asset hands to the next."""
@@ -254,24 +261,14 @@ class Built:
     @property
     def failed(self) -> str | None:
         """Why its conversion or its verification failed, if so; the fact `log` of the same result names the log."""
-        if self._failure is None:
-            return None
-        return self._failure.refused
+        failure = _failure(self.build, self.evidence)
+        return failure.refused if failure else None
 
     @property
     def failure_log(self) -> str | None:
         """The file in the failures folder that tells the whole story of a failure."""
-        if self._failure is None:
-            return None
-        return self._failure.said(Facts).log
-
-    @property
-    def _failure(self) -> Result | None:
-        if self.build.has_failed:
-            return self.build
-        if self.evidence and self.evidence.has_failed:
-            return self.evidence
-        return None
+        failure = _failure(self.build, self.evidence)
+        return failure.said(Facts).log if failure else None
 
     @property
     def unverified(self) -> str | None:

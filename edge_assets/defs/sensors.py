@@ -44,12 +44,16 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
         opened = store.open()
         answer = look(spec, opened, context.instance, cursor, context.log.warning)
         partitions = checkpoint_partitions(spec)
+        additions, events = [], []
+        if answer.partitions:
+            additions.append(partitions.build_add_request(answer.partitions))
+            events += _release_checks(spec, opened)
         return dg.SensorResult(
             run_requests=answer.requests,
             skip_reason=None if answer.requests else _why_nothing_starts(spec, answer),
-            dynamic_partitions_requests=[partitions.build_add_request(answer.partitions)] if answer.partitions else [],
+            dynamic_partitions_requests=additions,
             cursor=answer.cursor.write(),
-            asset_events=_release_checks(spec, opened) if answer.partitions else [],
+            asset_events=events,
         )
 
     return sensor

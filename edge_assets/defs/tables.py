@@ -147,7 +147,9 @@ def plain(records: Sequence[Mapping[str, Json]]) -> dg.TableMetadataValue:
 def numbers(row: Row) -> dict[str, float | None]:
     """A variant's numbers, by the names that plots and tables have for them. What was not measured is None."""
     low, high = row.accuracy_drop_interval_points or (None, None)
-    latency = row.latency_ms
+    p50, p90, p99 = None, None, None
+    if row.latency_ms:
+        p50, p90, p99 = row.latency_ms.p50, row.latency_ms.p90, row.latency_ms.p99
     return {
         "size_kib": divided(row.size_bytes, KIB),
         "size_ratio": row.size_ratio,
@@ -157,9 +159,9 @@ def numbers(row: Row) -> dict[str, float | None]:
         "drop_high_points": high,
         "snr_db": row.parity_snr_db,
         "cosine_mean": row.cosine_mean,
-        "p50_ms": latency.p50 if latency else None,
-        "p90_ms": latency.p90 if latency else None,
-        "p99_ms": latency.p99 if latency else None,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
         "throughput_per_s": row.throughput_per_s,
         "load_ms": row.load_ms,
         "peak_memory_mib": divided(row.peak_memory_bytes, MIB),
