@@ -115,7 +115,8 @@ OTHER_TARGETS = {"EDGE_ASSETS_MODELS": "several:SPEC"}
 BOTH = ("--target", "graviton3", "--target", "cortex-m4")
 # what differs from build to build: times, memory, and who built it first
 VARYING = {"build_seconds", "effort_seconds", "reused"}
-OF_TORCHSCRIPT = {"sha256", "size_bytes", "size_ratio"}  # its file says which lines of which files were traced
+# its file says which lines of which files were traced; the reason has its size
+OF_TORCHSCRIPT = {"sha256", "size_bytes", "size_ratio", "reason"}
 VARYING |= {"evidence", "host_baseline_memory_bytes", "host_peak_memory_bytes"}
 
 
