@@ -57,7 +57,7 @@ class Memory:
 _memories: dict[tuple[str, str], Memory] = {}  # by server and store
 
 
-class MLflowTracking(dg.ConfigurableResource):
+class MLflowTracking(dg.ConfigurableResource["MLflowTracking"]):
     """Logs entries to the tracking server or file at `uri`."""
 
     uri: str
