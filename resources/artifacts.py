@@ -26,12 +26,7 @@ class ArtifactStoreResource(dg.ConfigurableResource["ArtifactStoreResource"]):
 
     def open(self) -> ArtifactStore:
         """The store itself."""
-        return open_store(
-            self.root,
-            Path(self.cache),
-            trust.verifier(),
-            **self.storage_options(),
-        )
+        return open_store(self.root, Path(self.cache), trust.verifier(), **self.storage_options())
 
 
 class PointerIOManager(dg.ConfigurableIOManager):

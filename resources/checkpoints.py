@@ -244,14 +244,7 @@ class Ledger:
         file = File(f"{stem[:KEY_LETTERS]}{name.suffix.lower()}", content.sha256, content.size)
         for letters in HASH_LETTERS:
             key = f"{stem[: KEY_LETTERS - 1 - letters]}-{content.sha256[:letters]}"
-            checkpoint = Checkpoint(
-                self.model,
-                key,
-                file,
-                url,
-                registered=time.time(),
-                number=number,
-            )
+            checkpoint = Checkpoint(self.model, key, file, url, registered=time.time(), number=number)
             if self.store.pointers.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
                 self.keys.setdefault(_hash_in(key), []).append(key)
                 return checkpoint
@@ -349,12 +342,7 @@ def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
     try:
         checkpoint = Checkpoint.from_dict(data)
     except (KeyError, TypeError, ValueError, EdgeAssetsError) as error:
-        log.warning(
-            "the record of checkpoint %s of %s cannot be read (%s): it is left out",
-            key,
-            model,
-            repr(error),
-        )
+        log.warning("the record of checkpoint %s of %s cannot be read (%s): it is left out", key, model, repr(error))
         return None
     if checkpoint.key != key:
         return None

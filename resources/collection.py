@@ -158,18 +158,7 @@ def _collect_store(store: ArtifactStore, policy: Policy, freed: Freed, say: Step
     doomed = _doomed(memos, pointed, policy, unused)
     for stat in pointed.dropped:
         _remove(store, stat, unused, policy, freed, POINTERS)
-    removed = {
-        memo.name
-        for memo in doomed
-        if _remove(
-            store,
-            memo.stat,
-            unused,
-            policy,
-            freed,
-            RESULTS,
-        )
-    }
+    removed = {memo.name for memo in doomed if _remove(store, memo.stat, unused, policy, freed, RESULTS)}
     needed = set(pointed.blobs)
     for memo in memos:
         if memo.name not in removed:

@@ -83,12 +83,7 @@ def inspect_in_background(url: str, stamp: str, cache: Path) -> Content | None:
         _forget_old(folder)
         if not _is_running(answer):
             command = [sys.executable, "-m", "resources.inspection", url, str(answer), str(folder)]
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return None
     found = json.loads(answer.read_bytes())
     answer.unlink()

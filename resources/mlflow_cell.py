@@ -152,12 +152,7 @@ class CellLog:
 
     def _begin(self, artifacts: str | None) -> None:
         """A new parent run; the children that are still there are put below it."""
-        experiment = experiment_of(
-            self.client,
-            self.cell.split("/")[0],
-            artifacts,
-            self.say,
-        )
+        experiment = experiment_of(self.client, self.cell.split("/")[0], artifacts, self.say)
         former = self.state
         self.state = CellRuns(server=former.server, experiment=experiment, steps=former.steps)
         if former.experiment == experiment:
@@ -326,22 +321,11 @@ class CellLog:
         with self.store.workspace() as work:
             folder = work / name
             if model_id is None:
-                write_model(
-                    self.store,
-                    entry.model or {},
-                    path,
-                    folder,
-                    Model(artifact_path=name, run_id=run_id),
-                )
+                write_model(self.store, entry.model or {}, path, folder, Model(artifact_path=name, run_id=run_id))
                 self._upload(run_id, lambda: self.client.log_artifacts(run_id, str(folder), name))
                 return f"runs:/{run_id}/{name}"
             place = self.client.get_logged_model(model_id).artifact_location
-            about = Model(
-                artifact_path=place,
-                model_uuid=model_id,
-                model_id=model_id,
-                run_id=run_id,
-            )
+            about = Model(artifact_path=place, model_uuid=model_id, model_id=model_id, run_id=run_id)
             write_model(self.store, entry.model or {}, path, folder, about)
             self._upload(run_id, lambda: self.client.log_model_artifacts(model_id, str(folder)))
         self.client.finalize_logged_model(model_id, "READY")

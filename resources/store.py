@@ -128,12 +128,7 @@ def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, *
 
     With a `verifier`, only memos that it verifies are taken.
     """
-    return assembled(
-        open_storage(root, storage_options),
-        cache,
-        verifier,
-        read_only=False,
-    )
+    return assembled(open_storage(root, storage_options), cache, verifier, read_only=False)
 
 
 def assembled(storage: Storage, cache: Path, verifier: trust.Verifier | None, read_only: bool) -> ArtifactStore:
@@ -166,13 +161,7 @@ def _built(store: ArtifactStore, recipe: Recipe, build: Build) -> Result:
         except Refused as reason:
             refused = str(reason)
         seconds = round(time.perf_counter() - started, 3)
-        result = Result(
-            recipe=recipe,
-            artifact=artifact,
-            facts=facts,
-            refused=refused,
-            seconds=seconds,
-        )
+        result = Result(recipe=recipe, artifact=artifact, facts=facts, refused=refused, seconds=seconds)
         store.memos.keep(result)
     return result
 

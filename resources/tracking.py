@@ -138,13 +138,7 @@ class MLflowTracking(dg.ConfigurableResource["MLflowTracking"]):
                     client = mlflow_server.connect(self.uri)
                     waiting, sent = outbox.keys(), 0
                     for key in waiting:
-                        sent += self._try(
-                            client,
-                            outbox,
-                            key,
-                            tell,
-                            others_went=sent > 0,
-                        )
+                        sent += self._try(client, outbox, key, tell, others_went=sent > 0)
             except Outage as outage:
                 memory.outage = str(outage)
                 memory.rest("outage")
@@ -175,14 +169,7 @@ class MLflowTracking(dg.ConfigurableResource["MLflowTracking"]):
         except Exception as error:  # one entry's trouble, of any kind, must not fail the asset that happens to log
             reason = mlflow_server.said_by(error)
             if mlflow_server.is_outage(error):
-                raise Outage(
-                    self._interrupted(
-                        outbox,
-                        key,
-                        reason,
-                        others_went,
-                    )
-                ) from error
+                raise Outage(self._interrupted(outbox, key, reason, others_went)) from error
             problem = f"MLflow at {self._shown} did not take {name}: {reason}. "
             if mlflow_server.is_forbidden(error) or outbox.count_failure(key) < FAILURES:
                 problem += "It waits and is logged by the next run"

@@ -106,12 +106,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     folder = checkpoint_folder(spec)
     if names and "all" not in names:
         return [_checkpoint(store, spec, folder, name) for name in names]
-    checkpoints.discover(
-        store,
-        spec.name,
-        folder,
-        say=lambda reason: say(f"[yellow]{escape(reason)}[/]"),
-    )
+    checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
         raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
@@ -170,18 +165,15 @@ def build(
     outcomes, stale = [], []
     for checkpoint in chosen:
         for family, target in targets:
-            planned = plan(
-                Cell(
-                    spec,
-                    family,
-                    target,
-                    checkpoint,
-                    store,
-                    display.say,
-                ),
-                materialized,
-                mode,
+            cell = Cell(
+                spec=spec,
+                family=family,
+                target=target,
+                checkpoint=checkpoint,
+                store=store,
+                log=display.say,
             )
+            planned = plan(cell, materialized, mode)
             if planned.is_fresh:
                 outcomes.append(_fresh(planned, display.say))
             else:
@@ -190,13 +182,7 @@ def build(
         outcomes += _bring_all_up_to_date(stale, here, display, jobs)
         for checkpoint in chosen:
             if any(outcome.status != "fresh" and outcome.cell.checkpoint == checkpoint for outcome in outcomes):
-                _run(
-                    here,
-                    scorecard_job_name(spec),
-                    checkpoint.key,
-                    {},
-                    lambda _event: None,
-                )
+                _run(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
     return outcomes
 
 
@@ -247,32 +233,21 @@ def _several_at_once(families: Sequence[Sequence[Plan]], workers: int, here: Her
     for plans in families:
         cell = plans[0].cell
         names = tuple(planned.cell.target.name for planned in plans)
-        works[
-            Work(
-                cell.spec.name,
-                cell.checkpoint.key,
-                cell.family.name,
-                names,
-                here.mode,
-            )
-        ] = plans
+        work = Work(
+            model=cell.spec.name,
+            checkpoint=cell.checkpoint.key,
+            family=cell.family.name,
+            targets=names,
+            mode=here.mode,
+        )
+        works[work] = plans
     outcomes: dict[str, Outcome] = {}
     try:
-        for work, results in at_once(
-            list(works),
-            build_in_worker,
-            workers,
-            display.hear,
-        ):
+        for work, results in at_once(list(works), build_in_worker, workers, display.hear):
             cells = {planned.cell.target.name: planned.cell for planned in works.pop(work)}
             for result in results:
                 cell = cells[result.target]
-                outcomes[cell.path] = Outcome(
-                    cell,
-                    result.status,
-                    result.message,
-                    failures=result.failures,
-                )
+                outcomes[cell.path] = Outcome(cell, result.status, result.message, failures=result.failures)
     except BrokenProcessPool:
         display.say("[yellow]a process that was building died; what is left is built one after the other[/]")
         for outcome in _one_by_one(list(works.values()), here, display):
@@ -294,22 +269,21 @@ def build_in_worker(work: Work, hear: Hear) -> list[Result]:
         materialized = known_to(instance)
         for family, target in choose_targets(spec, work.targets):
             cell = Cell(
-                spec,
-                family,
-                target,
-                checkpoint,
-                store,
-                partial(_hear_said, hear, target.name),
+                spec=spec,
+                family=family,
+                target=target,
+                checkpoint=checkpoint,
+                store=store,
+                log=partial(_hear_said, hear, target.name),
             )
             outcome = _bring_up_to_date(plan(cell, materialized, work.mode), here, hear)
-            results.append(
-                Result(
-                    target.name,
-                    outcome.status,
-                    outcome.message,
-                    dict(outcome.failures),
-                )
+            result = Result(
+                target=target.name,
+                status=outcome.status,
+                message=outcome.message,
+                failures=dict(outcome.failures),
             )
+            results.append(result)
     isolation.close()
     return results
 
@@ -325,13 +299,7 @@ def _bring_up_to_date(planned: Plan, here: Here, hear: Hear) -> Outcome:
     hear(Said(f"[bold]{_title(cell)}[/]: {escape(planned.reason or '')}", cell.target.name))
     config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": here.mode}}}}
     job = family_job_name(cell.spec, cell.family)
-    failure = _run(
-        here,
-        job,
-        partition_key(cell),
-        config,
-        lambda entry: _narrate(entry, cell, hear),
-    )
+    failure = _run(here, job, partition_key(cell), config, lambda entry: _narrate(entry, cell, hear))
     return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
 
 

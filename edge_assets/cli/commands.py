@@ -75,25 +75,9 @@ def init(name: str) -> None:
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    help="Partition, file, or 'all'. Default: the newest.",
-)
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    help="A target of the model, or this-cpu. Default: all.",
-)
-@click.option(
-    "--mode",
-    type=click.Choice(MODES),
-    default="rapid",
-    show_default=True,
-    help="How long to measure.",
-)
+@click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
+@click.option("--target", "targets", multiple=True, help="A target of the model, or this-cpu. Default: all.")
+@click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Families built at once. Default: what the machine carries.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any variant failed, not only if a target did.")
@@ -153,12 +137,7 @@ def build(
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
 @click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    help="Every variant on this target. Default: what ships on each.",
-)
+@click.option("--target", "targets", multiple=True, help="Every variant on this target. Default: what ships on each.")
 @click.option("--json", "as_json", is_flag=True, help="All rows as JSON.")
 @clear_errors
 def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...], as_json: bool) -> None:
@@ -172,12 +151,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
 
     spec = registry().chosen(model)
     store = store_resource().open()
-    key = built_checkpoints(
-        store,
-        spec,
-        (checkpoint,) if checkpoint else (),
-        count=1,
-    )[0].key
+    key = built_checkpoints(store, spec, (checkpoint,) if checkpoint else (), count=1)[0].key
     rows = kept.of_checkpoint(store, spec, key)
     if targets:
         names = {target.name for _family, target in choose_targets(spec, targets)}
@@ -288,12 +262,7 @@ def duration(_context: click.Context, _option: click.Parameter, value: str) -> f
     show_default=True,
     help="Not used for so long.",
 )
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    help="Free results of this model alone. Default: all.",
-)
+@click.option("--model", "models", multiple=True, help="Free results of this model alone. Default: all.")
 @click.option("--dry-run", is_flag=True, help="Say what would be freed, and free nothing.")
 @clear_errors
 def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bool) -> None:
@@ -316,18 +285,8 @@ def gc(keep: int | None, older_than: float, models: tuple[str, ...], dry_run: bo
 
 
 @main.command()
-@click.option(
-    "--dagster-port",
-    type=click.IntRange(1, 65535),
-    default=3000,
-    show_default=True,
-)
-@click.option(
-    "--mlflow-port",
-    type=click.IntRange(1, 65535),
-    default=5000,
-    show_default=True,
-)
+@click.option("--dagster-port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @clear_errors
 def serve(dagster_port: int, mlflow_port: int) -> None:
     """Dagster (web server and daemon) and MLflow on 127.0.0.1, until Ctrl-C."""

@@ -25,12 +25,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--port", type=int, required=True)
-@click.option(
-    "--workspace",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Which code server to show.",
-)
+@click.option("--workspace", type=click.Path(path_type=Path), required=True, help="Which code server to show.")
 def dagster(port: int, workspace: Path) -> None:
     """Dagster's web server over the instance in DAGSTER_HOME."""
     import dagster as dg

@@ -82,12 +82,7 @@ def at_once(
         shares.put(share)
     listener = threading.Thread(target=_pass_on, args=(events, hear), daemon=True)
     listener.start()
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_begin,
-        initargs=(events, shares),
-    )
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(events, shares))
     try:
         with _ended_together():
             futures: dict[Future[list[Result]], Work] = {executor.submit(_run, do, work): work for work in works}

@@ -171,12 +171,7 @@ class _Look:
             self._settle({file.name: file for file in listing.files})
         finally:  # what was read need not be read again, also if a later file fails the look
             if self.known != known:
-                checkpoints.keep_known_files(
-                    self.store,
-                    self.spec.name,
-                    self.folder,
-                    self.known,
-                )
+                checkpoints.keep_known_files(self.store, self.spec.name, self.folder, self.known)
             self._write_down(listing)
             self._tell()
         cursor = Cursor(
@@ -288,12 +283,7 @@ class _Look:
             self.history_built = True
         if checkpoint.key not in self.partitions:
             self.added[checkpoint.key] = checkpoint.order
-        self.waiting[name] = replace(
-            entry,
-            key=checkpoint.key,
-            build=build,
-            asked=self.number,
-        )
+        self.waiting[name] = replace(entry, key=checkpoint.key, build=build, asked=self.number)
 
     def _registered(self, entry: Sighting, file: CheckpointFile | None) -> Checkpoint | None:
         if entry.key:

@@ -59,15 +59,7 @@ def family_assets(spec: ModelSpec, family: Family, targets: list[Target]) -> lis
     partitions = family_partitions(spec, targets)
     return [
         _checkpoint_asset(spec, family, partitions),
-        *(
-            _variant_asset(
-                spec,
-                family,
-                partitions,
-                variant,
-            )
-            for variant in family.variants
-        ),
+        *(_variant_asset(spec, family, partitions, variant) for variant in family.variants),
         _report_asset(spec, family, partitions),
         _release_asset(spec, family, partitions, targets),
     ]
@@ -110,14 +102,7 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     if opened.pointers.get(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
         checkpoints.discover(opened, spec.name, checkpoint_folder(spec))
     checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
-    return Cell(
-        spec,
-        family,
-        target(keys["target"]),
-        checkpoint,
-        opened,
-        context.log.info,
-    )
+    return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)
 
 
 def _common(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, name: str) -> dict[str, Any]:
@@ -140,14 +125,7 @@ def check_specs(
         # partitioned checks are in preview; without them a check shows only its newest partition's result
         warnings.simplefilter("ignore", dg.PreviewWarning)
         for check, description in checks.items():
-            specs.append(
-                dg.AssetCheckSpec(
-                    check,
-                    asset=key,
-                    description=description,
-                    partitions_def=partitions,
-                )
-            )
+            specs.append(dg.AssetCheckSpec(check, asset=key, description=description, partitions_def=partitions))
     return specs
 
 
@@ -170,17 +148,7 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.reference.build()
-            urls = tracking.log(
-                [
-                    entries.variant_entry(
-                        cell,
-                        built,
-                        None,
-                        context.run_id,
-                    )
-                ],
-                context.log.warning,
-            )
+            urls = tracking.log([entries.variant_entry(cell, built, None, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,
             metadata=metadata.variant(cell, built, urls),
@@ -221,17 +189,7 @@ def _variant_asset(
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
             built = cell.variants.build(variant, source, others)
-            urls = tracking.log(
-                [
-                    entries.variant_entry(
-                        cell,
-                        built,
-                        variant,
-                        context.run_id,
-                    )
-                ],
-                context.log.warning,
-            )
+            urls = tracking.log([entries.variant_entry(cell, built, variant, context.run_id)], context.log.warning)
         return dg.MaterializeResult(
             value=built,
             metadata=metadata.variant(cell, built, urls),
@@ -309,22 +267,8 @@ def _release_asset(
             folder = home().releases / spec.name / cell.target.name / cell.checkpoint.key
             cell.store.export(released.artifact, folder)
             card = (folder / "MODEL_CARD.md").read_text()
-            urls = tracking.log(
-                entries.release_entries(
-                    judgement,
-                    released,
-                    card,
-                    context.run_id,
-                ),
-                context.log.warning,
-            )
-            is_newest, sentence = freshness.is_newest_released(
-                spec,
-                family,
-                targets,
-                cell.store,
-                cell.partition,
-            )
+            urls = tracking.log(entries.release_entries(judgement, released, card, context.run_id), context.log.warning)
+            is_newest, sentence = freshness.is_newest_released(spec, family, targets, cell.store, cell.partition)
         return dg.MaterializeResult(
             value=released,
             metadata=metadata.release(judgement, released, folder, urls),

@@ -87,23 +87,9 @@ def _datasets(cell: Cell, made_by: Variant | None) -> list[dict[str, object]]:
     needs = made_by.needs if made_by else frozenset()
     used = [_dataset(cell, "evaluation", spec.evaluation.data, cell.data.evaluation)]
     if "calibration" in needs:
-        used.append(
-            _dataset(
-                cell,
-                "calibration",
-                spec.calibration.data,
-                cell.data.calibration,
-            )
-        )
+        used.append(_dataset(cell, "calibration", spec.calibration.data, cell.data.calibration))
     if "training" in needs and spec.finetuning:
-        used.append(
-            _dataset(
-                cell,
-                "training",
-                spec.finetuning.data,
-                cell.data.training,
-            )
-        )
+        used.append(_dataset(cell, "training", spec.finetuning.data, cell.data.training))
     return used
 
 

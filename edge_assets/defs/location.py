@@ -25,15 +25,7 @@ def model_definitions(spec: ModelSpec) -> dg.Definitions:
             scorecard_asset(spec),
         ],
         jobs=[*jobs.values(), scorecard_job(spec)],
-        schedules=[
-            nightly_schedule(
-                spec,
-                family,
-                targets,
-                jobs[family.name],
-            )
-            for family, targets in graphs
-        ],
+        schedules=[nightly_schedule(spec, family, targets, jobs[family.name]) for family, targets in graphs],
         sensors=[checkpoint_sensor(spec, list(jobs.values()))],
     )
     return dg.Definitions.merge(resource_definitions(), own)

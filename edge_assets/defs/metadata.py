@@ -190,12 +190,7 @@ def _failure_log(cell: Cell, built: Built) -> dg.MetadataValue:
 
 
 def _warning(name: str, sentence: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name=name,
-        passed=False,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=sentence,
-    )
+    return dg.AssetCheckResult(check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence)
 
 
 def _link(url: str) -> dg.MetadataValue:

@@ -53,14 +53,7 @@ class Worker:
     def current(cls) -> Self:
         """This process."""
         pid = os.getpid()
-        return cls(
-            socket.gethostname(),
-            _machine(),
-            _boot(),
-            _namespace(),
-            pid,
-            _start_time(pid) or "",
-        )
+        return cls(socket.gethostname(), _machine(), _boot(), _namespace(), pid, _start_time(pid) or "")
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self | None:
@@ -215,9 +208,4 @@ def _namespace() -> str:
 def _macos(name: str) -> str:
     if sys.platform != "darwin":
         return ""
-    return subprocess.run(
-        ["sysctl", "-n", name],
-        check=False,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    return subprocess.run(["sysctl", "-n", name], check=False, capture_output=True, text=True).stdout.strip()

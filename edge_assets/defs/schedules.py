@@ -37,17 +37,7 @@ def nightly_schedule(
             return dg.SkipReason(f"no checkpoint of {spec.name} that fits its architecture is registered yet")
         tick = context.scheduled_execution_time.isoformat()
         runs = Runs(context.instance)
-        requests = list(
-            stale_requests(
-                spec,
-                family,
-                targets,
-                newest,
-                opened,
-                runs,
-                run_key=f"nightly:{tick}",
-            )
-        )
+        requests = list(stale_requests(spec, family, targets, newest, opened, runs, run_key=f"nightly:{tick}"))
         return requests or dg.SkipReason(f"{newest.key} is up to date on every target, or its runs wait already")
 
     return nightly

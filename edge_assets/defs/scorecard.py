@@ -99,21 +99,9 @@ def _regression(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> dg.As
     earlier = _built_before(store, spec, checkpoint)
     if earlier is None:
         return dg.AssetCheckResult(passed=True, check_name=REGRESSION, description="no earlier checkpoint was built")
-    found = between(
-        store,
-        spec,
-        earlier,
-        checkpoints.lookup(store, spec.name, checkpoint),
-    )
+    found = between(store, spec, earlier, checkpoints.lookup(store, spec.name, checkpoint))
     side_by_side = home().comparison(spec.name, earlier.key, checkpoint)
-    page.write_comparison(
-        side_by_side,
-        spec,
-        earlier.key,
-        checkpoint,
-        found.fp32,
-        found.changes,
-    )
+    page.write_comparison(side_by_side, spec, earlier.key, checkpoint, found.fp32, found.changes)
     return dg.AssetCheckResult(
         passed=not found.regressions,
         check_name=REGRESSION,
@@ -141,15 +129,7 @@ def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence
         return {"targets": len({row.target for row in rows})}
 
     about = {"model": spec.name, "checkpoint": checkpoint, "description": spec.description}
-    return store.remember(
-        Recipe(
-            "scorecard",
-            "2",
-            {"rows": _digest(rows)},
-            about,
-        ),
-        build,
-    )
+    return store.remember(Recipe("scorecard", "2", {"rows": _digest(rows)}, about), build)
 
 
 def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, run_id: str) -> Entry:

@@ -51,14 +51,7 @@ class Cell(Identity):
 
     @cached_property
     def variants(self) -> Variants:
-        return Variants(
-            self,
-            self.data,
-            self.recipes,
-            self.reference,
-            self.verification,
-            self.measurement,
-        )
+        return Variants(self, self.data, self.recipes, self.reference, self.verification, self.measurement)
 
     def build(self, name: str) -> Built:
         """The checkpoint or one variant of the family, what it is made from first."""

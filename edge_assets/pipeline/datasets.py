@@ -82,13 +82,7 @@ class Datasets:
             data.save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
             return {}
 
-        recipe = Recipe(
-            "example",
-            "1",
-            inputs,
-            parameters,
-            self.recipes.preprocessing_tools(),
-        )
+        recipe = Recipe("example", "1", inputs, parameters, self.recipes.preprocessing_tools())
         return self.cell.store.remember(recipe, build)
 
     def fields(self, result: Result) -> list[object]:
@@ -140,26 +134,9 @@ class Datasets:
         preprocess, evaluation = spec.preprocess, spec.evaluation
         calibrating = self.arrays(self.calibration)
         evaluating = self.arrays(self.evaluation)
-        data.check_samples(
-            calibrating,
-            preprocess,
-            spec.inputs,
-            spec.calibration.minimum,
-            "calibration",
-        )
-        data.check_samples(
-            evaluating,
-            preprocess,
-            spec.inputs,
-            evaluation.minimum,
-            "evaluation",
-        )
-        data.check_labels(
-            evaluating,
-            evaluation.labels,
-            spec.outputs,
-            evaluation.metric,
-        )
+        data.check_samples(calibrating, preprocess, spec.inputs, spec.calibration.minimum, "calibration")
+        data.check_samples(evaluating, preprocess, spec.inputs, evaluation.minimum, "evaluation")
+        data.check_labels(evaluating, evaluation.labels, spec.outputs, evaluation.metric)
         data.check_disjoint(calibrating, evaluating, preprocess)
         facts = {
             "calibration_samples": count(self.calibration),
@@ -169,12 +146,7 @@ class Datasets:
             least = 2 * spec.finetuning.batch_size
             training = self.arrays(self.training)
             data.check_samples(training, preprocess, spec.inputs, least, "training")
-            data.check_training_labels(
-                training,
-                spec.finetuning.labels,
-                spec.outputs,
-                spec.trains_classifier,
-            )
+            data.check_training_labels(training, spec.finetuning.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(training, evaluating, preprocess, "training")
             facts["training_samples"] = count(self.training)
         return facts

@@ -117,14 +117,7 @@ class Measurement:
         evaluation = self.data.feeds(self.data.evaluation)
         feeds = {name: array.take(samples, axis=0, mode="wrap") for name, array in evaluation.items()}
         with turn(waiting=lambda: self.cell.log("waiting for another measurement on this machine")):
-            return measure(
-                contestants,
-                feeds,
-                mode,
-                batch_sizes,
-                self.threads(),
-                self.cell.log,
-            )
+            return measure(contestants, feeds, mode, batch_sizes, self.threads(), self.cell.log)
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""

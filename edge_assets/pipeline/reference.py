@@ -81,13 +81,7 @@ class Reference:
             parameters["scores"] = scores_name
         inputs |= self.recipes.metric_inputs()
         tools = self.recipes.preprocessing_tools()
-        recipe = self.recipes.of_architecture(
-            "reference",
-            "1",
-            inputs,
-            parameters,
-            tools,
-        )
+        recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, tools)
 
         def build(folder: Path) -> Mapping[str, object]:
             return record(self._evaluate(folder / "reference.npz", scores_name))

@@ -53,12 +53,7 @@ class Variants:
             installed(runtime.distributions, runtime.extra)
             built = self._run(variant, recipe, source, others or {})
         except MissingTool as missing:
-            return self._not_built(
-                variant,
-                source,
-                str(missing),
-                {"unavailable": True},
-            )
+            return self._not_built(variant, source, str(missing), {"unavailable": True})
         except NOT_THE_VARIANTS:
             raise
         except (Exception, SystemExit) as error:  # a converter can raise anything, and takes no other variant with it
@@ -82,20 +77,10 @@ class Variants:
         """A variant whose source was refused, is unavailable or failed shares that outcome."""
         if source.failed:
             reason = f"{source.variant}, which it is made from, failed"
-            return self._not_built(
-                variant,
-                source,
-                reason,
-                {"failed": True, "log": source.failure_log},
-            )
+            return self._not_built(variant, source, reason, {"failed": True, "log": source.failure_log})
         why, _, _ = (source.build.refused or "").partition("\n")
         reason = f"there is no {source.variant} to make it from: {why}"
-        return self._not_built(
-            variant,
-            source,
-            reason,
-            {"unavailable": source.facts.unavailable},
-        )
+        return self._not_built(variant, source, reason, {"unavailable": source.facts.unavailable})
 
     def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
         recipe = Recipe(
@@ -191,16 +176,7 @@ class Variants:
             every = self.recipes.evaluation_parameters()
             every["runtime"] = runtime
             every |= parameters
-            return cell.store.remember(
-                Recipe(
-                    "trial",
-                    "1",
-                    inputs,
-                    every,
-                    tools,
-                ),
-                build,
-            )
+            return cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
 
         def loadable(path: Path) -> Loadable:
             options = session_options(cell.spec, runtime, cell.target)

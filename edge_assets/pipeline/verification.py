@@ -63,13 +63,7 @@ class Verification:
             raise
         except (Exception, SystemExit) as error:  # a runtime can raise anything
             inputs = {"artifact": built.sha256}
-            return failure(
-                self.cell,
-                variant,
-                Recipe("verification", "2", inputs),
-                error,
-                "verification",
-            )
+            return failure(self.cell, variant, Recipe("verification", "2", inputs), error, "verification")
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         opened = built.sha256

@@ -102,31 +102,19 @@ def compare(before: Sequence[Row], after: Sequence[Row], fp32: Accuracy | None, 
         old, new = _with_verdict(before, target, "released"), _with_verdict(after, target, "released")
         shifts: list[Shift] = []
         if old and new:
-            if fp32 and (
-                accuracy := _accuracy_shift(
-                    old,
-                    new,
-                    fp32,
-                    higher_is_better,
-                )
-            ):
-                shifts.append(accuracy)
-            eager = _with_verdict(before, target, "baseline")
-            shifts += _other_shifts(
-                old,
-                new,
-                eager,
-                _with_verdict(after, target, "baseline"),
-            )
-        changes.append(
-            Change(
-                family=family,
-                target=target,
-                before=old,
-                after=new,
-                shifts=tuple(shifts),
-            )
+            if fp32:
+                shifts += _accuracy_shifts(old, new, fp32, higher_is_better)
+            eager_before = _with_verdict(before, target, "baseline")
+            eager_after = _with_verdict(after, target, "baseline")
+            shifts += _other_shifts(old, new, eager_before, eager_after)
+        change = Change(
+            family=family,
+            target=target,
+            before=old,
+            after=new,
+            shifts=tuple(shifts),
         )
+        changes.append(change)
     return changes
 
 
@@ -152,10 +140,10 @@ def _with_verdict(rows: Sequence[Row], target: str, verdict: str) -> Row | None:
     return None
 
 
-def _accuracy_shift(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) -> Shift | None:
+def _accuracy_shifts(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) -> Iterator[Shift]:
     """In points."""
     if old.accuracy is None or new.accuracy is None:
-        return None
+        return
     before, after = 100 * old.accuracy, 100 * new.accuracy
     low, high = fp32.drop_interval_points
     half = math.hypot((high - low) / 2, _half_width(old), _half_width(new))
@@ -166,39 +154,27 @@ def _accuracy_shift(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) 
         verdict = "better"
     elif gain < -half:
         verdict = "worse"
-    return Shift(
-        "accuracy",
-        "points",
-        before,
-        after,
-        verdict,
-        (difference - half, difference + half),
+    yield Shift(
+        name="accuracy",
+        unit="points",
+        before=before,
+        after=after,
+        verdict=verdict,
+        interval=(difference - half, difference + half),
     )
 
 
 def _other_shifts(old: Row, new: Row, eager_before: Row | None, eager_after: Row | None) -> Iterator[Shift]:
     if old.size_bytes and new.size_bytes:
         verdict = _relative(old.size_bytes, new.size_bytes, SIZE_TIE)
-        yield Shift(
-            "size",
-            "KiB",
-            old.size_bytes / 1024,
-            new.size_bytes / 1024,
-            verdict,
-        )
+        yield Shift("size", "KiB", old.size_bytes / 1024, new.size_bytes / 1024, verdict)
     before, after = _speed(old, eager_before), _speed(new, eager_after)
     if before and after:
         verdict = _relative(1 / before, 1 / after, SPEED_TIE)
         yield Shift("speed", "times as fast as PyTorch eager", before, after, verdict)
     if old.peak_memory_bytes and new.peak_memory_bytes:
         verdict = _relative(old.peak_memory_bytes, new.peak_memory_bytes, MEMORY_TIE)
-        yield Shift(
-            "memory",
-            "MiB",
-            old.peak_memory_bytes / 2**20,
-            new.peak_memory_bytes / 2**20,
-            verdict,
-        )
+        yield Shift("memory", "MiB", old.peak_memory_bytes / 2**20, new.peak_memory_bytes / 2**20, verdict)
 
 
 def _half_width(row: Row) -> float:

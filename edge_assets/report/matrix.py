@@ -64,13 +64,7 @@ def _line(target: str, rows: list[Row]) -> Line:
     for row in sorted(rows, key=_rank):
         if row.verdict != "baseline":
             by_scheme.setdefault(tradeoff.usual_name(row), []).append(row)
-    return Line(
-        family=rows[0].family,
-        target=target,
-        winner=winner,
-        by_scheme=by_scheme,
-        rows=rows,
-    )
+    return Line(family=rows[0].family, target=target, winner=winner, by_scheme=by_scheme, rows=rows)
 
 
 def _rank(row: Row) -> tuple[int, int]:

@@ -66,12 +66,7 @@ def write_comparison(
 
 def _template(name: str) -> jinja2.Template:
     loader = jinja2.DictLoader({file: (HERE / file).read_text() for file in TEMPLATES})
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=loader,
-    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
     environment.filters["size"] = size
     environment.filters["json"] = script_json
     environment.filters["median"] = charts.median_ms

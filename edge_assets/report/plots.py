@@ -49,14 +49,7 @@ def _draw(axis: "Axes", point: Point, number: int) -> None:
     score, drop = 100 * row.accuracy, row.accuracy_drop_points
     low, high = row.accuracy_drop_interval_points
     color = COLORS.get(row.verdict, OTHER)
-    axis.errorbar(
-        point.x,
-        score,
-        yerr=[[high - drop], [drop - low]],
-        fmt="o",
-        color=color,
-        capsize=3,
-    )
+    axis.errorbar(point.x, score, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
     offset = (6, OFFSETS[number % len(OFFSETS)])
     axis.annotate(
         row.artifact,

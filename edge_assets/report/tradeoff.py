@@ -115,16 +115,7 @@ def _tradeoff(row: Row, base: Row | None, graph: Graph | None) -> Tradeoff:
     name = usual_name(row)
     smaller, faster = _smaller(row, base), _faster(row, base)
     promise = PROMISES.get(name)
-    remarks = [
-        *_size_remarks(promise, row, base, smaller),
-        *_speed_remarks(
-            promise,
-            row,
-            base,
-            graph,
-            faster,
-        ),
-    ]
+    remarks = [*_size_remarks(promise, row, base, smaller), *_speed_remarks(promise, row, base, graph, faster)]
     return Tradeoff(
         scheme=name,
         artifact=row.artifact,

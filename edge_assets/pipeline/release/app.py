@@ -131,14 +131,7 @@ def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: App
         elif sample.only_int32 and array.dtype != np.float32:
             tensors.append(AppTensor(name, "int32", array.shape, channels_last=False))
         else:
-            tensors.append(
-                AppTensor(
-                    name,
-                    array.dtype.name,
-                    array.shape,
-                    channels_last=False,
-                )
-            )
+            tensors.append(AppTensor(name, array.dtype.name, array.shape, channels_last=False))
     return tensors
 
 
