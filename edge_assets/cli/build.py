@@ -427,15 +427,16 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     for outcome in ("failed", "refused", "unavailable"):
         if values.get(outcome):
             return f"{name}: {outcome}: {values[outcome]}"
-    size, accuracy, drop = values.get("size_bytes"), values.get("accuracy"), values.get("accuracy_drop_points")
-    if isinstance(size, int):
-        parts.append(f"{size / 1024:,.0f} KiB")
+    if values.get("winner"):
+        return f"{name}: {parts[0]}, released {values['winner']}: {values['reason']}"
+    # by the names of defs/tables.NUMBERS
+    size, accuracy, drop = values.get("size_kib"), values.get("accuracy"), values.get("drop_points")
+    if isinstance(size, float):
+        parts.append(f"{size:,.0f} KiB")
     if isinstance(accuracy, float):
         parts.append(f"accuracy {100 * accuracy:.2f} %")
     if isinstance(drop, float):
         parts.append(f"drop {drop:.2f} points")
-    if values.get("winner"):
-        parts.append(f"released {values['winner']}: {values['reason']}")
     return f"{name}: {', '.join(parts)}"
 
 

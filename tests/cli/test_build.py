@@ -1,6 +1,7 @@
 """One checkpoint's way from file to release, and what a second build does, through the command line."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,7 @@ def test_a_second_target_with_the_same_parameters_builds_no_variant_again(copy_o
     assert result.returncode == 0, result.stdout
     assert "building" not in result.stdout
     assert "onnx_int8_static: reused" in result.stdout
+    assert re.search(r"✓ onnx_fp16: reused, \d+ KiB, accuracy \d+\.\d\d %, drop -?\d\.\d\d points", result.stdout)
 
 
 def test_changed_calibration_rebuilds_only_what_depends_on_it(copy_of_built: Project) -> None:
