@@ -4,8 +4,9 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -148,11 +149,16 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
     from edge_assets.pipeline import rows as kept
     from edge_assets.registry import registry
     from edge_assets.report import terminal
+    from resources import checkpoints as known
 
     spec = registry().chosen(model)
     store = store_resource().open()
-    key = built_checkpoints(store, spec, (checkpoint,) if checkpoint else (), count=1)[0].key
-    rows = kept.of_checkpoint(store, spec, key)
+    if checkpoint:
+        key = known.lookup(store, spec.name, checkpoint).key
+    else:
+        (newest,) = newest_built(store, spec, count=1)
+        key = newest.key
+    rows = kept.demanded(store, spec, key)
     if targets:
         names = {target.name for _family, target in choose_targets(spec, targets)}
         rows = [row for row in rows if row.target in names]
@@ -179,46 +185,41 @@ def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -
     from edge_assets.registry import registry
     from edge_assets.report.page import write_comparison
     from edge_assets.report.terminal import print_comparison
+    from resources import checkpoints as known
 
     if len(checkpoints) not in (0, 2):
         raise click.UsageError("give both checkpoints, or neither")
     spec = registry().chosen(model)
     store = store_resource().open()
-    before, after = built_checkpoints(store, spec, checkpoints, count=2)
+    if checkpoints:
+        before, after = (known.lookup(store, spec.name, name) for name in checkpoints)
+    else:
+        before, after = newest_built(store, spec, count=2)
     found = between(store, spec, before, after)
-    print_comparison(before.key, after.key, found.changes, found.regressions)
+    print_comparison(found)
     path = Path(page) if page else home().comparison(spec.name, before.key, after.key)
-    write_comparison(path, spec, before.key, after.key, found.fp32, found.changes)
+    write_comparison(path, spec, found)
     click.echo(f"page: {path}")
     if found.regressions:
         sys.exit(1)
 
 
-def built_checkpoints(
-    store: "ArtifactStore", spec: "ModelSpec", names: Sequence[str], count: int
-) -> list["Checkpoint"]:
-    """The checkpoints of those partition keys, or the newest `count` of a model that were built, oldest first.
+def newest_built(store: "ArtifactStore", spec: "ModelSpec", count: int) -> list["Checkpoint"]:
+    """The newest `count` checkpoints of a model that were built, oldest first.
 
-    Raises EdgeAssetsError for one that was not built, and where fewer were.
+    Raises EdgeAssetsError where fewer were.
     """
     from edge_assets.pipeline import rows as kept
-    from resources import checkpoints
 
     command = f"edge-assets build --model {spec.name}"
-    if names:
-        found = [checkpoints.lookup(store, spec.name, name) for name in names]
-        for checkpoint in found:
-            if not kept.of_checkpoint(store, spec, checkpoint.key):
-                raise EdgeAssetsError(f"{checkpoint.key} was not built yet: {command} --checkpoint {checkpoint.key}")
-        return found
-    known = [c for c in checkpoints.registered(store, spec.name) if kept.of_checkpoint(store, spec, c.key)]
-    if not known:
+    newest = list(islice(kept.judged(store, spec), count))
+    if not newest:
         raise EdgeAssetsError(f"nothing of {spec.name} was built yet: {command}")
-    if len(known) < count:
+    if len(newest) < count:
         raise EdgeAssetsError(
-            f"{known[0].key} is the only checkpoint of {spec.name} that was built yet: {command} --checkpoint ..."
+            f"{newest[0].key} is the only checkpoint of {spec.name} that was built yet: {command} --checkpoint ..."
         )
-    return known[-count:]
+    return newest[::-1]
 
 
 @main.command()

@@ -40,8 +40,8 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         shown |= _of_artifact(cell, built)
     return shown | {
         "build_seconds": built.build.seconds,
-        "mlflow_run": _link(urls[built.variant]),
-        "mlflow_variants": _link(urls[VARIANTS]),
+        "mlflow_run": link(urls[built.variant]),
+        "mlflow_variants": link(urls[VARIANTS]),
         "recipe_sha256": built.build.recipe.sha256,
     }
 
@@ -115,8 +115,8 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
         "machine": tables.properties(record(conditions.machine)),
         "versions": tables.properties(conditions.versions),
         "measured_at": conditions.measured_at,
-        "mlflow_run": _link(urls[PARENT]),
-        "mlflow_variants": _link(urls[VARIANTS]),
+        "mlflow_run": link(urls[PARENT]),
+        "mlflow_variants": link(urls[VARIANTS]),
     }
     return shown | _pictures(judgement.cell, built)
 
@@ -164,8 +164,8 @@ def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Me
         "gates": tables.gates(row.evidence),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
         "folder": dg.MetadataValue.path(folder),
-        "mlflow_run": _link(urls[row.artifact]),
-        "mlflow_variants": _link(urls[VARIANTS]),
+        "mlflow_run": link(urls[row.artifact]),
+        "mlflow_variants": link(urls[VARIANTS]),
         "sha256": row.sha256,
     }
 
@@ -193,7 +193,8 @@ def _warning(name: str, sentence: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence)
 
 
-def _link(url: str) -> dg.MetadataValue:
+def link(url: str) -> dg.MetadataValue:
+    """An address to follow, or, where there is none yet, the sentence that says so."""
     return dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.text(url)
 
 

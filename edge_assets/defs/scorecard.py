@@ -9,7 +9,7 @@ import dagster as dg
 from edge_assets.core.evidence import Row
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Recipe, Result
-from edge_assets.defs import code, tables
+from edge_assets.defs import code, metadata, tables
 from edge_assets.defs.assets import asset_key, check_specs, checkpoint_partitions, clear_errors
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
@@ -83,7 +83,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 "targets_released": len(_released(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
                 "page_in_mlflow": in_mlflow,
-                "mlflow_variants": _link(urls[VARIANTS]),
+                "mlflow_variants": metadata.link(urls[VARIANTS]),
             },
             data_version=dg.DataVersion(_digest(rows)),
             check_results=[regression],
@@ -96,29 +96,18 @@ def _regression(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> dg.As
     """Whether any target lost more than its gate against the checkpoint before, with a page of both side by side."""
     from edge_assets.report import page
 
-    earlier = _built_before(store, spec, checkpoint)
+    earlier = next(kept.judged(store, spec, before=checkpoint), None)
     if earlier is None:
         return dg.AssetCheckResult(passed=True, check_name=REGRESSION, description="no earlier checkpoint was built")
     found = between(store, spec, earlier, checkpoints.lookup(store, spec.name, checkpoint))
     side_by_side = home().comparison(spec.name, earlier.key, checkpoint)
-    page.write_comparison(side_by_side, spec, earlier.key, checkpoint, found.fp32, found.changes)
+    page.write_comparison(side_by_side, spec, found)
     return dg.AssetCheckResult(
         passed=not found.regressions,
         check_name=REGRESSION,
         description="; ".join(found.regressions) or f"none against {earlier.key}",
         metadata={"against": earlier.key, "page": dg.MetadataValue.path(side_by_side)},
     )
-
-
-def _built_before(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> checkpoints.Checkpoint | None:
-    """The newest checkpoint that was registered before this one and judged on any target."""
-    earlier = None
-    for known in checkpoints.registered(store, spec.name):
-        if known.key == checkpoint:
-            return earlier
-        if kept.of_checkpoint(store, spec, known.key):
-            earlier = known
-    return None
 
 
 def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> Result:
@@ -149,10 +138,6 @@ def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, 
 
 def _released(rows: Sequence[Row]) -> dict[str, str]:
     return {row.target: row.artifact for row in rows if row.verdict == "released"}
-
-
-def _link(url: str) -> dg.MetadataValue:
-    return dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.text(url)
 
 
 def _digest(rows: Sequence[Row]) -> str:

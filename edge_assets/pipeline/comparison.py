@@ -1,52 +1,28 @@
 """Two checkpoints of one model, compared by what was kept of both: nothing is built for it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from edge_assets.core.evidence import Accuracy, Row
+from edge_assets.core.evidence import Accuracy
 from edge_assets.core.verify import accuracy
-from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.families import family_targets
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import Cell
-from edge_assets.report.comparison import Change, compare, regressions
+from edge_assets.report.comparison import Comparison, compare, regressions
 from edge_assets.spec.model import ModelSpec
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, NotBuilt
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A checkpoint against an earlier one. `fp32` is None where the two have no evaluation samples in common."""
-
-    before: Checkpoint
-    after: Checkpoint
-    fp32: Accuracy | None
-    changes: Sequence[Change]
-    regressions: Sequence[str]
-
-
 def between(store: ArtifactStore, spec: ModelSpec, before: Checkpoint, after: Checkpoint) -> Comparison:
     """Compare what ships of two checkpoints. Raises EdgeAssetsError if either was not built yet."""
-    old, new = (_rows(store, spec, checkpoint) for checkpoint in (before, after))
+    old, new = (rows.demanded(store, spec, checkpoint.key) for checkpoint in (before, after))
     fp32 = _fp32(store, spec, before, after)
     changes = compare(old, new, fp32, spec.evaluation.higher_is_better)
     return Comparison(
-        before=before,
-        after=after,
+        before=before.key,
+        after=after.key,
         fp32=fp32,
         changes=changes,
         regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
     )
-
-
-def _rows(store: ArtifactStore, spec: ModelSpec, checkpoint: Checkpoint) -> list[Row]:
-    found = rows.of_checkpoint(store, spec, checkpoint.key)
-    if not found:
-        raise EdgeAssetsError(
-            f"{checkpoint.key} was not built yet: edge-assets build --model {spec.name} --checkpoint {checkpoint.key}"
-        )
-    return found
 
 
 def _fp32(store: ArtifactStore, spec: ModelSpec, before: Checkpoint, after: Checkpoint) -> Accuracy | None:

@@ -1,16 +1,18 @@
 """The rows that are kept of every judged cell: what the scorecard page, the command line and plans read."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
 from edge_assets.core.evidence import Row, Rows
 from edge_assets.core.shapes import read as read_as
 from edge_assets.core.shapes import record
-from edge_assets.errors import Malformed
+from edge_assets.errors import EdgeAssetsError, Malformed
 from edge_assets.families.families import family_targets
 from edge_assets.spec.model import ModelSpec
+from resources import checkpoints
+from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,29 @@ def of_checkpoint(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> lis
         for target in targets:
             found += read(store, f"{spec.name}/{family.name}/{checkpoint}/{target.name}")
     return found
+
+
+def demanded(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[Row]:
+    """Rows as `of_checkpoint`. Raises EdgeAssetsError, naming the command that helps, if there are none."""
+    found = of_checkpoint(store, spec, checkpoint)
+    if not found:
+        command = f"edge-assets build --model {spec.name} --checkpoint {checkpoint}"
+        raise EdgeAssetsError(f"{checkpoint} was not built yet: {command}")
+    return found
+
+
+def judged(store: ArtifactStore, spec: ModelSpec, before: str | None = None) -> Iterator[Checkpoint]:
+    """Checkpoints that were judged on any target, the newest first; those registered earlier than `before`, if given.
+
+    Who needs the newest alone reads no rows of older ones. Nothing is known to be earlier than what is not registered.
+    """
+    known = checkpoints.registered(store, spec.name)
+    if before is not None:
+        keys = [checkpoint.key for checkpoint in known]
+        known = known[: keys.index(before) if before in keys else 0]
+    for checkpoint in reversed(known):
+        if of_checkpoint(store, spec, checkpoint.key):
+            yield checkpoint
 
 
 def _key(path: str) -> str:

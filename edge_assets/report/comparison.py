@@ -90,6 +90,21 @@ class Change:
         )
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A checkpoint against an earlier one, both by their keys.
+
+    `fp32` is the newer one's accuracy in PyTorch eager against the older one's; None where they have no evaluation
+    samples in common. `regressions` has a sentence for each target that became worse by more than the gate.
+    """
+
+    before: str
+    after: str
+    fp32: Accuracy | None
+    changes: Sequence[Change]
+    regressions: Sequence[str]
+
+
 def compare(before: Sequence[Row], after: Sequence[Row], fp32: Accuracy | None, higher_is_better: bool) -> list[Change]:
     """One change per target that both or either of two checkpoints were judged on, in the order of the rows.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jinja2
 
-from edge_assets.core.evidence import Accuracy, Row
+from edge_assets.core.evidence import Row
 from edge_assets.report import charts, matrix
-from edge_assets.report.comparison import Change, columns_of, regressions
+from edge_assets.report.comparison import Comparison, columns_of
 from edge_assets.report.matrix import Line
 from edge_assets.report.ranges import by_scheme
 from edge_assets.report.tradeoff import refusals, tradeoffs, usual_name
@@ -47,19 +47,10 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> 
     path.write_text(page)
 
 
-def write_comparison(
-    path: Path, spec: ModelSpec, before: str, after: str, fp32: Accuracy | None, changes: Sequence[Change]
-) -> None:
+def write_comparison(path: Path, spec: ModelSpec, comparison: Comparison) -> None:
     """Write the page of two checkpoints side by side."""
-    text = _template("comparison.html").render(
-        spec=spec,
-        before=before,
-        after=after,
-        fp32=fp32,
-        changes=changes,
-        columns=columns_of(changes),
-        regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
-    )
+    columns = columns_of(comparison.changes)
+    text = _template("comparison.html").render(vars(comparison), spec=spec, columns=columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from edge_assets.core.evidence import Row
 from edge_assets.report import matrix
-from edge_assets.report.comparison import Change, Shift, columns_of
+from edge_assets.report.comparison import Change, Comparison, Shift, columns_of
 from edge_assets.report.matrix import Line
 from edge_assets.report.tradeoff import usual_name
 
@@ -48,20 +48,20 @@ def _winner_cells(line: Line) -> list[str]:
     ]
 
 
-def print_comparison(before: str, after: str, changes: Sequence[Change], regressions: Sequence[str]) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Two checkpoints side by side: what ships on each target, and what got better or worse."""
-    table = Table(title=f"{after} against {before}", title_justify="left")
+    table = Table(title=f"{comparison.after} against {comparison.before}", title_justify="left")
     for name in ("target", "ships"):
         table.add_column(name)
-    columns = columns_of(changes)
+    columns = columns_of(comparison.changes)
     for name, unit in columns.items():
         table.add_column(f"{name} ({unit})", justify="right")
-    for change in changes:
+    for change in comparison.changes:
         cells = [_shift(change.shift(name)) for name in columns]
         table.add_row(change.target, _shipping(change), *cells)
     console = _console()
     console.print(table)
-    for sentence in regressions:
+    for sentence in comparison.regressions:
         console.print(f"regression: {sentence}", style="red", markup=False)
 
 

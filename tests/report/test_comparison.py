@@ -7,7 +7,7 @@ import pytest
 
 from edge_assets.core.evidence import Accuracy, Row, Statistics
 from edge_assets.report import page
-from edge_assets.report.comparison import Change, Shift, compare, regressions
+from edge_assets.report.comparison import Change, Comparison, Shift, compare, regressions
 from tests.tiny.spec import TINY
 
 FP32 = Accuracy(
@@ -175,11 +175,20 @@ def test_speed_is_not_known_where_one_of_them_was_not_timed() -> None:
 # --- the page ------------------------------------------------------------------------------------------
 
 
+def compared(before: list[Row], after: list[Row], fp32: Accuracy | None) -> Comparison:
+    changes = compare(before, after, fp32, True)
+    return Comparison(
+        before="old-00000000",
+        after="new-00000000",
+        fp32=fp32,
+        changes=changes,
+        regressions=regressions(changes, TINY.gates.max_accuracy_drop_points),
+    )
+
+
 def test_the_page_says_what_changed_and_what_is_a_regression(tmp_path: Path) -> None:
     worse = replace(CERTAIN, accuracy=0.8, artifact="onnx_fp16")
-    page.write_comparison(
-        tmp_path / "page.html", TINY, "old-00000000", "new-00000000", FP32, compare([WINNER], [worse], FP32, True)
-    )
+    page.write_comparison(tmp_path / "page.html", TINY, compared([WINNER], [worse], FP32))
     text = (tmp_path / "page.html").read_text()
     assert "graviton3: 10.00 points worse than before (9.50 to 10.50), over the gate of 2.00" in text
     assert "<b>onnx_fp16</b> (changed)" in text
@@ -191,8 +200,7 @@ def test_the_page_says_what_changed_and_what_is_a_regression(tmp_path: Path) -> 
 
 
 def test_the_page_says_why_accuracies_are_not_compared(tmp_path: Path) -> None:
-    changes = compare([WINNER], [WINNER], None, True)
-    page.write_comparison(tmp_path / "page.html", TINY, "old-00000000", "new-00000000", None, changes)
+    page.write_comparison(tmp_path / "page.html", TINY, compared([WINNER], [WINNER], None))
     text = (tmp_path / "page.html").read_text()
     assert "not evaluated on the same samples, so their accuracies are not compared" in text
     assert "Regressions" not in text
