@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from tests.conftest import Project
@@ -89,3 +90,18 @@ def test_the_scorecard_has_one_line_per_target_and_all_variants_of_one_that_is_n
     unknown = compared.run("scorecard", "--target", "graviton4")
     assert unknown.returncode == 1
     assert "graviton3" in unknown.stderr
+
+
+def test_the_scorecard_of_the_worse_one_has_a_failed_check(compared: Project) -> None:
+    first, worse = keys(compared)
+    with dg.DagsterInstance.from_config(str(compared.home / "dagster")) as instance:
+        found = {}
+        for run in instance.get_runs(dg.RunsFilter(job_name="tiny_scorecard")):
+            for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+                assert entry.dagster_event is not None
+                evaluation = entry.dagster_event.asset_check_evaluation_data
+                found[run.tags["dagster/partition"]] = (evaluation.passed, evaluation.description)
+    assert found[first] == (True, "no earlier checkpoint was built")
+    passed, sentence = found[worse]
+    assert not passed
+    assert "over the gate of 2.00" in str(sentence)
