@@ -8,6 +8,7 @@ from urllib.parse import quote
 from edge_assets.core.evidence import FOLLOWED, Row, Samples
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import written
+from edge_assets.core.sizes import KIB, divided
 from edge_assets.core.types import Artifact, Built, Result
 from edge_assets.core.variant import Variant
 from edge_assets.defs.metadata import measured_on
@@ -163,9 +164,8 @@ def _released(rows: Sequence[Row]) -> str:
 def _verdicts(rows: Sequence[Row]) -> str:
     lines = ["| variant | verdict | size (KiB) | drop (points) | P50 (ms) | why |", "|---|---|---:|---:|---:|---|"]
     for row in rows:
-        size = None if row.size_bytes is None else row.size_bytes / 1024
-        p50 = row.latency_ms.p50 if row.latency_ms else None
-        cells = [row.artifact, row.verdict, _number(size), _number(row.accuracy_drop_points), _number(p50), row.reason]
+        numbers = (divided(row.size_bytes, KIB), row.accuracy_drop_points, row.p50_ms)
+        cells = [row.artifact, row.verdict, *map(_number, numbers), row.reason]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

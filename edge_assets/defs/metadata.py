@@ -10,10 +10,9 @@ from edge_assets.core import failures
 from edge_assets.core.evidence import Gate, Verified, known
 from edge_assets.core.select import gates
 from edge_assets.core.shapes import record, written
-from edge_assets.core.sizes import KIB
+from edge_assets.core.sizes import KIB, divided
 from edge_assets.core.types import Built, Result
 from edge_assets.defs import tables
-from edge_assets.defs.tables import divided
 from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement

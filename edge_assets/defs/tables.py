@@ -7,7 +7,7 @@ import dagster as dg
 from dagster import TableColumn
 
 from edge_assets.core.evidence import Agreement, Gate, Parity, Row
-from edge_assets.core.sizes import KIB, MIB
+from edge_assets.core.sizes import KIB, MIB, divided
 from edge_assets.hashing import Json
 
 Value = str | int | float | bool | None
@@ -174,11 +174,6 @@ def rounded(value: Value) -> Value:
     if not isinstance(value, float) or not math.isfinite(value):
         return value
     return float(f"{value:.{DIGITS}g}")
-
-
-def divided(size_bytes: int | None, unit: int) -> float | None:
-    """A size in a larger unit."""
-    return None if size_bytes is None else size_bytes / unit
 
 
 def _with_numbers(

@@ -1,19 +1,28 @@
 """Interactive plots of one target: accuracy against size and, where it was timed, against latency."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
+from edge_assets.core.sizes import KIB, divided
 from edge_assets.hashing import Json
 from edge_assets.report.matrix import shown_as
+from edge_assets.report.panels import Point, panels
 
 if TYPE_CHECKING:
     import pandas as pd
     from bokeh.models import Plot
 
 # contrast of at least 4.5 to 1 with white
-COLORS = {"won": "#116329", "passed": "#0550ae", "gate": "#a40e26", "unknown": "#7d4e00", "absent": "#57606a"}
-MARKERS = {"won": "star", "passed": "circle", "gate": "x", "unknown": "triangle", "absent": "square"}
+COLORS = {
+    "won": "#116329",
+    "passed": "#0550ae",
+    "gate": "#a40e26",
+    "unknown": "#7d4e00",
+    "broken": "#a40e26",
+    "absent": "#57606a",
+}
+MARKERS = {"won": "star", "passed": "circle", "gate": "x", "unknown": "triangle", "broken": "cross", "absent": "square"}
 TOOLTIPS = [
     ("variant", "@variant"),
     ("verdict", "@verdict"),
@@ -37,27 +46,12 @@ def target_plot(rows: Sequence[Row]) -> Json:
     from bokeh.embed import json_item
     from bokeh.layouts import row as side_by_side
 
-    shown = [row for row in rows if row.size_bytes and row.accuracy is not None]
-    panels = [_panel(shown, "artifact size (KiB)", _kibibytes)]
-    timed = [row for row in shown if row.latency_ms]
-    if timed:
-        panels.append(_panel(timed, "P50 latency at batch 1 (ms)", median_ms))
-    item: Json = json_item(side_by_side(*panels))  # type: ignore[assignment]  # a TypedDict
+    drawn = [_panel(points, label) for label, points in panels(rows).items()]
+    item: Json = json_item(side_by_side(*drawn))  # type: ignore[assignment]  # a TypedDict
     return item
 
 
-def median_ms(row: Row) -> float:
-    """The median latency at batch 1 in ms; the mean where too few queries support a median."""
-    assert row.latency_ms is not None
-    return row.latency_ms.typical
-
-
-def _kibibytes(row: Row) -> float:
-    assert row.size_bytes is not None
-    return row.size_bytes / 1024
-
-
-def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "Plot":
+def _panel(points: Sequence[Point], label: str) -> "Plot":
     from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
     from bokeh.models.renderers import DataRenderer
     from bokeh.plotting import figure
@@ -72,12 +66,12 @@ def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "P
         toolbar_location="right",
     )
     plot.toolbar.logo = None
-    points: list[DataRenderer] = []
+    markers: list[DataRenderer] = []
     for kind, color in COLORS.items():
-        mine = [row for row in rows if shown_as(row.verdict)[2] == kind]
+        mine = [point for point in points if shown_as(point.row.verdict)[2] == kind]
         if not mine:
             continue
-        source = ColumnDataSource(_table(mine, value))
+        source = ColumnDataSource(_table(mine))
         plot.segment(
             x0="x",
             x1="x",
@@ -95,21 +89,21 @@ def _panel(rows: Sequence[Row], label: str, value: Callable[[Row], float]) -> "P
             size=11,
             color=color,
         )
-        points.append(shown)
-    plot.add_tools(HoverTool(tooltips=TOOLTIPS, renderers=points))
+        markers.append(shown)
+    plot.add_tools(HoverTool(tooltips=TOOLTIPS, renderers=markers))
     return plot
 
 
-def _table(rows: Sequence[Row], value: Callable[[Row], float]) -> "pd.DataFrame":
-    """One point per row, with what hovering shows."""
+def _table(points: Sequence[Point]) -> "pd.DataFrame":
+    """One line per point, with what hovering shows."""
     import pandas as pd
 
-    points = [_point(row, value(row)) for row in rows]
-    return pd.DataFrame(points)
+    return pd.DataFrame([_line(point) for point in points])
 
 
-def _point(row: Row, x: float) -> dict[str, str | float]:
+def _line(point: Point) -> dict[str, str | float | None]:
     """The interval is that of the drop, put around the accuracy."""
+    row = point.row
     assert row.accuracy is not None
     assert row.accuracy_drop_points is not None
     percent, drop = 100 * row.accuracy, row.accuracy_drop_points
@@ -118,10 +112,10 @@ def _point(row: Row, x: float) -> dict[str, str | float]:
     if row.latency_ms:
         latency = f"{row.latency_ms.typical:.3f} ms"
     return {
-        "x": x,
+        "x": point.x,
         "variant": row.artifact,
         "verdict": shown_as(row.verdict)[1],
-        "size": _kibibytes(row),
+        "size": divided(row.size_bytes, KIB),
         "latency": latency,
         "accuracy": percent,
         "drop": drop,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_assets.core.evidence import Accuracy, Row
+from edge_assets.core.sizes import KIB, MIB
 
 Verdict = Literal["better", "worse", "same"]
 NOTHING = "nothing"
@@ -182,14 +183,14 @@ def _accuracy_shifts(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool)
 def _other_shifts(old: Row, new: Row, eager_before: Row | None, eager_after: Row | None) -> Iterator[Shift]:
     if old.size_bytes and new.size_bytes:
         verdict = _relative(old.size_bytes, new.size_bytes, SIZE_TIE)
-        yield Shift("size", "KiB", old.size_bytes / 1024, new.size_bytes / 1024, verdict)
+        yield Shift("size", "KiB", old.size_bytes / KIB, new.size_bytes / KIB, verdict)
     before, after = _speed(old, eager_before), _speed(new, eager_after)
     if before and after:
         verdict = _relative(1 / before, 1 / after, SPEED_TIE)
         yield Shift("speed", "times as fast as PyTorch eager", before, after, verdict)
     if old.peak_memory_bytes and new.peak_memory_bytes:
         verdict = _relative(old.peak_memory_bytes, new.peak_memory_bytes, MEMORY_TIE)
-        yield Shift("memory", "MiB", old.peak_memory_bytes / 2**20, new.peak_memory_bytes / 2**20, verdict)
+        yield Shift("memory", "MiB", old.peak_memory_bytes / MIB, new.peak_memory_bytes / MIB, verdict)
 
 
 def _half_width(row: Row) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from edge_assets.core.evidence import Row
+from edge_assets.core.sizes import readable_size
 from edge_assets.report import charts, matrix
 from edge_assets.report.comparison import Comparison, columns_of
 from edge_assets.report.matrix import Line
@@ -58,17 +59,11 @@ def write_comparison(path: Path, spec: ModelSpec, comparison: Comparison) -> Non
 def _template(name: str) -> jinja2.Template:
     loader = jinja2.DictLoader({file: (HERE / file).read_text() for file in TEMPLATES})
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
-    environment.filters["size"] = size
+    environment.filters["size"] = readable_size
     environment.filters["json"] = script_json
-    environment.filters["median"] = charts.median_ms
     environment.filters["scheme"] = usual_name
     environment.filters["shown"] = matrix.shown_as
     return environment.get_template(name)
-
-
-def size(count: int) -> str:
-    """Bytes for people: KiB below one MiB."""
-    return f"{count / 1024:,.1f} KiB" if count < 2**20 else f"{count / 2**20:,.2f} MiB"
 
 
 def script_json(value: object) -> str:

@@ -2,10 +2,10 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Measured, Row
+from edge_assets.report.panels import Point, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,23 +16,11 @@ OTHER = "#cf222e"
 OFFSETS = (7, -14, 14, -28)  # of names from their points, in turn
 
 
-@dataclass(frozen=True)
-class Point:
-    """A variant in a panel, at `x` on its axis."""
-
-    row: Row
-    x: float
-
-
 def accuracy(rows: Sequence[Row]) -> bytes:
     """Accuracy against size and, where it was measured, against median latency; one point per variant."""
-    sized = [Point(row, row.size_bytes / 1024) for row in rows if row.size_bytes and row.accuracy is not None]
-    timed = [Point(point.row, point.row.latency_ms.typical) for point in sized if point.row.latency_ms]
-    panels = {"artifact size (KiB)": sized}
-    if timed:
-        panels["P50 latency at batch 1 (ms)"] = timed
-    figure, axes = _figure(len(panels))
-    for axis, (label, points) in zip(axes, panels.items(), strict=True):
+    shown = panels(rows)
+    figure, axes = _figure(len(shown))
+    for axis, (label, points) in zip(axes, shown.items(), strict=True):
         for number, point in enumerate(points):
             _draw(axis, point, number)
         axis.set_xlabel(label)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
+from edge_assets.core.sizes import KIB, MIB, divided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ def _line(row: Row) -> dict[str, str | float | None]:
         "artifact": row.artifact,
         "precision": row.precision,
         "verdict": row.verdict,
-        "size (KiB)": _divided(row.size_bytes, 1024),
+        "size (KiB)": divided(row.size_bytes, KIB),
         f"size / {row.size_base}": row.size_ratio,
         "accuracy": row.accuracy,
         "drop (points)": row.accuracy_drop_points,
@@ -32,7 +33,7 @@ def _line(row: Row) -> dict[str, str | float | None]:
         "P90 (ms)": None,
         "P99 (ms)": None,
         "throughput (1/s)": row.throughput_per_s,
-        "peak memory (MiB)": _divided(row.peak_memory_bytes, 2**20),
+        "peak memory (MiB)": divided(row.peak_memory_bytes, MIB),
         "measured on": row.measured_on or row.not_measured,
         "sha256": row.sha256,
     }
@@ -47,7 +48,3 @@ def _interval(row: Row) -> str | None:
         return None
     low, high = row.accuracy_drop_interval_points
     return f"{low:.2f} to {high:.2f}"
-
-
-def _divided(value: int | None, unit: int) -> float | None:
-    return None if value is None else value / unit

@@ -74,7 +74,7 @@ def this_machine() -> Machine:
     return Machine(
         cpu=_cpu(lines),
         architecture=ARCHITECTURES.get(architecture, architecture),
-        cores=_cores(),
+        cores=usable_cores(),
         instruction_sets=_instruction_sets(lines),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.release()}",
@@ -93,12 +93,6 @@ def _cpu(lines: str) -> str:
     if part:
         return ARM_PARTS.get(part[1], f"ARM part {part[1]}")
     return platform.processor() or "unknown"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _instruction_sets(lines: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from edge_assets.core.evidence import Graph, Row, Statistics
 from edge_assets.core.shapes import read, record
+from edge_assets.core.sizes import readable_size
 from edge_assets.report import page, terminal
 from edge_assets.report.tradeoff import refusals, tradeoffs
 from edge_assets.toolchains.web.chromium import Chromium
@@ -89,7 +90,7 @@ def test_the_page_says_what_ships_where_and_footnotes_how_it_is_known(opened: Pa
     assert winner.size_bytes is not None
     assert winner.accuracy is not None
     assert cells["timed"][:2] == ["cpu", winner.artifact]
-    assert page.size(winner.size_bytes) in cells["timed"]
+    assert readable_size(winner.size_bytes) in cells["timed"]
     assert f"{100 * winner.accuracy:.2f} %" in cells["timed"]
     latency = "1.000 ms" if winner.precision == "int8" else "2.000 ms"
     assert cells["timed"][-2:] == [latency, "timed on it [2]"]
