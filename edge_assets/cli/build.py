@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 from rich.markup import escape
 
+from edge_assets.cli.interruptions import never_dropped
 from edge_assets.cli.progress import Display, Estimate
 from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
 from edge_assets.core import isolation, log_filters
@@ -465,6 +466,7 @@ def _terminable() -> Iterator[None]:
         return
     before = signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
     try:
-        yield
+        with never_dropped():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from typing import TypeAlias
 
+from edge_assets.cli.interruptions import never_dropped
 from edge_assets.targets import this_machine
 
 MEMORY_PER_WORKER = 4 * 2**30  # bytes; the largest converters need about 3 GiB
@@ -143,6 +144,7 @@ def _run(do: Do, work: Work) -> list[Result]:
     assert _events is not None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return do(work, _events.put)
+        with never_dropped():
+            return do(work, _events.put)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
