@@ -22,7 +22,7 @@ from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import PARITY_SAMPLES
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.spec.source import source_digest
-from edge_assets.targets import this_machine
+from edge_assets.targets import usable_cores
 from resources import checkpoints
 
 
@@ -99,7 +99,7 @@ class Reference:
         feeds = self.data.feeds(self.data.evaluation)
         labels = self.data.arrays(self.data.evaluation)[evaluation.labels]
         with self._told_of_the_checkpoint(path):
-            session = Loadable("pytorch", str(path), options).open(this_machine().cores)
+            session = Loadable("pytorch", str(path), options).open(usable_cores())
             outputs = accuracy.run_all(session, feeds)
             broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
             if broken:

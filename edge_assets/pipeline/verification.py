@@ -20,7 +20,7 @@ from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
-from edge_assets.targets import this_machine, usable_cores
+from edge_assets.targets import usable_cores
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Verification:
         assert self.data.evaluation.artifact is not None and reference.artifact is not None
         return VerificationRequest(
             loadable=loadable,
-            threads=this_machine().cores,
+            threads=usable_cores(),  # of a build beside others: more threads would wait for each other
             evaluation=self.cell.store.checkout(self.data.evaluation.artifact),
             feeds=self.data.saved_feeds(self.data.evaluation),
             reference=self.cell.store.checkout(reference.artifact),

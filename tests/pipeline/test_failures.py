@@ -228,3 +228,11 @@ def test_an_error_that_was_raised_from_itself_is_told() -> None:
     assert told(first) == "ValueError: first"
     first.__cause__, second.__cause__ = second, first
     assert told(first) == "KeyError: 'second'"
+
+
+def test_a_build_that_keeps_to_some_cores_verifies_with_as_many_threads(
+    cell: Cell, builts: dict[str, Built], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loadable = cell.verification.loadable("onnx", builts["onnx_model"].build)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2})
+    assert cell.verification.request(loadable).threads == 3
