@@ -132,7 +132,7 @@ class Candidates:
 
     def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
         """Why a variant is not what it says, though it was built and verified."""
-        misnamed = _misnamed(built)
+        misnamed = misnamed(built)
         if misnamed:
             return "refused", misnamed
         source = self._unfit_source(built.variant)
@@ -166,7 +166,7 @@ class Candidates:
         return replace(estimate, how=f"estimated: {estimate.how}")
 
 
-def _misnamed(built: Built) -> str | None:
+def misnamed(built: Built) -> str | None:
     """Why a variant is not what its precision says: most of its weights are in another."""
     if built.precision == "fp32" or built.verified is None:
         return None
