@@ -132,9 +132,9 @@ class Candidates:
 
     def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
         """Why a variant is not what it says, though it was built and verified."""
-        misnamed = misnamed(built)
-        if misnamed:
-            return "refused", misnamed
+        name = misnamed(built)
+        if name:
+            return "refused", name
         source = self._unfit_source(built.variant)
         if source:
             return "failed_parity", source

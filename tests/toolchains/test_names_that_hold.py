@@ -1,4 +1,4 @@
-"""A scheme is what its name says: weights counted wherever they lie, fp16 within its range, integers where they can be."""
+"""A scheme is what its name says: weights counted wherever they lie, fp16 within its range, integers where possible."""
 
 from dataclasses import replace
 from pathlib import Path
