@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime
 import pytest
 import torch
@@ -16,6 +17,7 @@ from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import Refused
 from edge_assets.pipeline import candidates
 from edge_assets.spec.model import Tensor
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16, int8_static
 from edge_assets.toolchains.onnx.calibration import observe
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
@@ -132,6 +134,17 @@ def test_a_name_that_most_of_the_weights_do_not_bear_out_is_refused(
     else:
         assert reason is not None
         assert words in reason
+
+
+def test_a_file_that_needs_a_later_opset_than_its_source_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = graph_of(nodes, {"w": square()}, ("x",), 8)
+    source = saved(model, tmp_path)
+    (tmp_path / "later").mkdir()
+    later = saved(onnx.version_converter.convert_version(model, 21), tmp_path / "later")
+    assert onnx_format.describe(source, source)["opset"] == 20
+    with pytest.raises(Refused, match="needs opset 21, the graph that it is made from has 20"):
+        onnx_format.describe(later, source)
 
 
 # --- fp16 ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
-from edge_assets.errors import ExportError, told
+from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 
 if TYPE_CHECKING:
@@ -79,11 +79,17 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     onnx.save(model, path)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
+def describe(path: Path, source: Path | None = None) -> dict[str, Any]:
+    """What can be read back from an ONNX file: opset, operator counts, inputs with their axes.
+
+    Raises Refused if it needs a later opset or IR version than the graph `source` that it was made from: quantizers
+    raise both without a word, and the target's runtime may not read such a file.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
+    if source is not None:
+        _check_versions(model, onnx.load(source, load_external_data=False))
     operators = Counter(node.op_type for node in model.graph.node)
     inputs = {}
     for value in model.graph.input:
@@ -93,6 +99,17 @@ def describe(path: Path) -> dict[str, Any]:
         "operators": dict(operators.most_common()),
         "inputs": inputs,
     }
+
+
+def _check_versions(model: "onnx.ModelProto", source: "onnx.ModelProto") -> None:
+    needed = {"opset": opset_of(model), "IR version": model.ir_version}
+    given = {"opset": opset_of(source), "IR version": source.ir_version}
+    for what, version in needed.items():
+        if version > given[what]:
+            raise Refused(
+                f"the result needs {what} {version}, the graph that it is made from has {given[what]}, which the target "
+                f"asks for. Raise the target's opset if its runtime reads {what} {version}"
+            )
 
 
 def products(model: "onnx.ModelProto") -> dict[str, int]:
@@ -332,7 +349,7 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     options.optimized_model_filepath = str(request.output / FILE)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
-    return describe(request.output / FILE)
+    return describe(request.output / FILE, request.source)
 
 
 OPTIMIZED = replace(

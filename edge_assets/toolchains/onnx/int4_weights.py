@@ -34,7 +34,10 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize. Raises Refused as `quantize` does."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters["method"], request.calibration)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    return onnx_format.describe(path, request.source) | {
+        "recipe": request.parameters["recipe"],
+        "quantized_nodes": count,
+    }
 
 
 def quantize(

@@ -39,7 +39,10 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize weights. Raises Refused if nothing was changed."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    return onnx_format.describe(path, request.source) | {
+        "recipe": request.parameters["recipe"],
+        "quantized_nodes": count,
+    }
 
 
 def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:

@@ -180,7 +180,7 @@ def take(request: BuildRequest) -> Mapping[str, Any]:
     shutil.copyfile(request.source / onnx_format.FILE, request.output / onnx_format.FILE)
     facts = json.loads((request.source / LOG).read_text())
     chosen = {name: facts[name] for name in ("recipe", "precision", "kept_layers", "objective", "searched_on_samples")}
-    return onnx_format.describe(request.output / onnx_format.FILE) | chosen
+    return onnx_format.describe(request.output / onnx_format.FILE, request.source) | chosen
 
 
 def offered(spec: "ModelSpec") -> bool:
