@@ -107,8 +107,8 @@ def _check_versions(model: "onnx.ModelProto", source: "onnx.ModelProto") -> None
     for what, version in needed.items():
         if version > given[what]:
             raise Refused(
-                f"the result needs {what} {version}, the graph that it is made from has {given[what]}, which the target "
-                f"asks for. Raise the target's opset if its runtime reads {what} {version}"
+                f"the result needs {what} {version}, the graph that it is made from has {given[what]}, which the "
+                f"target asks for. Raise the target's opset if its runtime reads {what} {version}"
             )
 
 

@@ -34,10 +34,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize. Raises Refused as `quantize` does."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters["method"], request.calibration)
-    return onnx_format.describe(path, request.source) | {
-        "recipe": request.parameters["recipe"],
-        "quantized_nodes": count,
-    }
+    described = onnx_format.describe(path, request.source)
+    return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 
 def quantize(
