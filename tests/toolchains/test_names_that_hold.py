@@ -193,6 +193,22 @@ def test_what_exceeds_half_precision_stays_in_fp32_and_is_named(tmp_path: Path) 
     assert weight_bytes(half) == {"fp16": 2 * 8 * 8 * 2}, "what is within the range is in half precision"
 
 
+def test_the_scales_of_a_resize_are_of_the_type_that_it_takes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["factors", "two"], ["scales"], name="scaled"),
+        helper.make_node("Resize", ["x", "", "scales"], ["z"], name="resized", mode="nearest"),
+        helper.make_node("MatMul", ["z", "w"], ["y"], name="product"),
+    ]
+    weights = {"factors": np.array([1, 0.5], np.float32), "two": np.array([1, 2], np.float32), "w": square()}
+    path = saved(graph_of(nodes, weights, ("x",), 8), tmp_path)
+    (tmp_path / "half").mkdir()
+    half = tmp_path / "half" / "model.onnx"
+    feeds = {"x": RANDOM.normal(size=(4, 8)).astype(np.float32)}
+    float16.convert(path, half, feeds)
+    expected = onnxruntime.InferenceSession(path).run(None, feeds)[0]
+    assert np.allclose(onnxruntime.InferenceSession(half).run(None, feeds)[0], expected, atol=0.05)
+
+
 def test_a_graph_within_the_range_is_wholly_in_half_precision(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     path = saved(graph_of(nodes, {"w": square()}, ("x",), 8), tmp_path)

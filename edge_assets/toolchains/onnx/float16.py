@@ -91,6 +91,8 @@ def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
     kept = sorted(_with_readers(model.graph, keep))
     converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     sort_topologically(converted)
+    # the converter writes types down that are not those of its nodes' inputs, such as of a Resize's scales
+    del converted.graph.value_info[:]
     onnx_format.save(converted, path)
 
 
