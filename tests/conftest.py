@@ -115,10 +115,16 @@ class Project:
         moved(home / "mlflow" / "mlflow.db")
         return Project(home, shutil.copytree(self.checkpoints, folder / "checkpoints"))
 
-    def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Start `edge-assets ...`, to be read from and signalled while it runs."""
+    def start(
+        self, *arguments: str, stderr: int = subprocess.PIPE, in_background: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start `edge-assets ...`, to be read from and signalled while it runs.
+
+        `in_background`: as a script's `&` does, with Ctrl-C ignored.
+        """
+        before = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if in_background else []
         return subprocess.Popen(
-            [sys.executable, "-m", "edge_assets.cli", *arguments],
+            [*before, sys.executable, "-m", "edge_assets.cli", *arguments],
             cwd=self.folder,
             env=self.env(PYTHONUNBUFFERED="1"),
             stdout=subprocess.PIPE,

@@ -493,8 +493,11 @@ def _terminable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
+    # a script's background start leaves SIGINT ignored, and Dagster's page ends a run by it
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with never_dropped():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ctrl_c)

@@ -224,11 +224,12 @@ def two_works(copy_of_built: Project, checkpoint_file: Path) -> Project:
     return copy_of_built
 
 
-def start_both(project: Project, words: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def start_both(
+    project: Project, words: str, in_background: bool = False
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A build of both checkpoints at once that has printed these words of both, and its workers."""
-    process = project.start(
-        "build", "--model", "tiny", "--checkpoint", "all", "--target", "raspberry-pi-5", "--jobs", "2"
-    )
+    arguments = ("--model", "tiny", "--checkpoint", "all", "--target", "raspberry-pi-5", "--jobs", "2")
+    process = project.start("build", *arguments, in_background=in_background)
     assert process.stdout is not None
     printed = ""
     while printed.count(words) < 2:
@@ -263,7 +264,7 @@ def test_a_worker_that_is_killed_is_said_and_the_rest_is_built_one_after_the_oth
     ids=["Ctrl-C before a run has begun", "Ctrl-C", "SIGTERM"],
 )
 def test_an_interruption_ends_the_workers_and_is_recorded(two_works: Project, sent: signal.Signals, words: str) -> None:
-    process, workers = start_both(two_works, words)
+    process, workers = start_both(two_works, words, in_background=sent == signal.SIGTERM)
     process.send_signal(sent)
     if sent == signal.SIGINT:
         for worker in workers:  # a terminal sends it to all; a supervisor sends SIGTERM to the command alone
