@@ -37,12 +37,13 @@ demo-all: $(STAMP) $(WEB) chromium  ## Two checkpoints, all 22 targets, every sc
 	@echo
 	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
+# the tests start hundreds of processes: what each imports is compiled once, whatever the environment says
 test: $(STAMP) $(WEB) chromium headers  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(PYTEST)
+	PYTHONDONTWRITEBYTECODE= $(PYTEST)
 
 # apart from test: Python 3.11 traces every call, those of torch and Dagster too, which makes them about 40 % slower
 coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the code they run and which files least

@@ -29,15 +29,18 @@ ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
+    "test_workers",
     "test_automation",
     "test_formats",
     "test_text",
+    "test_ui_launch",
+    "test_recovery",
+    "test_failures",
     "test_browser",
     "test_sensor",
-    "test_recovery",
-    "test_workers",
     "test_build",
-    "test_failures",
+    "test_instance",
+    "test_init",
     "test_store",
     "test_apple",
     "test_android",
@@ -45,13 +48,11 @@ LONGEST = (
     "test_tracking",
     "test_release_app",
     "test_component",
-    "test_init",
     "test_gc",
     "test_bad_input",
     "test_compare",
     "test_ui",
-    "test_ui_launch",
-    "test_priority",
+    "test_guard",
     "test_handover",
 )
 # where MLflow's database names a folder of artifacts
@@ -115,10 +116,16 @@ class Project:
         moved(home / "mlflow" / "mlflow.db")
         return Project(home, shutil.copytree(self.checkpoints, folder / "checkpoints"))
 
-    def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Start `edge-assets ...`, to be read from and signalled while it runs."""
+    def start(
+        self, *arguments: str, stderr: int = subprocess.PIPE, in_background: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start `edge-assets ...`, to be read from and signalled while it runs.
+
+        `in_background`: as a script's `&` does, with Ctrl-C ignored.
+        """
+        before = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if in_background else []
         return subprocess.Popen(
-            [sys.executable, "-m", "edge_assets.cli", *arguments],
+            [*before, sys.executable, "-m", "edge_assets.cli", *arguments],
             cwd=self.folder,
             env=self.env(PYTHONUNBUFFERED="1"),
             stdout=subprocess.PIPE,

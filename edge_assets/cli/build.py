@@ -1,4 +1,4 @@
-"""`edge-assets build`: plan every (checkpoint, target) and run what is stale, several at once, what is timed alone."""
+"""`edge-assets build`: plan every (checkpoint, target), build what is stale, several at once, and measure alone."""
 
 import logging
 import shutil
@@ -22,6 +22,7 @@ from edge_assets.cli.progress import Display, Estimate
 from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
 from edge_assets.core import isolation, log_filters
 from edge_assets.core.checkpoint import SUFFIXES
+from edge_assets.core.variant import CHECKPOINT
 from edge_assets.defs.assets import checkpoint_partitions, known_to, partition_key
 from edge_assets.defs.instance import add_partitions, open_instance
 from edge_assets.defs.jobs import family_job_name, scorecard_job_name
@@ -31,7 +32,7 @@ from edge_assets.errors import EdgeAssetsError, StoreError, UnknownName
 from edge_assets.families.families import family_targets
 from edge_assets.families.family import Family
 from edge_assets.pipeline import rows
-from edge_assets.pipeline.cell import REPORT, Cell
+from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.settings import Home, home
 from edge_assets.spec.model import ModelSpec
@@ -47,6 +48,8 @@ Say = Callable[[str], None]
 Hear = Callable[[Event], None]
 INTERRUPTED = "DagsterExecutionInterruptedError"
 THIS_CPU = "this-cpu"
+PREPARED = "prepared"  # of a cell whose variants are built and verified, and not measured yet
+LAST_STEPS = (REPORT, RELEASE)
 EARLIER_RUNS = 3  # of each family, to estimate the time from
 WORK_FACTOR = 12  # free disk a build wants, in checkpoint sizes
 
@@ -152,8 +155,8 @@ def build(
 ) -> list[Outcome]:
     """Bring every chosen cell up to date, then the scorecards. Nothing to do launches no run.
 
-    Cells that are timed here come last and alone: nothing else of this command works meanwhile. `jobs` is how many
-    families are built at once before; None: as many as the machine carries.
+    Cells that are timed here are measured last and alone: nothing else of this command works meanwhile. `jobs` is how
+    many families are built at once before; None: as many as the machine carries.
     """
     store.workspaces.sweep()
     close_dead_runs(instance)
@@ -183,7 +186,7 @@ def build(
         outcomes += _bring_all_up_to_date(stale, here, display, jobs)
         for checkpoint in chosen:
             if any(outcome.status != "fresh" and outcome.cell.checkpoint == checkpoint for outcome in outcomes):
-                _run(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
+                _execute(here, scorecard_job_name(spec), checkpoint.key, {}, lambda _event: None)
     return outcomes
 
 
@@ -199,37 +202,42 @@ def _title(cell: Cell) -> str:
 
 
 def _bring_all_up_to_date(stale: Sequence[Plan], here: Here, display: Display, jobs: int | None) -> list[Outcome]:
-    """First what is not timed, by family and several families at once; then what is, alone."""
-    untimed = [planned for planned in stale if not planned.cell.is_local]
-    timed = [planned for planned in stale if planned.cell.is_local]
-    families = [list(group) for _key, group in groupby(untimed, key=_family_of)]
+    """First all that is not timed, by family and several families at once; then what is, alone."""
+    families = [list(group) for _key, group in groupby(stale, key=_family_of)]
     workers = min(jobs or worker_count(), len(families))
     waiting = [(planned.cell.family.name, asset) for planned in stale for asset in planned.cell.artifacts]
     estimate = Estimate(waiting, at_once=workers, earlier=_earlier_seconds(stale, here.instance))
     with display.over(estimate):
+        done: dict[str, Outcome] = {}
         if workers > 1:
-            outcomes = _several_at_once(families, workers, here, display)
-        else:
-            outcomes = _one_by_one(families, here, display)
+            done = _several_at_once(families, workers, here, display)
         estimate.at_once = 1
-        return outcomes + _one_by_one([[planned] for planned in timed], here, display)
+        for _key, group in groupby(sorted(stale, key=_is_timed), key=_family_of):
+            for planned in group:
+                before = done.get(planned.cell.path)
+                if before is None:
+                    done[planned.cell.path] = _bring_up_to_date(planned, here, display.hear)
+                elif before.status == PREPARED:
+                    done[planned.cell.path] = _bring_up_to_date(planned, here, display.hear, LAST_STEPS)
+            isolation.close()  # the next family has toolchains of its own: their memory would add up
+    return [done[planned.cell.path] for planned in stale]
+
+
+def _is_timed(planned: Plan) -> bool:
+    return planned.cell.is_local
 
 
 def _family_of(planned: Plan) -> tuple[str, str]:
     return planned.cell.checkpoint.key, planned.cell.family.name
 
 
-def _one_by_one(families: Sequence[Sequence[Plan]], here: Here, display: Display) -> list[Outcome]:
-    outcomes = []
-    for plans in families:
-        for planned in plans:
-            outcomes.append(_bring_up_to_date(planned, here, display.hear))
-        isolation.close()  # the next family has toolchains of its own: their memory would add up
-    return outcomes
-
-
-def _several_at_once(families: Sequence[Sequence[Plan]], workers: int, here: Here, display: Display) -> list[Outcome]:
-    """Each family in a worker process; in the order of the plans, whichever is done first."""
+def _several_at_once(
+    families: Sequence[Sequence[Plan]],
+    workers: int,
+    here: Here,
+    display: Display,
+) -> dict[str, Outcome]:
+    """Each family in a worker process. Outcomes by the cell's path; without those of a worker that died."""
     works = {}
     for plans in families:
         cell = plans[0].cell
@@ -240,6 +248,7 @@ def _several_at_once(families: Sequence[Sequence[Plan]], workers: int, here: Her
             family=cell.family.name,
             targets=names,
             mode=here.mode,
+            timed=tuple(planned.cell.target.name for planned in plans if _is_timed(planned)),
         )
         works[work] = plans
     outcomes: dict[str, Outcome] = {}
@@ -251,9 +260,7 @@ def _several_at_once(families: Sequence[Sequence[Plan]], workers: int, here: Her
                 outcomes[cell.path] = Outcome(cell, result.status, result.message, failures=result.failures)
     except BrokenProcessPool:
         display.say("[yellow]a process that was building died; what is left is built one after the other[/]")
-        for outcome in _one_by_one(list(works.values()), here, display):
-            outcomes[outcome.cell.path] = outcome
-    return [outcomes[planned.cell.path] for plans in families for planned in plans]
+    return outcomes
 
 
 def build_in_worker(work: Work, hear: Hear) -> list[Result]:
@@ -277,7 +284,10 @@ def build_in_worker(work: Work, hear: Hear) -> list[Result]:
                 store=store,
                 log=partial(_hear_said, hear, target.name),
             )
-            outcome = _bring_up_to_date(plan(cell, materialized, work.mode), here, hear)
+            artifacts = cell.artifacts
+            if target.name in work.timed:
+                artifacts = [name for name in artifacts if name not in LAST_STEPS]
+            outcome = _bring_up_to_date(plan(cell, materialized, work.mode), here, hear, artifacts)
             result = Result(
                 target=target.name,
                 status=outcome.status,
@@ -293,15 +303,24 @@ def _hear_said(hear: Hear, target: str, line: str) -> None:
     hear(Said(line, target))
 
 
-def _bring_up_to_date(planned: Plan, here: Here, hear: Hear) -> Outcome:
+def _bring_up_to_date(planned: Plan, here: Here, hear: Hear, artifacts: Sequence[str] | None = None) -> Outcome:
+    """Make a cell's artifacts, all or those of these names, whose sources are made already."""
     cell = planned.cell
     if planned.is_fresh:  # another command was faster
         return Outcome(cell, "fresh")
-    hear(Said(f"[bold]{_title(cell)}[/]: {escape(planned.reason or '')}", cell.target.name))
-    config = {"ops": {_op_name(cell, REPORT): {"config": {"mode": here.mode}}}}
-    job = family_job_name(cell.spec, cell.family)
-    failure = _run(here, job, partition_key(cell), config, lambda entry: _narrate(entry, cell, hear))
-    return Outcome(cell, "failed", failure) if failure else Outcome(cell, "built", failures=_failed_variants(cell))
+    chosen = artifacts or cell.artifacts
+    reason = planned.reason or ""
+    if REPORT not in chosen:
+        reason += "; measured last"
+    if CHECKPOINT not in chosen:
+        reason = "to be measured, with nothing else at work"
+    hear(Said(f"[bold]{_title(cell)}[/]: {escape(reason)}", cell.target.name))
+    failure = _run(here, cell, chosen, lambda entry: _narrate(entry, cell, hear))
+    if failure:
+        return Outcome(cell, "failed", failure)
+    if REPORT not in chosen:
+        return Outcome(cell, PREPARED)
+    return Outcome(cell, "built", failures=_failed_variants(cell))
 
 
 def _failed_variants(cell: Cell) -> dict[str, str]:
@@ -326,18 +345,26 @@ def _earlier_seconds(stale: Sequence[Plan], instance: dg.DagsterInstance) -> dic
     return longest
 
 
-def _op_name(cell: Cell, artifact: str) -> str:
-    return f"{cell.spec.name}__{cell.family.name}__{artifact}"
+def _run(here: Here, cell: Cell, artifacts: Sequence[str], listen: Callable[[Any], None]) -> str | None:
+    """Materialize a cell's artifacts in this process. Returns the first failed asset's message, or None."""
+    job = family_job_name(cell.spec, cell.family)
+    config: Mapping[str, object] = {}
+    if REPORT in artifacts:
+        operation = "__".join(cell.asset(REPORT))
+        config = {"ops": {operation: {"config": {"mode": here.mode}}}}
+    keys = [dg.AssetKey(cell.asset(name)) for name in artifacts]
+    return _execute(here, job, partition_key(cell), config, listen, keys)
 
 
-def _run(
+def _execute(
     here: Here,
     job: str,
     partition: str,
     config: Mapping[str, object],
     listen: Callable[[Any], None],
+    keys: Sequence[dg.AssetKey] | None = None,
 ) -> str | None:
-    """Execute a job's partition in this process. Returns the first failed asset's message, or None."""
+    """Execute a job's partition in this process, all its assets or those of `keys`. Returns as `_run`."""
     run_id = str(uuid.uuid4())
     failures: list[str] = []
     interrupts: list[dg.DagsterEvent] = []
@@ -357,6 +384,7 @@ def _run(
             run_config={**config, **quiet},
             instance=here.instance,
             partition_key=partition,
+            asset_selection=keys,
             run_id=run_id,
             raise_on_error=False,
             tags=Worker.current().tags(run_id),
@@ -465,8 +493,11 @@ def _terminable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
+    # a script's background start leaves SIGINT ignored, and Dagster's page ends a run by it
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with never_dropped():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ctrl_c)

@@ -30,6 +30,7 @@ class Work:
     family: str
     targets: tuple[str, ...]
     mode: str
+    timed: tuple[str, ...] = ()  # of the targets, those whose variants are built here and measured later
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Materializing by hand on Dagster's page, in headless Chromium, while automation has work queued."""
+"""What a person starts goes before what automation queued: on Dagster's page in headless Chromium, and a backfill."""
 
 import shutil
 from pathlib import Path
@@ -11,11 +11,21 @@ from tests.conftest import ROOT
 from tests.serving import CHROMIUM, held_project, serving, wait_for
 
 SHOTS = ROOT / "test-screenshots"
+BACKFILL = """
+mutation B($assets: [AssetKeyInput!], $partitions: [String!]) { launchPartitionBackfill(backfillParams: {
+  assetSelection: $assets, partitionNames: $partitions}) { __typename
+  ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+CHECKPOINT = [{"path": ["tiny", "cpu", "checkpoint"]}]
 
 
 def queued(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Runs that wait."""
     return list(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])))
+
+
+def of_automation(runs: list[dg.DagsterRun]) -> list[dg.DagsterRun]:
+    """Those that the sensor asked for."""
+    return [run for run in runs if run.tags.get("dagster/priority") == "-10"]
 
 
 def choose(page: Page, partition: str) -> None:
@@ -25,7 +35,7 @@ def choose(page: Page, partition: str) -> None:
     page.keyboard.press("Escape")
 
 
-def test_one_partition_of_a_group_is_materialized_from_the_page_before_what_automation_queued(
+def test_a_run_of_the_page_and_a_backfill_go_before_what_automation_queued(
     tmp_path: Path, checkpoint_file: Path
 ) -> None:
     project = held_project(tmp_path, checkpoint_file)
@@ -51,6 +61,11 @@ def test_one_partition_of_a_group_is_materialized_from_the_page_before_what_auto
         page.get_by_role("button", name="Launch 1 run").click()
         wait_for(lambda: len(queued(instance)) == 4, 60, "the page launches a run")
         (by_hand,) = [run.run_id for run in queued(instance) if "dagster/priority" not in run.tags]
+        last = min(of_automation(queued(instance)), key=lambda run: run.tags["dagster/partition"])
+        partitions = [last.tags["dagster/partition"]]
+        answer = served.graphql(BACKFILL, assets=CHECKPOINT, partitions=partitions)["launchPartitionBackfill"]
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        wait_for(lambda: len(queued(instance)) == 5, 60, "the backfill's run waits too")
         page.goto(f"{served.dagster}/runs/{by_hand}")
         (tmp_path / "hold").unlink()
         expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=300_000)
@@ -59,7 +74,9 @@ def test_one_partition_of_a_group_is_materialized_from_the_page_before_what_auto
         assert run is not None
         assert run.status == dg.DagsterRunStatus.SUCCESS
         assert run.tags["dagster/partition"].endswith("|x86-64-avx2")
-        waited = [other for other in queued(instance) if other.tags.get("dagster/priority") == "-10"]
+        of_backfill = dg.RunsFilter(tags={"dagster/backfill": answer["backfillId"]})
+        wait_for(lambda: instance.get_runs(of_backfill)[0].is_finished, 120, "the backfill's run ends")
+        waited = of_automation(queued(instance))
         assert len(waited) >= 2, "of the three that waited before, at most one has started since"
         for other in waited:
             instance.report_run_canceled(other)

@@ -96,8 +96,9 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
 
 
 INTERRUPTIBLE = """
-import dataclasses, json, time
+import dataclasses, json, signal, time
 from edge_assets.defs.running import Worker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test run in the background has ignored
 print(json.dumps(dataclasses.asdict(Worker.current())), flush=True)
 try:
     time.sleep(60)
