@@ -70,7 +70,7 @@ def test_weights_are_counted_in_branches_and_constants_and_without_scales(tmp_pa
         helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["w"], axis=1),
         helper.make_node("MatMul", ["z", "w"], ["y"]),
     ]
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "codes": np.ones((8, 8), np.int8),
         "scales": np.ones(8, np.float32),
         "zeros": np.zeros(8, np.int8),

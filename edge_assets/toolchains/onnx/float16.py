@@ -90,10 +90,33 @@ def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
     model = onnx.load(source)
     kept = sorted(_with_readers(model.graph, keep))
     converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    _pass_directly(converted, kept)
     sort_topologically(converted)
     # the converter writes types down that are not those of its nodes' inputs, such as of a Resize's scales
     del converted.graph.value_info[:]
     onnx_format.save(converted, path)
+
+
+def _pass_directly(model: "onnx.ModelProto", kept: Collection[str]) -> None:
+    """Hand what a kept node gives to kept readers as it is: the converter casts it to half precision and back."""
+    from onnx import TensorProto
+
+    given: set[str] = set()
+    for node in model.graph.node:
+        if node.name in kept:
+            given.update(node.output)
+    halved: dict[str, str] = {}  # value in half precision -> as it was
+    for node in model.graph.node:
+        if _casts_to(node, TensorProto.FLOAT16) and node.input[0] in given:
+            halved[node.output[0]] = node.input[0]
+    for node in model.graph.node:
+        if _casts_to(node, TensorProto.FLOAT) and node.input[0] in halved:
+            node.op_type, node.input[0] = "Identity", halved[node.input[0]]
+            del node.attribute[:]
+
+
+def _casts_to(node: "onnx.NodeProto", data_type: int) -> bool:
+    return node.op_type == "Cast" and node.attribute[0].i == data_type
 
 
 def _with_readers(graph: "onnx.GraphProto", nodes: Collection[str]) -> set[str]:
