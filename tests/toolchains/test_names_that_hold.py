@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import onnxruntime
 import pytest
 import torch
@@ -136,15 +135,31 @@ def test_a_name_that_most_of_the_weights_do_not_bear_out_is_refused(
         assert words in reason
 
 
-def test_a_file_that_needs_a_later_opset_than_its_source_is_refused(tmp_path: Path) -> None:
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    model = graph_of(nodes, {"w": square()}, ("x",), 8)
-    source = saved(model, tmp_path)
-    (tmp_path / "later").mkdir()
-    later = saved(onnx.version_converter.convert_version(model, 21), tmp_path / "later")
-    assert onnx_format.describe(source, source)["opset"] == 20
-    with pytest.raises(Refused, match="needs opset 21, the graph that it is made from has 20"):
-        onnx_format.describe(later, source)
+def later(path: Path, folder: Path, node: onnx.NodeProto | None = None) -> Path:
+    """The file as a quantizer leaves it, which raises the opset, and may add a node of it."""
+    model = onnx.load(path)
+    model.opset_import[0].version = 21
+    model.ir_version = 11
+    if node is not None:
+        model.graph.node.insert(0, node)
+    (folder / "later").mkdir()
+    return saved(model, folder / "later")
+
+
+def test_a_raised_opset_is_put_back_where_nothing_needs_it(tmp_path: Path) -> None:
+    source = saved(graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": square()}, ("x",), 8), tmp_path)
+    raised = later(source, tmp_path)
+    assert onnx_format.finish(raised, source)["opset"] == 20
+    read = onnx.load(raised)
+    assert (read.opset_import[0].version, read.ir_version) == (20, 10)
+
+
+def test_a_file_that_needs_a_later_opset_is_refused(tmp_path: Path) -> None:
+    source = saved(graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": square()}, ("x",), 8), tmp_path)
+    blocks = helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], output_dtype=TensorProto.INT16)  # since 21
+    raised = later(source, tmp_path, blocks)
+    with pytest.raises(Refused, match="needs opset 21, and the target asks for 20"):
+        onnx_format.finish(raised, source)
 
 
 # --- fp16 ----------------------------------------------------------------------------------------------

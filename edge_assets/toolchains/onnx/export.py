@@ -79,17 +79,36 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     onnx.save(model, path)
 
 
-def describe(path: Path, source: Path | None = None) -> dict[str, Any]:
-    """What can be read back from an ONNX file: opset, operator counts, inputs with their axes.
+def finish(path: Path, source: Path) -> dict[str, Any]:
+    """What can be read back from a file made from the graph `source`, in whose opset and IR version it is left.
 
-    Raises Refused if it needs a later opset or IR version than the graph `source` that it was made from: quantizers
-    raise both without a word, and the target's runtime may not read such a file.
+    Quantizers raise both without a word, and the target's runtime may not read such a file. Raises Refused if the
+    result does need the later version.
     """
     import onnx
 
+    model, versions = onnx.load(path), onnx.load(source, load_external_data=False)
+    later = opset_of(model)
+    if later > opset_of(versions) or model.ir_version > versions.ir_version:
+        model.ir_version = min(model.ir_version, versions.ir_version)
+        for entry in model.opset_import:
+            if entry.domain in DEFAULT_DOMAINS:
+                entry.version = opset_of(versions)
+        try:
+            save(model, path)
+        except ExportError as error:
+            raise Refused(
+                f"the result needs opset {later}, and the target asks for {opset_of(versions)}. Raise the target's opset "
+                f"if its runtime reads {later}: {error}"
+            ) from None
+    return describe(path)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
+    import onnx
+
     model = onnx.load(path, load_external_data=False)
-    if source is not None:
-        _check_versions(model, onnx.load(source, load_external_data=False))
     operators = Counter(node.op_type for node in model.graph.node)
     inputs = {}
     for value in model.graph.input:
@@ -99,17 +118,6 @@ def describe(path: Path, source: Path | None = None) -> dict[str, Any]:
         "operators": dict(operators.most_common()),
         "inputs": inputs,
     }
-
-
-def _check_versions(model: "onnx.ModelProto", source: "onnx.ModelProto") -> None:
-    needed = {"opset": opset_of(model), "IR version": model.ir_version}
-    given = {"opset": opset_of(source), "IR version": source.ir_version}
-    for what, version in needed.items():
-        if version > given[what]:
-            raise Refused(
-                f"the result needs {what} {version}, the graph that it is made from has {given[what]}, which the "
-                f"target asks for. Raise the target's opset if its runtime reads {what} {version}"
-            )
 
 
 def products(model: "onnx.ModelProto") -> dict[str, int]:
@@ -349,7 +357,7 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     options.optimized_model_filepath = str(request.output / FILE)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
-    return describe(request.output / FILE, request.source)
+    return finish(request.output / FILE, request.source)
 
 
 OPTIMIZED = replace(

@@ -38,7 +38,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     facts: dict[str, Any] = {"recipe": "fp16"}
     if notes:
         facts["notes"] = notes
-    return onnx_format.describe(path, request.source) | facts
+    return onnx_format.finish(path, request.source) | facts
 
 
 def convert(source: Path, path: Path, calibration: Feeds) -> list[str]:

@@ -55,7 +55,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         )
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters)
-    described = onnx_format.describe(path, request.source)
+    described = onnx_format.finish(path, request.source)
     return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 

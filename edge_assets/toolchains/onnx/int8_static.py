@@ -62,7 +62,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Calibrate and quantize. Raises Refused if no node changed."""
     path = request.output / onnx_format.FILE
     facts = quantize(request, path, Flavour.of(request.parameters))
-    return onnx_format.describe(path, request.source) | facts
+    return onnx_format.finish(path, request.source) | facts
 
 
 def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, Any]:

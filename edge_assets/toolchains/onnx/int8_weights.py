@@ -39,7 +39,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize weights. Raises Refused if nothing was changed."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path)
-    described = onnx_format.describe(path, request.source)
+    described = onnx_format.finish(path, request.source)
     return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 

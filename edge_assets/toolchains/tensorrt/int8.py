@@ -42,7 +42,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         facts = quantize(request, quantized, flavour)
         notes = float16.convert(quantized, path, request.calibration())
     facts["notes"] = [*facts.get("notes", []), *notes]
-    return onnx_format.describe(path, request.source) | facts
+    return onnx_format.finish(path, request.source) | facts
 
 
 def recipe(spec: "ModelSpec") -> str:

@@ -67,6 +67,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             )
         best, objective, latencies = _best(found, budget, Path(scratch))
         best.write(request.output / onnx_format.FILE)
+    onnx_format.finish(request.output / onnx_format.FILE, request.source)
     facts = {
         "recipe": best.recipe,
         "precision": best.scheme.precision,
@@ -180,7 +181,7 @@ def take(request: BuildRequest) -> Mapping[str, Any]:
     shutil.copyfile(request.source / onnx_format.FILE, request.output / onnx_format.FILE)
     facts = json.loads((request.source / LOG).read_text())
     chosen = {name: facts[name] for name in ("recipe", "precision", "kept_layers", "objective", "searched_on_samples")}
-    return onnx_format.describe(request.output / onnx_format.FILE, request.source) | chosen
+    return onnx_format.describe(request.output / onnx_format.FILE) | chosen
 
 
 def offered(spec: "ModelSpec") -> bool:
