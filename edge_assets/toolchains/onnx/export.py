@@ -98,8 +98,8 @@ def finish(path: Path, source: Path) -> dict[str, Any]:
             save(model, path)
         except ExportError as error:
             raise Refused(
-                f"the result needs opset {later}, and the target asks for {opset_of(versions)}. Raise the target's opset "
-                f"if its runtime reads {later}: {error}"
+                f"the result needs opset {later}, and the target asks for {opset_of(versions)}. Raise the target's "
+                f"opset if its runtime reads {later}: {error}"
             ) from None
     return describe(path)
 
