@@ -105,12 +105,22 @@ class Verified:
     agreement: Mapping[str, Agreement] | None = field(
         default=None, metadata=LEFT_OUT
     )  # by output; the reference has none with itself
+    weight_bytes: Mapping[str, int] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # of constant tensors of two axes and more, by precision; None where the format does not tell
 
     def cosine_mean(self, output: str) -> float | None:
         """Mean cosine of one output with the reference's, per sample of the evaluation set."""
         if self.agreement is None or output not in self.agreement:
             return None
         return self.agreement[output].cosine_mean
+
+    def weight_share(self, precision: str) -> float | None:
+        """The share of the weights' bytes that are in that precision; None where it is not known, or there are none."""
+        total = sum((self.weight_bytes or {}).values())
+        if self.weight_bytes is None or not total:
+            return None
+        return self.weight_bytes.get(precision, 0) / total
 
     def numbers(self) -> dict[str, float]:
         """By the names that MLflow and Dagster have for them, which are a row's where it has them too."""
@@ -209,6 +219,7 @@ class Facts:
     rebuildable: tuple[str, ...] = ()  # files that another machine may write anew
     unavailable: bool = False  # a toolchain is missing here, which says nothing of the model
     failed: bool = False
+    notes: tuple[str, ...] = ()  # what a reader has to know of how it was made, in sentences
     log: str | None = None  # the file in the failures folder that tells the whole story of a failure
 
 
@@ -346,6 +357,7 @@ class Row:
     parity_snr_db: float | None = None
     cosine_mean: float | None = None  # of the first output with fp32's, over the evaluation samples
     agreement: Mapping[str, Agreement] | None = None
+    weight_share: float | None = None  # of the weights' bytes, those in `precision`
     build_seconds: float | None = None
     effort_seconds: float | None = None  # with the training, ranking or search that it comes from
     latency_ms: Statistics | None = None  # at batch 1, on the target's own hardware
@@ -367,6 +379,7 @@ class Row:
     parameters: int
     flops: int
     reused: bool = False
+    notes: tuple[str, ...] = ()  # of the build
 
     @property
     def p50_ms(self) -> float | None:
@@ -384,6 +397,7 @@ class Row:
         """What a measurement adds, by the names that MLflow has for it."""
         found: dict[str, float | None] = {
             "size_ratio": self.size_ratio,
+            "weight_share": self.weight_share,
             "throughput_per_s": self.throughput_per_s,
             "peak_memory_bytes": self.peak_memory_bytes,
             "load_ms": self.load_ms,

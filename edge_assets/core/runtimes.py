@@ -30,6 +30,7 @@ class Runtime:
     loader: str | None = None  # below edge_assets/toolchains: how a released folder loads it; None: devices alone do
     loader_needs: tuple[str, ...] = ()  # distributions that `loader` imports, besides NumPy
     build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
+    weights: str | None = None  # below edge_assets.toolchains: its `weight_bytes` says what a file holds; None: unknown
     is_single_threaded: bool = False  # whatever it is given: several processes evaluate the whole set
 
 
@@ -37,8 +38,8 @@ ON_MAC = sys.platform == "darwin"
 # torch evaluates where CoreML is missing: the two kinds of evidence are never taken for each other
 COREML_DISTRIBUTIONS: tuple[str, ...] = ("coremltools", "torch")
 COREML_IS = (
-    "the package's MIL program, evaluated op by op in fp32 by PyTorch on this machine; does not model the Neural "
-    "Engine's fp16"
+    "the package's MIL program, evaluated op by op by PyTorch on this machine, each value rounded to the program's "
+    "fp16, which does not model how the Neural Engine adds up"
 )
 if ON_MAC:
     COREML_DISTRIBUTIONS = ("coremltools",)
@@ -72,6 +73,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime on this machine's CPU",
         loader="onnx/loader.py",
         loader_needs=("onnxruntime",),
+        weights="onnx.weight_bytes",
         app=app_samples.ONNX,
     ),
     "litert": Runtime(
@@ -83,6 +85,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("channels_last",),
         loader="litert/loader.py",
         loader_needs=("ai-edge-litert",),
+        weights="litert.convert",
         app=app_samples.LITERT,
     ),
     "executorch": Runtime(
@@ -108,6 +111,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         loader="litert/tflite_micro_loader.py",
         is_single_threaded=True,
         loader_needs=("tflite-micro",),
+        weights="litert.convert",
         app=app_samples.MICROCONTROLLER,
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
@@ -118,6 +122,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "the engine in TensorRT on this machine's GPU",
         loader="tensorrt/loader.py",
         loader_needs=("onnxruntime",),  # without a GPU; with one, the TensorRT that its kit.json names
+        weights="tensorrt.kit_onnx",
         app=app_samples.TENSORRT,
     ),
     "kit_onnx": Runtime(
@@ -127,6 +132,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
         is_the_targets=False,
         evidence_of="onnx",
+        weights="tensorrt.kit_onnx",
         app=NoAppSample("it stands in for the engine where there is no GPU, and is never released"),
     ),
     "torch_tensorrt": Runtime(
@@ -160,6 +166,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         build_options=("image",),
         loader="coreml/loader.py",
         loader_needs=("coremltools", "pillow"),
+        weights="coreml.weight_bytes",
         app=app_samples.COREML,
     ),
 }

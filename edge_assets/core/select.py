@@ -18,9 +18,10 @@ FAILED: Mapping[GateName, Verdict] = {
     "size": "failed_size",
     "memory": "failed_memory",
 }  # in the order in which gates decide
-# Latencies or sizes closer than this are equal; then the smaller artifact wins, or, among equal sizes, the one
-# whose runtime needs less memory.
+# Latencies or sizes closer than this are equal; then the smaller artifact wins, or, among equal sizes, the one that
+# drops least, then the one whose runtime needs less memory.
 TIE = 0.02
+SIZE_TIE_BYTES = 1024  # no device stores less at a time: a page of flash has at least as much
 NOT_MEASURED = "not measured: no device attached"
 
 
@@ -234,8 +235,13 @@ def _fastest(passing: Sequence[Candidate]) -> Candidate:
 
 def _smallest(passing: Sequence[Candidate]) -> Candidate:
     best = min(_size(candidate) for candidate in passing)
-    equal = [candidate for candidate in passing if _size(candidate) <= best * (1 + TIE)]
-    return min(equal, key=lambda candidate: (_memory(candidate), _drop(candidate), _size(candidate)))
+    equal = [candidate for candidate in passing if _size(candidate) <= _largest_equal(best)]
+    return min(equal, key=lambda candidate: (_drop(candidate), _memory(candidate), _size(candidate)))
+
+
+def _largest_equal(size: int) -> float:
+    """The largest size that counts as equal to `size`, in bytes."""
+    return max(size * (1 + TIE), size + SIZE_TIE_BYTES)
 
 
 def _rank(candidate: Candidate, winner: Candidate, contest: Contest) -> tuple[Verdict, str]:
@@ -288,9 +294,12 @@ def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
         if _p50(candidate) > _p50(winner) * (1 + TIE):
             return f"slower than {winner.name}: {numbers}{_smaller(candidate, winner)}"
         return f"no faster than {winner.name} by more than {100 * TIE:.0f} %, and larger: {numbers}"
-    if _size(candidate) > _size(winner) * (1 + TIE):
+    if _size(candidate) > _largest_equal(_size(winner)):
         return f"larger than {winner.name}: {numbers}"
-    return f"no smaller than {winner.name} by more than {100 * TIE:.0f} %, and its runtime needs more memory: {numbers}"
+    worse = "drops more"
+    if _drop(candidate) == _drop(winner):
+        worse = "its runtime needs more memory"
+    return f"about as small as {winner.name}, and {worse}: {numbers}"
 
 
 def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:

@@ -60,6 +60,14 @@ class Loadable:
         session: Session = module.open_session(Path(self.path), threads=threads, **self.options)
         return session
 
+    def weight_bytes(self) -> Mapping[str, int] | None:
+        """Bytes of the weights in the file by precision; None where its format does not tell."""
+        module = RUNTIMES[self.runtime].weights
+        if module is None:
+            return None
+        found: Mapping[str, int] = import_module(f"edge_assets.toolchains.{module}").weight_bytes(Path(self.path))
+        return found
+
     @contextmanager
     def opened(self, threads: int) -> Iterator[Session]:
         """The loaded model, closed afterwards where its sessions have something to close."""

@@ -7,8 +7,10 @@ from functools import cached_property
 from edge_assets.core.evidence import Conditions, Measured, MeasuredVariant, Memory, Network, Verdict
 from edge_assets.core.select import Candidate
 from edge_assets.core.shapes import read
+from edge_assets.core.sizes import readable_size
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify import parity
 from edge_assets.pipeline.cell import Cell
 from resources.records import parsed
 
@@ -32,6 +34,9 @@ def verified_candidate(built: Built, output: str) -> Candidate:
     if built.verified:
         candidate = replace(candidate, cosine_mean=built.verified.cosine_mean(output))
     return candidate
+
+
+LEAST_SHARE = 0.5  # of the weights' bytes, in the precision that a variant has in its name
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,33 @@ class Candidates:
             return "refused", built.build.refused
         if built.unverified:
             return "unverified", built.unverified
+        return self._unfit(built)
+
+    def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
+        """Why a variant is not what it says, though it was built and verified."""
+        name = misnamed(built)
+        if name:
+            return "refused", name
+        source = self._unfit_source(built.variant)
+        if source:
+            return "failed_parity", source
         return None
+
+    def _unfit_source(self, name: str) -> str | None:
+        """Why a variant is no better than what it is made from, where that is not the model any more.
+
+        A quantized graph may agree well enough for int8 with PyTorch although the fp32 graph does not for fp32: what it
+        has then is the fault of the conversion, and the next checkpoint may show it.
+        """
+        variants = {variant.name: variant for variant in self.cell.family.variants}
+        if name not in variants:
+            return None
+        source = self.builts[variants[name].source]
+        if source.parity:
+            passed, sentence = parity.verdict(source.parity, source.precision)
+            if not passed:
+                return f"made from {source.variant}, which failed parity: {sentence}"
+        return self._unfit_source(source.variant)
 
     def _memory(self, built: Built, measured: MeasuredVariant | None) -> Memory | None:
         """For the memory gate: measured here, else estimated from the program."""
@@ -133,3 +164,18 @@ class Candidates:
         if estimate is None:
             return None
         return replace(estimate, how=f"estimated: {estimate.how}")
+
+
+def misnamed(built: Built) -> str | None:
+    """Why a variant is not what its precision says: most of its weights are in another."""
+    if built.precision == "fp32" or built.verified is None:
+        return None
+    share = built.verified.weight_share(built.precision)
+    if share is None or share >= LEAST_SHARE:
+        return None
+    sizes = built.verified.weight_bytes or {}
+    held = ", ".join(f"{name} {readable_size(sizes[name])}" for name in sorted(sizes))
+    return (
+        f"{100 * share:.0f} % of the bytes of its weights are {built.precision}, and at least "
+        f"{100 * LEAST_SHARE:.0f} % have to be for that name: {held}"
+    )

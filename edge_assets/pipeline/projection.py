@@ -51,6 +51,7 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
         memory_estimate=facts.memory_estimate,
         graph=facts.graph,
         delegation=facts.delegation,
+        notes=facts.notes,
         reused=built.reused and candidates.measurement.reused,
     )
     if built.artifact is None or built.size_bytes is None:
@@ -72,6 +73,7 @@ def _with_verification(row: Row, built: Built) -> Row:
     return replace(
         row,
         agreement=built.verified.agreement,
+        weight_share=built.verified.weight_share(row.precision),
         verified_with=RUNTIMES[built.runtime].verified_with,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,

@@ -22,6 +22,8 @@ from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.targets import usable_cores
 
+VERSION = "3"  # of what is computed of an artifact
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -63,7 +65,7 @@ class Verification:
             raise
         except (Exception, SystemExit) as error:  # a runtime can raise anything
             inputs = {"artifact": built.sha256}
-            return failure(self.cell, variant, Recipe("verification", "2", inputs), error, "verification")
+            return failure(self.cell, variant, Recipe("verification", VERSION, inputs), error, "verification")
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         opened = built.sha256
@@ -82,7 +84,7 @@ class Verification:
         if samples:
             parameters["samples"] = samples
         tools = installed(runtime.distributions, runtime.extra) | self.recipes.preprocessing_tools()
-        recipe = Recipe("verification", "2", inputs, parameters, tools)
+        recipe = Recipe("verification", VERSION, inputs, parameters, tools)
 
         def build(_folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)

@@ -9,7 +9,8 @@ from edge_assets.core.evidence import Accuracy, Latency, Memory, Parity
 from edge_assets.core.select import Candidate, Limits, closest, judge
 from edge_assets.core.sizes import readable_size
 
-LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000, memory_bytes=1000)
+KIB = 1024
+LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000 * KIB, memory_bytes=1000)
 LATENCY = Latency(queries=64, mean=1.0, std=0.0, p50=1.0, p90=None, p95=None, p99=None, throughput_per_s=1.0)
 
 
@@ -18,6 +19,7 @@ def parity(snr_db: float | None, nan: int = 0) -> Parity:
 
 
 def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float = 0.1, **changes: Any) -> Candidate:
+    """`size` is in KiB."""
     accuracy = Accuracy(
         value=0.95,
         reference=0.951,
@@ -34,7 +36,7 @@ def candidate(name: str, p50: float | None = 1.0, size: int = 800, drop: float =
         precision="int8",
         recipe="r",
         sha256="0",
-        size_bytes=size,
+        size_bytes=size * KIB,
         blocked=None,
         parity=parity(30.0),
         accuracy=accuracy,
@@ -78,6 +80,15 @@ def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> Non
         candidate("lean", None, size=800, memory=Memory(100, "measured on here")),
     )
     assert verdicts(small, lean) == {"small": "not_selected", "lean": "released"}
+
+
+def test_of_equal_sizes_the_smaller_drop_wins_before_the_leaner_runtime() -> None:
+    tiny = {"size_bytes": 4 * KIB}
+    worse = candidate("worse", None, drop=0.9, memory=Memory(100, "measured on here"), **tiny)
+    better = candidate("better", None, drop=0.1, size_bytes=4 * KIB + 96)
+    assert verdicts(worse, better) == {"worse": "not_selected", "better": "released"}, "96 bytes are worth no point"
+    (judged, _) = judge([worse, better], LIMITS)
+    assert judged.reason.startswith("about as small as better, and drops more: 4.00 KiB, drop 0.90 points against")
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ from edge_assets.core.benchmark.turns import turn
 from edge_assets.core.evidence import Conditions
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify import parity
 from edge_assets.errors import MeasurementError, told
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
+from edge_assets.toolchains.onnx import int8_static
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.cli.test_build import rows
@@ -68,6 +70,22 @@ def checks(project: Project, model: str) -> dict[tuple[str, str], bool]:
         evaluation = record.dagster_event.asset_check_evaluation_data
         found[evaluation.asset_key.path[-1], evaluation.check_name] = evaluation.passed
     return found
+
+
+def test_what_is_made_from_a_graph_that_failed_parity_is_not_releasable(
+    cell: Cell, builts: dict[str, Built], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builts["onnx_int8_static"] = cell.variants.build(int8_static.VARIANT, builts["onnx_model"])
+    judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
+    before = {entry.candidate.name: entry.verdict for entry in judgement.verdicts}
+    assert not {"failed", "failed_parity", "refused"} & set(before.values()), before
+
+    monkeypatch.setitem(parity.LEAST_SNR_DB, "fp32", 190.0)  # which only PyTorch itself has
+    judged = {entry.candidate.name: entry for entry in replace(judgement).verdicts}
+    assert judged["onnx_int8_static"].verdict == "failed_parity"
+    assert judged["onnx_int8_static"].reason.startswith("made from onnx_model, which failed parity: SNR 1")
+    assert judged["onnx_optimized"].verdict == "failed_parity"
+    assert judged[CHECKPOINT].verdict == "baseline"
 
 
 # --- measurement ---------------------------------------------------------------------------------------

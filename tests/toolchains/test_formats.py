@@ -23,6 +23,7 @@ from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError, InvalidSpec
 from edge_assets.families.families import FAMILIES
 from edge_assets.families.family import Family
+from edge_assets.pipeline.candidates import misnamed
 from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target
@@ -113,6 +114,7 @@ def test_template(family: Family, variant: Variant, build: Callable[..., Built],
     assert set(built.parity.by_output["logits"]) == {"1", "2", "5"}
     assert built.accuracy.samples == 597
     assert abs(built.accuracy.drop_points) <= 2.0
+    assert misnamed(built) is None
     assert built.build.recipe.tools, "a recipe without tool versions would survive an upgrade"
     stored = json.dumps(built.to_dict())
     assert json.dumps(Built.from_dict(json.loads(stored)).to_dict()) == stored

@@ -53,6 +53,7 @@ def evaluate(request: VerificationRequest, outputs: Feeds | None = None) -> Veri
             parity=parity.measure(session, feeds, _first(expected, PARITY_SAMPLES)),
             agreement={name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
             accuracy=accuracy.compare(measured, scores, request.higher_is_better),
+            weight_bytes=request.loadable.weight_bytes(),
         )
 
 

@@ -4,12 +4,13 @@
 values by name, and drops a value after the last step that reads it.
 
 What is read is the package's file, so conversion, compression and serialisation are all part of what is verified.
-Arithmetic is fp32: constants have the values that the package stores (compressed ones decoded), but the Neural
-Engine's and the GPU's fp16 arithmetic is not modelled.
+Constants have the values that the package stores (compressed ones decoded). Each operation computes in fp32, and what
+it gives is rounded to the type that the program declares for it, fp16 mostly: beyond 65504 it is infinite, as on the
+Neural Engine and the GPU. How those accumulate inside of an operation is not modelled.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,7 @@ class Step:
     function: Operation
     arguments: Mapping[str, Argument]  # by MIL's name
     outputs: tuple[str, ...]
+    halves: frozenset[str]  # outputs that the program holds in fp16
     dead: tuple[str, ...]  # values that no later step reads
 
     def compute(self, values: Values) -> None:
@@ -59,7 +61,8 @@ class Step:
         results = self.function(**arguments)
         if not isinstance(results, tuple):
             results = (results,)
-        values.update(zip(self.outputs, results, strict=True))
+        for name, result in zip(self.outputs, results, strict=True):
+            values[name] = result.half().float() if name in self.halves else result
 
     def drop_dead(self, values: Values) -> None:
         """Take from `values` what no later step reads."""
@@ -125,7 +128,7 @@ class MilProgram:
 
 def load(package: Path) -> MilProgram:
     """Read a package back. Raises Refused naming an operation that the evaluator lacks, and the package."""
-    block = _main_block(package)
+    block = main_block(package)
     operations = [operation for operation in block.operations if mil.computes(operation)]
     _check_known(operations, package)
     return MilProgram(
@@ -137,7 +140,8 @@ def load(package: Path) -> MilProgram:
     )
 
 
-def _main_block(package: Path) -> MilBlock:
+def main_block(package: Path) -> MilBlock:
+    """The operations of a package's main function, as the file has them."""
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
@@ -176,10 +180,18 @@ def _steps(operations: Sequence[MilOperation], block: MilBlock) -> tuple[Step, .
             function=OPERATIONS[operation.op_type],
             arguments=_arguments(operation),
             outputs=tuple(variable.name for variable in operation.outputs),
+            halves=frozenset(_in_half(operation.outputs)),
             dead=tuple(_dead_after(index, operation, last_use) - kept),
         )
         steps.append(step)
     return tuple(steps)
+
+
+def _in_half(variables: Iterable[MilVariable]) -> Iterator[str]:
+    """Names of the values in fp16."""
+    for variable in variables:
+        if mil.element_type(variable) is np.float16:
+            yield variable.name
 
 
 def _last_uses(operations: Sequence[MilOperation]) -> dict[str, int]:

@@ -18,6 +18,8 @@ from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
+from edge_assets.toolchains.litert.c_array import read_array
 from edge_assets.toolchains.onnx.export import example_inputs
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
@@ -34,6 +36,7 @@ FILE = "model.tflite"
 IMAGE_RANK = 4  # NCHW in PyTorch
 DELEGATE = "DELEGATE"
 INDEX_TYPES = ("INT32", "INT64")  # of shapes and axes, which are no weights
+WEIGHT_TYPES = {"FLOAT32": ("fp32", 32), "FLOAT16": ("fp16", 16), "INT8": ("int8", 8), "INT4": ("int4", 4)}
 
 
 # --- sessions ------------------------------------------------------------------------------------------
@@ -408,16 +411,36 @@ def _tensor_bytes(path: Path) -> dict[int, int]:
 
 def weights_by_type(path: Path) -> Counter[str]:
     """Elements of constant tensors of two axes and more, by type (FLOAT32, FLOAT16, INT8, INT4)."""
+    return _weights_by_type(_read(path))
+
+
+def weight_bytes(path: Path) -> dict[str, int]:
+    """Bytes of weights by precision, of a file or of the C array in a folder."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = _read(path)
+    if path.is_dir():
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(read_array(path / C_ARRAY)))
+    else:
+        model = _read(path)
+    found = {}
+    for kind, elements in _weights_by_type(model).items():
+        if kind in WEIGHT_TYPES:
+            precision, bits = WEIGHT_TYPES[kind]
+            found[precision] = elements * bits // 8
+    return found
+
+
+def _weights_by_type(model: "ModelT") -> Counter[str]:
+    from ai_edge_litert.tools import flatbuffer_utils
+
     held: Counter[str] = Counter()
-    for tensor in model.subgraphs[0].tensors:
-        data = model.buffers[tensor.buffer].data
-        is_constant = data is not None and len(data) > 0
-        kind = flatbuffer_utils.type_to_name(tensor.type)
-        if is_constant and len(tensor.shape) > 1 and kind not in INDEX_TYPES:
-            held[kind] += int(np.prod(tensor.shape))
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            data = model.buffers[tensor.buffer].data
+            is_constant = data is not None and len(data) > 0
+            kind = flatbuffer_utils.type_to_name(tensor.type)
+            if is_constant and len(tensor.shape) > 1 and kind not in INDEX_TYPES:
+                held[kind] += int(np.prod(tensor.shape))
     return held
 
 

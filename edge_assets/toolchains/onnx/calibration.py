@@ -15,14 +15,14 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from edge_assets.core.session import Feeds
-from edge_assets.errors import DataError, Refused
+from edge_assets.errors import DataError
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
 
@@ -50,16 +50,28 @@ class Ranges:
     samples: int
     batch: int
     fallback: str | None = None  # why the method asked for was not used
+    unfit: Mapping[str, str] = field(default_factory=dict)  # tensors without a usable range, and why
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a recipe's facts say of its calibration."""
-        facts = {
+        facts: dict[str, Any] = {
             "calibration": self.method,
             "calibration_samples": self.samples,
             "calibration_batch": self.batch,
         }
-        return facts | ({"calibration_fallback": self.fallback} if self.fallback else {})
+        if self.fallback:
+            facts["calibration_fallback"] = self.fallback
+        if self.unfit:
+            facts["notes"] = [self.kept]
+        return facts
+
+    @property
+    def kept(self) -> str:
+        """What stays in floating point because of tensors without a usable range, in a sentence."""
+        first, reason = next(iter(self.unfit.items()))
+        others = f" and {len(self.unfit) - 1} more" if len(self.unfit) > 1 else ""
+        return f"operators at tensor '{first}'{others} stay in floating point: it {reason}"
 
 
 def observe(
@@ -73,14 +85,15 @@ def observe(
     """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `feeds`.
 
     `graph` has shapes inferred (`int8_static.prepare`). The batch is made smaller until its activations fit into
-    `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. Raises DataError if one
-    sample alone does not fit or gives NaN, and Refused if a tensor is infinite or does not vary.
+    `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. A tensor that is
+    infinite or does not vary is among `unfit`. Raises DataError if one sample alone does not fit or gives NaN.
     """
     samples = sample_count(feeds)
     batch = fitting_batch(graph, feeds, batch, memory_bytes)
-    extremes = _extremes(graph, feeds, operators, batch)
-    _check(graph, extremes, samples)
-    by_minmax = Ranges(extremes, "minmax", samples, batch)
+    extremes = extremes_of(graph, feeds, operators, batch)
+    unfit = _unfit(graph, extremes, samples)
+    extremes = {tensor: bounds for tensor, bounds in extremes.items() if tensor not in unfit}
+    by_minmax = Ranges(extremes, "minmax", samples, batch, unfit=unfit)
     if method == "minmax" or not extremes:
         return by_minmax
     try:
@@ -88,7 +101,7 @@ def observe(
     except FAILURES as error:
         reason = f"ONNX Runtime's {method} calibration failed on this graph: {type(error).__name__}: {error}"
         return replace(by_minmax, fallback=reason)
-    return Ranges(clipped, method, samples, batch)
+    return replace(by_minmax, by_tensor=clipped, method=method)
 
 
 def sample_count(feeds: Feeds) -> int:
@@ -154,7 +167,7 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
 # --- the two passes ------------------------------------------------------------------------------------
 
 
-def _extremes(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int) -> Extremes:
+def extremes_of(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int) -> Extremes:
     """Smallest and largest value of each tensor. NaN wins, which ONNX Runtime's own merging would hide."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with _calibrator(graph, "minmax", operators) as calibrator:
@@ -201,6 +214,7 @@ def _clipped(
             edges = np.histogram_bin_edges(np.empty(0, bound.dtype), bins, (float(-bound), float(bound)))
             empty = np.zeros(bins, np.int64)
             calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
+        calibrator.tensors_to_calibrate = set(extremes)
         for one in batches(feeds, batch):
             calibrator.collect_data(BatchReader(one, batch))
         data = calibrator.compute_data()
@@ -237,30 +251,24 @@ def _check_outputs(outputs: Mapping[str, np.ndarray]) -> None:
         raise DataError(f"calibration: the model gives NaN in {', '.join(nan)} for the calibration data")
 
 
-def _check(graph: Path, extremes: Extremes, samples: int) -> None:
-    """Raises DataError for NaN, Refused for an infinite range and for one that has no width though it could vary."""
+def _unfit(graph: Path, extremes: Extremes, samples: int) -> dict[str, str]:
+    """Why tensors have no integer range: infinite, or constant though they could vary. Raises DataError for NaN."""
     import onnx
 
     nan = [tensor for tensor, bounds in extremes.items() if np.isnan(bounds).any()]
     if nan:
         raise DataError(f"calibration: NaN in tensor '{nan[0]}' (of {len(nan)}) for the calibration data")
-    infinite = [tensor for tensor, bounds in extremes.items() if not np.isfinite(bounds).all()]
-    if infinite:
-        raise Refused(
-            f"tensor '{infinite[0]}' (of {len(infinite)}) is infinite on the calibration data, so it has no integer "
-            f"range. Use onnx_int8_dynamic, or in its place a finite value of the size of the other values."
-        )
-    constant = [tensor for tensor, (least, most) in extremes.items() if least == most]
-    if not constant:
-        return
     varying = depend_on_data(onnx.load(graph, load_external_data=False).graph)
-    dead = [tensor for tensor in constant if tensor in varying]
-    if dead:
-        value = float(extremes[dead[0]][0])
-        raise Refused(
-            f"tensor '{dead[0]}' (of {len(dead)}) is {value + 0.0:g} everywhere in all {samples} calibration samples, "
-            f"so any other value would be lost. Calibrate with samples that vary it (a mask: of several lengths)."
-        )
+    unfit = {}
+    for tensor, (least, most) in extremes.items():
+        if not np.isfinite((least, most)).all():
+            unfit[tensor] = "is infinite on the calibration data, so it has no integer range"
+        elif least == most and tensor in varying:
+            unfit[tensor] = (
+                f"is {float(least) + 0.0:g} everywhere in all {samples} calibration samples, so any other value would "
+                f"be lost. Calibrate with samples that vary it (a mask: of several lengths)"
+            )
+    return unfit
 
 
 def depend_on_data(graph: "onnx.GraphProto") -> set[str]:

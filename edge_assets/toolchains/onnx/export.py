@@ -21,7 +21,7 @@ import numpy as np
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
-from edge_assets.errors import ExportError, told
+from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 
 if TYPE_CHECKING:
@@ -77,6 +77,31 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the graph: {error}") from error
     onnx.save(model, path)
+
+
+def finish(path: Path, source: Path) -> dict[str, Any]:
+    """What can be read back from a file made from the graph `source`, in whose opset and IR version it is left.
+
+    Quantizers raise both without a word, and the target's runtime may not read such a file. Raises Refused if the
+    result does need the later version.
+    """
+    import onnx
+
+    model, versions = onnx.load(path), onnx.load(source, load_external_data=False)
+    later = opset_of(model)
+    if later > opset_of(versions) or model.ir_version > versions.ir_version:
+        model.ir_version = min(model.ir_version, versions.ir_version)
+        for entry in model.opset_import:
+            if entry.domain in DEFAULT_DOMAINS:
+                entry.version = opset_of(versions)
+        try:
+            save(model, path)
+        except ExportError as error:
+            raise Refused(
+                f"the result needs opset {later}, and the target asks for {opset_of(versions)}. Raise the target's "
+                f"opset if its runtime reads {later}: {error}"
+            ) from None
+    return describe(path)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -332,7 +357,7 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     options.optimized_model_filepath = str(request.output / FILE)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
-    return describe(request.output / FILE)
+    return finish(request.output / FILE, request.source)
 
 
 OPTIMIZED = replace(

@@ -34,7 +34,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize. Raises Refused as `quantize` does."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters["method"], request.calibration)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    described = onnx_format.finish(path, request.source)
+    return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 
 def quantize(
@@ -108,7 +109,7 @@ RTN = replace(
     precision="int4",
     build=build,
     parameters=lambda _spec, _target: recipe("rtn"),
-    code_version="3",
+    code_version="4",
 )
 HQQ = replace(
     RTN,

@@ -55,7 +55,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         )
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    described = onnx_format.finish(path, request.source)
+    return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 
 def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str] = ()) -> int:

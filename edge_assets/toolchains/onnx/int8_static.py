@@ -21,8 +21,11 @@ from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, Ranges, observe
 from edge_assets.toolchains.onnx.compact import compact
 from edge_assets.toolchains.onnx.graph import quantized_nodes
+from edge_assets.toolchains.onnx.layers import name_nodes
 
 if TYPE_CHECKING:
+    import onnx
+
     from edge_assets.spec.model import CalibrationMethod, ModelSpec
     from edge_assets.targets import Target
 
@@ -59,7 +62,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Calibrate and quantize. Raises Refused if no node changed."""
     path = request.output / onnx_format.FILE
     facts = quantize(request, path, Flavour.of(request.parameters))
-    return onnx_format.describe(path) | facts
+    return onnx_format.finish(path, request.source) | facts
 
 
 def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, Any]:
@@ -74,6 +77,8 @@ def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, A
             flavour.operators,
             batch=parameters["batch"],
         )
+        if ranges.unfit:
+            request.log(ranges.kept)
         if ranges.fallback:
             request.log(f"calibrating with minmax instead: {ranges.fallback}")
         count = quantize_with(prepared, ranges, flavour, path)
@@ -91,14 +96,16 @@ def prepare(source: Path, scratch: Path) -> Path:
 
     prepared = scratch / "prepared.onnx"
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    name_nodes(prepared)
     return prepared
 
 
 def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, exclude: Collection[str] = ()) -> int:
     """Write `prepared` in QDQ form with known ranges to `path`; returns how many nodes quantize or dequantize.
 
-    `exclude` names nodes of `prepared` that stay in floating point. Types that the graph's operator set has no
-    QuantizeLinear for (16 bits below opset 21) use ONNX Runtime's own. Raises Refused if no node changed.
+    `exclude` names nodes of `prepared` that stay in floating point, as do those at a tensor without a usable range.
+    Types that the graph's operator set has no QuantizeLinear for (16 bits below opset 21) use ONNX Runtime's own.
+    Raises Refused if no node changed.
     """
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
@@ -117,6 +124,7 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
     known = {}
     for name, (least, most) in ranges.by_tensor.items():
         known[name] = TensorData(lowest=least, highest=most)
+    excluded = {*exclude, *_nodes_at(model.graph, ranges.unfit)}
     quantizable = {*QLinearOpsRegistry, *QDQRegistry}
     quantizer = QDQQuantizer(
         model,
@@ -126,7 +134,7 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
         activation_qType=types[flavour.activations],
         tensors_range=known,
         nodes_to_quantize=[],
-        nodes_to_exclude=list(exclude),
+        nodes_to_exclude=sorted(excluded),
         op_types_to_quantize=list(flavour.operators) or sorted(quantizable),
         extra_options=dict(flavour.options),
     )
@@ -136,8 +144,18 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
     onnx.save(quantized, path)
     count = quantized_nodes(path)
     if not count:
-        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+        why = f": {ranges.kept}" if ranges.unfit else ""
+        raise Refused(f"no node of this graph was changed, so the result would be fp32 under an int8 name{why}")
     return count
+
+
+def _nodes_at(graph: "onnx.GraphProto", tensors: Collection[str]) -> set[str]:
+    """Names of the nodes that read or give one of the tensors."""
+    found = set()
+    for node in graph.node:
+        if any(name in tensors for name in (*node.input, *node.output)):
+            found.add(node.name)
+    return found
 
 
 def parameters(
@@ -184,7 +202,7 @@ VARIANT = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="3",
+    code_version="4",
     needs=frozenset({"calibration"}),
 )
 

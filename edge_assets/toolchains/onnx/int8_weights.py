@@ -39,7 +39,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize weights. Raises Refused if nothing was changed."""
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path)
-    return onnx_format.describe(path) | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+    described = onnx_format.finish(path, request.source)
+    return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
 
 
 def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:

@@ -40,8 +40,9 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         quantized = Path(scratch) / onnx_format.FILE
         flavour = Flavour.of(request.parameters, options)
         facts = quantize(request, quantized, flavour)
-        float16.convert(quantized, path)
-    return onnx_format.describe(path) | facts
+        notes = float16.convert(quantized, path, request.calibration())
+    facts["notes"] = [*facts.get("notes", []), *notes]
+    return onnx_format.finish(path, request.source) | facts
 
 
 def recipe(spec: "ModelSpec") -> str:
@@ -81,7 +82,7 @@ VARIANT = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="2",
+    code_version="3",
     is_candidate=False,
     needs=frozenset({"calibration"}),
 )

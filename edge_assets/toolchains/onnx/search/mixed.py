@@ -217,7 +217,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
                 f"quantized, under {describe_limits(request.trials)}. Use {scheme.variant}."
             )
         scheme.write_keeping(kept, path)
-    return onnx_format.describe(path) | {
+    return onnx_format.finish(path, request.source) | {
         "recipe": scheme.recipe_keeping(len(kept)),
         "kept_layers": kept,
         "quantized_layers": len(scheme.layers) - len(kept),

@@ -99,7 +99,7 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
     half = _whole(
         float16.VARIANT,
         {"recipe": "fp16", **parameters["float16"]},
-        partial(float16.convert, request.source),
+        partial(_half, request),
     )
     weights = _whole(
         int8_weights.VARIANT,
@@ -116,6 +116,10 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
         )
         found.append(_whole(variant, own, quantize))
     return found
+
+
+def _half(request: BuildRequest, path: Path) -> None:
+    float16.convert(request.source, path, request.calibration())
 
 
 def _prepared(request: BuildRequest, scratch: Path) -> Prepared:

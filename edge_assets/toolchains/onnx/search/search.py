@@ -67,6 +67,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             )
         best, objective, latencies = _best(found, budget, Path(scratch))
         best.write(request.output / onnx_format.FILE)
+    onnx_format.finish(request.output / onnx_format.FILE, request.source)
     facts = {
         "recipe": best.recipe,
         "precision": best.scheme.precision,
