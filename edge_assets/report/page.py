@@ -93,8 +93,13 @@ def _timed(line: Line) -> str:
     for row in line.rows:
         if row.measured_on:
             return f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
-    reasons = dict.fromkeys(row.not_measured for row in line.rows if row.not_measured)
-    return f"latency {'; '.join(reasons)}"
+    reasons = sorted({row.not_measured for row in line.rows if row.not_measured})
+    said = []
+    for reason in reasons:
+        longer = any(other.startswith(f"{reason};") for other in reasons)
+        if not longer:  # else another one says it too, and more
+            said.append(reason)
+    return f"latency {'; '.join(said)}"
 
 
 def _verified(line: Line) -> str:
