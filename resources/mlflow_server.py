@@ -50,6 +50,8 @@ def connect(uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
     except Outage:
         raise
+    except ImportError as error:
+        raise Outage(f"the package mlflow cannot be imported: {said_by(error)}") from error
     except Exception as error:  # whatever it is: nothing was sent yet, so no entry is to blame
         raise Outage(said_by(error)) from error
     return client

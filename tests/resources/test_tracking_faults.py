@@ -21,6 +21,7 @@ from edge_assets import toolchains
 from edge_assets.core.types import Artifact
 from edge_assets.pipeline.release import listing
 from edge_assets.spec import preprocess
+from resources import mlflow_server
 from resources import tracking as tracking_module
 from resources.artifacts import ArtifactStoreResource
 from resources.outbox import HISTORY, PARENT, Entry
@@ -833,3 +834,9 @@ def test_state_of_another_shape_is_begun_anew(desk: Desk, content: str) -> None:
     desk.log(desk.entry("onnx_model"))
     assert "onnx_model" in desk.runs()
     assert desk.said == []
+
+
+def test_an_mlflow_that_cannot_be_imported_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(mlflow_server.Outage, match="the package mlflow cannot be imported"):
+        mlflow_server.connect(f"sqlite:///{tmp_path}/mlflow.db")
