@@ -1,4 +1,4 @@
-"""Preprocessing that timm and TorchVision declare, as an `ImagePreprocessing`, or a ValueError that says what has no equal.
+"""What timm and TorchVision say of preprocessing, as an `ImagePreprocessing`; a ValueError where that has no equal.
 
 Both are read by the names of classes and attributes, so neither needs to be installed. `crop_pct` and `crop_mode` mean
 what timm's `transforms_imagenet_eval` does with them.

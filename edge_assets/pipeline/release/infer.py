@@ -1,4 +1,4 @@
-"""Run the released model: `python infer.py` on the bundled sample, or on your own with one of
+"""Run the released model: `python infer.py` on the bundled sample, with an option on your own.
 
     --image FILE          upright by its EXIF orientation, resized as the model's preprocessing says
     --audio FILE.wav      of the model's sampling rate
