@@ -142,19 +142,28 @@ class ImagePreprocessing:
         return shorter, 0
 
     def apply(self, raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The model's input. The field is one array, or a sequence of pictures [h, w, c] of any sizes."""
-        images = _field(raw, self.input)
-        if isinstance(images, np.ndarray) and images.dtype != object and images.ndim != 4:
-            raise ValueError(
-                f"'{self.input}' must be uint8 of shape (batch, h, w, c), got {images.dtype} {images.shape}"
-            )
-        fitted = np.empty((len(images), self.height, self.width, self.channels), np.uint8)
-        for position, picture in enumerate(images):
-            fitted[position] = self.fitted(np.asarray(picture))
+        """The model's input of an array, or of a sequence of pictures [h, w, c] of any sizes.
+
+        An array of exactly the model's size and channels counts as fitted already, as `fitted` or the training's own
+        transforms leave pictures; in a sequence, and in an array of any other size, each picture is fitted.
+        """
+        fitted = _field(raw, self.input)
+        size = (self.height, self.width, self.channels)
+        if not isinstance(fitted, np.ndarray) or fitted.dtype != np.uint8 or fitted.shape[1:] != size:
+            fitted = self._each_fitted(fitted)
         placed = _in_order(fitted, self.order)
         scaled = placed.astype(np.float32) * np.float32(self.scale)
         normalized = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return {self.input: np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))}
+
+    def _each_fitted(self, pictures: Any) -> np.ndarray:
+        if isinstance(pictures, np.ndarray) and pictures.dtype != object and pictures.ndim != 4:
+            found = f"{pictures.dtype} {pictures.shape}"
+            raise ValueError(f"'{self.input}' must be uint8 of shape (batch, h, w, c), got {found}")
+        fitted = np.empty((len(pictures), self.height, self.width, self.channels), np.uint8)
+        for position, picture in enumerate(pictures):
+            fitted[position] = self.fitted(np.asarray(picture))
+        return fitted
 
     def fitted(self, picture: np.ndarray) -> np.ndarray:
         """One picture uint8 [h, w, c] of any size as uint8 [height, width, channels], red still first.

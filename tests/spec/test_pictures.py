@@ -123,6 +123,17 @@ def test_pictures_of_several_sizes_become_one_input() -> None:
     assert stretched.apply({"image": np.empty((0, 9, 9, 3), np.uint8)})["image"].shape == (0, 3, 24, 32)
 
 
+def test_arrays_of_the_models_size_are_fitted_already_and_files_never() -> None:
+    cropped = replace(COLOUR, resize="crop", resize_to=(48,))
+    photo = noise(96, 70)
+    fitted = cropped.fitted(photo)
+    assert np.array_equal(cropped.apply({"image": fitted[None]})["image"], cropped.apply({"image": [photo]})["image"])
+    small = noise(24, 32)
+    expected = pillow(small, 48, 64, "bilinear")[12:36, 16:48]
+    found = cropped.apply({"image": [small]})["image"]
+    assert np.array_equal(found, cropped.apply({"image": expected[None]})["image"])
+
+
 # --- channels ------------------------------------------------------------------------------------------
 
 

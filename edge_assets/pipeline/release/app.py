@@ -188,10 +188,10 @@ def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor], raw: A
     }
 
 
-def _scratch(image: Mapping[str, Any] | None) -> int:
-    """Of the sample's picture, what `FIT_SCRATCH` of preprocess.h is; at least 1, because C has no empty arrays."""
-    if image is None or image["resize"] == "none":
-        return 1
+def _scratch(image: Mapping[str, Any] | None) -> int | None:
+    """Of the sample's picture, what `FIT_SCRATCH` of preprocess.h is; None for one that has the model's size."""
+    if image is None or image["sample"] == [image["height"], image["width"], image["channels"]]:
+        return None
     height, width, _channels = image["sample"]
     narrow = height * image["width"] * image["channels"]
     return int(4 * max(height, width) + 3 + (narrow + 3) // 4)

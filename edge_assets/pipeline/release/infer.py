@@ -74,9 +74,9 @@ def own_fields(arguments: argparse.Namespace, preprocess: ModuleType, declared: 
         if getattr(arguments, kind) is not None and declared["kind"] != kind:
             raise SystemExit(f"--{kind}: the inputs of this model are of the kind '{declared['kind']}'")
     if arguments.image:
-        return {declared["input"]: preprocess.read_picture(arguments.image)[None]}
+        return {declared["input"]: [preprocess.read_picture(arguments.image)]}
     if arguments.audio:
-        return {declared["input"]: preprocess.read_wav(arguments.audio, declared["sampling_rate"])[None]}
+        return {declared["input"]: [preprocess.read_wav(arguments.audio, declared["sampling_rate"])]}
     return {declared["field"]: np.array(arguments.text)} if arguments.text else None
 
 

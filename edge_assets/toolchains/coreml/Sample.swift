@@ -121,7 +121,8 @@ func sampleInput(_ tensor: TensorValues, in folder: URL) throws -> MLFeatureValu
     }
     let size = ModelValues.samplePicture
     let picture = Picture(pixels: [UInt8](data), height: size.height, width: size.width, channels: size.channels)
-    let fitted = try fit(picture, image)
+    let isFitted = size == (image.height, image.width, image.channels)
+    let fitted = isFitted ? picture.pixels : try fit(picture, image)
     if image.isPicture {
         return MLFeatureValue(pixelBuffer: try pixelBuffer(fitted, image))
     }

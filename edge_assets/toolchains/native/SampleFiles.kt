@@ -19,7 +19,9 @@ fun decode(bytes: ByteArray, type: TensorType): Any = when (type) {
 /** The sample's value of one input of the model: its picture, of size [sample], is preprocessed, as an app does it. */
 fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?, sample: IntArray): Any {
     if (image?.input != tensor.name) return decode(bytes, tensor.type)
-    return preprocessPicture(Picture(bytes, height = sample[0], width = sample[1], channels = sample[2]), image)
+    val (height, width, channels) = sample
+    val isFitted = height == image.height && width == image.width && channels == image.channels
+    return if (isFitted) preprocessImage(bytes, image) else preprocessPicture(Picture(bytes, height, width, channels), image)
 }
 
 /** How far an output is from what was recorded at release; NaN where one of the two holds a NaN. */

@@ -70,6 +70,11 @@ static inline void preprocess_image(const uint8_t *pixels, float *values, const 
   }
 }
 
+/* Whether a picture of the data that the model was measured on needs no fit_picture(): it has the model's size. */
+static inline int is_fitted(const Picture *picture, const ImageValues *image) {
+  return picture->height == image->height && picture->width == image->width && picture->channels == image->channels;
+}
+
 /* --- a picture of the model's size and channels: whole numbers alone ------------------------------------------- */
 
 #define WEIGHT_BITS 22 /* of a weight's fraction */

@@ -39,15 +39,19 @@ inline Bytes read_tensor(const std::filesystem::path &path, const TensorValues &
                            std::to_string(expected));
 }
 
-// The model's input of a picture, as floats. Throws where the model takes no such picture.
-inline Bytes preprocess_picture(const Picture &picture, const ImageValues &image) {
-  std::vector<uint8_t> fitted(image.height * image.width * image.channels);
+// A picture of any size as the model's pixels. Throws where the model takes no such picture.
+inline std::vector<uint8_t> fitted(const Picture &picture, const ImageValues &image) {
+  std::vector<uint8_t> pixels(image.height * image.width * image.channels);
   std::vector<int32_t> scratch(FIT_SCRATCH(picture.height, picture.width, image.width, image.channels));
-  if (!fit_picture(&picture, fitted.data(), &image, scratch.data())) {
-    throw std::runtime_error("the model takes no picture of this size, or of these channels");
-  }
-  Bytes values(fitted.size() * sizeof(float));
-  preprocess_image(fitted.data(), reinterpret_cast<float *>(values.data()), &image);
+  if (fit_picture(&picture, pixels.data(), &image, scratch.data())) return pixels;
+  throw std::runtime_error("the model takes no picture of this size, or of these channels");
+}
+
+// The model's input of a picture, as floats.
+inline Bytes preprocess_picture(const Picture &picture, const ImageValues &image) {
+  const std::vector<uint8_t> pixels = fitted(picture, image);
+  Bytes values(pixels.size() * sizeof(float));
+  preprocess_image(pixels.data(), reinterpret_cast<float *>(values.data()), &image);
   return values;
 }
 
@@ -62,7 +66,10 @@ inline Bytes sample_input(const std::filesystem::path &folder, const TensorValue
     throw std::runtime_error(path.string() + " is not the sample's picture");
   }
   sample.pixels = reinterpret_cast<const uint8_t *>(pixels.data());
-  return preprocess_picture(sample, image);
+  if (!is_fitted(&sample, &image)) return preprocess_picture(sample, image);
+  Bytes values(pixels.size() * sizeof(float));
+  preprocess_image(sample.pixels, reinterpret_cast<float *>(values.data()), &image);
+  return values;
 }
 
 template <typename Element>
