@@ -18,7 +18,7 @@ fun decode(bytes: ByteArray, type: TensorType): Any = when (type) {
 
 /** The sample's value of one input of the model: its picture, of size [sample], is preprocessed, as an app does it. */
 fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?, sample: IntArray): Any {
-    if (image?.input != tensor.name) return decode(bytes, tensor.type)
+    if (image == null || image.input != tensor.name) return decode(bytes, tensor.type)
     val (height, width, channels) = sample
     val isFitted = height == image.height && width == image.width && channels == image.channels
     return if (isFitted) preprocessImage(bytes, image) else preprocessPicture(Picture(bytes, height, width, channels), image)
