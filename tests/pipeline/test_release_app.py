@@ -379,7 +379,8 @@ def test_a_photo_gives_the_same_by_infer_as_by_the_dataset_and_in_cpp(
         text=True,
         timeout=120,
     )
-    session = onnxruntime_python.InferenceSession(folder / "onnx_model.onnx", providers=["CPUExecutionProvider"])
+    file = json.loads((folder / "manifest.json").read_text())["file"]
+    session = onnxruntime_python.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, preprocess.apply({"image": upright[None]}))
     assert np.array2string(logits[0], precision=4, threshold=16) in printed.stdout, printed.stderr
     assert largest_differences(run_onnx_sample(folder, onnxruntime(tmp_path / "onnxruntime")))["logits"] <= 1e-5

@@ -72,7 +72,7 @@ def test_without_antialias_pixels_are_those_of_opencv_and_torch(name: Filter) ->
         floats = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
         expected = torch.nn.functional.interpolate(floats, (height, width), mode=name, align_corners=False)[0]
         difference = np.abs(found.fitted(picture) - expected.permute(1, 2, 0).numpy())
-        assert difference.max() <= 1.01
+        assert difference.max() < 1.5, "at most 1, once rounded"
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 32), (33, 97), (50, 50), (41, 40)])
