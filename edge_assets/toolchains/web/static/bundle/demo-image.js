@@ -57,8 +57,8 @@ async function show(file, declared, run) {
   let picture;
   try {
     picture = await openPicture(file);
-  } catch {
-    $("notes").textContent = `${file.name} is no image that this browser can read.`;
+  } catch (error) {
+    $("notes").textContent = `${file.name} is no image that this browser can read: ${error.message}`;
     return;
   }
   try {

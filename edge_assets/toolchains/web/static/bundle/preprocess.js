@@ -84,16 +84,36 @@ export async function openPicture(file) {
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
   });
-  const picture = drawn(bitmap);
-  if (isOpaque(picture.data)) return picture;
-  // a canvas keeps colours multiplied by their alpha, and rounds; a video frame keeps them as they are
-  const frame = new VideoFrame(bitmap, { timestamp: 0, alpha: "keep" });
   try {
-    await frame.copyTo(picture.data, { format: "RGBA" });
+    const picture = drawn(bitmap);
+    // a canvas keeps colours multiplied by their alpha, and rounds; a texture keeps them as they are
+    if (!isOpaque(picture.data)) picture.data.set(texels(bitmap));
+    return picture;
   } finally {
-    frame.close();
+    bitmap.close();
   }
-  return picture;
+}
+
+/** The pixels of a bitmap by way of WebGL. */
+function texels(bitmap) {
+  const { width, height } = bitmap;
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl");
+  if (!gl) throw new Error("a transparent picture needs WebGL, which this browser lacks");
+  try {
+    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+    gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, gl.getParameter(gl.TEXTURE_BINDING_2D), 0);
+    if (gl.checkFramebufferStatus(gl.FRAMEBUFFER) !== gl.FRAMEBUFFER_COMPLETE) {
+      throw new Error(`a transparent picture of ${height} x ${width} pixels is too large for this browser's WebGL`);
+    }
+    const pixels = new Uint8Array(4 * width * height);
+    gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+    return pixels;
+  } finally {
+    gl.getExtension("WEBGL_lose_context")?.loseContext();
+  }
 }
 
 /** A picture's pixels by way of a canvas of its own size. */
