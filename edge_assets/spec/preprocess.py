@@ -313,9 +313,10 @@ def _amounts(name: str, distance: np.ndarray, antialias: bool) -> np.ndarray:
     """A filter's value at a distance in pixels."""
     if name == "box":
         return ((distance > -0.5) & (distance <= 0.5)).astype(np.float64)
-    x = np.abs(distance)
+    x: np.ndarray = np.abs(distance)
     if name == "bilinear":
-        return np.maximum(1.0 - x, 0.0)
+        triangle: np.ndarray = np.maximum(1.0 - x, 0.0)
+        return triangle
     a = -0.5 if antialias else -0.75  # of Keys's cubic: Pillow's, and that of OpenCV and PyTorch
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
@@ -339,13 +340,14 @@ def _over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) ->
     opaque = alpha.astype(np.int32)
     behind = np.asarray(background, np.int32)
     mixed = colour.astype(np.int32) * opaque + behind * (255 - opaque)
-    return ((2 * mixed + 255) // 510).astype(np.uint8)
+    rounded: np.ndarray = (2 * mixed + 255) // 510
+    return rounded.astype(np.uint8)
 
 
 def _luma(colour: np.ndarray) -> np.ndarray:
     """Grey of red, green and blue by ITU-R 601: 0.299, 0.587 and 0.114 in 16-bit fractions, rounded."""
     red, green, blue = np.moveaxis(colour.astype(np.int64), 2, 0)
-    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    grey: np.ndarray = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return grey.astype(np.uint8)[..., None]
 
 
@@ -604,12 +606,12 @@ class AudioPreprocessing:
         if self.log == "none":
             return energies
         raised = np.maximum(energies, self.floor)
-        values = np.log(raised) if self.log == "ln" else np.log10(raised)
+        values: np.ndarray = np.log(raised) if self.log == "ln" else np.log10(raised)
         if self.log == "db":
             values = 10.0 * values
-        if self.below_peak is None:
-            return values
-        return np.maximum(values, values.max() - self.below_peak)
+        if self.below_peak is not None:
+            values = np.maximum(values, values.max() - self.below_peak)
+        return values
 
     def to_dict(self) -> dict[str, object]:
         return _told("audio", self, always=("input", "sampling_rate"))
@@ -656,11 +658,13 @@ def _mel_filterbank(
 
 
 def _htk_mel(hertz: np.ndarray) -> np.ndarray:
-    return 2595.0 * np.log10(1.0 + hertz / 700.0)
+    mel: np.ndarray = 2595.0 * np.log10(1.0 + hertz / 700.0)
+    return mel
 
 
 def _htk_hertz(mel: np.ndarray) -> np.ndarray:
-    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    hertz: np.ndarray = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return hertz
 
 
 SLANEY_LINEAR = 200.0 / 3.0  # Hz per mel, up to 1000 Hz, which are 15 mel
@@ -698,7 +702,8 @@ def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
     if size == 1:
         raised[:, 3] ^= 128  # bytes have no sign there
     values = raised.view("<i4").reshape(-1, channels).astype(np.float64) / (1 << 31)
-    return values.mean(axis=1).astype(np.float32)
+    mono: np.ndarray = values.mean(axis=1)
+    return mono.astype(np.float32)
 
 
 # --- any kind ------------------------------------------------------------------------------------------

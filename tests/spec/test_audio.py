@@ -175,7 +175,7 @@ def test_what_is_declared_is_json_and_a_wrong_value_is_named() -> None:
         ({"axes": ("mel",)}, "axes are mel and time"),
     ):
         with pytest.raises(ValueError, match=reason):
-            replace(WHISPER, **change)  # type: ignore[arg-type]
+            replace(WHISPER, **change)
     wrong = replace(WHISPER, n_mels=0, log="log2")  # type: ignore[arg-type]
     with pytest.raises(InvalidSpec) as error:
         replace(DIGITS, preprocessing=wrong)

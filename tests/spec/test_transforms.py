@@ -107,7 +107,7 @@ def test_a_transform_that_was_read_gives_the_transforms_pixels() -> None:
     resized = Image.fromarray(picture).resize((int(256 * 400 / 300), 256), Image.Resampling.BILINEAR)
     top, left = round((256 - 224) / 2.0), round((resized.width - 224) / 2.0)
     pixels = np.asarray(resized)[top : top + 224, left : left + 224].astype(np.float32) / 255
-    expected = ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
+    expected = ((pixels - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
     np.testing.assert_allclose(found.apply({"image": [picture]})["image"][0], expected, atol=1e-5)
 
 
