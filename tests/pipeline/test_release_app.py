@@ -35,7 +35,7 @@ from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT
 from tests.native import STRICT, compiler, largest_differences, onnxruntime, run_c, run_onnx_sample
-from tests.tiny.data import wide_evaluation
+from tests.tiny import wide
 from tests.tiny.spec import TINY
 
 SAMPLES = {name: runtime.app for name, runtime in RUNTIMES.items() if isinstance(runtime.app, AppSample)}
@@ -363,11 +363,11 @@ def test_a_photo_gives_the_same_by_infer_as_by_the_dataset_and_in_cpp(
     """A wide picture, stored on its side with an orientation tag, for a model of 8 x 8 grey pixels."""
     preprocess = ImagePreprocessing("image", 8, 8, 1, (0.3,), (0.35,), resize="letterbox", filter="bicubic")
     data = {
-        "calibration": Calibration(Dataset("tests.tiny.data:wide_calibration")),
-        "evaluation": Evaluation(Dataset("tests.tiny.data:wide_evaluation"), minimum=500),
+        "calibration": Calibration(Dataset("tests.tiny.wide:calibration")),
+        "evaluation": Evaluation(Dataset("tests.tiny.wide:evaluation"), minimum=500),
     }
     folder = released("onnx_model", "graviton3", preprocessing=preprocess, **data)
-    upright = wide_evaluation()["image"][7]
+    upright = wide.evaluation()["image"][7]
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned to the right
     sideways = np.ascontiguousarray(upright.transpose(1, 0, 2)[::-1])

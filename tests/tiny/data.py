@@ -17,23 +17,6 @@ def calibration() -> dict[str, np.ndarray]:
     return split("calibration")
 
 
-def wide(name: str) -> dict[str, np.ndarray]:
-    """The digits in the middle of colour pictures uint8 [n, 16, 40, 3]: pink on black, beside grey."""
-    data = split(name)
-    digits = data["image"].repeat(2, axis=1).repeat(2, axis=2)
-    images = np.full((len(digits), 16, 40, 3), 40, np.uint8)
-    images[:, :, 12:28] = digits * np.array([1.0, 0.5, 0.75])
-    return data | {"image": images}
-
-
-def wide_calibration() -> dict[str, np.ndarray]:
-    return wide("calibration")
-
-
-def wide_evaluation() -> dict[str, np.ndarray]:
-    return wide("evaluation")
-
-
 def finetuning() -> dict[str, np.ndarray]:
     data = split("train")
     return {name: array[:400] for name, array in data.items()}
