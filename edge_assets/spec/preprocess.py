@@ -2,7 +2,8 @@
 
 Most "the export lost accuracy" reports are preprocessing that differs between runtimes. So a model's
 preprocessing is data: the same object feeds PyTorch, every exported format and the calibrator, and this
-file itself (NumPy only, no other import from the product) is copied into each release.
+file itself is copied into each release. So it imports NumPy alone, Pillow where a picture is opened, and of the product
+nothing but what reads the declarations of others, in `from_timm` and `from_torchvision`.
 """
 
 import hashlib
