@@ -25,9 +25,17 @@ if TYPE_CHECKING:
         Search,
         Tensor,
     )
-    from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, TextPreprocessing
+    from edge_assets.spec.preprocess import (
+        AudioPreprocessing,
+        ImagePreprocessing,
+        Passthrough,
+        TextPreprocessing,
+        read_picture,
+        read_wav,
+    )
 
 __all__ = [
+    "AudioPreprocessing",
     "Automation",
     "Calibration",
     "Dataset",
@@ -41,12 +49,17 @@ __all__ = [
     "Search",
     "Tensor",
     "TextPreprocessing",
+    "read_picture",
+    "read_wav",
 ]
 PLACES = {
+    "AudioPreprocessing": "edge_assets.spec.preprocess",
     "EdgeModel": "edge_assets.defs.component",
     "ImagePreprocessing": "edge_assets.spec.preprocess",
     "Passthrough": "edge_assets.spec.preprocess",
     "TextPreprocessing": "edge_assets.spec.preprocess",
+    "read_picture": "edge_assets.spec.preprocess",
+    "read_wav": "edge_assets.spec.preprocess",
 }
 
 

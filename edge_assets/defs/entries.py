@@ -17,7 +17,7 @@ from edge_assets.pipeline.cell import RELEASE, Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.settings import dagster_url
 from edge_assets.spec.model import Dataset, ModelSpec
-from edge_assets.spec.preprocess import ImagePreprocessing, TextPreprocessing
+from edge_assets.spec.preprocess import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
 from resources.mlflow_models import RELEASED
 from resources.outbox import HISTORY, PARENT, Entry
 from resources.tracking import dagster_tags, variant_tags
@@ -239,8 +239,13 @@ def _raw_inputs(spec: ModelSpec) -> Json:
     """What the preprocessing takes, as tensors; texts have the dtype `string`."""
     preprocess = spec.preprocess
     if isinstance(preprocess, ImagePreprocessing):
-        shape: list[Json] = ["batch", preprocess.height, preprocess.width, preprocess.channels]
+        size: list[Json] = [preprocess.height, preprocess.width]
+        if preprocess.resize != "none":
+            size = ["height", "width"]
+        shape: list[Json] = ["batch", *size, preprocess.channels]
         return [{"name": preprocess.input, "dtype": "uint8", "shape": shape}]
+    if isinstance(preprocess, AudioPreprocessing):
+        return [{"name": preprocess.input, "dtype": "float32", "shape": ["batch", "samples"]}]
     if isinstance(preprocess, TextPreprocessing):
         return [{"name": preprocess.field, "dtype": "string", "shape": ["batch"]}]
     return written(spec.inputs)

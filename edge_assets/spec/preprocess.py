@@ -2,15 +2,17 @@
 
 Most "the export lost accuracy" reports are preprocessing that differs between runtimes. So a model's
 preprocessing is data: the same object feeds PyTorch, every exported format and the calibrator, and this
-file itself (NumPy only, no other import from the product) is copied into each release.
+file itself is copied into each release. So it imports NumPy alone, Pillow where a picture is opened, and of the product
+nothing but what reads the declarations of others, in `from_timm` and `from_torchvision`.
 """
 
 import hashlib
+import wave
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -44,9 +46,25 @@ class Preprocessing(Protocol):
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """Images uint8 [batch, height, width, channels] to float32 [batch, channels, height, width].
+    """Pictures uint8 [batch, h, w, c], red first, to float32 [batch, channels, height, width].
 
-    Computes `(pixel * scale - mean) / std` per channel; `mean` and `std` are in scaled units.
+    A picture gets the model's channels, then its size, then the model's order of channels; then
+    `(pixel * scale - mean) / std` per channel. `mean` and `std` are in scaled units and in the model's order. All up to
+    the last step is done in whole numbers, so that other languages compute the same pixels bit for bit.
+
+    resize          none: pictures have the model's size. stretch: to the model's size. crop: resized by `resize_to`,
+                    then the middle. letterbox: the whole picture, with `fill` around it
+    resize_to       of crop: the shorter side, or height and width; left out, the larger side of the model's size
+    filter          nearest, box, bilinear or bicubic
+    antialias       True: a smaller picture is averaged from all pixels, along its rows and then its columns, bit for
+                    bit as Pillow's `Image.resize` (Pillow 13 takes the columns of tall pictures first, and rounds
+                    otherwise). False: the filter never grows, as in OpenCV and in TorchVision without antialias
+    fill            of letterbox: one value, or one for each channel, red first
+    align           of letterbox: where the picture lies
+    order           BGR: the model takes blue first
+    other_channels  what becomes of a picture with other channels than the model's. convert: grey from and to colour by
+                    ITU-R 601 luma, alpha dropped, a missing alpha opaque. composite: the same, over `background` where
+                    it is transparent. refuse: ValueError
     """
 
     input: str
@@ -56,12 +74,57 @@ class ImagePreprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 1 / 255
+    resize: Literal["none", "stretch", "crop", "letterbox"] = "none"
+    resize_to: tuple[int, ...] = ()
+    filter: Literal["nearest", "box", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    fill: tuple[int, ...] = (0,)
+    align: Literal["center", "start"] = "center"
+    order: Literal["RGB", "BGR"] = "RGB"
+    other_channels: Literal["convert", "composite", "refuse"] = "convert"
+    background: tuple[int, ...] = (255, 255, 255)
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need one value per channel ({self.channels})")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
+        for name in ("resize_to", "fill", "background"):
+            value = getattr(self, name)
+            if isinstance(value, int):
+                raise ValueError(f"{name} is a list of values: write ({value},)")
+        if self.order == "BGR" and self.channels not in (3, 4):
+            raise ValueError(f"order BGR is of 3 or 4 channels, not {self.channels}")
+        if self.resize == "crop" and self.resize_to:
+            _check_crop(self.resize_to, self.height, self.width)
+        if self.resize != "crop" and self.resize_to:
+            raise ValueError(f"resize_to is of resize='crop', not of '{self.resize}'")
+        if len(self.fill) not in (1, self.channels):
+            raise ValueError(f"fill needs one value, or one per channel ({self.channels})")
+        if len(self.background) != 3:
+            raise ValueError("background needs three values: red, green and blue")
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> "ImagePreprocessing":
+        """What a data config of timm's says. Raises ValueError where that has no equal. Needs edge-assets itself."""
+        from edge_assets.spec.transforms import from_timm
+
+        return from_timm(config, input)
+
+    @classmethod
+    def from_torchvision(
+        cls,
+        transform: object,
+        input: str = "image",
+        channels: int | None = None,
+    ) -> "ImagePreprocessing":
+        """What TorchVision's transforms do. Raises ValueError where that has no equal. Needs edge-assets itself.
+
+        `channels` is for transforms that do not tell: the least they say of it is one mean per channel.
+        """
+        from edge_assets.spec.transforms import from_torchvision
+
+        return from_torchvision(transform, input, channels)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -71,18 +134,255 @@ class ImagePreprocessing:
     def tools(self) -> tuple[str, ...]:
         return ()
 
-    def apply(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = _field(raw, self.input)
-        expected = (self.height, self.width, self.channels)
-        if images.dtype != np.uint8 or images.shape[1:] != expected:
-            shape = ", ".join(map(str, ("batch", *expected)))
-            raise ValueError(f"'{self.input}' must be uint8 of shape ({shape}), got {images.dtype} {images.shape}")
-        scaled = images.astype(np.float32) * np.float32(self.scale)
+    @property
+    def cropped_from(self) -> tuple[int, int]:
+        """Height and width before the crop; where the width is 0, the other is of the shorter side."""
+        if len(self.resize_to) == 2:
+            return self.resize_to[0], self.resize_to[1]
+        shorter = self.resize_to[0] if self.resize_to else max(self.height, self.width)
+        return shorter, 0
+
+    def apply(self, raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The model's input of an array, or of a sequence of pictures [h, w, c] of any sizes.
+
+        An array of exactly the model's size and channels counts as fitted already, as `fitted` or the training's own
+        transforms leave pictures; in a sequence, and in an array of any other size, each picture is fitted.
+        """
+        fitted = _field(raw, self.input)
+        size = (self.height, self.width, self.channels)
+        if not isinstance(fitted, np.ndarray) or fitted.dtype != np.uint8 or fitted.shape[1:] != size:
+            fitted = self._each_fitted(fitted)
+        placed = _in_order(fitted, self.order)
+        scaled = placed.astype(np.float32) * np.float32(self.scale)
         normalized = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return {self.input: np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))}
 
+    def _each_fitted(self, pictures: Any) -> np.ndarray:
+        if isinstance(pictures, np.ndarray) and pictures.dtype != object and pictures.ndim != 4:
+            found = f"{pictures.dtype} {pictures.shape}"
+            raise ValueError(f"'{self.input}' must be uint8 of shape (batch, h, w, c), got {found}")
+        fitted = np.empty((len(pictures), self.height, self.width, self.channels), np.uint8)
+        for position, picture in enumerate(pictures):
+            fitted[position] = self.fitted(np.asarray(picture))
+        return fitted
+
+    def fitted(self, picture: np.ndarray) -> np.ndarray:
+        """One picture uint8 [h, w, c] of any size as uint8 [height, width, channels], red still first.
+
+        Raises ValueError for another dtype or shape, for channels that are refused, and for a size without `resize`.
+        """
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.size == 0:
+            raise ValueError(
+                f"a picture of '{self.input}' must be uint8 (h, w, c), got {picture.dtype} {picture.shape}"
+            )
+        height, width = picture.shape[:2]
+        if self.resize == "none" and (height, width) != (self.height, self.width):
+            raise ValueError(
+                f"a picture of '{self.input}' must have {self.height} x {self.width} pixels (height x width), "
+                f"got {height} x {width}; `resize` of the preprocessing would say how others are made so"
+            )
+        pixels = self._with_channels(picture)
+        if self.resize == "none":
+            return pixels
+        scaled, offset = self._placed(height, width)
+        window = []
+        for axis, size in enumerate((self.height, self.width)):
+            window.append(_Window(scaled[axis], offset[axis], size))
+        for axis in (1, 0):  # along each row first
+            positions, weights = _weights(pixels.shape[axis], scaled[axis], self.filter, self.antialias)
+            seen = window[axis].seen
+            pixels = _resampled(pixels, axis, positions[seen], weights[seen])
+        whole = np.empty((self.height, self.width, self.channels), np.uint8)
+        whole[:] = np.asarray(self.fill, np.uint8)
+        whole[window[0].covered, window[1].covered] = pixels
+        return whole
+
+    def _placed(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width that a picture is resized to, and where in that the model's begins (below 0: before it)."""
+        if self.resize == "stretch":
+            return (self.height, self.width), (0, 0)
+        if self.resize == "crop":
+            scaled = _before_crop(height, width, self.cropped_from)
+            return scaled, (_half(scaled[0] - self.height), _half(scaled[1] - self.width))
+        scaled = _inside(height, width, self.height, self.width)
+        if self.align == "start":
+            return scaled, (0, 0)
+        return scaled, (-((self.height - scaled[0]) // 2), -((self.width - scaled[1]) // 2))
+
+    def _with_channels(self, picture: np.ndarray) -> np.ndarray:
+        """The picture with the model's channels. Raises ValueError where they are refused or have no meaning."""
+        given = picture.shape[2]
+        if given == self.channels:
+            return picture
+        if self.other_channels == "refuse" or given not in (1, 2, 3, 4) or self.channels not in (1, 3, 4):
+            raise ValueError(f"a picture of '{self.input}' must have {self.channels} channels, got {given}")
+        has_alpha = given in (2, 4)
+        alpha = picture[..., -1:] if has_alpha else np.full_like(picture[..., :1], 255)
+        colour = picture[..., : given - has_alpha]
+        if colour.shape[2] == 1:
+            colour = np.repeat(colour, 3, axis=2)
+        if self.channels == 4:
+            return np.concatenate([colour, alpha], axis=2)
+        if self.other_channels == "composite" and has_alpha:
+            colour = _over(colour, alpha, self.background)
+        return _luma(colour) if self.channels == 1 else colour
+
     def to_dict(self) -> dict[str, object]:
-        return {"kind": "image", **asdict(self)}
+        """What differs from its default, beside the fields that recipes always held."""
+        return _told("image", self, always=("input", "height", "width", "channels", "mean", "std", "scale"))
+
+
+# --- pictures: whole numbers, as every language has them -----------------------------------------------
+
+BITS = 22  # of a weight's fraction: 255 times the sum of weights fits 32 bits
+REACH = {"nearest": 0.5, "box": 0.5, "bilinear": 1.0, "bicubic": 2.0}  # of a filter, in pixels to each side
+
+
+class _Window:
+    """What of a resized axis the model's picture has."""
+
+    def __init__(self, scaled: int, offset: int, size: int) -> None:
+        begin, end = max(offset, 0), min(offset + size, scaled)
+        self.seen = slice(begin, end)  # of the resized axis
+        self.covered = slice(begin - offset, end - offset)  # of the model's
+
+
+def _check_crop(resize_to: tuple[int, ...], height: int, width: int) -> None:
+    if len(resize_to) > 2:
+        raise ValueError(f"resize_to needs the shorter side, or height and width, not {resize_to}")
+    if resize_to[0] < height or resize_to[-1] < width:
+        raise ValueError(f"resize_to {resize_to} must hold the crop of {height} x {width}")
+
+
+def _before_crop(height: int, width: int, cropped_from: tuple[int, int]) -> tuple[int, int]:
+    """Height and width before the crop: the given ones, or those with that shorter side."""
+    shorter, other = cropped_from
+    if other:
+        return cropped_from
+    if width <= height:
+        return shorter * height // width, shorter
+    return shorter, shorter * width // height
+
+
+def _inside(height: int, width: int, largest_height: int, largest_width: int) -> tuple[int, int]:
+    """The largest size of the same proportions, at least 1, that fits into another."""
+    if largest_height * width <= largest_width * height:
+        return largest_height, max(_rounded(width * largest_height, height), 1)
+    return max(_rounded(height * largest_width, width), 1), largest_width
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The nearest whole number of a fraction; of a half, the even one."""
+    whole, rest = divmod(numerator, denominator)
+    is_more = 2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1)
+    return whole + is_more
+
+
+def _half(excess: int) -> int:
+    """What is cut before the middle; of an odd excess, whichever is even, as TorchVision has it."""
+    return _rounded(excess, 2)
+
+
+def _weights(size: int, scaled: int, name: str, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of which pixels of an axis each resized one is made, and how much of each in 22-bit fractions.
+
+    Both are int [scaled, n]. Computed in IEEE double precision, each sum in the order of the pixels.
+    """
+    step = size / scaled
+    if name == "nearest":
+        steps = np.full((scaled, 1), step)
+        steps[0] = 0.5 * step
+        positions = np.minimum(np.add.accumulate(steps).astype(np.int64), size - 1)
+        return positions, np.full((scaled, 1), 1 << BITS)
+    widened = max(step, 1.0) if antialias else 1.0
+    reach = REACH[name] * widened
+    centers = (np.arange(scaled)[:, None] + 0.5) * step
+    first = np.floor(centers - reach + 0.5).astype(np.int64)
+    behind = np.floor(centers + reach + 0.5).astype(np.int64)
+    positions = first + np.arange(int(np.ceil(reach)) * 2 + 1)
+    amounts = _amounts(name, (positions - centers + 0.5) * (1.0 / widened), antialias)
+    amounts[positions >= behind] = 0.0
+    if antialias:  # else what lies outside is the pixel at the edge
+        amounts[(positions < 0) | (positions >= size)] = 0.0
+    total = np.add.accumulate(amounts, axis=1)[:, -1:]
+    shares = amounts / total * (1 << BITS)
+    weights = np.trunc(shares + np.where(shares < 0, -0.5, 0.5)).astype(np.int64)
+    return np.clip(positions, 0, size - 1), weights
+
+
+def _amounts(name: str, distance: np.ndarray, antialias: bool) -> np.ndarray:
+    """A filter's value at a distance in pixels."""
+    if name == "box":
+        return ((distance > -0.5) & (distance <= 0.5)).astype(np.float64)
+    x: np.ndarray = np.abs(distance)
+    if name == "bilinear":
+        triangle: np.ndarray = np.maximum(1.0 - x, 0.0)
+        return triangle
+    a = -0.5 if antialias else -0.75  # of Keys's cubic: Pillow's, and that of OpenCV and PyTorch
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.select([x < 1.0, x < 2.0], [near, far], 0.0)
+
+
+def _resampled(pixels: np.ndarray, axis: int, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pixels uint8 with one axis resized, each value rounded to a byte."""
+    lines = np.ascontiguousarray(np.moveaxis(pixels, axis, 0)).astype(np.int32)
+    shape = (len(positions),) + (1,) * (lines.ndim - 1)
+    total = np.full((len(positions), *lines.shape[1:]), 1 << (BITS - 1), np.int32)
+    for tap in range(positions.shape[1]):
+        weight = weights[:, tap].astype(np.int32)
+        total += lines[positions[:, tap]] * weight.reshape(shape)
+    rounded = np.clip(total >> BITS, 0, 255).astype(np.uint8)
+    return np.moveaxis(rounded, 0, axis)
+
+
+def _over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
+    """Colour by its alpha over another, rounded to the nearest byte."""
+    opaque = alpha.astype(np.int32)
+    behind = np.asarray(background, np.int32)
+    mixed = colour.astype(np.int32) * opaque + behind * (255 - opaque)
+    rounded: np.ndarray = (2 * mixed + 255) // 510
+    return rounded.astype(np.uint8)
+
+
+def _luma(colour: np.ndarray) -> np.ndarray:
+    """Grey of red, green and blue by ITU-R 601: 0.299, 0.587 and 0.114 in 16-bit fractions, rounded."""
+    red, green, blue = np.moveaxis(colour.astype(np.int64), 2, 0)
+    grey: np.ndarray = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return grey.astype(np.uint8)[..., None]
+
+
+def _in_order(pixels: np.ndarray, order: str) -> np.ndarray:
+    """Pixels [..., channels] in the model's order: an alpha stays last."""
+    if order == "RGB":
+        return pixels
+    return pixels[..., [2, 1, 0, *range(3, pixels.shape[-1])]]
+
+
+DEPTH = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A file as `fitted` and `apply` take it: uint8 [h, w, c] of 1 to 4 channels, its EXIF orientation applied.
+
+    Needs Pillow. Colour profiles are not applied. Raises ValueError for a file that is no picture of 8 bits.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError:
+        raise ModuleNotFoundError("pictures need Pillow: pip install pillow") from None
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no picture that Pillow can read") from None
+    mode = DEPTH.get(upright.mode, upright.mode)
+    if "transparency" in upright.info and mode in ("L", "RGB"):
+        mode = "RGBA"
+    if mode not in ("L", "LA", "RGB", "RGBA"):
+        raise ValueError(f"{path} has Pillow's mode {upright.mode}, not 8 bits per channel: convert it first")
+    pixels = np.array(upright.convert(mode), np.uint8)
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -180,14 +480,260 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _field(raw: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+# --- sound ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AudioPreprocessing:
+    """Waveforms [batch, samples], float32 from -1 to 1 or int16, to float32 features, each of its own sound alone.
+
+    With `n_fft` the features are a spectrogram, with `n_mels` a mel spectrogram. Computed in float64, rounded once.
+
+    sampling_rate   Hz; a waveform must have it, nothing is resampled
+    samples         a waveform is cut at the end, or padded with zeros, to so many
+    window          Hann's, periodic, of `window_length` samples (`n_fft` if left out) in the middle of `n_fft`
+    center          True: frame i is around sample i * hop, the ends reflected. False: frames begin there, inside
+    power           of the magnitudes: 2.0 energy, 1.0 amplitude
+    mel_scale       htk: 2595 log10(1 + f / 700). slaney: linear below 1 kHz, logarithmic above
+    mel_norm        slaney: triangles of area 1. none: of height 1
+    log             none, ln, log10, or db: 10 log10. Values below `floor` are raised to it before
+    below_peak      values that far below the sound's largest, after the logarithm, are raised to that
+    frames          cut at the end, or padded with silence, to so many
+    mean, std       (value - mean) / std, last
+    axes            order of the output's axes behind the batch: mel (or bins), time, and channel, of size 1
+    """
+
+    input: str
+    sampling_rate: int
+    samples: int | None = None
+    n_fft: int | None = None
+    hop: int | None = None
+    window_length: int | None = None
+    center: bool = True
+    power: float = 2.0
+    n_mels: int | None = None
+    f_min: float = 0.0
+    f_max: float | None = None
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_norm: Literal["none", "slaney"] = "none"
+    log: Literal["none", "ln", "log10", "db"] = "none"
+    floor: float = 1e-10
+    below_peak: float | None = None
+    frames: int | None = None
+    mean: float = 0.0
+    std: float = 1.0
+    axes: tuple[Literal["mel", "time", "channel"], ...] = ("mel", "time")
+
+    def __post_init__(self) -> None:
+        if self.n_fft is None and (self.n_mels or self.frames or self.hop or self.log != "none"):
+            raise ValueError("hop, n_mels, log and frames are of a spectrogram: say n_fft")
+        if self.n_fft is not None and self.hop is None:
+            raise ValueError("a spectrogram needs its hop, in samples")
+        if self.n_fft is not None and (self.window_length or self.n_fft) > self.n_fft:
+            raise ValueError(f"window_length {self.window_length} is longer than n_fft {self.n_fft}")
+        if sorted({"mel", "time", *self.axes}) != sorted(self.axes):
+            raise ValueError(f"axes are mel and time, and channel where the model has one, each once: not {self.axes}")
+        if self.floor <= 0 or self.std <= 0:
+            raise ValueError("floor and std must be positive")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return ()
+
+    def apply(self, raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The model's input. The field is one array, or, with `samples` or `frames`, waveforms of any lengths."""
+        features = [self.features(np.asarray(waveform)) for waveform in _field(raw, self.input)]
+        if len({feature.shape for feature in features}) > 1:
+            raise ValueError(f"'{self.input}' has waveforms of several lengths: say `samples` or `frames`")
+        return {self.input: np.stack(features)}
+
+    def features(self, waveform: np.ndarray) -> np.ndarray:
+        """What one waveform [samples] becomes. Raises ValueError for another dtype or shape, and for one too short."""
+        if waveform.ndim != 1 or waveform.dtype not in (np.float32, np.float64, np.int16):
+            raise ValueError(
+                f"a waveform of '{self.input}' must be float32 or int16 of shape (samples,), mono, "
+                f"got {waveform.dtype} {waveform.shape}"
+            )
+        signal = waveform.astype(np.float64)
+        if waveform.dtype == np.int16:
+            signal /= 1 << 15
+        if self.samples is not None:
+            signal = _cut_or_padded(signal, self.samples)
+        if self.n_fft is None:
+            return ((signal - self.mean) / self.std).astype(np.float32)
+        energies = self._spectrogram(signal)
+        if self.n_mels is not None:
+            energies = self._filterbank() @ energies
+        values = self._logarithm(energies)
+        placed = np.expand_dims((values - self.mean) / self.std, 0)
+        order = [("channel", "mel", "time").index(axis) for axis in self.axes]
+        if "channel" not in self.axes:
+            return np.ascontiguousarray(placed[0].transpose([axis - 1 for axis in order]), np.float32)
+        return np.ascontiguousarray(placed.transpose(order), np.float32)
+
+    def _spectrogram(self, signal: np.ndarray) -> np.ndarray:
+        """Magnitudes to the power, float64 [bins, frames]."""
+        assert self.n_fft is not None
+        assert self.hop is not None
+        if self.center:
+            if len(signal) <= self.n_fft // 2:
+                raise ValueError(f"{len(signal)} samples of '{self.input}' are too few to reflect {self.n_fft // 2}")
+            signal = np.pad(signal, self.n_fft // 2, mode="reflect")
+        if len(signal) < self.n_fft:
+            raise ValueError(f"{len(signal)} samples of '{self.input}' are less than one frame of {self.n_fft}")
+        framed = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]
+        spectrum = np.fft.rfft(framed * _hann(self.window_length or self.n_fft, self.n_fft), axis=1)
+        energies = np.abs(spectrum).T ** self.power
+        return energies if self.frames is None else _cut_or_padded(energies, self.frames)
+
+    def _filterbank(self) -> np.ndarray:
+        assert self.n_fft is not None
+        assert self.n_mels is not None
+        highest = self.sampling_rate / 2 if self.f_max is None else self.f_max
+        return _mel_filterbank(
+            self.n_mels,
+            self.n_fft,
+            self.sampling_rate,
+            (self.f_min, highest),
+            self.mel_scale,
+            self.mel_norm,
+        )
+
+    def _logarithm(self, energies: np.ndarray) -> np.ndarray:
+        if self.log == "none":
+            return energies
+        raised = np.maximum(energies, self.floor)
+        values: np.ndarray = np.log(raised) if self.log == "ln" else np.log10(raised)
+        if self.log == "db":
+            values = 10.0 * values
+        if self.below_peak is not None:
+            values = np.maximum(values, values.max() - self.below_peak)
+        return values
+
+    def to_dict(self) -> dict[str, object]:
+        return _told("audio", self, always=("input", "sampling_rate"))
+
+
+def _cut_or_padded(values: np.ndarray, length: int) -> np.ndarray:
+    """Values with a last axis of that length, zeros added at its end."""
+    missing = max(length - values.shape[-1], 0)
+    nothing = [(0, 0)] * (values.ndim - 1)
+    return np.pad(values[..., :length], [*nothing, (0, missing)])
+
+
+def _hann(length: int, n_fft: int) -> np.ndarray:
+    """A periodic Hann window in the middle of `n_fft` samples."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    before = (n_fft - length) // 2
+    return np.pad(window, (before, n_fft - length - before))
+
+
+def _mel_filterbank(
+    n_mels: int,
+    n_fft: int,
+    sampling_rate: int,
+    band: tuple[float, float],
+    scale: str,
+    norm: str,
+) -> np.ndarray:
+    """Triangles in frequency whose corners are equally spaced in mel, float64 [n_mels, bins].
+
+    HTK's scale: Young et al., The HTK Book, section 5.4. Slaney's scale and norm: Auditory Toolbox, Interval Research
+    technical report 1998-010.
+    """
+    to_mel, to_hertz = MEL_SCALES[scale]
+    lowest, highest = to_mel(np.array(band, np.float64))
+    corners = to_hertz(np.linspace(lowest, highest, n_mels + 2))
+    bins = np.arange(n_fft // 2 + 1) * (sampling_rate / n_fft)
+    left, peak, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    rising = (bins - left) / (peak - left)
+    falling = (right - bins) / (right - peak)
+    triangles: np.ndarray = np.maximum(np.minimum(rising, falling), 0.0)
+    if norm == "slaney":
+        triangles = triangles * (2.0 / (right - left))
+    return triangles
+
+
+def _htk_mel(hertz: np.ndarray) -> np.ndarray:
+    mel: np.ndarray = 2595.0 * np.log10(1.0 + hertz / 700.0)
+    return mel
+
+
+def _htk_hertz(mel: np.ndarray) -> np.ndarray:
+    hertz: np.ndarray = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return hertz
+
+
+SLANEY_LINEAR = 200.0 / 3.0  # Hz per mel, up to 1000 Hz, which are 15 mel
+SLANEY_LOG = np.log(6.4) / 27.0  # of the frequency, per mel above
+
+
+def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
+    above = 15.0 + np.log(np.maximum(hertz, 1000.0) / 1000.0) / SLANEY_LOG
+    return np.where(hertz < 1000.0, hertz / SLANEY_LINEAR, above)
+
+
+def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
+    above = 1000.0 * np.exp(SLANEY_LOG * (np.maximum(mel, 15.0) - 15.0))
+    return np.where(mel < 15.0, mel * SLANEY_LINEAR, above)
+
+
+MEL_SCALES = {"htk": (_htk_mel, _htk_hertz), "slaney": (_slaney_mel, _slaney_hertz)}
+
+
+def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
+    """A .wav file of whole numbers as float32 [samples] from -1 to 1, its channels averaged.
+
+    Raises ValueError for another sampling rate, and for what the standard library's `wave` cannot read.
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            rate, channels, size = file.getframerate(), file.getnchannels(), file.getsampwidth()
+            content = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} is no .wav file of whole numbers: {error}") from None
+    if rate != sampling_rate:
+        raise ValueError(f"{path} has {rate} samples per second, the model takes {sampling_rate}: resample it first")
+    raised = np.zeros((len(content) // size, 4), np.uint8)  # as the upper bytes of 32 bits
+    raised[:, 4 - size :] = np.frombuffer(content, np.uint8).reshape(-1, size)
+    if size == 1:
+        raised[:, 3] ^= 128  # bytes have no sign there
+    values = raised.view("<i4").reshape(-1, channels).astype(np.float64) / (1 << 31)
+    mono: np.ndarray = values.mean(axis=1)
+    return mono.astype(np.float32)
+
+
+# --- any kind ------------------------------------------------------------------------------------------
+
+
+def _told(
+    kind: str, preprocessing: "ImagePreprocessing | AudioPreprocessing", always: tuple[str, ...]
+) -> dict[str, object]:
+    """A preprocessing as JSON has it. A field at its default is left out, so that a new field changes no recipe."""
+    told: dict[str, object] = {"kind": kind}
+    for field in fields(preprocessing):
+        value = getattr(preprocessing, field.name)
+        if field.name in always or value != field.default:
+            told[field.name] = value
+    return told
+
+
+def _field(raw: Mapping[str, Any], name: str) -> Any:
     if name not in raw:
         raise ValueError(f"no field '{name}' in the data, which has {sorted(raw)}")
     return raw[name]
 
 
-KINDS: dict[str, type[ImagePreprocessing] | type[Passthrough] | type[TextPreprocessing]] = {
+KINDS: dict[
+    str,
+    type[ImagePreprocessing] | type[AudioPreprocessing] | type[Passthrough] | type[TextPreprocessing],
+] = {
     "image": ImagePreprocessing,
+    "audio": AudioPreprocessing,
     "passthrough": Passthrough,
     "text": TextPreprocessing,
 }

@@ -12,6 +12,13 @@ from edge_assets.spec.preprocess import KINDS
 from edge_assets.spec.validation import STRICT, as_tuple, faults_of
 
 Size = Annotated[int, Field(ge=1)]  # every whole number of a preprocessing is one
+Byte = Annotated[int, Field(ge=0, le=255)]
+SIZES: dict[object, Any] = {int: Size, int | None: Size | None}
+LISTS: dict[str, Any] = {  # lists of whole numbers by field
+    "resize_to": tuple[Size, ...],
+    "fill": tuple[Byte, ...],
+    "background": tuple[Byte, ...],
+}
 
 
 class _Form(BaseModel):
@@ -45,7 +52,7 @@ def _forms() -> dict[type, type[BaseModel]]:
     for kind in KINDS.values():
         form: dict[str, Any] = {}
         for entry in fields(kind):
-            kind_of_value = Size if entry.type is int else entry.type
-            form[entry.name] = (kind_of_value, ...)
+            value = LISTS.get(entry.name, SIZES.get(entry.type, entry.type))
+            form[entry.name] = (value, ...)
         forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
     return forms

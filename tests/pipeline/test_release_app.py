@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as onnxruntime_python
 import pytest
+from PIL import Image
 
 from edge_assets.core import app_samples
 from edge_assets.core.app_samples import AppSample, NoAppSample
@@ -23,6 +26,7 @@ from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.pipeline.release import app
 from edge_assets.pipeline.release.app import ReleasedSample
+from edge_assets.spec.model import Calibration, Dataset, Evaluation
 from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, Preprocessing
 from edge_assets.targets.project import target
 from edge_assets.toolchains.litert import tflite_micro
@@ -31,6 +35,7 @@ from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT
 from tests.native import STRICT, compiler, largest_differences, onnxruntime, run_c, run_onnx_sample
+from tests.tiny import wide
 from tests.tiny.spec import TINY
 
 SAMPLES = {name: runtime.app for name, runtime in RUNTIMES.items() if isinstance(runtime.app, AppSample)}
@@ -46,6 +51,27 @@ int main(int argc, char **argv) {
   size_t count = fread(pixels, 1, sizeof pixels, file);
   preprocess_image(pixels, values, &MODEL_IMAGE);
   fwrite(values, sizeof(float), count, stdout);
+  return fclose(file);
+}
+"""
+FIT = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "model_values.h"
+
+int main(int argc, char **argv) {
+  Picture picture = MODEL_SAMPLE;
+  const size_t bytes = picture.height * picture.width * picture.channels;
+  uint8_t *given = malloc(bytes), *pixels = malloc(MODEL_IMAGE_BYTES);
+  int32_t *scratch =
+      malloc(sizeof(int32_t) * FIT_SCRATCH(picture.height, picture.width, MODEL_IMAGE.width, MODEL_IMAGE.channels));
+  float *values = malloc(sizeof(float) * MODEL_IMAGE_BYTES);
+  FILE *file = fopen(argv[argc - 1], "rb");
+  if (fread(given, 1, bytes, file) != bytes) return 1;
+  picture.pixels = given;
+  if (!fit_picture(&picture, pixels, &MODEL_IMAGE, scratch)) return 2;
+  preprocess_image(pixels, values, &MODEL_IMAGE);
+  fwrite(values, sizeof(float), MODEL_IMAGE_BYTES, stdout);
   return fclose(file);
 }
 """
@@ -187,6 +213,58 @@ def test_preprocessing_in_c_is_numpys_bit_for_bit(channels: int, layout: str, tm
     assert np.array_equal(found.view(np.int32), np.ascontiguousarray(placed).reshape(-1).view(np.int32))
 
 
+COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+GREY = replace(COLOUR, channels=1, mean=(0.1,), std=(0.4,))
+FITS = [
+    (replace(COLOUR, resize="stretch", filter="bicubic"), (96, 32, 3)),
+    (replace(COLOUR, resize="stretch", filter="bicubic", antialias=False), (13, 70, 3)),
+    (replace(COLOUR, resize="stretch", filter="nearest", order="BGR"), (41, 43, 4)),
+    (replace(COLOUR, resize="crop", resize_to=(40,), other_channels="composite"), (97, 51, 4)),
+    (replace(COLOUR, resize="crop", resize_to=(33, 47), filter="box", background=(9, 8, 7)), (31, 200, 2)),
+    (replace(COLOUR, resize="letterbox", fill=(10, 20, 30)), (96, 32, 1)),
+    (replace(COLOUR, resize="letterbox", align="start", filter="bicubic", order="BGR"), (9, 300, 3)),
+    (replace(GREY, resize="crop"), (50, 61, 3)),
+    (replace(GREY, other_channels="composite", background=(200, 100, 50)), (24, 32, 4)),
+    (replace(COLOUR, channels=4, mean=(0.1,) * 4, std=(0.4,) * 4, resize="stretch"), (30, 60, 2)),
+]
+
+
+@pytest.mark.parametrize(("preprocess", "shape"), FITS)
+def test_pictures_of_any_size_in_c_are_numpys_bit_for_bit(
+    preprocess: ImagePreprocessing, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+    raw[0, : shape[0] // 2] = (raw[0, : shape[0] // 2] > 127) * np.uint8(255)
+    folder = written(tmp_path, app_samples.ONNX, preprocess, raw)
+    (folder / "main.c").write_text(FIT)
+    found = np.frombuffer(run_c(folder / "main.c", str(folder / "sample_image.bin")), np.float32)
+    expected = preprocess.apply({"image": raw})["image"]
+    assert np.array_equal(found.view(np.int32), expected.reshape(-1).view(np.int32))
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [({}, (25, 32, 3)), ({}, (24, 32, 5)), ({"other_channels": "refuse", "resize": "stretch"}, (24, 32, 1))],
+)
+def test_what_numpy_refuses_c_refuses(change: dict[str, Any], shape: tuple[int, int, int], tmp_path: Path) -> None:
+    preprocess = replace(COLOUR, **change)
+    folder = written(tmp_path, app_samples.ONNX, COLOUR, np.zeros((1, 24, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="a picture of 'image' must have"):
+        preprocess.fitted(np.zeros(shape, np.uint8))
+    constants = (folder / "model_values.h").read_text()
+    size = ", ".join(map(str, shape))
+    constants = constants.replace("{NULL, 24, 32, 3}", f"{{NULL, {size}}}")
+    if change:
+        constants = constants.replace("OTHER_CHANNELS_CONVERT", "OTHER_CHANNELS_REFUSE")
+        constants = constants.replace("RESIZE_NONE", "RESIZE_STRETCH")
+    (folder / "model_values.h").write_text(constants)
+    (folder / "main.c").write_text(FIT)
+    (folder / "sample_image.bin").write_bytes(bytes(int(np.prod(shape))))
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run_c(folder / "main.c", str(folder / "sample_image.bin"))
+    assert error.value.returncode == 2
+
+
 @pytest.mark.parametrize("scale", [0.0112044821, 0.5])  # with 0.5, every other value lies between two steps
 def test_quantization_in_c_is_what_verified_the_file_bit_for_bit(scale: float, tmp_path: Path) -> None:
     port = Port(index=0, dtype=np.int8, scale=float(np.float32(scale)), zero_point=-51, channels_last=False)
@@ -250,8 +328,8 @@ def test_a_literal_is_read_back_as_the_same_float32() -> None:
 def released(store: ArtifactStore, checkpoint_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """A released folder of one variant of the tiny model, for tests that build in it."""
 
-    def make(variant: str, on: str) -> Path:
-        spec = replace(TINY, class_names=tuple("0123456789"))
+    def make(variant: str, on: str, **changes: Any) -> Path:
+        spec = replace(TINY, class_names=tuple("0123456789"), **changes)
         checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))
         family = FAMILIES[target(on).family]
         cell = Cell(spec, family, target(on), checkpoint, store, log=lambda _line: None)
@@ -277,6 +355,40 @@ def test_the_cpp_sample_gives_the_numbers_of_python(released: Callable[..., Path
     pixels = folder / "app" / "sample_image.bin"
     pixels.write_bytes(bytes(reversed(pixels.read_bytes())))
     assert largest_differences(run_onnx_sample(folder, ort))["logits"] > 0.1, "other pixels give other outputs"
+
+
+def test_a_photo_gives_the_same_by_infer_as_by_the_dataset_and_in_cpp(
+    released: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A wide picture, stored on its side with an orientation tag, for a model of 8 x 8 grey pixels."""
+    preprocess = ImagePreprocessing("image", 8, 8, 1, (0.3,), (0.35,), resize="letterbox", filter="bicubic")
+    data = {
+        "calibration": Calibration(Dataset("tests.tiny.wide:calibration")),
+        "evaluation": Evaluation(Dataset("tests.tiny.wide:evaluation"), minimum=500),
+    }
+    folder = released("onnx_model", "graviton3", preprocessing=preprocess, **data)
+    upright = wide.evaluation()["image"][7]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned to the right
+    sideways = np.ascontiguousarray(upright.transpose(1, 0, 2)[::-1])
+    Image.fromarray(sideways).save(tmp_path / "photo.png", exif=exif)
+    printed = subprocess.run(
+        [sys.executable, "infer.py", "--image", str(tmp_path / "photo.png")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    file = json.loads((folder / "manifest.json").read_text())["file"]
+    session = onnxruntime_python.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, preprocess.apply({"image": upright[None]}))
+    assert np.array2string(logits[0], precision=4, threshold=16) in printed.stdout, printed.stderr
+    assert largest_differences(run_onnx_sample(folder, onnxruntime(tmp_path / "onnxruntime")))["logits"] <= 1e-5
+    wrong = subprocess.run(
+        [sys.executable, "infer.py", "--image", "absent.png"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert "absent.png" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 def test_the_card_says_how_a_sample_is_built_and_what_of_it_was_tested(released: Callable[..., Path]) -> None:

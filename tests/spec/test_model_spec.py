@@ -110,7 +110,10 @@ def test_a_wrong_part_is_named_where_it_is_written(
         (replace(PREPROCESSING, mean=("0.3",)), "preprocessing.mean.0: 0.3 must be a number"),  # type: ignore[arg-type]
         (replace(PREPROCESSING, input=None), "preprocessing.input: None must be text"),  # type: ignore[arg-type]
         (Passthrough("image"), "preprocessing.inputs: image must be a list"),  # type: ignore[arg-type]
-        ("image", "preprocessing: str is not one of ImagePreprocessing, Passthrough, TextPreprocessing"),
+        (
+            "image",
+            "preprocessing: str is not one of ImagePreprocessing, AudioPreprocessing, Passthrough, TextPreprocessing",
+        ),
     ],
 )
 def test_a_wrong_preprocessing_is_named(preprocessing: Any, fault: str) -> None:

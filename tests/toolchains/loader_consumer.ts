@@ -1,6 +1,6 @@
 // An app's use of the bundle's loader, which a type checker must accept, and mistakes that it must find.
 
-import { bundleFetch, ChunkError, EdgeModel, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
+import { bundleFetch, ChunkError, EdgeModel, openPicture, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
 
 export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Float32Array): Promise<string> {
   const seen: string[] = [];
@@ -24,6 +24,10 @@ export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Flo
     if (error instanceof ChunkError) return `${error.chunk}: ${error.message}`;
     throw error;
   }
+}
+
+export async function ofFile(model: EdgeModel, file: File): Promise<Feeds> {
+  return model.preprocess(await openPicture(file));
 }
 
 export async function plain(url: string): Promise<ArrayBuffer> {

@@ -216,6 +216,23 @@ def test_a_colour_picture_with_a_deviation_per_channel(tmp_path: Path) -> None:
     assert parity.verdict(measured, "fp16")[0], measured.snr_db
 
 
+def test_a_model_that_takes_blue_first_gets_a_picture_all_the_same(tmp_path: Path, loader: ModuleType) -> None:
+    """CoreML takes red first and brings the channels into the layout: the program is in the model's order."""
+    torch.manual_seed(0)
+    spec = replace(COLOUR, preprocessing=replace(COLOUR.preprocess, order="BGR"))  # type: ignore[type-var]
+    model = Colour().eval()
+    facts = convert(spec, model, tmp_path)
+    assert facts["inputs"] == {"image": "image BGR 5 x 6"}
+    raw = np.random.default_rng(0).integers(0, 256, (8, 6, 5, 3), np.uint8)
+    feeds = spec.preprocess.apply({"image": raw})
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(feeds["image"])).numpy()
+    measured = parity.measure(session(spec, facts, tmp_path), feeds, {"scores": expected})
+    assert parity.verdict(measured, "fp16")[0], measured.snr_db
+    pictures = loader.pictures(feeds["image"], facts["session"]["image"])
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), raw)
+
+
 def test_pixels_come_back_exactly_and_other_inputs_are_an_error() -> None:
     raw = np.arange(256, dtype=np.uint8).repeat(3 * 6 * 5).reshape(256, 6, 5, 3)
     image = coreml.picture(COLOUR)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 from playwright.sync_api import Page, expect
 
 from edge_assets.core import tools
@@ -17,6 +18,7 @@ from edge_assets.errors import MissingTool, Refused
 from edge_assets.families.browser import BROWSER
 from edge_assets.pipeline import release
 from edge_assets.pipeline.cell import Cell
+from edge_assets.spec.preprocess import ImagePreprocessing, read_picture
 from edge_assets.targets import local_target
 from edge_assets.targets.project import catalog, target
 from edge_assets.toolchains.web import bundle as web_bundle
@@ -348,6 +350,68 @@ def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page
     expected = TINY.preprocess.apply(raw)["image"]
     assert found[0] == list(expected.shape)
     np.testing.assert_array_equal(np.array(found[1], np.float32), expected.ravel())
+
+
+PIXELS = """async ([address, declared]) => {
+    const { fromPixels, openPicture, pixelsOf } = await import("/bundle/preprocess.js");
+    const file = await (await fetch(address)).blob();
+    const pixels = pixelsOf(await openPicture(file), declared);
+    return [Array.from(pixels), Array.from(fromPixels(pixels, declared)[declared.input].data)];
+}"""
+COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+GREY = replace(COLOUR, channels=1, mean=(0.1,), std=(0.4,))
+ALPHA = replace(COLOUR, channels=4, mean=(0.1,) * 4, std=(0.4,) * 4)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+# a profile by which red means blue: who applies it swaps the channels
+SWAPPED = SRGB.replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ")
+PICTURES = [
+    (replace(COLOUR, resize="stretch"), (96, 32), "RGB"),
+    (replace(COLOUR, resize="stretch", filter="bicubic", antialias=False), (13, 70), "RGB"),
+    (replace(COLOUR, resize="stretch", filter="nearest", order="BGR"), (41, 43), "RGB"),
+    (replace(COLOUR, resize="crop", resize_to=(40,), filter="bicubic"), (97, 51), "RGB"),
+    (replace(COLOUR, resize="crop", resize_to=(33, 47), filter="box"), (31, 200), "L"),
+    (replace(COLOUR, resize="letterbox", fill=(10, 20, 30)), (96, 32), "RGBA"),
+    (replace(COLOUR, resize="letterbox", align="start", other_channels="composite"), (9, 300), "RGBA"),
+    (replace(GREY, resize="crop"), (50, 61), "RGB"),
+    (replace(GREY, resize="stretch", other_channels="composite", background=(9, 99, 200)), (50, 61), "LA"),
+    (replace(ALPHA, resize="stretch"), (30, 60), "RGBA"),
+    (replace(COLOUR, other_channels="refuse"), (24, 32), "RGB"),
+]
+
+
+@pytest.mark.parametrize(("declared", "size", "mode"), PICTURES)
+def test_a_file_gives_the_page_pythons_numbers(
+    declared: ImagePreprocessing,
+    size: tuple[int, int],
+    mode: str,
+    bundle: Path,
+    page: Page,
+    serve: Serve,
+    tmp_path: Path,
+) -> None:
+    """Bit for bit, with a colour profile that says something else than sRGB, and, if opaque, an orientation tag."""
+    raw = np.random.default_rng(0).integers(0, 256, (*size, len(mode)), np.uint8)
+    stored = raw if "A" in mode else np.ascontiguousarray(raw.transpose(1, 0, 2)[::-1])
+    exif = Image.Exif()
+    exif[0x0112] = 1 if "A" in mode else 6
+    picture = Image.fromarray(stored[..., 0] if mode == "L" else stored, mode)
+    picture.save(tmp_path / "photo.png", exif=exif, icc_profile=SWAPPED if "RGB" in mode else None)
+    server = serve(bundle, **{"photo.png": tmp_path / "photo.png"})
+    page.goto(f"{server.url}/bundle/manifest.json")
+    pixels, values = page.evaluate(PIXELS, ["/photo.png", declared.to_dict()])
+    given = read_picture(tmp_path / "photo.png")
+    assert np.array_equal(given, raw)
+    assert np.array_equal(np.array(pixels), declared.fitted(given).reshape(-1))
+    assert np.array_equal(np.array(values, np.float32), declared.apply({"image": given[None]})["image"].reshape(-1))
+
+
+def test_the_page_takes_no_other_size_without_resize(bundle: Path, page: Page, serve: Serve, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 96)).save(tmp_path / "photo.png")
+    visit(page, serve(bundle))
+    page.locator("#file").set_input_files(tmp_path / "photo.png")
+    notes = page.locator("#notes")
+    expect(notes).to_contain_text("photo.png: the model takes pictures of 8 x 8 pixels", timeout=10_000)
+    expect(notes).to_contain_text("this one has 96 x 32")
 
 
 def test_transformers_js_runs_the_layout(

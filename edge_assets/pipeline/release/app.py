@@ -10,7 +10,7 @@ The `.bin` files are raw little-endian values; for a platform without a file sys
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from edge_assets import toolchains
 from edge_assets.core.app_samples import AppSample, Language
 from edge_assets.core.data import Arrays
 from edge_assets.core.session import Feeds
+from edge_assets.spec import preprocess
+from edge_assets.spec.preprocess import ImagePreprocessing
 
 FOLDER = "app"
 TOOLCHAINS = Path(toolchains.__path__[0])
@@ -79,7 +81,7 @@ def write(
     stated = _stated(facts)
     inputs = _tensors(values.inputs, stated, sample)
     outputs = _tensors(values.outputs, stated, sample)
-    image = _image(manifest["preprocessing"], inputs)
+    image = _image(manifest["preprocessing"], inputs, values.raw)
     constants = {
         **manifest,
         "inputs": inputs,
@@ -98,7 +100,13 @@ def write(
         _write_files(app, fed, given)
         return
     largest = max(tensor.count for tensor in (*inputs, *outputs))
-    arrays = {"inputs": fed, "outputs": given, "is_picture": image is not None, "largest_count": largest}
+    arrays = {
+        "inputs": fed,
+        "outputs": given,
+        "is_picture": image is not None,
+        "scratch": _scratch(image),
+        "largest_count": largest,
+    }
     _render(app / SAMPLE_VALUES, sample.language, arrays)
 
 
@@ -161,12 +169,32 @@ def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
     return placed
 
 
-def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor]) -> dict[str, Any] | None:
+def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor], raw: Arrays) -> dict[str, Any] | None:
     """How pictures become the model's input, or None for a model that takes none."""
-    if preprocessing["kind"] != "image":
+    declared = preprocess.from_dict(preprocessing)
+    if not isinstance(declared, ImagePreprocessing):
         return None
-    tensor = next(tensor for tensor in inputs if tensor.name == preprocessing["input"])
-    return {**preprocessing, "channels_last": tensor.channels_last}
+    tensor = next(tensor for tensor in inputs if tensor.name == declared.input)
+    height, width = declared.cropped_from
+    fill = declared.fill
+    if len(fill) == 1:
+        fill *= declared.channels
+    return asdict(declared) | {
+        "channels_last": tensor.channels_last,
+        "resize_height": height,
+        "resize_width": width,
+        "fill": fill,
+        "sample": list(raw[declared.input][0].shape),
+    }
+
+
+def _scratch(image: Mapping[str, Any] | None) -> int | None:
+    """Of the sample's picture, what `FIT_SCRATCH` of preprocess.h is; None for one that has the model's size."""
+    if image is None or image["sample"] == [image["height"], image["width"], image["channels"]]:
+        return None
+    height, width, _channels = image["sample"]
+    narrow = height * image["width"] * image["channels"]
+    return int(4 * max(height, width) + 3 + (narrow + 3) // 4)
 
 
 def _micro(facts: Mapping[str, Any]) -> dict[str, Any]:

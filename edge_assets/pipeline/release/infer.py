@@ -1,4 +1,8 @@
-"""Run the released model: `python infer.py` on the bundled sample, with `--image FILE` or `--text "..."` on your own.
+"""Run the released model: `python infer.py` on the bundled sample, with an option on your own.
+
+    --image FILE          upright by its EXIF orientation, resized as the model's preprocessing says
+    --audio FILE.wav      of the model's sampling rate
+    --text "..."
 
 Needs NumPy and what runtime.py imports; `--image` also needs Pillow, a model of texts tokenizers. Every file of the
 folder is checked against its hash in manifest.json before any of it is imported.
@@ -64,37 +68,23 @@ def module(name: str, manifest: dict) -> ModuleType:
     return found
 
 
-def image_fields(path: Path, declared: dict) -> dict[str, np.ndarray]:
-    """The picture as the preprocessing wants it: uint8 [1, height, width, channels]."""
-    from PIL import Image
-
-    picture = Image.open(path).convert("L" if declared["channels"] == 1 else "RGB")
-    pixels = np.asarray(picture.resize((declared["width"], declared["height"])), np.uint8)
-    return {declared["input"]: pixels.reshape(1, declared["height"], declared["width"], declared["channels"])}
-
-
-def own_fields(arguments: argparse.Namespace, declared: dict) -> dict[str, np.ndarray] | None:
+def own_fields(arguments: argparse.Namespace, preprocess: ModuleType, declared: dict) -> dict | None:
     """The raw fields of what was asked for, or None for the bundled sample."""
-    for kind in ("image", "text"):
+    for kind in ("image", "audio", "text"):
         if getattr(arguments, kind) is not None and declared["kind"] != kind:
             raise SystemExit(f"--{kind}: the inputs of this model are of the kind '{declared['kind']}'")
     if arguments.image:
-        return image_fields(arguments.image, declared)
+        return {declared["input"]: [preprocess.read_picture(arguments.image)]}
+    if arguments.audio:
+        return {declared["input"]: [preprocess.read_wav(arguments.audio, declared["sampling_rate"])]}
     return {declared["field"]: np.array(arguments.text)} if arguments.text else None
-
-
-def inputs_of(preprocess: ModuleType, raw: dict[str, np.ndarray], declared: dict) -> dict[str, np.ndarray]:
-    """The model's inputs."""
-    try:
-        return preprocess.from_dict(declared).apply(raw)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise SystemExit(str(error)) from None
 
 
 def arguments_of() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="a picture, for models with image preprocessing")
+    parser.add_argument("--audio", type=Path, help="a .wav file, for models with audio preprocessing")
     parser.add_argument("--text", action="append", help="a text, for models with text preprocessing; may be repeated")
     parser.add_argument("--rebuilt", action="store_true", help="take an engine that was built again on this machine")
     return parser.parse_args()
@@ -105,12 +95,16 @@ def main() -> None:
     arguments = arguments_of()
     manifest = json.loads((FOLDER / MANIFEST).read_text())
     verify(manifest, arguments.rebuilt)
-    own = own_fields(arguments, manifest["preprocessing"])
     with np.load(FOLDER / "sample.npz", allow_pickle=False) as data:
         sample = {name: data[name] for name in data.files}
     recorded = {name.removeprefix("raw_"): array for name, array in sample.items() if name.startswith("raw_")}
     preprocess, runtime = module("preprocess", manifest), module("runtime", manifest)
-    feeds = inputs_of(preprocess, own or recorded, manifest["preprocessing"])
+    declared = manifest["preprocessing"]
+    try:
+        own = own_fields(arguments, preprocess, declared)
+        feeds = preprocess.from_dict(declared).apply(own or recorded)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(str(error)) from None
     outputs = runtime.load(FOLDER / manifest["file"], manifest)(feeds)
     for name, array in outputs.items():
         for one in array:

@@ -1,7 +1,7 @@
 // Runs the released CoreML package on a Mac: ./sample [THE RELEASED FOLDER]
 //
-// It reads the bundled sample and compares the outputs with those recorded at release. An app takes `pixelBuffer` or
-// `preprocess` and what `ReleasedModel` does; ModelValues.swift has the constants of this model.
+// It reads the bundled sample and compares the outputs with those recorded at release. An app takes `fit`, then
+// `pixelBuffer` or `preprocess`, and what `ReleasedModel` does; ModelValues.swift has the constants of this model.
 import CoreML
 import CoreVideo
 import Foundation
@@ -53,7 +53,8 @@ func floats(_ array: MLMultiArray) -> [Float] {
     return values
 }
 
-/// A picture as the package takes it, of pixels [height][width][channels] with 1 or 3 channels, red first.
+/// A picture as the package takes it, of pixels [height][width][channels] of the model's size with 1 or 3 channels, red
+/// first, whatever the model's order: CoreML brings them into it.
 func pixelBuffer(_ pixels: [UInt8], _ image: ImageValues) throws -> CVPixelBuffer {
     let isGray = image.channels == 1
     let format = isGray ? kCVPixelFormatType_OneComponent8 : kCVPixelFormatType_32BGRA
@@ -118,10 +119,14 @@ func sampleInput(_ tensor: TensorValues, in folder: URL) throws -> MLFeatureValu
     guard let image = ModelValues.image, image.input == tensor.name else {
         return MLFeatureValue(multiArray: try multiArray(numbers(data, tensor.type), tensor))
     }
+    let size = ModelValues.samplePicture
+    let picture = Picture(pixels: [UInt8](data), height: size.height, width: size.width, channels: size.channels)
+    let isFitted = size == (image.height, image.width, image.channels)
+    let fitted = isFitted ? picture.pixels : try fit(picture, image)
     if image.isPicture {
-        return MLFeatureValue(pixelBuffer: try pixelBuffer([UInt8](data), image))
+        return MLFeatureValue(pixelBuffer: try pixelBuffer(fitted, image))
     }
-    let values = preprocess([UInt8](data), image).map { NSNumber(value: $0) }
+    let values = preprocess(fitted, image).map { NSNumber(value: $0) }
     return MLFeatureValue(multiArray: try multiArray(values, tensor))
 }
 

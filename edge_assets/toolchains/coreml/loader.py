@@ -41,6 +41,8 @@ def pictures(array: np.ndarray, image: dict) -> list:
     factors = np.reshape(image["factors"], (1, -1, 1, 1))
     scaled = array.astype(np.float64) / factors - bias
     pixels = np.rint(scaled / image["scale"]).astype(np.uint8)
+    if image["color_layout"] == "BGR":
+        pixels = pixels[:, ::-1]  # CoreML takes red first, and brings them into the model's order
     return [as_picture(one) for one in pixels]
 
 

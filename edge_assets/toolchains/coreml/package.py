@@ -74,7 +74,7 @@ class Picture(TypedDict):
     deviation per channel is `factors`, which the program multiplies with.
     """
 
-    color_layout: str  # CoreML's name: GRAYSCALE or RGB
+    color_layout: str  # CoreML's name: GRAYSCALE, RGB or BGR
     shape: list[int]  # [1, channels, height, width]
     scale: float
     bias: list[float]  # by channel
@@ -92,7 +92,7 @@ def picture(spec: "ModelSpec") -> Picture | None:
     bias = [-mean / first for mean in image.mean]
     factors = [first / std for std in image.std]
     return {
-        "color_layout": "GRAYSCALE" if image.channels == 1 else "RGB",
+        "color_layout": "GRAYSCALE" if image.channels == 1 else image.order,
         "shape": [1, image.channels, image.height, image.width],
         "scale": image.scale / first,
         "bias": bias,
@@ -104,7 +104,7 @@ def picture(spec: "ModelSpec") -> Picture | None:
 
 
 def pixels(array: np.ndarray, image: Picture) -> np.ndarray:
-    """Preprocessed images back as uint8 pixels [n, channels, height, width].
+    """Preprocessed images back as uint8 pixels [n, channels, height, width], in the model's order of channels.
 
     Exact, because they were made from such pixels. Raises EdgeAssetsError where they were not.
     """
@@ -175,7 +175,7 @@ class CoreMLSession:
             found = self.model.predict({name: feeds[name] for name in self.inputs})
             return {name: found[name] for name in self.outputs}
         (input_name,) = self.inputs
-        samples = [{input_name: _image(one)} for one in pixels(feeds[input_name], self.image)]
+        samples = [{input_name: _image(one, self.image)} for one in pixels(feeds[input_name], self.image)]
         results = self.model.predict(samples)
         outputs = {}
         for name in self.outputs:
@@ -183,12 +183,14 @@ class CoreMLSession:
         return outputs
 
 
-def _image(one: np.ndarray) -> "Image.Image":
-    """Pixels [channels, height, width] as the picture that CoreML takes."""
+def _image(one: np.ndarray, image: Picture) -> "Image.Image":
+    """Pixels [channels, height, width] in the model's order as the picture that CoreML takes, which is RGB."""
     from PIL import Image
 
     if len(one) == 1:
         return Image.fromarray(one[0])
+    if image["color_layout"] == "BGR":
+        one = one[::-1]
     return Image.fromarray(np.ascontiguousarray(one.transpose(1, 2, 0)))
 
 

@@ -19,7 +19,7 @@ class ReleasedModel(context: Context) : AutoCloseable {
     }
 
     /**
-     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessImage`), LongArray, IntArray or
+     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessPicture`), LongArray, IntArray or
      * ByteArray, by the type in [ModelValues.INPUTS]. Token ids are a LongArray.
      */
     fun run(values: Map<String, Any>): Map<String, Any> {
@@ -31,7 +31,8 @@ class ReleasedModel(context: Context) : AutoCloseable {
     /** Largest difference, by output, from what was recorded at release, on the sample in the app's assets. */
     fun verify(): Map<String, Double> {
         val sample = ModelValues.INPUTS.associate {
-            it.name to sampleInput(asset("sample_${it.name}.bin"), it, ModelValues.IMAGE)
+            val bytes = asset("sample_${it.name}.bin")
+            it.name to sampleInput(bytes, it, ModelValues.IMAGE, ModelValues.SAMPLE_PICTURE)
         }
         val found = run(sample)
         return ModelValues.OUTPUTS.associate {

@@ -73,7 +73,16 @@ float verify_sample() {
   const int outputs = static_cast<int>(sizeof(MODEL_OUTPUTS) / sizeof(MODEL_OUTPUTS[0]));
   for (int i = 0; i < inputs; i++) {
 #ifdef SAMPLE_PIXELS
+#ifdef SAMPLE_SCRATCH
+    static uint8_t fitted[MODEL_IMAGE_BYTES];
+    static int32_t scratch[SAMPLE_SCRATCH];
+    Picture picture = MODEL_SAMPLE;
+    picture.pixels = SAMPLE_PIXELS;
+    if (!fit_picture(&picture, fitted, &MODEL_IMAGE, scratch)) return -1.0f;
+    preprocess_image(fitted, values, &MODEL_IMAGE);
+#else
     preprocess_image(SAMPLE_PIXELS, values, &MODEL_IMAGE);
+#endif
     set_input(i, values);
 #else
     set_input(i, SAMPLE_INPUTS[i]);

@@ -16,9 +16,13 @@ fun decode(bytes: ByteArray, type: TensorType): Any = when (type) {
     TensorType.UINT8 -> bytes
 }
 
-/** The sample's value of one input of the model: pictures are preprocessed, as an app does it. */
-fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?): Any =
-    if (image?.input == tensor.name) preprocessImage(bytes, image) else decode(bytes, tensor.type)
+/** The sample's value of one input of the model: its picture, of size [sample], is preprocessed, as an app does it. */
+fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?, sample: IntArray): Any {
+    if (image == null || image.input != tensor.name) return decode(bytes, tensor.type)
+    val (height, width, channels) = sample
+    val isFitted = height == image.height && width == image.width && channels == image.channels
+    return if (isFitted) preprocessImage(bytes, image) else preprocessPicture(Picture(bytes, height, width, channels), image)
+}
 
 /** How far an output is from what was recorded at release; NaN where one of the two holds a NaN. */
 fun largestDifference(found: Any, expected: Any): Double {

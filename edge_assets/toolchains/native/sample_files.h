@@ -39,14 +39,36 @@ inline Bytes read_tensor(const std::filesystem::path &path, const TensorValues &
                            std::to_string(expected));
 }
 
-// The sample's value of one input of the model: its pictures are preprocessed here, as an app does it.
-inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &image) {
+// A picture of any size as the model's pixels. Throws where the model takes no such picture.
+inline std::vector<uint8_t> fitted(const Picture &picture, const ImageValues &image) {
+  std::vector<uint8_t> pixels(image.height * image.width * image.channels);
+  std::vector<int32_t> scratch(FIT_SCRATCH(picture.height, picture.width, image.width, image.channels));
+  if (fit_picture(&picture, pixels.data(), &image, scratch.data())) return pixels;
+  throw std::runtime_error("the model takes no picture of this size, or of these channels");
+}
+
+// The model's input of a picture, as floats.
+inline Bytes preprocess_picture(const Picture &picture, const ImageValues &image) {
+  const std::vector<uint8_t> pixels = fitted(picture, image);
+  Bytes values(pixels.size() * sizeof(float));
+  preprocess_image(pixels.data(), reinterpret_cast<float *>(values.data()), &image);
+  return values;
+}
+
+// The sample's value of one input of the model: its pictures are preprocessed here, as an app does it. `sample` has the
+// size of the sample's.
+inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &image,
+                          Picture sample) {
   const std::filesystem::path path = folder / (std::string("sample_") + tensor.name + ".bin");
   if (image.input == nullptr || std::string(image.input) != tensor.name) return read_tensor(path, tensor);
   const Bytes pixels = read_file(path);
-  if (pixels.size() != tensor.count) throw std::runtime_error(path.string() + " is not a picture of this model");
-  Bytes values(tensor.count * sizeof(float));
-  preprocess_image(reinterpret_cast<const uint8_t *>(pixels.data()), reinterpret_cast<float *>(values.data()), &image);
+  if (pixels.size() != sample.height * sample.width * sample.channels) {
+    throw std::runtime_error(path.string() + " is not the sample's picture");
+  }
+  sample.pixels = reinterpret_cast<const uint8_t *>(pixels.data());
+  if (!is_fitted(&sample, &image)) return preprocess_picture(sample, image);
+  Bytes values(pixels.size() * sizeof(float));
+  preprocess_image(sample.pixels, reinterpret_cast<float *>(values.data()), &image);
   return values;
 }
 

@@ -1,21 +1,30 @@
 /** An image that the visitor draws, picks, drops or pastes. */
 
 import { showClasses, showHint } from "./demo-scores.js";
+import { fromPixels, openPicture, pixelsOf } from "./preprocess.js";
 
 const PEN = 0.075; // of the drawing's side
 const $ = (id) => document.getElementById(id);
 const drawing = $("drawing");
 const pen = drawing.getContext("2d", { willReadFrequently: true });
+let opened = null; // the file's own pixels, while the drawing shows nothing else
 
-/** @param {unknown} _manifest @param {() => Promise<void>} run called whenever the image changed */
-export function imageInput(_manifest, run) {
+/** @param {import("./loader.js").Manifest} manifest @param {() => Promise<void>} run called when the image changed */
+export function imageInput(manifest, run) {
   $("input").hidden = false;
-  listen(run);
+  listen(manifest.preprocessing, run);
   clear();
-  return { feeds: (model) => model.preprocess(drawing), show: showClasses };
+  return { feeds: (model) => feeds(model.manifest.preprocessing), show: showClasses };
 }
 
-function listen(run) {
+function feeds(declared) {
+  if (opened) return fromPixels(pixelsOf(opened, declared), declared);
+  // a drawing has no size of its own: a model that resizes nothing gets it stretched
+  const stretched = { ...declared, resize: declared.resize ?? "stretch" };
+  return fromPixels(pixelsOf(drawing, stretched), declared);
+}
+
+function listen(declared, run) {
   const at = (event) => {
     const box = drawing.getBoundingClientRect();
     return [((event.clientX - box.left) * drawing.width) / box.width, ((event.clientY - box.top) * drawing.height) / box.height];
@@ -27,34 +36,44 @@ function listen(run) {
   };
   drawing.onpointermove = (event) => {
     if (!event.buttons) return;
+    opened = null;
     pen.lineTo(...at(event));
     pen.stroke();
     run();
   };
   $("clear").onclick = clear;
-  $("file").onchange = ({ target }) => target.files[0] && show(target.files[0], run);
+  $("file").onchange = ({ target }) => target.files[0] && show(target.files[0], declared, run);
   drawing.ondragover = (event) => (event.preventDefault(), drawing.classList.add("over"));
   drawing.ondragleave = () => drawing.classList.remove("over");
   drawing.ondrop = (event) => {
     event.preventDefault();
     drawing.classList.remove("over");
-    if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0], run);
+    if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0], declared, run);
   };
-  document.onpaste = (event) => event.clipboardData.files[0] && show(event.clipboardData.files[0], run);
+  document.onpaste = (event) => event.clipboardData.files[0] && show(event.clipboardData.files[0], declared, run);
 }
 
-async function show(file, run) {
+async function show(file, declared, run) {
+  let picture;
   try {
-    const picture = await createImageBitmap(file);
-    pen.drawImage(picture, 0, 0, drawing.width, drawing.height);
-  } catch {
-    $("notes").textContent = `${file.name} is no image that this browser can read.`;
+    picture = await openPicture(file);
+  } catch (error) {
+    $("notes").textContent = `${file.name} is no image that this browser can read: ${error.message}`;
     return;
   }
+  try {
+    pixelsOf(picture, declared);
+  } catch (error) {
+    $("notes").textContent = `${file.name}: ${error.message}.`;
+    return;
+  }
+  pen.drawImage(await createImageBitmap(picture), 0, 0, drawing.width, drawing.height);
+  opened = picture;
   await run();
 }
 
 function clear() {
+  opened = null;
   pen.fillStyle = "#000";
   pen.fillRect(0, 0, drawing.width, drawing.height);
   Object.assign(pen, { strokeStyle: "#fff", lineWidth: PEN * drawing.width, lineCap: "round", lineJoin: "round" });

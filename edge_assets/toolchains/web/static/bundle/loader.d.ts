@@ -65,9 +65,27 @@ export interface ImagePreprocessing {
   height: number;
   width: number;
   channels: number;
+  /** in the model's order of channels */
   mean: number[];
   std: number[];
   scale: number;
+  /** default: "none", pictures have the model's size */
+  resize?: "none" | "stretch" | "crop" | "letterbox";
+  /** of "crop": the shorter side, or height and width, before it */
+  resize_to?: number[];
+  filter?: "nearest" | "box" | "bilinear" | "bicubic";
+  antialias?: boolean;
+  /** of "letterbox" */
+  fill?: number[];
+  align?: "center" | "start";
+  order?: "RGB" | "BGR";
+  other_channels?: "convert" | "composite" | "refuse";
+  background?: number[];
+}
+export interface AudioPreprocessing {
+  kind: "audio";
+  input: string;
+  sampling_rate: number;
 }
 export interface TextPreprocessing {
   kind: "text";
@@ -85,7 +103,7 @@ export interface Manifest {
   description: string;
   inputs: TensorSpec[];
   outputs: TensorSpec[];
-  preprocessing: ImagePreprocessing | TextPreprocessing | { kind: "passthrough"; inputs: string[] };
+  preprocessing: ImagePreprocessing | AudioPreprocessing | TextPreprocessing | { kind: "passthrough"; inputs: string[] };
   class_names: string[];
   files: Record<string, FileEntry>;
   variants: Record<string, Variant>;
@@ -118,10 +136,13 @@ export class EdgeModel {
   readonly offline: Promise<string | null>;
 
   run(feeds: Feeds): Promise<Feeds>;
-  /** a picture, or one text or several, whichever the model takes */
-  preprocess(given: CanvasImageSource | string | string[]): Feeds;
+  /** a picture of any size (best from `openPicture`), or one text or several, whichever the model takes */
+  preprocess(given: ImageData | CanvasImageSource | string | string[]): Feeds;
   close(): Promise<void>;
 }
+
+/** An image file's pixels, upright by its EXIF orientation, without its colour profile: as `infer.py` reads them. */
+export function openPicture(file: Blob): Promise<ImageData>;
 
 /** A `fetch` that answers the plain paths of the bundle's files with their verified chunks, joined. */
 export function bundleFetch(url: string | URL, onProgress?: (progress: Progress) => void): Promise<typeof fetch>;

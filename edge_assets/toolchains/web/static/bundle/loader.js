@@ -1,9 +1,9 @@
 /**
  * Loads a bundle's model: downloads and verifies in a worker, caches in IndexedDB, runs on WebGPU or WebAssembly.
  *
- *     import { EdgeModel } from "./bundle/loader.js";
+ *     import { EdgeModel, openPicture } from "./bundle/loader.js";
  *     const model = await EdgeModel.load("./bundle/", { onProgress: console.log });
- *     const { logits } = await model.run(model.preprocess(picture));             // or
+ *     const { logits } = await model.run(model.preprocess(await openPicture(file)));        // or
  *     const { embedding } = await model.run(model.preprocess(["a text", "another"]));
  *
  * Types are in loader.d.ts.
@@ -12,10 +12,10 @@
 import { ChunkError } from "./chunks.js";
 import { openCache } from "./cache.js";
 import { importVerified } from "./modules.js";
-import { fromPixels, pixelsOf } from "./preprocess.js";
+import { fromPixels, openPicture, pixelsOf } from "./preprocess.js";
 import { fromTexts, openTokenizer } from "./text.js";
 
-export { ChunkError };
+export { ChunkError, openPicture };
 
 /** @type {Map<string, Promise<any>>} ONNX Runtime Web by module URL: a page initialises each once */
 const runtimes = new Map();
