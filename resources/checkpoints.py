@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from upath import UPath
 
+from edge_assets.addresses import without_credentials
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.types import Artifact, File
 from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, one_line, printable
@@ -94,7 +95,9 @@ def scan(source: str) -> Listing:
     except FileNotFoundError:
         return Listing()
     except Exception as error:  # whatever an object store's client raises
-        raise CheckpointError(f"checkpoints in {source} cannot be listed: {one_line(error)}") from None
+        raise CheckpointError(
+            f"checkpoints in {without_credentials(source)} cannot be listed: {one_line(error)}"
+        ) from None
     files: list[CheckpointFile] = []
     odd: dict[str, str] = {}
     for entry in found:
@@ -190,7 +193,7 @@ class Checkpoint:
     model: str
     key: str  # the partition
     file: File
-    source: str
+    source: str  # the name of a file of this machine, or an address without its credentials
     registered: float  # seconds since the epoch by the clock of the machine that registered it: for people
     number: int = 0  # the higher, the newer; 0 if it was registered before there were numbers
 
@@ -244,7 +247,7 @@ class Ledger:
         file = File(f"{stem[:KEY_LETTERS]}{name.suffix.lower()}", content.sha256, content.size)
         for letters in HASH_LETTERS:
             key = f"{stem[: KEY_LETTERS - 1 - letters]}-{content.sha256[:letters]}"
-            checkpoint = Checkpoint(self.model, key, file, url, registered=time.time(), number=number)
+            checkpoint = Checkpoint(self.model, key, file, recorded(url), registered=time.time(), number=number)
             if self.store.pointers.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
                 self.keys.setdefault(_hash_in(key), []).append(key)
                 return checkpoint
@@ -254,21 +257,25 @@ class Ledger:
         raise StoreError(f"checkpoint {printable(url, 200)} cannot be registered: every key of it is taken")
 
 
+def recorded(url: str) -> str:
+    """A place as others who read the store see it: no path of this machine, and no credentials."""
+    if is_local(url):
+        return local_path(url).name
+    return without_credentials(url)
+
+
 def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
     """Check a file that a person named, register it, and copy it into the store.
 
     Registering the same content again returns the first. Raises CheckpointError for a file that is missing, broken or
     of an unsupported kind.
     """
-    source = url
-    if is_local(url):
-        source = str(local_path(url))
     ledger = Ledger.open(store, model)
     with store.workspace() as work:
         content = inspect(url, work)
         checkpoint = ledger.find(content.sha256)
         if checkpoint is None:
-            checkpoint = ledger.enter(source, content, reserve(store, model, 1))
+            checkpoint = ledger.enter(url, content, reserve(store, model, 1))
         _put(store, checkpoint, download(url, work))
     return checkpoint
 
@@ -377,13 +384,13 @@ def keep_known_files(store: ArtifactStore, model: str, source: str, known: Mappi
     """Write down what `known_files` reads. A store that is read-only is read from all the same."""
     entries = {name: [entry.stamp, entry.key] for name, entry in known.items()}
     try:
-        store.pointers.set(_known_at(model, source), {"source": source, "files": entries})
+        store.pointers.set(_known_at(model, source), {"source": recorded(source), "files": entries})
     except StoreError as error:
-        log.info("%s: the files of %s are read again next time", error, source)
+        log.info("%s: the files of %s are read again next time", error, without_credentials(source))
 
 
 def _known_at(model: str, source: str) -> str:
-    return f"sources/{model}/{digest(source)[:16]}"
+    return f"sources/{model}/{digest(without_credentials(source))[:16]}"
 
 
 def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str], None] = log.info) -> list[Checkpoint]:
@@ -469,7 +476,7 @@ def keep(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> None:
                     changed.append(url)
             except (CheckpointError, OSError):
                 continue  # not there, or not readable: said below
-    why = f"no file of {folder} has it"
+    why = f"no file of {without_credentials(folder)} has it"
     if changed:
         why = f"{printable(changed[0], 200)} has changed"
     raise CheckpointError(
@@ -484,22 +491,12 @@ def _candidates(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> It
     base = folder.rstrip("/")
     if is_local(folder):
         base = str(local_path(folder))
-    if _is_below(checkpoint.source, folder):
-        yield checkpoint.source
     for name, entry in known_files(store, checkpoint.model, folder).items():
         if entry.key == checkpoint.key:
             yield f"{base}/{name}"
     name = checkpoint.source.replace(os.sep, "/").rpartition("/")[2]
     if name not in ("", ".", ".."):
         yield f"{base}/{name}"  # on another machine the folder may be elsewhere
-
-
-def _is_below(source: str, folder: str) -> bool:
-    if is_local(folder) != is_local(source):
-        return False
-    if is_local(folder):
-        return local_path(source).is_relative_to(local_path(folder))
-    return source.startswith(folder.rstrip("/") + "/") and ".." not in source.split("/")
 
 
 def _put(store: ArtifactStore, checkpoint: Checkpoint, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Is a checkpoint file whole, and what is its hash? Of a large one, in a process that outlives a sensor's tick.
 
-`python -m resources.inspection URL ANSWER WORK` writes what it found to the file ANSWER, as JSON.
+`python -m resources.inspection ANSWER WORK` reads the URL from its standard input, because everybody on a machine can
+read the arguments of its processes, and writes what it found to the file ANSWER, as JSON.
 """
 
 import json
@@ -82,8 +83,16 @@ def inspect_in_background(url: str, stamp: str, cache: Path) -> Content | None:
     if not answer.exists():
         _forget_old(folder)
         if not _is_running(answer):
-            command = [sys.executable, "-m", "resources.inspection", url, str(answer), str(folder)]
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = [sys.executable, "-m", "resources.inspection", str(answer), str(folder)]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            assert process.stdin is not None
+            with process.stdin as told:
+                told.write(os.fsencode(url))
         return None
     found = json.loads(answer.read_bytes())
     answer.unlink()
@@ -131,4 +140,4 @@ def main(url: str, answer: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(os.fsdecode(sys.stdin.buffer.read()), Path(sys.argv[1]), Path(sys.argv[2]))

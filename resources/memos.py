@@ -45,7 +45,7 @@ class Memos:
             return None
         if not self._is_trusted(memo):
             warn_once(
-                f"{trust.VARIABLE} is set, and results in {self.records.storage.root} are not signed by a trusted "
+                f"{trust.VARIABLE} is set, and results in {self.records.storage.shown()} are not signed by a trusted "
                 f"key: they are taken as absent, and built here"
             )
             return None

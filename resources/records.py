@@ -38,7 +38,7 @@ class Records:
         content = self.storage.read(VERSION_FILE)
         if content is None:
             return None
-        where = self.storage.path(VERSION_FILE)
+        where = self.storage.shown(VERSION_FILE)
         try:
             said = json.loads(content)["version"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -47,7 +47,7 @@ class Records:
             ) from None
         if said != VERSION:
             raise StoreError(
-                f"the store {self.storage.root} has version {said!r}, and this edge-assets knows version {VERSION}: "
+                f"the store {self.storage.shown()} has version {said!r}, and this edge-assets knows version {VERSION}: "
                 f"use the edge-assets that wrote it, or name another store in EDGE_ASSETS_STORE"
             )
         return VERSION
@@ -88,7 +88,7 @@ class Records:
 
     def is_absent(self, key: str, reason: str) -> None:
         """Warn that a record is taken as absent."""
-        warn_once(f"{self.storage.path(key)} is taken as absent, and written anew: {reason}")
+        warn_once(f"{self.storage.shown(key)} is taken as absent, and written anew: {reason}")
 
     def _write_version(self) -> None:
         """Say the store's version with its first record. Raises StoreError for a version that is not known here."""

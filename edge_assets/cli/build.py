@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 from rich.markup import escape
 
+from edge_assets.addresses import without_credentials
 from edge_assets.cli.interruptions import never_dropped
 from edge_assets.cli.progress import Display, Estimate
 from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
@@ -110,7 +111,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
-        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}")
     if names:
         return known
     return [_newest(store, spec)]

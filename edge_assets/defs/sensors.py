@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import AssetSelection
 
+from edge_assets.addresses import without_credentials
 from edge_assets.defs import freshness
 from edge_assets.defs.arrivals import Answer, Cursor, look
 from edge_assets.defs.assets import asset_key, checkpoint_partitions
@@ -69,9 +70,10 @@ def _release_checks(spec: ModelSpec, store: ArtifactStore) -> list[dg.AssetCheck
 
 
 def _description(spec: ModelSpec) -> str:
+    folder = without_credentials(spec.checkpoints)
     if spec.automation.on_checkpoint:
-        return f"Builds every target of {spec.name} when a new checkpoint lies in {spec.checkpoints}."
-    return f"Makes each new checkpoint in {spec.checkpoints} a partition of {spec.name}, and starts nothing: {BY_HAND}."
+        return f"Builds every target of {spec.name} when a new checkpoint lies in {folder}."
+    return f"Makes each new checkpoint in {folder} a partition of {spec.name}, and starts nothing: {BY_HAND}."
 
 
 def _why_nothing_starts(spec: ModelSpec, answer: Answer) -> str:

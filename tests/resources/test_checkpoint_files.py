@@ -3,22 +3,29 @@
 import io
 import os
 import pickle
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete, load_model
+from edge_assets.defs.sensors import checkpoint_sensor
 from edge_assets.errors import CheckpointError, StoreError
 from edge_assets.hashing import sha256_of
 from resources import checkpoints
 from resources.blobs import Blobs
-from resources.inspection import Content
-from resources.records import Pointers
+from resources.inspection import Content, inspect_in_background
+from resources.records import Pointers, Records
 from resources.store import ArtifactStore, open_store
+from tests.serving import wait_for
+from tests.tiny.spec import TINY
 
 ARCHITECTURE = "tests.tiny.network:TinyNet"
 LONGEST_MESSAGE = 1000
@@ -252,6 +259,79 @@ def test_the_same_checkpoint_in_the_folder_of_another_machine_is_found(
     assert sha256_of(fetched) == checkpoint.file.sha256
 
 
+# --- what is kept and said of places ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(state: State) -> Iterator[str]:
+    """A folder in an object store, by an address that holds a password."""
+    folder = UPath("memory://alice:s3cret@bucket/checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "e1.safetensors").write_bytes(save(state))
+    yield str(folder)
+    folder.fs.store.clear()
+
+
+def test_credentials_of_the_checkpoint_folder_reach_no_record_and_it_is_read_again_all_the_same(
+    own_store: ArtifactStore, remote: str
+) -> None:
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", remote)
+    assert checkpoint.source == "memory://bucket/checkpoints/e1.safetensors"
+    assert checkpoints.discover(own_store, "tiny", remote) == []
+    records = [path.read_text() for path in Path(own_store.root.path).rglob("*.json")]
+    assert any("memory://bucket/checkpoints" in record for record in records)
+    assert not any("s3cret" in record for record in records)
+    assert sha256_of(checkpoints.fetch(own_store, checkpoint, remote)) == checkpoint.file.sha256
+
+
+def test_credentials_of_the_checkpoint_folder_are_in_no_message(own_store: ArtifactStore, remote: str) -> None:
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", remote)
+    UPath(remote).joinpath("e1.safetensors").unlink()
+    nowhere = "http://alice:s3cret@127.0.0.1:1/checkpoints?token=s3cret"
+    messages = []
+    for call in (
+        lambda: checkpoints.fetch(own_store, checkpoint, remote),
+        lambda: checkpoints.register(own_store, "tiny", f"{remote}/e2.safetensors"),
+        lambda: checkpoints.register(own_store, "tiny", f"{nowhere}/e2.safetensors"),
+        lambda: checkpoints.scan(nowhere),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            call()
+        messages.append(str(error.value))
+    sensor = checkpoint_sensor(replace(TINY, checkpoints=remote), [])
+    messages.append(sensor.description or "")
+    assert all("://" in message for message in messages), messages
+    assert not any("s3cret" in message for message in messages), messages
+
+
+def test_the_process_that_hashes_a_large_file_shows_no_address_in_its_arguments(
+    tmp_path: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    start = subprocess.Popen
+
+    def noted(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        commands.append(command)
+        return start(command, **options)
+
+    monkeypatch.setattr("resources.inspection.subprocess.Popen", noted)
+    with pytest.raises(CheckpointError, match=r"memory://bucket/checkpoints/e9.pt does not exist"):
+        wait_for(lambda: inspect_in_background(f"{remote}/e9.pt", "stamp", tmp_path), 60, "the process answers")
+    assert commands
+    assert not any("memory:" in part for command in commands for part in command)
+
+
+def test_a_file_of_this_machine_is_recorded_without_its_folder(
+    own_store: ArtifactStore, folder: Path, state: State
+) -> None:
+    save_file(state, folder / "e1.safetensors")
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", str(folder))
+    assert checkpoint.source == "e1.safetensors"
+    checkpoints.fetch(own_store, checkpoint, str(folder))
+    records = [path.read_text() for path in Path(own_store.root.path).rglob("*.json")]
+    assert not any(str(folder) in record for record in records)
+
+
 # --- keys and order --------------------------------------------------------------------------------------
 
 
@@ -281,8 +361,8 @@ def test_checkpoints_without_a_number_are_read_and_are_the_oldest(
 ) -> None:
     save_file(state, folder / "e1.safetensors")
     new = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
-    for key, time in (("b-00000000", 5e9), ("a-00000000", 4e9)):
-        old = {"model": "tiny", "key": key, "file": vars(new.file), "source": "/gone", "registered": time}
+    for key, clock in (("b-00000000", 5e9), ("a-00000000", 4e9)):
+        old = {"model": "tiny", "key": key, "file": vars(new.file), "source": "/gone", "registered": clock}
         own_store.pointers.set(f"checkpoints/tiny/{key}", old)
     assert [c.key for c in checkpoints.registered(own_store, "tiny")] == ["a-00000000", "b-00000000", new.key]
 

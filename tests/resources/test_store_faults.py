@@ -469,3 +469,11 @@ def test_a_name_that_is_too_long_for_the_disk_is_one_sentence(local: ArtifactSto
     with pytest.raises(StoreError, match="cannot write .*File name too long"):
         local.pointers.set("a/" + "k" * 251, {"value": 1})
     assert [stat.key for stat in local.storage.files("tmp")] == []
+
+
+def test_credentials_of_the_stores_address_are_in_no_message(tmp_path: Path) -> None:
+    nowhere = open_store("http://alice:s3cret@127.0.0.1:1/store", tmp_path / "cache")
+    with pytest.raises(StoreError) as error:
+        nowhere.pointers.get("assets/tiny")
+    assert "http://127.0.0.1:1/store/" in str(error.value)
+    assert "s3cret" not in str(error.value)
