@@ -16,6 +16,7 @@ from edge_assets.defs import freshness
 from edge_assets.defs.arrivals import Answer, Cursor, look
 from edge_assets.defs.assets import asset_key, checkpoint_partitions
 from edge_assets.defs.requests import SCORECARD_PRIORITY
+from edge_assets.defs.ticks import clear_tick_errors
 from edge_assets.families.families import family_targets
 from edge_assets.pipeline.identity import RELEASE
 from edge_assets.spec.model import ModelSpec
@@ -41,14 +42,14 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
         description=_description(spec),
     )
     def sensor(context: dg.SensorEvaluationContext, store: ArtifactStoreResource) -> dg.SensorResult:
-        cursor = Cursor.read(context.cursor)
-        opened = store.open()
-        answer = look(spec, opened, context.instance, cursor, context.log.warning)
         partitions = checkpoint_partitions(spec)
         additions, events = [], []
-        if answer.partitions:
-            additions.append(partitions.build_add_request(answer.partitions))
-            events += _release_checks(spec, opened)
+        with clear_tick_errors(f"{spec.name}_checkpoint_sensor"):
+            opened = store.open()
+            answer = look(spec, opened, context.instance, Cursor.read(context.cursor), context.log.warning)
+            if answer.partitions:
+                additions.append(partitions.build_add_request(answer.partitions))
+                events += _release_checks(spec, opened)
         return dg.SensorResult(
             run_requests=answer.requests,
             skip_reason=None if answer.requests else _why_nothing_starts(spec, answer),

@@ -13,12 +13,17 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.remote_representation.external_data import ScheduleExecutionErrorSnap, SensorExecutionErrorSnap
 from dagster._core.test_utils import create_run_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._grpc.impl import get_external_schedule_execution, get_external_sensor_execution
 from safetensors.numpy import save_file
 
 from edge_assets.defs import arrivals
 from edge_assets.defs.arrivals import Cursor, look
 from edge_assets.defs.requests import Runs, stale_requests
+from edge_assets.defs.schedules import nightly_schedule
 from edge_assets.defs.sensors import checkpoint_sensor
 from edge_assets.families.families import family_targets
 from edge_assets.spec.model import Automation
@@ -342,6 +347,58 @@ def test_a_tick_that_starts_nothing_says_why(watched: Watched, tmp_path: Path) -
     third = tick(Automation(), second.cursor)
     assert third.skip_reason is not None
     assert third.skip_reason.skip_message == "no new checkpoint to build"
+
+
+def test_a_tick_that_fails_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    """As Dagster keeps it of a tick and shows it on its page."""
+
+    @dg.asset
+    def nothing() -> None:
+        pass
+
+    nowhere = "http://127.0.0.1:1/store"
+    spec = replace(TINY, checkpoints=nowhere)
+    ((family, targets),) = family_targets(spec)
+    job = dg.define_asset_job("tiny_cpu", selection=[nothing])
+    repository = dg.Definitions(
+        assets=[nothing],
+        jobs=[job],
+        sensors=[checkpoint_sensor(spec, [job])],
+        schedules=[nightly_schedule(spec, family, targets, job)],
+        resources={"store": ArtifactStoreResource(root=nowhere, cache=str(tmp_path / "cache"))},
+    ).get_repository_def()
+    instance = dg.DagsterInstance.local_temp(str(tmp_path)).get_ref()
+    ticks = (
+        get_external_sensor_execution(
+            repository,
+            code_location_origin=InProcessCodeLocationOrigin(LoadableTargetOrigin()),
+            instance_ref=instance,
+            sensor_name="tiny_checkpoint_sensor",
+            last_tick_completion_timestamp=None,
+            last_run_key=None,
+            cursor=None,
+            log_key=None,
+            last_sensor_start_timestamp=None,
+        ),
+        get_external_schedule_execution(
+            repository,
+            instance_ref=instance,
+            schedule_name="tiny_cpu_nightly",
+            scheduled_execution_timestamp=0,
+            scheduled_execution_timezone=None,
+            log_key=None,
+        ),
+    )
+    for tick in ticks:
+        assert isinstance(tick, SensorExecutionErrorSnap | ScheduleExecutionErrorSnap)
+        told = tick.error
+        assert told is not None
+        assert told.stack == []
+        assert told.cause is None
+        assert told.context is None
+        assert nowhere in told.message
+        assert "Traceback" not in told.message
+        assert len(told.message.splitlines()) <= 2, "what it was, and where its log is"
 
 
 def test_automated_runs_have_a_priority_below_those_of_people(watched: Watched) -> None:
