@@ -308,6 +308,40 @@ def test_a_cell_that_runs_is_not_asked_for_again(watched: Watched) -> None:
     assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"]
 
 
+@pytest.mark.parametrize("assets", [["checkpoint"], ["checkpoint", "release"]])
+def test_what_a_person_or_a_backfill_started_is_not_asked_for_again(watched: Watched, assets: list[str]) -> None:
+    """Dagster's page runs assets in a job of its own."""
+    watched.drop("e1.safetensors")
+    watched.settle()
+    checkpoint = checkpoints.registered(watched.store, "tiny")[0]
+    tags = {
+        "dagster/partition": f"{checkpoint.key}|graviton3",
+        "dagster/partition/checkpoint": checkpoint.key,
+        "dagster/partition/target": "graviton3",
+    }
+
+    def start(model: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        selection = frozenset(dg.AssetKey([model, "cpu", name]) for name in assets)
+        return create_run_for_test(
+            watched.instance,
+            job_name="__ASSET_JOB",
+            tags=tags,
+            status=status,
+            asset_selection=selection,
+        )
+
+    ((family, _targets),) = family_targets(watched.spec)
+    start("another", dg.DagsterRunStatus.STARTED)
+    assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"], "that is another model's"
+    assert not Runs(watched.instance).has(watched.spec, family, checkpoint.key)
+    for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+        run = start("tiny", status)
+        assert asked_targets(watched, checkpoint) == ["raspberry-pi-5"], status
+        watched.instance.report_run_failed(run)
+    assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"]
+    assert Runs(watched.instance).has(watched.spec, family, checkpoint.key), "it ran"
+
+
 def test_a_model_that_is_built_when_asked_gets_partitions_and_no_runs(watched: Watched) -> None:
     watched.spec = replace(watched.spec, automation=Automation(on_checkpoint=False))
     watched.drop("e1.safetensors", "e2.safetensors")
