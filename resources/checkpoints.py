@@ -28,9 +28,10 @@ from upath import UPath
 from edge_assets.addresses import without_credentials
 from edge_assets.core.checkpoint import SUFFIXES
 from edge_assets.core.types import Artifact, File
-from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, one_line, printable
+from edge_assets.errors import CheckpointError, Malformed, StoreError, UnknownName, one_line, printable
 from edge_assets.hashing import digest, sha256_of
 from resources.inspection import Content, download, inspect, is_local, local_path
+from resources.records import warn_once
 from resources.store import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -235,7 +236,7 @@ class Ledger:
     def find(self, sha256: str) -> Checkpoint | None:
         """The checkpoint with that content."""
         for key in self.keys.get(sha256[: HASH_LETTERS[0]], []):
-            checkpoint = _read(self.store, self.model, key)
+            checkpoint = _readable(self.store, self.model, key)
             if checkpoint and checkpoint.file.sha256 == sha256:
                 return checkpoint
         return None
@@ -251,7 +252,7 @@ class Ledger:
             if self.store.pointers.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
                 self.keys.setdefault(_hash_in(key), []).append(key)
                 return checkpoint
-            taken = _read(self.store, self.model, key)
+            taken = _readable(self.store, self.model, key)
             if taken and taken.file.sha256 == content.sha256:
                 return taken
         raise StoreError(f"checkpoint {printable(url, 200)} cannot be registered: every key of it is taken")
@@ -300,7 +301,7 @@ def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
     """Every registered checkpoint of a model, oldest first. One whose record cannot be read is named in the log."""
     found = []
     for key in store.pointers.names(f"checkpoints/{model}"):
-        checkpoint = _read(store, model, key)
+        checkpoint = _readable(store, model, key)
         if checkpoint:
             found.append(checkpoint)
     return sorted(found, key=lambda checkpoint: checkpoint.order)
@@ -335,25 +336,35 @@ def _unfit_at(model: str, key: str) -> str:
 
 
 def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
-    """The checkpoint of a partition key. Raises UnknownName with the nearest keys."""
+    """The checkpoint of a partition key.
+
+    Raises UnknownName with the nearest keys, and Malformed, naming the record, where it is there and cannot be read.
+    """
     checkpoint = _read(store, model, key)
     if checkpoint is None:
         raise UnknownName(f"checkpoint of {model}", key, store.pointers.names(f"checkpoints/{model}"))
     return checkpoint
 
 
-def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
-    data = store.pointers.get(f"checkpoints/{model}/{key}")
-    if data is None:
-        return None
+def _readable(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
+    """The registration by that key. One that cannot be read is left out, said once."""
     try:
+        return _read(store, model, key)
+    except Malformed as error:
+        warn_once(f"checkpoint {key} of {model} is left out: {error}")
+        return None
+
+
+def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
+    """The registration by that key, None where there is none. Raises Malformed."""
+
+    def parse(data: dict[str, Any]) -> Checkpoint:
         checkpoint = Checkpoint.from_dict(data)
-    except (KeyError, TypeError, ValueError, EdgeAssetsError) as error:
-        log.warning("the record of checkpoint %s of %s cannot be read (%s): it is left out", key, model, repr(error))
-        return None
-    if checkpoint.key != key:
-        return None
-    return checkpoint
+        if checkpoint.key != key:
+            raise Malformed(f"it is the record of checkpoint {printable(checkpoint.key)}")
+        return checkpoint
+
+    return store.pointers.get_as(f"checkpoints/{model}/{key}", parse)
 
 
 def _hash_in(key: str) -> str:

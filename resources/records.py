@@ -130,7 +130,7 @@ class Pointers:
         """Pointer `key` as what `parse` makes of its data, or None where it was never set.
 
         For pointers that nothing writes anew by itself: where `get` would take one of another shape as absent, this
-        raises StoreError naming it.
+        raises Malformed naming it.
         """
         name = _pointer_key(key)
         content = self.records.content(name)
@@ -139,8 +139,10 @@ class Pointers:
         try:
             return parse(parsed(content))
         except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
-            where = self.records.storage.path(name)
-            raise StoreError(f"{where} is not as this version writes it ({error}): correct or remove it") from None
+            where = self.records.storage.shown(name)
+            raise Malformed(
+                f"{where} is not as this version writes it ({one_line(error)}): correct or remove it"
+            ) from None
 
     def names(self, prefix: str) -> list[str]:
         """Names of the pointers directly below `prefix`."""

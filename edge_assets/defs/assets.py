@@ -94,7 +94,7 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     keys = context.partition_key.keys_by_dimension
     opened = store.open()
     opened.workspaces.sweep()
-    if opened.pointers.get(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
+    if keys["checkpoint"] not in opened.pointers.names(f"checkpoints/{spec.name}"):
         checkpoints.discover(opened, spec.name, checkpoint_folder(spec))
     checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
     return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)

@@ -377,6 +377,28 @@ def test_a_record_of_another_form_is_left_out(own_store: ArtifactStore, folder: 
     assert checkpoints.registered(own_store, "tiny") == [known]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "{", '{"model": "tiny", "key": "zz-0", "file": 3, "source": "", "registered": 0}', None],
+)
+def test_a_record_that_cannot_be_read_is_named_when_it_is_asked_for(
+    own_store: ArtifactStore, folder: Path, state: State, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(state, folder / "e1.safetensors")
+    known = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
+    own_store.pointers.set("checkpoints/tiny/zz-0", {**vars(known), "file": vars(known.file)})  # of another checkpoint
+    path = Path(own_store.root.path) / "pointers" / "checkpoints" / "tiny" / "zz-0.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StoreError, match=f"{path} is not as this version writes it .*: correct or remove it") as error:
+        checkpoints.lookup(own_store, "tiny", "zz-0")
+    assert "Did you mean" not in str(error.value)
+    for _ in range(2):
+        assert checkpoints.registered(own_store, "tiny") == [known]
+    assert caplog.text.count(str(path)) == 1, "said once"
+    assert "written anew" not in caplog.text, "nothing writes it anew"
+
+
 def test_numbers_are_given_once_whoever_asks(own_store: ArtifactStore, tmp_path: Path) -> None:
     other = open_store(str(tmp_path / "store"), tmp_path / "other-cache")
     taken: list[int] = []
