@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
+from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
@@ -46,7 +48,7 @@ class Reference:
             format="pytorch",
             precision="fp32",
             runtime="pytorch",
-            build=self.cell.store.remember(recipe, self._validate),
+            build=self.cell.store.remember(recipe, self._validate, check=partial(build_session, "pytorch")),
             evidence=reference,
         )
 
