@@ -19,6 +19,7 @@ from upath import UPath
 from edge_assets.core.checkpoint import check_complete
 from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
 from edge_assets.hashing import digest, sha256_of
+from resources import shards
 
 LARGE = 2**28  # bytes from which a file is hashed in the background: a slow disk reads it several times in ten seconds
 KEPT_SECONDS = 86400  # an answer that nobody fetched: the file changed meanwhile
@@ -43,7 +44,25 @@ def local_path(url: str) -> Path:
 
 
 def download(url: str, work: Path) -> Path:
-    """The file itself if it is local, else a copy of it in `work`. Raises CheckpointError if it cannot be had."""
+    """The file itself if it is local, else a copy of it in `work`; of a set of files, one in `work` with all of it.
+
+    Raises CheckpointError if it cannot be had.
+    """
+    folder, slash, name = url.rpartition("/")
+    names = shards.members(name)
+    if not names:
+        return _file(url, work)
+    parts = [_file(f"{folder}{slash}{part}", _own_folder(work)) for part in names]
+    whole = _own_folder(work) / f"whole{parts[0].suffix}"
+    shards.merge(parts, whole)
+    return whole
+
+
+def _own_folder(work: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=work))
+
+
+def _file(url: str, work: Path) -> Path:
     if is_local(url):
         return Path(url.removeprefix("file://"))
     path = UPath(url, use_listings_cache=False)

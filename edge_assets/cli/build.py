@@ -35,12 +35,12 @@ from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.settings import Home, home
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target, local_target, this_machine
 from edge_assets.targets.project import catalog
-from resources import checkpoints
+from resources import checkpoints, shards
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
 
@@ -119,7 +119,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
 
 def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
     """The newest that fits. Raises EdgeAssetsError, with the reason of the last, if all that there are do not."""
-    architecture = source_digest(spec.architecture)
+    architecture = fitting_digest(spec)
     newest = checkpoints.newest(store, spec.name, architecture)
     if newest is None:
         reasons = list(checkpoints.unfit(store, spec.name, architecture).values())
@@ -133,8 +133,9 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
         return checkpoints.lookup(store, spec.name, name)
     files, stems = {}, {}
     for file in checkpoints.list_files(folder):
-        files[Path(file.url).name] = file.url
-        stems[Path(file.url).stem] = file.url
+        inside, _, own_name = file.name.rpartition("/")
+        files[file.name] = file.url
+        stems[inside or shards.stem_of(own_name)] = file.url
     if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
         return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
     raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered})

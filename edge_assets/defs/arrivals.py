@@ -301,7 +301,7 @@ class _Look:
         content = self._content(file)
         if content is None:
             return None
-        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number or 0)
+        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number or 0, file.name)
 
     def _content(self, file: CheckpointFile) -> Content | None:
         if file.size >= LARGE:

@@ -7,8 +7,8 @@ import dagster as dg
 from edge_assets.defs.requests import Runs, stale_requests
 from edge_assets.defs.ticks import clear_tick_errors
 from edge_assets.families.family import Family
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import ModelSpec
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
@@ -34,7 +34,7 @@ def nightly_schedule(
     ) -> list[dg.RunRequest] | dg.SkipReason:
         with clear_tick_errors(f"{job.name}_nightly"):
             opened = store.open()
-            newest = checkpoints.newest(opened, spec.name, source_digest(spec.architecture))
+            newest = checkpoints.newest(opened, spec.name, fitting_digest(spec))
             if newest is None:
                 return dg.SkipReason(f"no checkpoint of {spec.name} that fits its architecture is registered yet")
             tick = context.scheduled_execution_time.isoformat()

@@ -186,7 +186,7 @@ def test_odd_files_are_said_once_and_are_in_nobodys_way(watched: Watched) -> Non
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.pt")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "z.ckpt", "z.bin"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "z.h5", "z.gguf"):
         (folder / name).write_bytes(b"x")
     (folder / "zz-truncated.safetensors").write_bytes(b"\x13" * 4096)
     (folder / "notes.txt").write_text("of nobody's interest")
@@ -201,7 +201,7 @@ def test_odd_files_are_said_once_and_are_in_nobodys_way(watched: Watched) -> Non
         "Too many levels",
         "is not a file",
         "a trainer's own state",
-        "'.ckpt' is not read",
+        "'.h5' is not read",
     ):
         assert any(reason in line for line in watched.said), reason
     watched.drop("another.safetensors")
