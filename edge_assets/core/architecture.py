@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.core.archives import check_archive, refusal
-from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, one_line, printable, told
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName, UserCodeError, one_line, printable, told
 from edge_assets.spec.architecture import Known, known
 from edge_assets.spec.source import call
 
@@ -36,7 +36,8 @@ def build_architecture(reference: str) -> "torch.nn.Module":
     """The module, not yet in eval mode.
 
     Raises UserCodeError for what the user's own code raises, MissingTool naming the extra of a library that is not
-    installed, and InvalidSpec for a network that the library does not have or a file that is no program.
+    installed, UnknownName or InvalidSpec for what the library does not have, and CheckpointError for a file that is no
+    program.
     """
     network = known(reference)
     if network is None:
@@ -57,9 +58,7 @@ def _of_timm(network: Known) -> "torch.nn.Module":
     import timm
 
     if not timm.is_model(network.name):
-        near = timm.list_models(f"*{network.name.split('_')[0]}*")[:3]
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
-        raise InvalidSpec("architecture", f"timm {network.version} has no network '{network.name}'{hint}")
+        raise UnknownName(f"network of timm {network.version}", network.name, timm.list_models())
     model: torch.nn.Module = timm.create_model(network.name, pretrained=False, **network.arguments)
     return model
 
