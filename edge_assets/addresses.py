@@ -9,14 +9,22 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 # Names of query parameters whose values are secrets, as databases, object stores and gateways call them.
 SECRET = re.compile(r"pass|pwd|token|secret|key|sig|cred|auth|session", re.IGNORECASE)
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
+# the sentence's own punctuation after an address is no part of it
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s\"'<>`]*[^\s\"'<>`.,;:!)\]}]")
 HIDDEN = "***"
+CHAINED = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")  # between the links of an address of fsspec's
 
 
 def without_credentials(url: str) -> str:
-    """The same address without user name, password and secret query parameters. A plain path stays as it is."""
+    """The same address without user name, password and secret query parameters. A plain path stays as it is.
+
+    Of a chain of fsspec's, such as `simplecache::https://host/file`, each link.
+    """
     if "://" not in url:
         return url
+    if CHAINED.search(url):
+        links = [without_credentials(link) for link in CHAINED.split(url)]
+        return "::".join(links)
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises if no number stands after the colon, but half of a password with a slash in it
@@ -31,6 +39,8 @@ def without_credentials(url: str) -> str:
 
 def hide_credentials(text: str) -> str:
     """A message with every address in it shown without its credentials."""
+    if "://" not in text:
+        return text
     return ADDRESS.sub(lambda found: without_credentials(found.group()), text)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from edge_assets.addresses import hide_credentials
+
 SHOWN = 700  # characters of a foreign message that a person is shown; the rest is in a log
 # what torch.export and others print around what was wrong: where to find more, which is in the log too
 SIDE_NOTES = re.compile(
@@ -53,7 +55,7 @@ class UnknownName(EdgeAssetsError):
         hint = f"Known: {', '.join(names) or 'none'}."
         if near:
             hint = f"Did you mean {' or '.join(near)}?"
-        super().__init__(f"unknown {what} '{name}'. {hint}")
+        super().__init__(f"unknown {what} '{printable(name, 200)}'. {hint}")
 
 
 class CheckpointError(EdgeAssetsError):
@@ -151,16 +153,17 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def shortened(text: str, limit: int = SHOWN) -> str:
-    """`text` in printable characters, cut at `limit` with a word that it was cut."""
-    text = CONTROL.sub("", text).strip()
+    """`text` in printable characters and without credentials, cut at `limit` with a word that it was cut."""
+    text = hide_credentials(CONTROL.sub("", text).strip())
     if len(text) <= limit:
         return text
     return f"{text[:limit].rstrip()} ..."
 
 
 def printable(value: object, limit: int = 80) -> str:
-    """Text from outside for a message: on one line, without control characters, cut in its middle at `limit`."""
+    """Text from outside for a message: one line, no control characters or credentials, cut in its middle at `limit`."""
     text = value if isinstance(value, str) else reprlib.repr(value)
+    text = hide_credentials(text)
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}...{text[-half:]}"

@@ -1,10 +1,13 @@
 """The artifact store as a Dagster resource, and the IO manager that hands results from asset to asset."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from edge_assets.core import failures
 from resources import trust
 from resources.pointers import Pointed, pointed_result, pointer_key, vouched
 from resources.store import ArtifactStore, open_store
@@ -29,6 +32,16 @@ class ArtifactStoreResource(dg.ConfigurableResource["ArtifactStoreResource"]):
         return open_store(self.root, Path(self.cache), trust.verifier(), **self.storage_options())
 
 
+@contextmanager
+def as_failures(cache: Path, name: str) -> Iterator[None]:
+    """Every error of the block as a Failure of one message; where there is more to tell, a log in `cache` has it."""
+    try:
+        yield
+    except Exception as error:
+        message = failures.report(error, cache / failures.FOLDER, name)
+        raise dg.Failure(message, allow_retries=False) from None
+
+
 class PointerIOManager(dg.ConfigurableIOManager):
     """Stores what an asset returns as a small JSON pointer per partition; the bytes are in the store already."""
 
@@ -36,14 +49,16 @@ class PointerIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Pointed) -> None:
         key = pointer_key(context.asset_key.path, context.asset_partition_key)
-        self.store.open().pointers.set(key, {"type": type(obj).__name__, "value": obj.to_dict()})
+        with as_failures(Path(self.store.cache), f"{context.asset_key.to_user_string()} {context.asset_partition_key}"):
+            self.store.open().pointers.set(key, {"type": type(obj).__name__, "value": obj.to_dict()})
 
     def load_input(self, context: dg.InputContext) -> Pointed:
         """Raises Failure where there is nothing, or what an earlier version handed on in another form."""
         key = pointer_key(context.asset_key.path, context.asset_partition_key)
-        store = self.store.open()
-        pointed = pointed_result(store, key)
-        result = vouched(store, pointed) if pointed else None
+        with as_failures(Path(self.store.cache), f"{context.asset_key.to_user_string()} {context.asset_partition_key}"):
+            store = self.store.open()
+            pointed = pointed_result(store, key)
+            result = vouched(store, pointed) if pointed else None
         if result is None or not isinstance(result, _expected(context)):
             raise dg.Failure(
                 f"{context.asset_key.to_user_string()} has no result for partition {context.asset_partition_key}: "

@@ -58,14 +58,14 @@ class Blobs:
             return False
         if self._is_right(stat, file):
             return True
-        blob = self.storage.path(key)
+        blob = self.storage.shown(key)
         log.warning("corrupted blob %s (%s): its content does not match its name; it will be rebuilt", blob, file.path)
         self._set_aside(file)
         return False
 
     def fetch(self, file: File, local: Path) -> None:
         """Put a verified copy at `local`. Raises StoreError if the blob is absent or corrupted."""
-        blob = self.storage.path(blob_key(file.sha256))
+        blob = self.storage.shown(blob_key(file.sha256))
         found = None
         with self.records.workspaces.private() as work:
             copy = work / "blob"

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import chain
@@ -25,21 +25,31 @@ from typing import Any, Self
 
 from upath import UPath
 
-from edge_assets.core.checkpoint import SUFFIXES
-from edge_assets.core.types import Artifact, File
-from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName, one_line, printable
+from edge_assets.addresses import without_credentials
+from edge_assets.core.checkpoint import SAFETENSORS, SUFFIXES
+from edge_assets.core.types import Artifact, File, checked_path
+from edge_assets.errors import CheckpointError, Malformed, StoreError, UnknownName, one_line, printable
 from edge_assets.hashing import digest, sha256_of
+from resources import shards
 from resources.inspection import Content, download, inspect, is_local, local_path
+from resources.records import warn_once
 from resources.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 KEY_LETTERS = 100  # of a partition's key at most
 HASH_LETTERS = (8, 16, 32, 64)  # of the hash in a key; more where another content has the shorter key
-UNREAD_SUFFIXES = (".ckpt", ".bin", ".pkl", ".pickle", ".h5", ".keras", ".tar", ".gguf")  # weights of a kind not read
+PROGRAM = ".pt2"
+UNREAD_SUFFIXES = (  # weights of a kind that is not read
+    *(".pkl", ".pickle", ".h5", ".keras", ".tar", ".gguf", ".msgpack", ".npz", ".distcp"),
+    PROGRAM,
+)
 LISTED_SUFFIXES = {*SUFFIXES, *UNREAD_SUFFIXES}
+WEIGHTS = re.compile(  # files with weights in a folder that `save_pretrained` or a trainer wrote
+    r"(model|adapter_model|diffusion_pytorch_model|pytorch_model)(-\d{5}-of-\d{5})?\.safetensors|pytorch_model\.bin"
+)
 TRAINERS_OWN = re.compile(  # what training frameworks save beside the weights
     r"(optim(izer)?|(lr_)?scheduler|(grad_)?scaler|rng_states?|random_states?|training_args|trainer_state)"
-    r"([_-](rank[_-]?)?\d+)*",
+    r"([_-](rank[_-]?)?\d+)*|.*_optim_states|(custom_checkpoint|sampler|dataloader|dl_state_dict)(_\d+)?",
     re.IGNORECASE,
 )
 REMOTE_STAMP = ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "modified", "created")
@@ -50,15 +60,12 @@ REMOTE_STAMP = ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "mod
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A file as listed in a source, with what tells whether it was written to."""
+    """A file as listed in a source, with what tells whether it was written to; or a set of files by its first."""
 
     url: str
     size: int
     stamp: str  # changes whenever the file was written to or replaced, also by one of equal size and time
-
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
+    name: str  # below the source, with the folder that it is in if that is none of its own
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,10 @@ class Listing:
 
 
 def scan(source: str) -> Listing:
-    """The checkpoint files in a folder or at an fsspec URL. Empty if there is no such folder.
+    """The checkpoints in a folder or at an fsspec URL: files, sets of files, folders of Hugging Face's.
 
-    What cannot be a checkpoint stops nothing: links to nothing, files that cannot be looked at, trainers' own state.
-    Raises CheckpointError if the folder itself cannot be listed.
+    Empty if there is no such folder. What cannot be a checkpoint stops nothing: links to nothing, files that cannot be
+    looked at, trainers' own state. Raises CheckpointError if the folder itself cannot be listed.
     """
     try:
         entries = _scan_folder(local_path(source)) if is_local(source) else _scan_url(source)
@@ -94,7 +101,8 @@ def scan(source: str) -> Listing:
     except FileNotFoundError:
         return Listing()
     except Exception as error:  # whatever an object store's client raises
-        raise CheckpointError(f"checkpoints in {source} cannot be listed: {one_line(error)}") from None
+        place = without_credentials(source)
+        raise CheckpointError(f"checkpoints in {place} cannot be listed: {one_line(error)}") from None
     files: list[CheckpointFile] = []
     odd: dict[str, str] = {}
     for entry in found:
@@ -103,7 +111,8 @@ def scan(source: str) -> Listing:
         else:
             name, reason = entry
             odd[name] = reason
-    return Listing(tuple(files), dict(sorted(odd.items())))
+    whole, incomplete = _sets_as_one(files)
+    return Listing(tuple(whole), dict(sorted({**odd, **incomplete}.items())))
 
 
 def list_files(source: str) -> list[CheckpointFile]:
@@ -128,38 +137,124 @@ def _scan_folder(folder: Path) -> Iterator[CheckpointFile | tuple[str, str]]:
     with entries:
         for entry in entries:
             reason = _unwanted(entry.name)
-            if reason is not None:
+            if reason == "" and not entry.name.startswith(".") and _is_folder(entry):
+                yield from _weights_of(_files_in(Path(entry.path), entry.name))
+            elif reason is not None:
                 yield from _said(entry.name, reason)
-                continue
-            try:
-                info = entry.stat()
-            except FileNotFoundError:
-                if entry.is_symlink():
-                    yield entry.name, "is a link to nothing"
-                continue
-            except OSError as error:
-                yield entry.name, f"cannot be looked at: {error.strerror}"
-                continue
-            if not stat.S_ISREG(info.st_mode):
-                yield entry.name, "is not a file"
-                continue
-            stamp = f"{info.st_size}-{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}"
-            yield CheckpointFile(f"{folder}/{entry.name}", info.st_size, stamp)
+            else:
+                yield from _looked_at(entry, entry.name)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _files_in(folder: Path, name: str) -> Iterator[CheckpointFile]:
+    """Files of a folder of the checkpoint folder's that may be weights. Nothing of one that cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if WEIGHTS.fullmatch(entry.name):
+                    found = _looked_at(entry, f"{name}/{entry.name}")
+                    yield from (file for file in found if isinstance(file, CheckpointFile))
+    except OSError:
+        return
+
+
+def _looked_at(entry: "os.DirEntry[str]", name: str) -> Iterator[CheckpointFile | tuple[str, str]]:
+    try:
+        info = entry.stat()
+    except FileNotFoundError:
+        if entry.is_symlink():
+            yield name, "is a link to nothing"
+        return
+    except OSError as error:
+        yield name, f"cannot be looked at: {error.strerror}"
+        return
+    if not stat.S_ISREG(info.st_mode):
+        yield name, "is not a file"
+        return
+    stamp = f"{info.st_size}-{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}"
+    yield CheckpointFile(entry.path, info.st_size, stamp, name)
 
 
 def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
-    """One listing, which has sizes and times: asking for each file would be a request each."""
+    """One listing, which has sizes and times: asking for each file would be a request each. Folders are one each."""
     folder = UPath(source, use_listings_cache=False)
     for entry in folder.fs.ls(folder.path, detail=True):
-        name = entry["name"].rstrip("/").rpartition("/")[2]
+        name = _last_name(entry)
         reason = _unwanted(name)
-        if reason is not None:
+        is_itself = str(entry["name"]).rstrip("/") == folder.path.rstrip("/")  # as some stores list a folder
+        if reason == "" and entry["type"] == "directory" and not name.startswith(".") and not is_itself:
+            yield from _weights_of(_remote_files_in(folder, source, name, entry["name"]))
+        elif reason is not None:
             yield from _said(name, reason)
         elif entry["type"] != "file":
             yield name, "is not a file"
         else:
-            stamp = "-".join(str(entry[key]) for key in REMOTE_STAMP if key in entry)
-            yield CheckpointFile(f"{source.rstrip('/')}/{name}", entry["size"] or 0, stamp)
+            yield _remote_file(source, name, entry)
+
+
+def _remote_files_in(folder: UPath, source: str, name: str, place: str) -> Iterator[CheckpointFile]:
+    """Files of a folder of the source's that may be weights."""
+    try:
+        entries = folder.fs.ls(place, detail=True)
+    except FileNotFoundError:
+        return  # gone since it was listed
+    for entry in entries:
+        own_name = _last_name(entry)
+        if entry["type"] == "file" and WEIGHTS.fullmatch(own_name):
+            yield _remote_file(source, f"{name}/{own_name}", entry)
+
+
+def _last_name(entry: Mapping[str, Any]) -> str:
+    return str(entry["name"]).rstrip("/").rpartition("/")[2]
+
+
+def _remote_file(source: str, name: str, entry: Mapping[str, Any]) -> CheckpointFile:
+    stamp = "-".join(str(entry[key]) for key in REMOTE_STAMP if key in entry)
+    return CheckpointFile(f"{source.rstrip('/')}/{name}", entry["size"] or 0, stamp, name)
+
+
+def _weights_of(files: Iterable[CheckpointFile]) -> Iterator[CheckpointFile | tuple[str, str]]:
+    """What of a folder's files are the model's weights: safetensors, if there are any, else a torch file."""
+    found = list(files)
+    safe = [file for file in found if file.name.endswith(SAFETENSORS)]
+    whole = [file for file in safe if not shards.set_of(PurePosixPath(file.name).name)]
+    for file in whole or safe or found:
+        name = PurePosixPath(file.name).name
+        if name.startswith("adapter_"):
+            yield file.name, "is an adapter's, not a model's: merge it into the model, and save that"
+        else:
+            yield file
+
+
+def _sets_as_one(files: Sequence[CheckpointFile]) -> tuple[list[CheckpointFile], dict[str, str]]:
+    """The files with each complete set as one, and what is said of sets that are not complete yet."""
+    alone: list[CheckpointFile] = []
+    sets: dict[str, dict[int, CheckpointFile]] = {}
+    for file in files:
+        folder, slash, name = file.name.rpartition("/")
+        first = shards.set_of(name)
+        if first is None:
+            alone.append(file)
+        else:
+            sets.setdefault(f"{folder}{slash}{first}", {})[shards.number_of(name)] = file
+    incomplete = {}
+    for first, parts in sets.items():
+        names = shards.members(PurePosixPath(first).name)
+        missing = [name for number, name in enumerate(names, 1) if number not in parts]
+        if missing:
+            incomplete[first] = f"is one of {len(names)} files, of which {missing[0]} is not there yet"
+            continue
+        ordered = [parts[number] for number in sorted(parts)]
+        stamps = [file.stamp for file in ordered]
+        size = sum(file.size for file in ordered)
+        alone.append(CheckpointFile(ordered[0].url, size, digest(stamps), first))
+    return alone, incomplete
 
 
 def _unwanted(name: str) -> str | None:
@@ -170,8 +265,12 @@ def _unwanted(name: str) -> str | None:
         return ""
     if TRAINERS_OWN.fullmatch(stem):
         return "is a trainer's own state, not a model's weights"
+    if suffix == PROGRAM:
+        return (
+            f"is a program, which could run code: name it as the architecture, and save its state dict as {SAFETENSORS}"
+        )
     if suffix in UNREAD_SUFFIXES:
-        return f"'{suffix}' is not read: save the state dict as {SUFFIXES[0]}"
+        return f"'{suffix}' is not read: save the state dict as {SAFETENSORS}"
     return None
 
 
@@ -190,7 +289,7 @@ class Checkpoint:
     model: str
     key: str  # the partition
     file: File
-    source: str
+    source: str  # the name of a file of this machine, or an address without its credentials
     registered: float  # seconds since the epoch by the clock of the machine that registered it: for people
     number: int = 0  # the higher, the newer; 0 if it was registered before there were numbers
 
@@ -232,26 +331,40 @@ class Ledger:
     def find(self, sha256: str) -> Checkpoint | None:
         """The checkpoint with that content."""
         for key in self.keys.get(sha256[: HASH_LETTERS[0]], []):
-            checkpoint = _read(self.store, self.model, key)
+            checkpoint = _readable(self.store, self.model, key)
             if checkpoint and checkpoint.file.sha256 == sha256:
                 return checkpoint
         return None
 
-    def enter(self, url: str, content: Content, number: int) -> Checkpoint:
-        """Register a content. Another machine may do so at the same time: both get the one that was first."""
-        name = PurePosixPath(url.replace(os.sep, "/"))
-        stem = re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", name.stem)  # a partition key must not hold "..."
-        file = File(f"{stem[:KEY_LETTERS]}{name.suffix.lower()}", content.sha256, content.size)
+    def enter(self, url: str, content: Content, number: int, name: str = "") -> Checkpoint:
+        """Register a content, by its file's name, or by its `name` below the checkpoint folder.
+
+        Another machine may do so at the same time: both get the one that was first.
+        """
+        place = PurePosixPath(url.replace(os.sep, "/"))
+        own_name = shards.stem_of(place.name)
+        if "/" in name:
+            own_name = name.partition("/")[0]  # the files in folders are all called alike
+        stem = re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", own_name)  # a partition key must not hold "..."
+        file = File(f"{stem[:KEY_LETTERS]}{place.suffix.lower()}", content.sha256, content.size)
+        source = name if name and is_local(url) else recorded(url)
         for letters in HASH_LETTERS:
             key = f"{stem[: KEY_LETTERS - 1 - letters]}-{content.sha256[:letters]}"
-            checkpoint = Checkpoint(self.model, key, file, url, registered=time.time(), number=number)
+            checkpoint = Checkpoint(self.model, key, file, source, registered=time.time(), number=number)
             if self.store.pointers.claim(f"checkpoints/{self.model}/{key}", asdict(checkpoint)):
                 self.keys.setdefault(_hash_in(key), []).append(key)
                 return checkpoint
-            taken = _read(self.store, self.model, key)
+            taken = _readable(self.store, self.model, key)
             if taken and taken.file.sha256 == content.sha256:
                 return taken
         raise StoreError(f"checkpoint {printable(url, 200)} cannot be registered: every key of it is taken")
+
+
+def recorded(url: str) -> str:
+    """A place as others who read the store see it: no path of this machine, and no credentials."""
+    if is_local(url):
+        return local_path(url).name
+    return without_credentials(url)
 
 
 def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
@@ -260,15 +373,12 @@ def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
     Registering the same content again returns the first. Raises CheckpointError for a file that is missing, broken or
     of an unsupported kind.
     """
-    source = url
-    if is_local(url):
-        source = str(local_path(url))
     ledger = Ledger.open(store, model)
     with store.workspace() as work:
         content = inspect(url, work)
         checkpoint = ledger.find(content.sha256)
         if checkpoint is None:
-            checkpoint = ledger.enter(source, content, reserve(store, model, 1))
+            checkpoint = ledger.enter(url, content, reserve(store, model, 1))
         _put(store, checkpoint, download(url, work))
     return checkpoint
 
@@ -293,7 +403,7 @@ def registered(store: ArtifactStore, model: str) -> list[Checkpoint]:
     """Every registered checkpoint of a model, oldest first. One whose record cannot be read is named in the log."""
     found = []
     for key in store.pointers.names(f"checkpoints/{model}"):
-        checkpoint = _read(store, model, key)
+        checkpoint = _readable(store, model, key)
         if checkpoint:
             found.append(checkpoint)
     return sorted(found, key=lambda checkpoint: checkpoint.order)
@@ -328,25 +438,35 @@ def _unfit_at(model: str, key: str) -> str:
 
 
 def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
-    """The checkpoint of a partition key. Raises UnknownName with the nearest keys."""
+    """The checkpoint of a partition key.
+
+    Raises UnknownName with the nearest keys, and Malformed, naming the record, where it is there and cannot be read.
+    """
     checkpoint = _read(store, model, key)
     if checkpoint is None:
         raise UnknownName(f"checkpoint of {model}", key, store.pointers.names(f"checkpoints/{model}"))
     return checkpoint
 
 
-def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
-    data = store.pointers.get(f"checkpoints/{model}/{key}")
-    if data is None:
-        return None
+def _readable(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
+    """The registration by that key. One that cannot be read is left out, said once."""
     try:
+        return _read(store, model, key)
+    except Malformed as error:
+        warn_once(f"checkpoint {key} of {model} is left out: {error}")
+        return None
+
+
+def _read(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:
+    """The registration by that key, None where there is none. Raises Malformed."""
+
+    def parse(data: dict[str, Any]) -> Checkpoint:
         checkpoint = Checkpoint.from_dict(data)
-    except (KeyError, TypeError, ValueError, EdgeAssetsError) as error:
-        log.warning("the record of checkpoint %s of %s cannot be read (%s): it is left out", key, model, repr(error))
-        return None
-    if checkpoint.key != key:
-        return None
-    return checkpoint
+        if checkpoint.key != key:
+            raise Malformed(f"it is the record of checkpoint {printable(checkpoint.key)}")
+        return checkpoint
+
+    return store.pointers.get_as(f"checkpoints/{model}/{key}", parse)
 
 
 def _hash_in(key: str) -> str:
@@ -368,22 +488,32 @@ def known_files(store: ArtifactStore, model: str, source: str) -> dict[str, Know
     """By name, the files of a source that were read before, so that they need not be again."""
     data = store.pointers.get(_known_at(model, source)) or {"files": {}}
     try:
-        return {name: Known(*entry) for name, entry in data["files"].items() if "/" not in name}
+        entries = {name: Known(*entry) for name, entry in data["files"].items()}
     except (AttributeError, KeyError, TypeError):
         return {}  # of another form: each is read again
+    return {name: entry for name, entry in entries.items() if _stays_inside(name)}
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name from the store is of a file below the folder: others are never read."""
+    try:
+        checked_path(name)
+    except Malformed:
+        return False
+    return True
 
 
 def keep_known_files(store: ArtifactStore, model: str, source: str, known: Mapping[str, Known]) -> None:
     """Write down what `known_files` reads. A store that is read-only is read from all the same."""
     entries = {name: [entry.stamp, entry.key] for name, entry in known.items()}
     try:
-        store.pointers.set(_known_at(model, source), {"source": source, "files": entries})
+        store.pointers.set(_known_at(model, source), {"source": recorded(source), "files": entries})
     except StoreError as error:
-        log.info("%s: the files of %s are read again next time", error, source)
+        log.info("%s: the files of %s are read again next time", error, without_credentials(source))
 
 
 def _known_at(model: str, source: str) -> str:
-    return f"sources/{model}/{digest(source)[:16]}"
+    return f"sources/{model}/{digest(without_credentials(source))[:16]}"
 
 
 def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str], None] = log.info) -> list[Checkpoint]:
@@ -412,7 +542,7 @@ def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str],
     new: list[Checkpoint] = []
     first = reserve(store, model, len(fresh)) if fresh else 0
     for number, (file, content) in enumerate(fresh, first):
-        entered = ledger.enter(file.url, content, number)
+        entered = ledger.enter(file.url, content, number, file.name)
         now[file.name] = Known(file.stamp, entered.key)
         new.append(entered)
     if now != known:
@@ -469,7 +599,7 @@ def keep(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> None:
                     changed.append(url)
             except (CheckpointError, OSError):
                 continue  # not there, or not readable: said below
-    why = f"no file of {folder} has it"
+    why = f"no file of {without_credentials(folder)} has it"
     if changed:
         why = f"{printable(changed[0], 200)} has changed"
     raise CheckpointError(
@@ -484,22 +614,12 @@ def _candidates(store: ArtifactStore, checkpoint: Checkpoint, folder: str) -> It
     base = folder.rstrip("/")
     if is_local(folder):
         base = str(local_path(folder))
-    if _is_below(checkpoint.source, folder):
-        yield checkpoint.source
     for name, entry in known_files(store, checkpoint.model, folder).items():
         if entry.key == checkpoint.key:
             yield f"{base}/{name}"
     name = checkpoint.source.replace(os.sep, "/").rpartition("/")[2]
     if name not in ("", ".", ".."):
         yield f"{base}/{name}"  # on another machine the folder may be elsewhere
-
-
-def _is_below(source: str, folder: str) -> bool:
-    if is_local(folder) != is_local(source):
-        return False
-    if is_local(folder):
-        return local_path(source).is_relative_to(local_path(folder))
-    return source.startswith(folder.rstrip("/") + "/") and ".." not in source.split("/")
 
 
 def _put(store: ArtifactStore, checkpoint: Checkpoint, path: Path) -> None:

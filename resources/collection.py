@@ -127,7 +127,7 @@ def collect(
         raise StoreError("a store that is opened to read only is not collected")
     store.records.check_version()
     if not store.is_local and not str(store.root).startswith(("s3://", "s3a://")):
-        raise StoreError(f"only stores in a folder or on S3 can be collected, and this one is {store.root}")
+        raise StoreError(f"only stores in a folder or on S3 can be collected, and this one is {store.storage.shown()}")
     lock = store.cache / "locks" / "collection"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -327,7 +327,7 @@ def _number(store: ArtifactStore, stat: Stat, value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise StoreError(
-        f"{store.storage.path(stat.key)} does not say when its checkpoint was registered: nothing was freed"
+        f"{store.storage.shown(stat.key)} does not say when its checkpoint was registered: nothing was freed"
     )
 
 
@@ -336,7 +336,7 @@ def _readable(store: ArtifactStore, stat: Stat, content: bytes) -> dict[str, Any
     try:
         return parsed(content)
     except Malformed as error:
-        where = store.storage.path(stat.key)
+        where = store.storage.shown(stat.key)
         raise StoreError(f"{where} cannot be read ({error}), so nothing was freed: correct or remove it") from None
 
 

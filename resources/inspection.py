@@ -1,6 +1,7 @@
 """Is a checkpoint file whole, and what is its hash? Of a large one, in a process that outlives a sensor's tick.
 
-`python -m resources.inspection URL ANSWER WORK` writes what it found to the file ANSWER, as JSON.
+`python -m resources.inspection ANSWER WORK` reads the URL from its standard input, because everybody on a machine can
+read the arguments of its processes, and writes what it found to the file ANSWER, as JSON.
 """
 
 import json
@@ -18,6 +19,7 @@ from upath import UPath
 from edge_assets.core.checkpoint import check_complete
 from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
 from edge_assets.hashing import digest, sha256_of
+from resources import shards
 
 LARGE = 2**28  # bytes from which a file is hashed in the background: a slow disk reads it several times in ten seconds
 KEPT_SECONDS = 86400  # an answer that nobody fetched: the file changed meanwhile
@@ -42,7 +44,25 @@ def local_path(url: str) -> Path:
 
 
 def download(url: str, work: Path) -> Path:
-    """The file itself if it is local, else a copy of it in `work`. Raises CheckpointError if it cannot be had."""
+    """The file itself if it is local, else a copy of it in `work`; of a set of files, one in `work` with all of it.
+
+    Raises CheckpointError if it cannot be had.
+    """
+    folder, slash, name = url.rpartition("/")
+    names = shards.members(name)
+    if not names:
+        return _file(url, work)
+    parts = [_file(f"{folder}{slash}{part}", _own_folder(work)) for part in names]
+    whole = _own_folder(work) / f"whole{parts[0].suffix}"
+    shards.merge(parts, whole)
+    return whole
+
+
+def _own_folder(work: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=work))
+
+
+def _file(url: str, work: Path) -> Path:
     if is_local(url):
         return Path(url.removeprefix("file://"))
     path = UPath(url, use_listings_cache=False)
@@ -82,8 +102,16 @@ def inspect_in_background(url: str, stamp: str, cache: Path) -> Content | None:
     if not answer.exists():
         _forget_old(folder)
         if not _is_running(answer):
-            command = [sys.executable, "-m", "resources.inspection", url, str(answer), str(folder)]
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = [sys.executable, "-m", "resources.inspection", str(answer), str(folder)]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            assert process.stdin is not None
+            with process.stdin as told:
+                told.write(os.fsencode(url))
         return None
     found = json.loads(answer.read_bytes())
     answer.unlink()
@@ -131,4 +159,4 @@ def main(url: str, answer: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(os.fsdecode(sys.stdin.buffer.read()), Path(sys.argv[1]), Path(sys.argv[2]))

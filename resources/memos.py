@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -14,6 +14,7 @@ from resources.blobs import FRESH, Blobs, touch_if_old
 from resources.records import Records, warn_once
 from resources.storage import Storage
 
+Check = Callable[[Result], object]  # raises Malformed for a result that is not what its step makes
 OWN_MEMOS: set[str] = set()  # digests of what this process wrote: it trusts itself
 
 
@@ -25,11 +26,12 @@ class Memos:
     blobs: Blobs
     verifier: trust.Verifier | None
 
-    def recall(self, recipe: Recipe) -> Result | None:
+    def recall(self, recipe: Recipe, check: Check | None = None) -> Result | None:
         """What `recipe` made before, or None. A corrupted blob is named, set aside and not returned.
 
-        A memo that has another shape, is another recipe's or is not signed by a trusted key where that is asked for is
-        absent too, with a warning that names it. What is recalled is marked as used.
+        A memo that has another shape, of which `check` raises Malformed, that is another recipe's, or that is not
+        signed by a trusted key where that is asked for, is absent too, with a warning that names it. What is recalled
+        is marked as used.
         """
         key = memo_key(recipe.sha256)
         memo = self.records.read(key)
@@ -37,6 +39,8 @@ class Memos:
             return None
         try:
             result = Result.from_dict(memo, reused=True)
+            if check is not None:
+                check(result)
         except Malformed as error:
             self.records.is_absent(key, str(error))
             return None
@@ -45,7 +49,7 @@ class Memos:
             return None
         if not self._is_trusted(memo):
             warn_once(
-                f"{trust.VARIABLE} is set, and results in {self.records.storage.root} are not signed by a trusted "
+                f"{trust.VARIABLE} is set, and results in {self.records.storage.shown()} are not signed by a trusted "
                 f"key: they are taken as absent, and built here"
             )
             return None

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.types import Built, Report, Result
 from edge_assets.errors import Malformed
 from resources.store import ArtifactStore
@@ -32,6 +32,7 @@ def pointed_result(store: ArtifactStore, key: str) -> Pointed | None:
         for built in builts_of(result):
             if built.runtime not in RUNTIMES:
                 raise Malformed(f"{built.runtime[:100]} is no runtime")
+            build_session(built.runtime, built.build)
     except Malformed as error:
         log.warning("pointer %s is taken as absent, and written anew: %s", key, error)
         return None

@@ -38,7 +38,7 @@ class Records:
         content = self.storage.read(VERSION_FILE)
         if content is None:
             return None
-        where = self.storage.path(VERSION_FILE)
+        where = self.storage.shown(VERSION_FILE)
         try:
             said = json.loads(content)["version"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -47,7 +47,7 @@ class Records:
             ) from None
         if said != VERSION:
             raise StoreError(
-                f"the store {self.storage.root} has version {said!r}, and this edge-assets knows version {VERSION}: "
+                f"the store {self.storage.shown()} has version {said!r}, and this edge-assets knows version {VERSION}: "
                 f"use the edge-assets that wrote it, or name another store in EDGE_ASSETS_STORE"
             )
         return VERSION
@@ -88,7 +88,7 @@ class Records:
 
     def is_absent(self, key: str, reason: str) -> None:
         """Warn that a record is taken as absent."""
-        warn_once(f"{self.storage.path(key)} is taken as absent, and written anew: {reason}")
+        warn_once(f"{self.storage.shown(key)} is taken as absent, and written anew: {reason}")
 
     def _write_version(self) -> None:
         """Say the store's version with its first record. Raises StoreError for a version that is not known here."""
@@ -130,7 +130,7 @@ class Pointers:
         """Pointer `key` as what `parse` makes of its data, or None where it was never set.
 
         For pointers that nothing writes anew by itself: where `get` would take one of another shape as absent, this
-        raises StoreError naming it.
+        raises Malformed naming it.
         """
         name = _pointer_key(key)
         content = self.records.content(name)
@@ -139,8 +139,10 @@ class Pointers:
         try:
             return parse(parsed(content))
         except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
-            where = self.records.storage.path(name)
-            raise StoreError(f"{where} is not as this version writes it ({error}): correct or remove it") from None
+            where = self.records.storage.shown(name)
+            raise Malformed(
+                f"{where} is not as this version writes it ({one_line(error)}): correct or remove it"
+            ) from None
 
     def names(self, prefix: str) -> list[str]:
         """Names of the pointers directly below `prefix`."""

@@ -31,7 +31,7 @@ from edge_assets.errors import Refused
 from resources import trust
 from resources.blobs import Blobs
 from resources.checkouts import Checkouts
-from resources.memos import Memos
+from resources.memos import Check, Memos
 from resources.records import Pointers, Records
 from resources.storage import Storage, open_storage
 from resources.workspaces import Workspaces, disk_errors
@@ -80,23 +80,23 @@ class ArtifactStore:
         """The same store, read-only: running a step on it tells whether the step has anything to do."""
         return assembled(self.storage, self.cache, self.memos.verifier, read_only=True)
 
-    def remember(self, recipe: Recipe, build: Build) -> Result:
-        """The result of `recipe`: from the store if it is there and intact, else built and kept.
+    def remember(self, recipe: Recipe, build: Build, check: Check | None = None) -> Result:
+        """The result of `recipe`: from the store if it is there, intact and passes `check`, else built and kept.
 
         Raises NotBuilt on a read-only store, StoreError if the disk is full, and whatever `build` raises,
         except Refused, which is a result too.
         """
-        result = self.recall(recipe)
+        result = self.recall(recipe, check)
         if result is not None:
             return result
         if self.read_only:
             raise NotBuilt(recipe)
         with self.workspaces.alone(recipe.sha256):  # runs of several families want the same at once
-            return self.recall(recipe) or _built(self, recipe, build)  # who waited finds it made
+            return self.recall(recipe, check) or _built(self, recipe, build)  # who waited finds it made
 
-    def recall(self, recipe: Recipe) -> Result | None:
+    def recall(self, recipe: Recipe, check: Check | None = None) -> Result | None:
         """What `recipe` made before, or None: `Memos.recall`."""
-        return self.memos.recall(recipe)
+        return self.memos.recall(recipe, check)
 
     def checkout(self, artifact: Artifact) -> Path:
         """Local path of the artifact's files, verified: `Checkouts.checkout`. Raises StoreError."""

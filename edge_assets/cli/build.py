@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 from rich.markup import escape
 
+from edge_assets.addresses import without_credentials
 from edge_assets.cli.interruptions import never_dropped
 from edge_assets.cli.progress import Display, Estimate
 from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
@@ -35,12 +36,12 @@ from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
 from edge_assets.pipeline.plan import Plan, plan
 from edge_assets.settings import Home, home
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target, local_target, this_machine
 from edge_assets.targets.project import catalog
-from resources import checkpoints
+from resources import checkpoints, shards
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore
 
@@ -113,7 +114,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
-        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {folder}")
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}")
     if names:
         return known
     return [_newest(store, spec)]
@@ -121,7 +122,7 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
 
 def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
     """The newest that fits. Raises EdgeAssetsError, with the reason of the last, if all that there are do not."""
-    architecture = source_digest(spec.architecture)
+    architecture = fitting_digest(spec)
     newest = checkpoints.newest(store, spec.name, architecture)
     if newest is None:
         reasons = list(checkpoints.unfit(store, spec.name, architecture).values())
@@ -135,8 +136,9 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
         return checkpoints.lookup(store, spec.name, name)
     files, stems = {}, {}
     for file in checkpoints.list_files(folder):
-        files[Path(file.url).name] = file.url
-        stems[Path(file.url).stem] = file.url
+        inside, _, own_name = file.name.rpartition("/")
+        files[file.name] = file.url
+        stems[inside or shards.stem_of(own_name)] = file.url
     if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
         return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
     raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered})

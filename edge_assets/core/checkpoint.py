@@ -3,29 +3,43 @@
 safetensors first; a torch zip file only through `weights_only=True`, whose unpickler runs no code; anything
 else is refused. There is no fallback to unpickling. Nothing is unpacked before its form and its checksums are
 right, and whatever a library raises about a file becomes one short CheckpointError.
+
+What of a file are the weights, `core/weights.py` finds.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
-from edge_assets.spec.source import call
+from edge_assets.core.architecture import build_architecture
+from edge_assets.core.archives import check_archive, refusal, shown
+from edge_assets.core.weights import COUNTERS, Fit, distinct, fits_of, listing, states_in, without_inner
+from edge_assets.errors import EdgeAssetsError, one_line, printable
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth")  # in lower or upper case
-SHOWN = 8  # names listed in a message before it says how many more there are
-SHOWN_LETTERS = 240  # of all names of one list together
-PATH_LETTERS = 200  # of a path in a message
+__all__ = ["SUFFIXES", "Loaded", "check_complete", "load", "load_model", "read_state", "save_plain", "shown"]
+SAFETENSORS = ".safetensors"
+SUFFIXES = (SAFETENSORS, ".pt", ".pth", ".ckpt", ".bin")  # in lower or upper case
 RECORDS = ("/data.pkl", "/version")  # what torch.save puts into every zip file
 WEIGHT_TYPES = (
     *("float16", "bfloat16", "float32", "float64"),
     *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
 )  # numbers with a fraction that may be cast to each other; not scales (e8m0) or packed halves (e2m1)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An architecture with the weights of a checkpoint."""
+
+    model: "torch.nn.Module"  # in eval mode
+    weights: Mapping[str, "torch.Tensor"]  # the file's, under the architecture's names, as they lie there
+    is_plain: bool  # the file is a state dict of the architecture as it stands
+    remarks: tuple[str, ...]  # how it was read, where it is not, and what of it was left
 
 
 def check_complete(path: Path) -> None:
@@ -36,41 +50,75 @@ def check_complete(path: Path) -> None:
     """
     with _as_checkpoint_error(path, "is truncated or corrupt"):
         if not path.is_file():
-            raise CheckpointError(f"checkpoint {shown(path)} does not exist")
+            raise refusal(path, "does not exist")
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             known = ", ".join(SUFFIXES)
-            raise CheckpointError(f"checkpoint {shown(path)}: '{printable(path.suffix)}' is not one of {known}")
-        if suffix == ".safetensors":
+            raise refusal(path, f"is no checkpoint: '{printable(path.suffix)}' is not one of {known}")
+        if suffix == SAFETENSORS:
             _check_safetensors(path)
         else:
-            _check_torch_zip(path)
+            path.open("rb").close()  # says why an unreadable file is; zipfile says that it is none
+            check_archive(path, RECORDS)
 
 
 def read_state(path: Path) -> dict[str, "torch.Tensor"]:
     """The state dict in `path`, on the CPU. Raises CheckpointError; never runs code from the file."""
-    check_complete(path)
-    with _as_checkpoint_error(path, "is truncated or corrupt"):
-        state = _read(path)
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
-    return _state_dict(state, path)
+    content = _content(path)
+    states = list(states_in(content).values())
+    if len(states) != 1:
+        raise refusal(path, _why_no_state(content))
+    _check_dense(states[0], path)
+    return dict(states[0])
 
 
-def load_model(architecture: str, path: Path) -> "torch.nn.Module":
-    """The architecture with the checkpoint's weights, in eval mode.
+def load_model(architecture: str, path: Path, weights: str | None = None) -> "torch.nn.Module":
+    """The architecture with the checkpoint's weights, in eval mode: `load`."""
+    return load(architecture, path, weights).model
+
+
+def load(architecture: str, path: Path, weights: str | None = None) -> Loaded:
+    """The architecture with the checkpoint's weights: those that fit it, of several those that `weights` names.
 
     Raises CheckpointError listing missing keys, unexpected keys, different shapes and tensors of another kind, or
-    tensors that are NaN or infinite in the architecture's own types.
+    tensors that are NaN or infinite in the architecture's own types, or several weights of which none is chosen.
     """
-    state = read_state(path)
-    model: torch.nn.Module = call(architecture, "architecture")
+    content = _content(path)
+    if not states_in(content):
+        raise refusal(path, _why_no_state(content))
+    model = build_architecture(architecture)
     expected = model.state_dict()
-    _check_fits(state, expected, architecture, path)
-    state = {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
-    _check_finite(state, path)
-    model.load_state_dict(state)
-    return model.eval()
+    fit = _chosen(content, expected, architecture, weights, path)
+    _check_dense(fit.state, path)
+    _check_kinds(fit.state, expected, architecture, path)
+    state = {name: tensor.to(expected[name].dtype) for name, tensor in fit.state.items()}
+    _check_finite(state, expected, path)
+    result = model.load_state_dict(state, strict=False)
+    missing = [name for name in result.missing_keys if not name.endswith(COUNTERS)]
+    if missing or result.unexpected_keys:
+        reason = _misfit(architecture, {"missing keys": missing, "unexpected keys": result.unexpected_keys})
+        raise refusal(path, reason)
+    return Loaded(
+        model=model.eval(),
+        weights=fit.state,
+        is_plain=fit.is_plain,
+        remarks=tuple(_remarks(fit, content, expected)),
+    )
+
+
+def save_plain(weights: Mapping[str, "torch.Tensor"], path: Path) -> None:
+    """Write weights under the architecture's names as safetensors, tensors of one memory once."""
+    from safetensors.torch import save_file
+
+    kept: dict[str, torch.Tensor] = {}
+    seen: set[tuple[object, ...]] = set()
+    for name, tensor in sorted(weights.items()):
+        memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and memory in seen:
+            continue
+        seen.add(memory)
+        kept[name] = tensor.contiguous().clone()
+    save_file(kept, path)
 
 
 # --- what is on disk -------------------------------------------------------------------------------------
@@ -84,10 +132,9 @@ def _as_checkpoint_error(path: Path, what: str) -> Iterator[None]:
     except EdgeAssetsError:
         raise
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise CheckpointError(f"checkpoint {shown(path)} cannot be read: {reason}") from None
+        raise refusal(path, f"cannot be read: {error.strerror or one_line(error)}") from None
     except Exception as error:
-        raise CheckpointError(f"checkpoint {shown(path)} {what}: {one_line(error)}") from None
+        raise refusal(path, f"{what}: {one_line(error)}") from None
 
 
 def _check_safetensors(path: Path) -> None:
@@ -98,43 +145,14 @@ def _check_safetensors(path: Path) -> None:
         return
 
 
-def _check_torch_zip(path: Path) -> None:
-    """What torch.save writes: records as they are, never packed, so that they take no more room than the file has."""
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"checkpoint {shown(path)} is not a complete torch zip file: it is truncated, or an old-style pickle, "
-            f"which is refused because reading it can run code. Save it as safetensors."
-        )
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        names = archive.namelist()
-        for record in RECORDS:
-            if not any(name.endswith(record) for name in names):
-                raise CheckpointError(
-                    f"checkpoint {shown(path)} is a zip file, not one of torch: it has no '*{record}'"
-                )
-        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise CheckpointError(
-                f"checkpoint {shown(path)} was refused: {printable(packed[0])} is compressed, which torch.save never "
-                f"does, and could unpack to any size. Save it again, best as safetensors."
-            )
-        unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
-        if unpacked > size:
-            raise CheckpointError(
-                f"checkpoint {shown(path)} was refused: its records claim {unpacked} bytes, the file has {size}"
-            )
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} is truncated or corrupt: the checksum of {printable(damaged)} is not right"
-        )
+def _content(path: Path) -> object:
+    check_complete(path)
+    with _as_checkpoint_error(path, "is truncated or corrupt"):
+        return _read(path)
 
 
 def _read(path: Path) -> object:
-    if path.suffix.lower() == ".safetensors":
+    if path.suffix.lower() == SAFETENSORS:
         from safetensors.torch import load_file
 
         return load_file(path)
@@ -145,10 +163,8 @@ def _read(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} was refused: it holds pickled objects that could run code "
-            f"({printable(_unpicklable(error), 200)}). Save the state dict alone, best as safetensors."
-        ) from None
+        reason = f"it holds pickled objects that could run code ({printable(_unpicklable(error), 100)})"
+        raise refusal(path, f"was refused: {reason}. Save the state dict alone, best as safetensors.") from None
 
 
 def _unpicklable(error: Exception) -> str:
@@ -162,31 +178,85 @@ def _unpicklable(error: Exception) -> str:
 # --- what is in it ---------------------------------------------------------------------------------------
 
 
-def _state_dict(state: object, path: Path) -> dict[str, "torch.Tensor"]:
-    """`state` if it is a dict of plain tensors by name."""
+def _why_no_state(content: object) -> str:
+    """Why there is no one state dict in what a file holds."""
     import torch
 
-    if not isinstance(state, dict) or not state:
-        found = f"a {type(state).__name__}"
-        if isinstance(state, dict):
-            found = "empty"
-        raise CheckpointError(f"checkpoint {shown(path)} is not a state dict of tensors: it is {found}")
-    odd = [name for name in state if not isinstance(name, str)]
+    if not isinstance(content, Mapping):
+        return f"is not a state dict of tensors: it is a {type(content).__name__}"
+    if not content:
+        return "is not a state dict of tensors: it is empty"
+    odd = [name for name in content if not isinstance(name, str)]
     if odd:
-        raise CheckpointError(f"checkpoint {shown(path)} has keys that are no text: {_listing(odd)}")
-    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} is not a state dict of tensors: {_listing(others)} is none. "
-            f"Save the model's state_dict() alone; a trainer's or an optimizer's state is no checkpoint."
+        return f"has keys that are no text: {listing(odd)}"
+    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    return (
+        f"is not a state dict of tensors: {listing(others)} is none. Save the model's state_dict() alone; a trainer's "
+        f"or an optimizer's state is no checkpoint."
+    )
+
+
+def _chosen(
+    content: object,
+    expected: Mapping[str, "torch.Tensor"],
+    architecture: str,
+    wanted: str | None,
+    path: Path,
+) -> Fit:
+    """The weights that fit the architecture, or of several those that are wanted. Raises CheckpointError."""
+    fits: list[Fit] = []
+    for place, state in states_in(content).items():
+        fits += fits_of(place, state, expected)
+    if wanted is None:
+        fits = without_inner(fits)
+    else:
+        there = sorted({fit.name for fit in fits if fit.name})
+        fits = [fit for fit in fits if fit.goes_by(wanted)]
+        if not fits:
+            raise refusal(path, f"has no weights '{printable(wanted)}', which the spec asks for: {_offered(there)}")
+    whole = distinct([fit for fit in fits if fit.is_whole])
+    if len(whole) > 1:
+        names = " and ".join(f"'{printable(fit.name)}'" for fit in whole[:4])
+        raise refusal(path, f"has several weights that fit, {names}: choose by ModelSpec(weights=...)")
+    if whole:
+        return whole[0]
+    nearest = min(fits, key=lambda fit: fit.faults)
+    raise refusal(path, _why_none_fits(nearest, expected, architecture))
+
+
+def _offered(names: list[str]) -> str:
+    if not names:
+        return "it is one state dict"
+    return f"it has {listing(names)}"
+
+
+def _why_none_fits(fit: Fit, expected: Mapping[str, "torch.Tensor"], architecture: str) -> str:
+    """What is wrong with the weights that are the nearest."""
+    if expected and not expected.keys() & fit.state.keys():
+        return (
+            f"holds no tensor of the architecture {printable(architecture)}: is it an optimizer's, or another "
+            f"model's? Missing keys: {listing(fit.missing)}. Unexpected keys: {listing(fit.unexpected)}"
         )
+    shapes = []
+    for name in fit.differing:
+        given, wanted = fit.state[name].shape, expected[name].shape
+        shapes.append(f"{printable(name)} is {tuple(given)}, expected {tuple(wanted)}")
+    found = {"missing keys": fit.missing, "unexpected keys": fit.unexpected, "shapes": shapes}
+    return _misfit(architecture, found)
+
+
+def _misfit(architecture: str, found: Mapping[str, Sequence[str]]) -> str:
+    problems = [f"{label}: {listing(entries, 100)}" for label, entries in found.items() if entries]
+    return f"is not of the architecture {printable(architecture)}. {'. '.join(problems)}"
+
+
+def _check_dense(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
     special = [name for name, tensor in state.items() if not _is_plain(tensor)]
     if special:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} has sparse, quantized or empty (meta) tensors, which are not read: "
-            f"{_listing(special)}. Save dense ones."
+        raise refusal(
+            path,
+            f"has sparse, quantized or empty (meta) tensors, which are not read: {listing(special)}. Save dense ones.",
         )
-    return state
 
 
 def _is_plain(tensor: "torch.Tensor") -> bool:
@@ -195,33 +265,18 @@ def _is_plain(tensor: "torch.Tensor") -> bool:
     return tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
 
 
-def _check_fits(
+def _check_kinds(
     state: Mapping[str, "torch.Tensor"],
     expected: Mapping[str, "torch.Tensor"],
     architecture: str,
     path: Path,
 ) -> None:
-    shared = sorted(expected.keys() & state.keys())
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    if expected and not shared:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} holds no tensor of the architecture {architecture}: is it an optimizer's, or "
-            f"another model's? Missing keys: {_listing(missing)}. Unexpected keys: {_listing(unexpected)}"
-        )
-    shapes, kinds = [], []
-    for name in shared:
-        given, wanted = state[name], expected[name]
-        if given.shape != wanted.shape:
-            shapes.append(f"{printable(name)} is {tuple(given.shape)}, expected {tuple(wanted.shape)}")
-        if _kind(given) != _kind(wanted):
-            kinds.append(f"{printable(name)} is {_type(given)}, expected {_type(wanted)}")
-    found = {"missing keys": missing, "unexpected keys": unexpected, "shapes": shapes, "types": kinds}
-    problems = [f"{label}: {_listing(entries, 160)}" for label, entries in found.items() if entries]
-    if problems:
-        raise CheckpointError(
-            f"checkpoint {shown(path)} is not of the architecture {architecture}. {'. '.join(problems)}"
-        )
+    kinds = []
+    for name, given in state.items():
+        if _kind(given) != _kind(expected[name]):
+            kinds.append(f"{printable(name)} is {_type(given)}, expected {_type(expected[name])}")
+    if kinds:
+        raise refusal(path, _misfit(architecture, {"types": kinds}))
 
 
 def _kind(tensor: "torch.Tensor") -> str:
@@ -238,27 +293,38 @@ def _type(tensor: "torch.Tensor") -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _check_finite(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
-    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+def _check_finite(
+    state: Mapping[str, "torch.Tensor"],
+    expected: Mapping[str, "torch.Tensor"],
+    path: Path,
+) -> None:
+    """What the architecture itself sets to infinity, such as a mask, may be so in the file."""
+    import torch
+
+    bad = []
+    for name, tensor in state.items():
+        is_odd = tensor.is_floating_point() and not tensor.isfinite().all()
+        if is_odd and not torch.equal(tensor, expected[name]):
+            bad.append(name)
     if bad:
-        raise CheckpointError(f"checkpoint {shown(path)} has NaN or infinite weights in {_listing(bad)}")
+        raise refusal(path, f"has NaN or infinite weights in {listing(bad)}")
 
 
-def _listing(names: Sequence[object], letters: int = 80) -> str:
-    """The first names, each on one line and cut at so many letters, and how many more there are."""
-    shown: list[str] = []
-    for name in names[:SHOWN]:
-        text = printable(name, letters)
-        if shown and sum(map(len, shown)) + len(text) > SHOWN_LETTERS:
-            break
-        shown.append(text)
-    rest = len(names) - len(shown)
-    listed = ", ".join(shown)
-    if rest:
-        return f"{listed} and {rest} more"
-    return listed
+# --- what is said ----------------------------------------------------------------------------------------
 
 
-def shown(path: Path) -> str:
-    """A checkpoint's place as messages name it."""
-    return printable(str(path), PATH_LETTERS)
+def _remarks(fit: Fit, content: object, expected: Mapping[str, "torch.Tensor"]) -> Iterator[str]:
+    if fit.place:
+        yield f"read under '{printable(fit.place)}'"
+    if fit.prefix:
+        yield f"'{printable(fit.prefix)}' taken off the names"
+    yield from fit.remarks
+    cast = [name for name, tensor in fit.state.items() if tensor.dtype != expected[name].dtype]
+    kinds = sorted({_type(fit.state[name]) for name in cast})
+    if kinds:
+        yield f"cast from {', '.join(kinds)}"
+    left = list(fit.unread)
+    if fit.place and isinstance(content, Mapping):
+        left += [key for key in content if key != fit.place.partition(".")[0]]
+    if left:
+        yield f"not read: {listing(left)}"

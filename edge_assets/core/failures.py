@@ -6,6 +6,7 @@ import re
 import traceback
 from pathlib import Path
 
+from edge_assets.addresses import hide_credentials
 from edge_assets.errors import EdgeAssetsError, told
 
 FOLDER = "failures"  # in the local cache
@@ -31,7 +32,7 @@ def keep(error: BaseException, folder: Path, name: str) -> str:
     parts = ["".join(traceback.format_exception(error)), getattr(error, "log", "")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text("\n".join(filter(None, parts)), errors="replace")
+        (folder / file).write_text(hide_credentials("\n".join(filter(None, parts))), errors="replace")
     except OSError as reason:
         log.warning("the log of %s could not be written: %s", name, reason)
     return file

@@ -182,11 +182,11 @@ def build_session(runtime: str, result: "Result") -> dict[str, Any]:
     allowed = RUNTIMES[runtime].build_options
     memo = f"the memo {result.recipe.sha256} ({result.recipe.step})"
     if not isinstance(said, Mapping):
-        raise Malformed(f"{memo} has session options that are no mapping: remove it from the store to build it again")
+        raise Malformed(f"{memo} has session options that are no mapping")
     refused = sorted(str(name) for name in said if name not in allowed)
     if refused:
         raise Malformed(
             f"{memo} sets the session option {', '.join(refused)}, which {runtime} takes from no build "
-            f"({', '.join(allowed) or 'it takes none'}): remove it from the store to build it again"
+            f"({', '.join(allowed) or 'it takes none'})"
         )
     return dict(said)

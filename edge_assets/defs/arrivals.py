@@ -20,7 +20,7 @@ import dagster as dg
 
 from edge_assets.defs.assets import checkpoint_partitions
 from edge_assets.defs.requests import Runs, stale_requests
-from edge_assets.errors import CheckpointError, UnknownName, printable
+from edge_assets.errors import CheckpointError, Malformed, UnknownName, printable
 from edge_assets.families.families import family_targets
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
@@ -237,14 +237,20 @@ class _Look:
             if entry.number is not None:
                 continue
             if entry.key:
-                found = self.store.pointers.get(f"checkpoints/{self.spec.name}/{entry.key}") or {}
-                self.waiting[name] = replace(entry, number=int(found.get("number", 0)))
+                self.waiting[name] = replace(entry, number=self._number_of(entry.key))
             elif entry.look != self.number:
                 new.append(name)
         new.sort(key=checkpoints.natural)
         first = checkpoints.reserve(self.store, self.spec.name, len(new)) if new else 0
         for number, name in enumerate(new, first):
             self.waiting[name] = replace(self.waiting[name], number=number)
+
+    def _number_of(self, key: str) -> int:
+        """The place in the order that a checkpoint has already."""
+        try:
+            return checkpoints.lookup(self.store, self.spec.name, key).number
+        except (Malformed, UnknownName):
+            return 0  # said when it is its turn
 
     def _settle(self, files: Mapping[str, CheckpointFile]) -> None:
         """Register and ask for what has settled, the newest first, while there is time."""
@@ -262,6 +268,9 @@ class _Look:
             except CheckpointError as error:
                 self.messages.append(f"not a whole checkpoint, left alone until it changes: {error}")
                 self.refused[name] = self.waiting.pop(name).stamp
+            except Malformed as error:
+                self.messages.append(f"{printable(name)} is left alone: {error}")
+                del self.waiting[name]
             except UnknownName:
                 del self.waiting[name]  # it was retired meanwhile
 
@@ -292,7 +301,7 @@ class _Look:
         content = self._content(file)
         if content is None:
             return None
-        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number or 0)
+        return self.ledger.find(content.sha256) or self.ledger.enter(file.url, content, entry.number or 0, file.name)
 
     def _content(self, file: CheckpointFile) -> Content | None:
         if file.size >= LARGE:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import dagster as dg
 
-from edge_assets.core import failures
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.select import judge
 from edge_assets.core.types import Built, Report
@@ -31,7 +30,7 @@ from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 from edge_assets.targets.project import target
 from resources import checkpoints
-from resources.artifacts import ArtifactStoreResource
+from resources.artifacts import ArtifactStoreResource, as_failures
 from resources.tracking import MLflowTracking
 
 GRAPH_VERSION = "2"  # of the assets that are not variants
@@ -83,12 +82,8 @@ def known_to(instance: dg.DagsterInstance) -> Materialized:
 @contextmanager
 def clear_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Every error as one message without a traceback; of one that is not the user's to fix, a log has the rest."""
-    try:
+    with as_failures(home().cache, f"{context.asset_key.to_user_string()} {context.partition_key}"):
         yield
-    except Exception as error:
-        name = f"{context.asset_key.to_user_string()} {context.partition_key}"
-        message = failures.report(error, home().cache / failures.FOLDER, name)
-        raise dg.Failure(message, allow_retries=False) from None
 
 
 def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource) -> Cell:
@@ -99,7 +94,7 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     keys = context.partition_key.keys_by_dimension
     opened = store.open()
     opened.workspaces.sweep()
-    if opened.pointers.get(f"checkpoints/{spec.name}/{keys['checkpoint']}") is None:
+    if keys["checkpoint"] not in opened.pointers.names(f"checkpoints/{spec.name}"):
         checkpoints.discover(opened, spec.name, checkpoint_folder(spec))
     checkpoint = checkpoints.lookup(opened, spec.name, keys["checkpoint"])
     return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)

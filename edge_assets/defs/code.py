@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from edge_assets.spec.source import locate
+from edge_assets.spec.architecture import place
 
 KEY = "dagster/code_references"  # where Dagster's page looks
 Metadata = Mapping[str, dg.MetadataValue]
@@ -26,8 +26,9 @@ def calls(*functions: Callable[..., object], model: str | None = None) -> Metada
         for function in functions:
             references.append(_reference(function))
         if model is not None:
-            path = locate(model, "architecture")
-            references.append(dg.LocalFileCodeReference(file_path=str(path.resolve()), label=model))
+            path = place(model)
+            if path is not None:
+                references.append(dg.LocalFileCodeReference(file_path=str(path.resolve()), label=model))
         return {KEY: dg.CodeReferencesMetadataValue(code_references=references)}
 
 

@@ -9,8 +9,8 @@ import dagster as dg
 
 from edge_assets.families.family import Family
 from edge_assets.pipeline.identity import RELEASE
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import ModelSpec
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target
 from resources import checkpoints
 from resources.pointers import pointed_result, pointer_key
@@ -35,7 +35,7 @@ def is_newest_released(
 
     `just_released` is the partition whose release is done and not yet handed on.
     """
-    newest = checkpoints.newest(store, spec.name, source_digest(spec.architecture))
+    newest = checkpoints.newest(store, spec.name, fitting_digest(spec))
     if newest is None:
         return True, "no checkpoint that fits the architecture is registered"
     missing = []

@@ -5,6 +5,7 @@ import os
 import dagster as dg
 
 from edge_assets.defs.running import close_dead_runs
+from edge_assets.defs.ticks import clear_tick_errors
 
 INTERVAL = int(os.environ.get("EDGE_ASSETS_RECOVERY_SECONDS", "60"))
 
@@ -17,7 +18,8 @@ INTERVAL = int(os.environ.get("EDGE_ASSETS_RECOVERY_SECONDS", "60"))
 )
 def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Launches nothing: a model's sensor and schedule, and people, know what is to be run again."""
-    closed = close_dead_runs(context.instance)
+    with clear_tick_errors("dead_runs_sensor"):
+        closed = close_dead_runs(context.instance)
     for run in closed:
         context.log.warning(f"closed {run.run_id} ({run.job_name}), whose process is gone")
     return dg.SkipReason(f"{len(closed)} dead runs were closed" if closed else "no dead runs")

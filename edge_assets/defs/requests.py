@@ -1,6 +1,6 @@
 """Run requests for a checkpoint, shared by the sensor and the schedule."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 
 import dagster as dg
@@ -22,7 +22,7 @@ SCORECARD_PRIORITY = {"dagster/priority": "-5"}  # a page of what is built alrea
 PARTITION, CHECKPOINT_PARTITION = "dagster/partition", "dagster/partition/checkpoint"
 UNFINISHED = [
     *(DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED),
-    *(DagsterRunStatus.STARTING, DagsterRunStatus.STARTED),
+    *(DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING),
 ]
 
 
@@ -31,24 +31,33 @@ class Runs:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.materialized: Materialized = known_to(instance)
-        self.unfinished: Callable[[str], Collection[str]] = cache(self._unfinished)
         self._built = cache(self._built_checkpoints)
         self._instance = instance
+        self._unfinished: list[dg.DagsterRun] | None = None
 
     def has(self, spec: ModelSpec, family: Family, checkpoint: str) -> bool:
         """Whether a checkpoint was ever run or materialized for a family."""
         if checkpoint in self._built((spec.name, family.name, CHECKPOINT)):
             return True
-        filters = dg.RunsFilter(job_name=family_job_name(spec, family), tags={CHECKPOINT_PARTITION: checkpoint})
-        return bool(self._instance.get_runs(filters, limit=1))
+        runs = self._instance.get_runs(dg.RunsFilter(tags={CHECKPOINT_PARTITION: checkpoint}))
+        return any(_is_of(run, spec, family) for run in runs)
 
-    def _unfinished(self, job: str) -> Collection[str]:
-        """Partitions of the job's runs that wait or run."""
-        runs = self._instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED))
-        return {run.tags.get(PARTITION, "") for run in runs}
+    def is_unfinished(self, spec: ModelSpec, family: Family, partition: str) -> bool:
+        """Whether a run of that cell waits, runs or is being ended, whoever started it."""
+        if self._unfinished is None:
+            self._unfinished = list(self._instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)))
+        of_the_cell = [run for run in self._unfinished if run.tags.get(PARTITION) == partition]
+        return any(_is_of(run, spec, family) for run in of_the_cell)
 
     def _built_checkpoints(self, asset: tuple[str, str, str]) -> Collection[str]:
         return {partition.partition("|")[0] for partition in self.materialized(asset)}
+
+
+def _is_of(run: dg.DagsterRun, spec: ModelSpec, family: Family) -> bool:
+    """Whether a run works on a family of a model, by its job, or by its assets as in what people start on the page."""
+    if run.job_name == family_job_name(spec, family):
+        return True
+    return any(key.path[:2] == [spec.name, family.name] for key in run.asset_selection or ())
 
 
 def stale_requests(
@@ -64,7 +73,7 @@ def stale_requests(
     job = family_job_name(spec, family)
     for target in targets:
         cell = Cell(spec, family, target, checkpoint, store)
-        if f"{checkpoint.key}|{target.name}" in runs.unfinished(job):
+        if runs.is_unfinished(spec, family, f"{checkpoint.key}|{target.name}"):
             continue
         planned = plan(cell, runs.materialized, mode="rapid")
         if not planned.is_fresh:

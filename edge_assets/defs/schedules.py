@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from edge_assets.defs.requests import Runs, stale_requests
+from edge_assets.defs.ticks import clear_tick_errors
 from edge_assets.families.family import Family
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import ModelSpec
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import Target
 from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource
@@ -31,13 +32,14 @@ def nightly_schedule(
     def nightly(
         context: dg.ScheduleEvaluationContext, store: ArtifactStoreResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        opened = store.open()
-        newest = checkpoints.newest(opened, spec.name, source_digest(spec.architecture))
-        if newest is None:
-            return dg.SkipReason(f"no checkpoint of {spec.name} that fits its architecture is registered yet")
-        tick = context.scheduled_execution_time.isoformat()
-        runs = Runs(context.instance)
-        requests = list(stale_requests(spec, family, targets, newest, opened, runs, run_key=f"nightly:{tick}"))
+        with clear_tick_errors(f"{job.name}_nightly"):
+            opened = store.open()
+            newest = checkpoints.newest(opened, spec.name, fitting_digest(spec))
+            if newest is None:
+                return dg.SkipReason(f"no checkpoint of {spec.name} that fits its architecture is registered yet")
+            tick = context.scheduled_execution_time.isoformat()
+            runs = Runs(context.instance)
+            requests = list(stale_requests(spec, family, targets, newest, opened, runs, run_key=f"nightly:{tick}"))
         return requests or dg.SkipReason(f"{newest.key} is up to date on every target, or its runs wait already")
 
     return nightly

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import AssetSelection
 
+from edge_assets.addresses import without_credentials
 from edge_assets.defs import freshness
 from edge_assets.defs.arrivals import Answer, Cursor, look
 from edge_assets.defs.assets import asset_key, checkpoint_partitions
 from edge_assets.defs.requests import SCORECARD_PRIORITY
+from edge_assets.defs.ticks import clear_tick_errors
 from edge_assets.families.families import family_targets
 from edge_assets.pipeline.identity import RELEASE
 from edge_assets.spec.model import ModelSpec
@@ -40,14 +42,14 @@ def checkpoint_sensor(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"
         description=_description(spec),
     )
     def sensor(context: dg.SensorEvaluationContext, store: ArtifactStoreResource) -> dg.SensorResult:
-        cursor = Cursor.read(context.cursor)
-        opened = store.open()
-        answer = look(spec, opened, context.instance, cursor, context.log.warning)
         partitions = checkpoint_partitions(spec)
         additions, events = [], []
-        if answer.partitions:
-            additions.append(partitions.build_add_request(answer.partitions))
-            events += _release_checks(spec, opened)
+        with clear_tick_errors(f"{spec.name}_checkpoint_sensor"):
+            opened = store.open()
+            answer = look(spec, opened, context.instance, Cursor.read(context.cursor), context.log.warning)
+            if answer.partitions:
+                additions.append(partitions.build_add_request(answer.partitions))
+                events += _release_checks(spec, opened)
         return dg.SensorResult(
             run_requests=answer.requests,
             skip_reason=None if answer.requests else _why_nothing_starts(spec, answer),
@@ -69,9 +71,10 @@ def _release_checks(spec: ModelSpec, store: ArtifactStore) -> list[dg.AssetCheck
 
 
 def _description(spec: ModelSpec) -> str:
+    folder = without_credentials(spec.checkpoints)
     if spec.automation.on_checkpoint:
-        return f"Builds every target of {spec.name} when a new checkpoint lies in {spec.checkpoints}."
-    return f"Makes each new checkpoint in {spec.checkpoints} a partition of {spec.name}, and starts nothing: {BY_HAND}."
+        return f"Builds every target of {spec.name} when a new checkpoint lies in {folder}."
+    return f"Makes each new checkpoint in {folder} a partition of {spec.name}, and starts nothing: {BY_HAND}."
 
 
 def _why_nothing_starts(spec: ModelSpec, answer: Answer) -> str:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe
 from edge_assets.pipeline.identity import Identity, machine_digest
+from edge_assets.spec.architecture import architecture_digest
 from edge_assets.spec.source import source_digest
 
 
@@ -25,7 +26,7 @@ class Recipes:
         tools: Mapping[str, str] | None = None,
     ) -> Recipe:
         """A recipe of a step that runs the user's architecture in PyTorch."""
-        architecture = {"architecture": source_digest(self.cell.spec.architecture)}
+        architecture = {"architecture": architecture_digest(self.cell.spec.architecture)}
         named = {"architecture": self.cell.spec.architecture, "inputs": [t.name for t in self.cell.spec.inputs]}
         return Recipe(
             step,
@@ -34,6 +35,13 @@ class Recipes:
             {**named, **(parameters or {})},
             {"torch": version("torch"), **(tools or {})},
         )
+
+    def weights(self) -> dict[str, object]:
+        """Which of a checkpoint's weights are read, where the spec chooses."""
+        chosen = self.cell.spec.weights
+        if chosen is None:
+            return {}
+        return {"weights": chosen}
 
     def timing(self) -> dict[str, str]:
         """The machine, where a search chooses by the latency that is measured on it."""

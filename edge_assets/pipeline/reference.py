@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
+from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
@@ -19,9 +21,9 @@ from edge_assets.errors import CheckpointError, printable
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
+from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import PARITY_SAMPLES
 from edge_assets.spec.project import checkpoint_folder
-from edge_assets.spec.source import source_digest
 from edge_assets.targets import usable_cores
 from resources import checkpoints
 
@@ -40,29 +42,37 @@ class Reference:
         reference = self.outputs()
         self._check_signature(reference)
         inputs = {"file": self.cell.checkpoint.file.sha256}
-        recipe = self.recipes.of_architecture("checkpoint", "1", inputs)
+        recipe = self.recipes.of_architecture("checkpoint", "1", inputs, self.recipes.weights())
         return Built(
             variant=CHECKPOINT,
             format="pytorch",
             precision="fp32",
             runtime="pytorch",
-            build=self.cell.store.remember(recipe, self._validate),
+            build=self.cell.store.remember(recipe, self._validate, partial(build_session, "pytorch")),
             evidence=reference,
         )
 
     def _validate(self, folder: Path) -> Mapping[str, object]:
         import shutil
 
-        from edge_assets.core.checkpoint import load_model
+        from edge_assets.core.checkpoint import load, save_plain
         from edge_assets.toolchains.pytorch import eager as pytorch
 
         spec, path = self.cell.spec, self._fetched()
         with self._told_of_the_checkpoint(path):
-            model = load_model(spec.architecture, path)
+            loaded = load(spec.architecture, path, spec.weights)
         feeds = self.data.feeds(self.data.evaluation)
         one = {name: array[:1] for name, array in feeds.items()}
-        shutil.copyfile(path, folder / path.name)
-        return pytorch.describe(model, one, [tensor.name for tensor in spec.inputs])
+        if loaded.is_plain:
+            shutil.copyfile(path, folder / path.name)
+        else:  # what is made from it need not look for the weights again
+            save_plain(loaded.weights, folder / f"{path.stem}.safetensors")
+        facts: dict[str, object] = {}
+        facts |= pytorch.describe(loaded.model, one, [tensor.name for tensor in spec.inputs])
+        if loaded.remarks:
+            facts["read"] = "; ".join(loaded.remarks)
+            self.cell.log(f"checkpoint {self.cell.checkpoint.key}: {facts['read']}")
+        return facts
 
     def _fetched(self) -> Path:
         """The checkpoint's file on this machine."""
@@ -75,7 +85,7 @@ class Reference:
             "checkpoint": self.cell.checkpoint.file.sha256,
             "evaluation": self.data.evaluation.sha256,
         }
-        parameters = self.recipes.evaluation_parameters()
+        parameters = self.recipes.evaluation_parameters() | self.recipes.weights()
         scores_name = accuracy.scores_name(tensor.name for tensor in self.cell.spec.outputs)
         if scores_name != "scores":
             parameters["scores"] = scores_name
@@ -99,7 +109,7 @@ class Reference:
         feeds = self.data.feeds(self.data.evaluation)
         labels = self.data.arrays(self.data.evaluation)[evaluation.labels]
         with self._told_of_the_checkpoint(path):
-            session = Loadable("pytorch", str(path), options).open(usable_cores())
+            session = Loadable("pytorch", str(path), options | self.recipes.weights()).open(usable_cores())
             outputs = accuracy.run_all(session, feeds)
             broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
             if broken:
@@ -147,7 +157,7 @@ class Reference:
             checkpoint = self.cell.checkpoint
             name = f"checkpoint {checkpoint.key} ({printable(checkpoint.source, 200)})"
             reason = str(error).replace(f"checkpoint {shown(path)}", name)
-            architecture = source_digest(self.cell.spec.architecture)
+            architecture = fitting_digest(self.cell.spec)
             checkpoints.mark_unfit(self.cell.store, checkpoint, architecture, reason)
             raise CheckpointError(reason) from None
 

@@ -8,7 +8,7 @@ from edge_assets.core import log_filters
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts, MeasuredVariant
-from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Feeds, Loadable, session_options
 from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
@@ -142,7 +142,10 @@ class Variants:
                     request = replace(request, trials=self._trials(variant, recipe))
                 return variant.call(variant.build, replace(request, kept=kept))
 
-        return self.cell.store.remember(recipe, build)
+        def check(result: Result) -> None:
+            build_session(self.verification.runtime_of(variant, result.said(Facts)), result)
+
+        return self.cell.store.remember(recipe, build, check)
 
     def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
         """What the variant is built from, into `folder`."""

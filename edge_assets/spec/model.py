@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edge_assets.errors import Fault, InvalidSpec, printable
+from edge_assets.spec.architecture import place
 from edge_assets.spec.preprocess import Passthrough, Preprocessing, TextPreprocessing
 from edge_assets.spec.preprocess_check import preprocessing_faults
 from edge_assets.spec.project import project_path
@@ -195,7 +196,7 @@ class ModelSpec:
     """One registered model."""
 
     name: Annotated[str, AfterValidator(_model_name)]
-    architecture: str  # a function or class of no arguments that returns the torch.nn.Module
+    architecture: str  # a function or class of no arguments that returns the torch.nn.Module, or a known network
     checkpoints: str  # a folder or an fsspec URL (s3://bucket/prefix) that training writes into
     inputs: Tensors
     outputs: Tensors
@@ -216,6 +217,7 @@ class ModelSpec:
     finetuning: FineTuning | None = None  # without it there is no quantization-aware training
     search: Search | None = None  # without it there is no accuracy-bounded search
     automation: Automation = field(default_factory=Automation)
+    weights: str | None = None  # which of a checkpoint's weights, such as "ema", where several fit the architecture
 
     def __post_init__(self) -> None:
         faults = list(_faults_between_fields(self))
@@ -262,7 +264,9 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     repeated = _repeated(names)
     if repeated:
         yield "inputs and outputs", f"repeated names {repeated}"
-    yield from _not_located(spec.architecture, "architecture")
+    yield from _architecture_faults(spec.architecture)
+    if spec.weights == "":
+        yield "weights", "must be a name, or left out"
     yield from _dataset_faults(spec)
     yield from _not_located_or_built_in(spec.evaluation.metric, METRICS, "evaluation.metric")
     if spec.finetuning:
@@ -272,6 +276,13 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     yield from _axis_faults(spec)
     if isinstance(spec.preprocessing, TextPreprocessing) and not preprocessing:
         yield from _text_faults(spec, spec.preprocessing)
+
+
+def _architecture_faults(reference: str) -> Iterator[Fault]:
+    try:
+        place(reference)
+    except InvalidSpec as error:
+        yield from error.faults
 
 
 def _not_located(reference: str, where: str) -> Iterator[Fault]:

@@ -9,9 +9,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 from edge_assets.targets.catalog import Match, Target
 
@@ -38,6 +39,10 @@ class Machine:
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    def published(self) -> Self:
+        """What who reads a number of this machine's needs to know: without the release of its kernel."""
+        return replace(self, system=self.system.partition(" ")[0])
 
     def matches(self, target: Target) -> bool:
         """Whether this machine is that target."""

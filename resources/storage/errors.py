@@ -4,8 +4,6 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from upath import UPath
-
 from edge_assets.errors import StoreError, one_line
 
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -25,7 +23,7 @@ class Damaged(StoreError):
 
 
 @contextmanager
-def as_store_error(verb: str, where: UPath, is_local: bool, copy: str | None = None) -> Iterator[None]:
+def as_store_error(verb: str, where: str, is_local: bool, copy: str | None = None) -> Iterator[None]:
     """Turns what goes wrong with the file at `where` into one clear message. `copy` is the file that is written to."""
     try:
         yield
@@ -44,7 +42,7 @@ def is_denied(error: OSError) -> bool:
     return isinstance(error, PermissionError) or error.errno in DENIED
 
 
-def _translated(error: Exception, verb: str, where: UPath, is_local: bool, copy: str | None) -> StoreError:
+def _translated(error: Exception, verb: str, where: str, is_local: bool, copy: str | None) -> StoreError:
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"no space left on the disk while writing {copy or where}; nothing was half-written"
     elif is_local:

@@ -8,6 +8,7 @@ from typing import Any
 
 from upath import UPath
 
+from edge_assets.addresses import without_credentials
 from resources.storage.errors import Damaged, as_store_error, is_denied
 from resources.storage.files import Stat
 from resources.storage.folder import TEMPORARY, Folder
@@ -29,12 +30,19 @@ class Storage:
         return isinstance(self.backend, Folder)
 
     def path(self, key: str) -> UPath:
-        """Where a key is, for messages."""
+        """Where a key is."""
         return self.root / key
+
+    def shown(self, key: str = "") -> str:
+        """Where a key, or the root, is, for messages: without the credentials that an address may hold."""
+        place = self.root
+        if key:
+            place = self.path(key)
+        return without_credentials(str(place))
 
     def errors(self, verb: str, key: str, copy: str | None = None) -> AbstractContextManager[None]:
         """What goes wrong inside of the block, as a StoreError about the file at `key`."""
-        return as_store_error(verb, self.path(key), self.is_local, copy)
+        return as_store_error(verb, self.shown(key), self.is_local, copy)
 
     def read(self, key: str) -> bytes | None:
         """A file's content, or None where there is none; asked for again if it arrives damaged."""

@@ -36,6 +36,7 @@ FOREIGN = {"Origin": "http://evil.example", "Sec_Fetch_Site": "cross-site", "Ref
 IMAGE = {"Referer": "http://evil.example/", "Sec_Fetch_Site": "cross-site", "Accept": "image/*"}
 ADDED = '{ assetNodeOrError(assetKey: {path: ["tiny", "scorecard"]}) { ... on AssetNode { partitionKeys } } }'
 JSON = "application/json"
+ALLOWED = ("models.example.com", "mlflow.example.com:8443")  # besides the loopback names
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`edge-assets serve` over an empty state folder."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "checkpoints").mkdir()
-    with serving(Project(folder / "home", folder / "checkpoints")) as running:
+    environment = {"EDGE_ASSETS_ALLOWED_HOSTS": ",".join(ALLOWED)}
+    with serving(Project(folder / "home", folder / "checkpoints", environment)) as running:
         yield running
 
 
@@ -161,6 +163,23 @@ def test_mlflow_takes_nothing_from_other_sites_or_names(served: Served) -> None:
     refused(served.request("POST", create, '{"name": "forged"}', **FOREIGN, Content_Type="text/plain"))
     refused(served.request("POST", create, '{"name": "forged"}', Origin=served.dagster, Content_Type=JSON))
     assert "forged" not in served.request("GET", search.replace("=1", "=100")).text
+
+
+@pytest.mark.parametrize("host", ALLOWED)
+def test_a_name_that_was_allowed_is_let_in_at_both_servers(served: Served, host: str) -> None:
+    page = {"Host": host, "Origin": f"https://{host}", "Sec_Fetch_Site": "same-origin"}
+    version = json.dumps({"query": "{ version }"})
+    answer = served.request("POST", "/graphql", version, Content_Type=JSON, **page)
+    assert answer.status == 200, answer.text
+    assert answer.json["data"]["version"]
+    experiments = f"{served.mlflow}/api/2.0/mlflow/experiments"
+    found = served.request("GET", f"{experiments}/search?max_results=1", Host=host)
+    assert found.status == 200, found.text
+    named = json.dumps({"name": f"made on {host}"})
+    created = served.request("POST", f"{experiments}/create", named, Content_Type=JSON, **page)
+    assert created.status == 200, created.text
+    refused(served.request("GET", "/server_info", Host=f"{host}.evil.example"))
+    refused(served.request("POST", "/graphql", version, Content_Type=JSON, Origin=f"https://other.{host}"))
 
 
 def test_following_a_link_from_another_site_opens_the_page(served: Served) -> None:

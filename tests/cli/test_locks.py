@@ -15,8 +15,9 @@ from tests.conftest import ROOT
 OWN = {"edge_assets", "resources", "examples", "tests"}
 PLACES = ("edge_assets", "resources", "examples", "tests", "requirements")
 LOCKS = ("build", "run", "examples", "test")
-# by version alone; what a GPU machine itself installs; what cannot be installed beside LiteRT's converter
-ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt", "dagster-dg-cli"}
+# by version alone; what a GPU machine itself installs; what cannot be installed beside LiteRT's converter; what brings
+# torchvision, whose build has to be the one of the PyTorch that is installed
+ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt", "dagster-dg-cli", "timm"}
 PARTS = {"tensorrt-rtx-cu13": "tensorrt-rtx"}  # distributions that another, declared one consists of
 
 

@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 from dagster import PythonObjectDagsterType
 
-from edge_assets.core.types import Report
+from edge_assets.core.types import Recipe, Report, Result
 from edge_assets.defs.resources import store_resource
-from resources.artifacts import PointerIOManager
+from resources.artifacts import ArtifactStoreResource, PointerIOManager
 from tests.conftest import Project
 
 
@@ -67,3 +67,25 @@ def test_a_report_of_variants_that_have_changed_since_is_not_current(copy_of_bui
     kept["value"]["builts"] = [checkpoint, *others[1:]]
     path.write_text(json.dumps(kept))
     assert "benchmark_report: an earlier result applies again" in copy_of_built.build().stdout
+
+
+def test_a_store_that_fails_between_two_assets_is_one_message_as_within_one(tmp_path: Path) -> None:
+    store = ArtifactStoreResource(root="http://127.0.0.1:1/store", cache=str(tmp_path))
+    manager = PointerIOManager(store=store)
+    key, partition = dg.AssetKey(["tiny", "cpu", "checkpoint"]), "e1-00000000|graviton3"
+    taken = dg.build_input_context(
+        asset_key=key,
+        partition_key=partition,
+        dagster_type=PythonObjectDagsterType(Result),
+    )
+    given = dg.build_output_context(asset_key=key, partition_key=partition)
+    for hand_on in (
+        lambda: manager.load_input(taken),
+        lambda: manager.handle_output(given, Result(Recipe("example", "1"), None, {})),
+    ):
+        with pytest.raises(dg.Failure) as failed:
+            hand_on()
+        assert failed.value.__cause__ is None
+        assert failed.value.__suppress_context__, "Dagster shows none of what led to it"
+        assert (failed.value.description or "").startswith("cannot read http://127.0.0.1:1/store/store.json: ")
+        assert not failed.value.allow_retries

@@ -13,12 +13,17 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.remote_representation.external_data import ScheduleExecutionErrorSnap, SensorExecutionErrorSnap
 from dagster._core.test_utils import create_run_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._grpc.impl import get_external_schedule_execution, get_external_sensor_execution
 from safetensors.numpy import save_file
 
 from edge_assets.defs import arrivals
 from edge_assets.defs.arrivals import Cursor, look
 from edge_assets.defs.requests import Runs, stale_requests
+from edge_assets.defs.schedules import nightly_schedule
 from edge_assets.defs.sensors import checkpoint_sensor
 from edge_assets.families.families import family_targets
 from edge_assets.spec.model import Automation
@@ -181,7 +186,7 @@ def test_odd_files_are_said_once_and_are_in_nobodys_way(watched: Watched) -> Non
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.pt")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "z.ckpt", "z.bin"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "z.h5", "z.gguf"):
         (folder / name).write_bytes(b"x")
     (folder / "zz-truncated.safetensors").write_bytes(b"\x13" * 4096)
     (folder / "notes.txt").write_text("of nobody's interest")
@@ -196,7 +201,7 @@ def test_odd_files_are_said_once_and_are_in_nobodys_way(watched: Watched) -> Non
         "Too many levels",
         "is not a file",
         "a trainer's own state",
-        "'.ckpt' is not read",
+        "'.h5' is not read",
     ):
         assert any(reason in line for line in watched.said), reason
     watched.drop("another.safetensors")
@@ -303,6 +308,40 @@ def test_a_cell_that_runs_is_not_asked_for_again(watched: Watched) -> None:
     assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"]
 
 
+@pytest.mark.parametrize("assets", [["checkpoint"], ["checkpoint", "release"]])
+def test_what_a_person_or_a_backfill_started_is_not_asked_for_again(watched: Watched, assets: list[str]) -> None:
+    """Dagster's page runs assets in a job of its own."""
+    watched.drop("e1.safetensors")
+    watched.settle()
+    checkpoint = checkpoints.registered(watched.store, "tiny")[0]
+    tags = {
+        "dagster/partition": f"{checkpoint.key}|graviton3",
+        "dagster/partition/checkpoint": checkpoint.key,
+        "dagster/partition/target": "graviton3",
+    }
+
+    def start(model: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        selection = frozenset(dg.AssetKey([model, "cpu", name]) for name in assets)
+        return create_run_for_test(
+            watched.instance,
+            job_name="__ASSET_JOB",
+            tags=tags,
+            status=status,
+            asset_selection=selection,
+        )
+
+    ((family, _targets),) = family_targets(watched.spec)
+    start("another", dg.DagsterRunStatus.STARTED)
+    assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"], "that is another model's"
+    assert not Runs(watched.instance).has(watched.spec, family, checkpoint.key)
+    for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+        run = start("tiny", status)
+        assert asked_targets(watched, checkpoint) == ["raspberry-pi-5"], status
+        watched.instance.report_run_failed(run)
+    assert asked_targets(watched, checkpoint) == ["graviton3", "raspberry-pi-5"]
+    assert Runs(watched.instance).has(watched.spec, family, checkpoint.key), "it ran"
+
+
 def test_a_model_that_is_built_when_asked_gets_partitions_and_no_runs(watched: Watched) -> None:
     watched.spec = replace(watched.spec, automation=Automation(on_checkpoint=False))
     watched.drop("e1.safetensors", "e2.safetensors")
@@ -342,6 +381,58 @@ def test_a_tick_that_starts_nothing_says_why(watched: Watched, tmp_path: Path) -
     third = tick(Automation(), second.cursor)
     assert third.skip_reason is not None
     assert third.skip_reason.skip_message == "no new checkpoint to build"
+
+
+def test_a_tick_that_fails_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    """As Dagster keeps it of a tick and shows it on its page."""
+
+    @dg.asset
+    def nothing() -> None:
+        pass
+
+    nowhere = "http://127.0.0.1:1/store"
+    spec = replace(TINY, checkpoints=nowhere)
+    ((family, targets),) = family_targets(spec)
+    job = dg.define_asset_job("tiny_cpu", selection=[nothing])
+    repository = dg.Definitions(
+        assets=[nothing],
+        jobs=[job],
+        sensors=[checkpoint_sensor(spec, [job])],
+        schedules=[nightly_schedule(spec, family, targets, job)],
+        resources={"store": ArtifactStoreResource(root=nowhere, cache=str(tmp_path / "cache"))},
+    ).get_repository_def()
+    instance = dg.DagsterInstance.local_temp(str(tmp_path)).get_ref()
+    ticks = (
+        get_external_sensor_execution(
+            repository,
+            code_location_origin=InProcessCodeLocationOrigin(LoadableTargetOrigin()),
+            instance_ref=instance,
+            sensor_name="tiny_checkpoint_sensor",
+            last_tick_completion_timestamp=None,
+            last_run_key=None,
+            cursor=None,
+            log_key=None,
+            last_sensor_start_timestamp=None,
+        ),
+        get_external_schedule_execution(
+            repository,
+            instance_ref=instance,
+            schedule_name="tiny_cpu_nightly",
+            scheduled_execution_timestamp=0,
+            scheduled_execution_timezone=None,
+            log_key=None,
+        ),
+    )
+    for tick in ticks:
+        assert isinstance(tick, SensorExecutionErrorSnap | ScheduleExecutionErrorSnap)
+        told = tick.error
+        assert told is not None
+        assert told.stack == []
+        assert told.cause is None
+        assert told.context is None
+        assert nowhere in told.message
+        assert "Traceback" not in told.message
+        assert len(told.message.splitlines()) <= 2, "what it was, and where its log is"
 
 
 def test_automated_runs_have_a_priority_below_those_of_people(watched: Watched) -> None:

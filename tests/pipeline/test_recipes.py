@@ -21,6 +21,7 @@ from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import Search
 from edge_assets.targets.project import target
 from resources.checkpoints import Checkpoint
+from resources.memos import Check
 from resources.store import ArtifactStore, Build, open_store
 from tests.tiny.spec import TINY_QAT
 
@@ -56,14 +57,14 @@ class Recording(ArtifactStore):
 
     asked: dict[str, str] = field(default_factory=dict)  # what was asked for, by step -> digest of its recipe
 
-    def remember(self, recipe: Recipe, _build: Build) -> Result:
+    def remember(self, recipe: Recipe, _build: Build, _check: Check | None = None) -> Result:
         kept = {name: value for name, value in recipe.parameters.items() if name not in LEFT_OUT}
         known = replace(recipe, parameters=kept, tools=dict.fromkeys(recipe.tools, ""))
         of = f" of {recipe.inputs['artifact'][:8]}" if "artifact" in recipe.inputs else ""
         self.asked[recipe.step + of] = known.sha256
         return Result(recipe, Artifact((File("file", digest(known.sha256), 1),)), FACTS)
 
-    def recall(self, _recipe: Recipe) -> None:
+    def recall(self, _recipe: Recipe, _check: Check | None = None) -> None:
         return None
 
     def checkout(self, _artifact: Artifact) -> Path:

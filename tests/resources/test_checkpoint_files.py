@@ -1,27 +1,36 @@
 """Files that are no good checkpoints, each refused in one short message; and what registering a good one promises."""
 
+import errno
 import io
+import json
 import os
 import pickle
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete, load_model
+from edge_assets.defs.sensors import checkpoint_sensor
 from edge_assets.errors import CheckpointError, StoreError
 from edge_assets.hashing import sha256_of
 from resources import checkpoints
 from resources.blobs import Blobs
-from resources.inspection import Content
-from resources.records import Pointers
+from resources.inspection import Content, inspect_in_background
+from resources.records import Pointers, Records
 from resources.store import ArtifactStore, open_store
+from tests.serving import wait_for
+from tests.tiny.spec import TINY
 
 ARCHITECTURE = "tests.tiny.network:TinyNet"
-LONGEST_MESSAGE = 1000
+LONGEST_MESSAGE = 400
 State = dict[str, torch.Tensor]
 
 
@@ -51,7 +60,7 @@ def refusal(path: Path, call: Callable[[Path], object] = load) -> str:
         call(path)
     message = str(error.value)
     assert message.isprintable(), message[:2000]
-    assert len(message) < LONGEST_MESSAGE, message[:2000]
+    assert len(message) <= LONGEST_MESSAGE, message[:2000]
     return message
 
 
@@ -150,7 +159,7 @@ def odd_states(state: State) -> Iterator[tuple[str, object, str]]:
     yield "csr", {**state, "classifier.weight": weight.to_sparse_csr()}, "sparse, quantized or empty"
     yield "meta", {**state, "classifier.weight": weight.to("meta")}, "sparse, quantized or empty"
     quantized = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
-    yield "quantized", {**state, "classifier.weight": quantized}, "checkpoint "
+    yield "quantized", {**state, "classifier.weight": quantized}, "sparse, quantized or empty"
     yield "list", list(state.values()), "it is a list"
     yield "empty", {}, "it is empty"
     yield "optimizer", {"state": {0: {"exp_avg": weight}}, "param_groups": []}, "a trainer's or an optimizer's state"
@@ -178,6 +187,36 @@ def test_a_broken_pickle_gives_one_short_message(tmp_path: Path, state: State, s
         for name in plain.namelist():
             other.writestr(name, stream if name.endswith("data.pkl") else plain.read(name))
     refusal(broken)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("F6_E2M3", "is truncated or corrupt"),
+        ("F6_E3M2", "is truncated or corrupt"),
+        ("F99", "is truncated or corrupt"),
+    ],
+)
+def test_numbers_of_a_kind_that_is_not_known_give_one_short_message(tmp_path: Path, dtype: str, words: str) -> None:
+    """Four numbers of six bits, as safetensors' format has them and PyTorch has not."""
+    header = json.dumps({"weight": {"dtype": dtype, "shape": [4], "data_offsets": [0, 3]}}).encode()
+    path = tmp_path / "six.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+    assert words in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["e1.safetensors", "e1.pt"])
+def test_a_file_that_may_not_be_read_gives_one_short_message(
+    tmp_path: Path, state: State, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    save_file(state, path)
+
+    def denied(*_arguments: object, **_named: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+    assert refusal(path, check_complete).endswith("cannot be read: Permission denied")
 
 
 def test_odd_paths_give_one_short_message(tmp_path: Path) -> None:
@@ -252,6 +291,79 @@ def test_the_same_checkpoint_in_the_folder_of_another_machine_is_found(
     assert sha256_of(fetched) == checkpoint.file.sha256
 
 
+# --- what is kept and said of places ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(state: State) -> Iterator[str]:
+    """A folder in an object store, by an address that holds a password."""
+    folder = UPath("memory://alice:s3cret@bucket/checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "e1.safetensors").write_bytes(save(state))
+    yield str(folder)
+    folder.fs.store.clear()
+
+
+def test_credentials_of_the_checkpoint_folder_reach_no_record_and_it_is_read_again_all_the_same(
+    own_store: ArtifactStore, remote: str
+) -> None:
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", remote)
+    assert checkpoint.source == "memory://bucket/checkpoints/e1.safetensors"
+    assert checkpoints.discover(own_store, "tiny", remote) == []
+    records = [path.read_text() for path in Path(own_store.root.path).rglob("*.json")]
+    assert any("memory://bucket/checkpoints" in record for record in records)
+    assert not any("s3cret" in record for record in records)
+    assert sha256_of(checkpoints.fetch(own_store, checkpoint, remote)) == checkpoint.file.sha256
+
+
+def test_credentials_of_the_checkpoint_folder_are_in_no_message(own_store: ArtifactStore, remote: str) -> None:
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", remote)
+    UPath(remote).joinpath("e1.safetensors").unlink()
+    nowhere = "http://alice:s3cret@127.0.0.1:1/checkpoints?token=s3cret"
+    messages = []
+    for call in (
+        lambda: checkpoints.fetch(own_store, checkpoint, remote),
+        lambda: checkpoints.register(own_store, "tiny", f"{remote}/e2.safetensors"),
+        lambda: checkpoints.register(own_store, "tiny", f"{nowhere}/e2.safetensors"),
+        lambda: checkpoints.scan(nowhere),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            call()
+        messages.append(str(error.value))
+    sensor = checkpoint_sensor(replace(TINY, checkpoints=remote), [])
+    messages.append(sensor.description or "")
+    assert all("://" in message for message in messages), messages
+    assert not any("s3cret" in message for message in messages), messages
+
+
+def test_the_process_that_hashes_a_large_file_shows_no_address_in_its_arguments(
+    tmp_path: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    start = subprocess.Popen
+
+    def noted(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        commands.append(command)
+        return start(command, **options)
+
+    monkeypatch.setattr("resources.inspection.subprocess.Popen", noted)
+    with pytest.raises(CheckpointError, match=r"memory://bucket/checkpoints/e9.pt does not exist"):
+        wait_for(lambda: inspect_in_background(f"{remote}/e9.pt", "stamp", tmp_path), 60, "the process answers")
+    assert commands
+    assert not any("memory:" in part for command in commands for part in command)
+
+
+def test_a_file_of_this_machine_is_recorded_without_its_folder(
+    own_store: ArtifactStore, folder: Path, state: State
+) -> None:
+    save_file(state, folder / "e1.safetensors")
+    (checkpoint,) = checkpoints.discover(own_store, "tiny", str(folder))
+    assert checkpoint.source == "e1.safetensors"
+    checkpoints.fetch(own_store, checkpoint, str(folder))
+    records = [path.read_text() for path in Path(own_store.root.path).rglob("*.json")]
+    assert not any(str(folder) in record for record in records)
+
+
 # --- keys and order --------------------------------------------------------------------------------------
 
 
@@ -281,8 +393,8 @@ def test_checkpoints_without_a_number_are_read_and_are_the_oldest(
 ) -> None:
     save_file(state, folder / "e1.safetensors")
     new = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
-    for key, time in (("b-00000000", 5e9), ("a-00000000", 4e9)):
-        old = {"model": "tiny", "key": key, "file": vars(new.file), "source": "/gone", "registered": time}
+    for key, clock in (("b-00000000", 5e9), ("a-00000000", 4e9)):
+        old = {"model": "tiny", "key": key, "file": vars(new.file), "source": "/gone", "registered": clock}
         own_store.pointers.set(f"checkpoints/tiny/{key}", old)
     assert [c.key for c in checkpoints.registered(own_store, "tiny")] == ["a-00000000", "b-00000000", new.key]
 
@@ -295,6 +407,28 @@ def test_a_record_of_another_form_is_left_out(own_store: ArtifactStore, folder: 
         "checkpoints/tiny/later-00000000", {**vars(known), "file": vars(known.file), "added": "later"}
     )
     assert checkpoints.registered(own_store, "tiny") == [known]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "{", '{"model": "tiny", "key": "zz-0", "file": 3, "source": "", "registered": 0}', None],
+)
+def test_a_record_that_cannot_be_read_is_named_when_it_is_asked_for(
+    own_store: ArtifactStore, folder: Path, state: State, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(state, folder / "e1.safetensors")
+    known = checkpoints.register(own_store, "tiny", str(folder / "e1.safetensors"))
+    own_store.pointers.set("checkpoints/tiny/zz-0", {**vars(known), "file": vars(known.file)})  # of another checkpoint
+    path = Path(own_store.root.path) / "pointers" / "checkpoints" / "tiny" / "zz-0.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StoreError, match=f"{path} is not as this version writes it .*: correct or remove it") as error:
+        checkpoints.lookup(own_store, "tiny", "zz-0")
+    assert "Did you mean" not in str(error.value)
+    for _ in range(2):
+        assert checkpoints.registered(own_store, "tiny") == [known]
+    assert caplog.text.count(str(path)) == 1, "said once"
+    assert "written anew" not in caplog.text, "nothing writes it anew"
 
 
 def test_numbers_are_given_once_whoever_asks(own_store: ArtifactStore, tmp_path: Path) -> None:
@@ -359,7 +493,7 @@ def on_s3(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artif
 def test_a_name_is_claimed_once_on_s3(on_s3: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_s3.pointers.claim("sequence/tiny/000000000001", {"count": 1})
     with monkeypatch.context() as both_looked_before_either_wrote:
-        both_looked_before_either_wrote.setattr(type(on_s3.root), "exists", lambda _path: False)
+        both_looked_before_either_wrote.setattr(Records, "content", lambda _records, _key: None)
         assert not on_s3.pointers.claim("sequence/tiny/000000000001", {"count": 2})
     assert on_s3.pointers.get("sequence/tiny/000000000001") == {"count": 1}
     assert checkpoints.reserve(on_s3, "tiny", 5) == 2

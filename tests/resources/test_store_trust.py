@@ -21,7 +21,7 @@ from edge_assets.targets.project import target
 from resources import checkpoints, trust
 from resources.blobs import blob_key
 from resources.memos import memo_key
-from resources.pointers import vouched
+from resources.pointers import pointed_result, vouched
 from resources.store import ArtifactStore, assembled, open_store
 from tests.tiny.spec import TINY
 
@@ -165,6 +165,34 @@ def test_a_memo_does_not_choose_the_architecture_that_is_imported(store: Artifac
     with pytest.raises(StoreError, match=f"memo {honest.recipe.sha256} .*sets the session option architecture"):
         cell.verification.loadable("pytorch", changed).open(1)
     cell.verification.loadable("pytorch", honest)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "onnx_model"])
+def test_a_memo_with_a_session_option_that_its_runtime_does_not_take_is_absent_said_once_and_built_anew(
+    own: ArtifactStore, checkpoint_file: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = checkpoints.register(own, "tiny", str(checkpoint_file))
+
+    def built() -> Built:
+        cell = Cell(TINY, CPU, target("graviton3"), checkpoint, own, lambda _line: None)
+        source = cell.reference.build()
+        if name == "checkpoint":
+            return source
+        return cell.variants.build(CPU.variant(name), source)
+
+    honest = built().build
+    session = {"architecture": "tests.resources.test_store_trust:planted"}
+    change_memo(own, honest.recipe, lambda memo: memo["facts"].update(session=session))
+    anew = built().build
+    assert not anew.reused
+    assert anew.artifact == honest.artifact
+    assert built().build.reused
+    said = [line for line in caplog.messages if "sets the session option architecture" in line]
+    assert len(said) == 1
+    assert "is taken as absent, and written anew" in said[0]
+    pointed = replace(built(), build=replace(honest, facts={**honest.facts, "session": session}))
+    own.pointers.set("assets/tiny/cpu/x", {"type": "Built", "value": pointed.to_dict()})
+    assert pointed_result(own, "assets/tiny/cpu/x") is None
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

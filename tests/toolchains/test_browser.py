@@ -555,3 +555,20 @@ def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: A
     assert int4.parity is not None
     assert int4.parity.snr_db is not None
     assert int4.parity.snr_db > 10
+
+
+@pytest.mark.parametrize(("account", "sandboxed"), [(0, False), (1000, True)])
+def test_chromium_is_started_in_its_sandbox_unless_as_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, account: int, sandboxed: bool
+) -> None:
+    arguments = tmp_path / "arguments"
+    stand_in = tmp_path / "chromium"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {arguments}\nexit 1\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr("edge_assets.toolchains.web.chromium.browser", lambda _name: str(stand_in))
+    monkeypatch.setattr("edge_assets.toolchains.web.chromium.os.geteuid", lambda: account)
+    with pytest.raises(Exception, match="has been closed"):
+        Chromium()
+    given = arguments.read_text().splitlines()
+    assert "--disable-sync" in given, "the arguments that Chromium is started with"
+    assert ("--no-sandbox" not in given) == sandboxed

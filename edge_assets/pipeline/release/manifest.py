@@ -45,7 +45,7 @@ class Manifest:
     latency_ms: Latency | None  # at batch 1, on the target's own hardware
     mode: str | None
     threads: int
-    machine: Machine  # that measured
+    machine: Machine  # that measured, as far as it is published
     versions: Mapping[str, str]
     measured_at: str
     evidence: tuple[Gate, ...]
@@ -102,7 +102,7 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         latency_ms=latency,
         mode=conditions.mode,
         threads=conditions.threads,
-        machine=conditions.machine,
+        machine=conditions.machine.published(),
         versions=conditions.versions,
         measured_at=conditions.measured_at,
         evidence=row.evidence,

@@ -93,12 +93,16 @@ def open_session(
     inputs: Sequence[str],
     outputs: Sequence[str],
     device: str = "cpu",
+    weights: str | None = None,
 ) -> Session:
-    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process."""
+    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process.
+
+    `weights` chooses where a checkpoint as training left it has several.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    model = load_model(architecture, path)
+    model = load_model(architecture, path, weights)
     if device == "cuda":
         return CudaSession(model.cuda(), inputs, outputs, sys.maxsize)
     return TorchSession(model, inputs, outputs)

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.architecture import build_architecture
 from edge_assets.core.checkpoint import load_model, read_state
 from edge_assets.core.scheme import Scheme, short_type
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
-from edge_assets.spec.source import call
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.executorch.int8 import lower_quantized, quantize_nodes, quantizer
 from edge_assets.toolchains.onnx import export as onnx_format
@@ -103,7 +103,7 @@ def converted(request: BuildRequest) -> "torch.fx.GraphModule":
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     # the architecture gives the graph; all its numbers are the trained ones
-    model = call(request.spec.architecture, "architecture").eval()
+    model = build_architecture(request.spec.architecture).eval()
     prepared = prepare(model, request.spec)
     finetuning.load_state(prepared, read_state(request.source / WEIGHTS))
     quantized: torch.fx.GraphModule = convert_pt2e(prepared)
