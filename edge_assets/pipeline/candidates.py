@@ -147,7 +147,7 @@ class Candidates:
         has then is the fault of the conversion, and the next checkpoint may show it.
         """
         variants = {variant.name: variant for variant in self.cell.family.variants}
-        if name not in variants:
+        if name not in variants or variants[name].source not in self.builts:
             return None
         source = self.builts[variants[name].source]
         if source.parity:
