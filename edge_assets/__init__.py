@@ -21,11 +21,18 @@ if TYPE_CHECKING:
         Evaluation,
         FineTuning,
         Gates,
+        Metric,
         ModelSpec,
         Search,
         Tensor,
     )
     from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, TextPreprocessing
+    from edge_assets.spec.sources.coco import coco_detection
+    from edge_assets.spec.sources.image_folder import image_folder
+    from edge_assets.spec.sources.named import named
+    from edge_assets.spec.sources.parquet import parquet
+    from edge_assets.spec.sources.pictures import resized
+    from edge_assets.spec.sources.webdataset import webdataset
 
 __all__ = [
     "Automation",
@@ -36,17 +43,30 @@ __all__ = [
     "FineTuning",
     "Gates",
     "ImagePreprocessing",
+    "Metric",
     "ModelSpec",
     "Passthrough",
     "Search",
     "Tensor",
     "TextPreprocessing",
+    "coco_detection",
+    "image_folder",
+    "named",
+    "parquet",
+    "resized",
+    "webdataset",
 ]
 PLACES = {
     "EdgeModel": "edge_assets.defs.component",
     "ImagePreprocessing": "edge_assets.spec.preprocess",
     "Passthrough": "edge_assets.spec.preprocess",
     "TextPreprocessing": "edge_assets.spec.preprocess",
+    "coco_detection": "edge_assets.spec.sources.coco",
+    "image_folder": "edge_assets.spec.sources.image_folder",
+    "named": "edge_assets.spec.sources.named",
+    "parquet": "edge_assets.spec.sources.parquet",
+    "resized": "edge_assets.spec.sources.pictures",
+    "webdataset": "edge_assets.spec.sources.webdataset",
 }
 
 

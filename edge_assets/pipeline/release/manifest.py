@@ -96,7 +96,7 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         outputs=tuple(outputs),
         preprocessing=spec.preprocess.to_dict(),
         recipe=winner.build.recipe,
-        metric=spec.evaluation.metric,
+        metric=spec.evaluation.metric_name,
         accuracy=candidate.accuracy,
         parity=candidate.parity,
         latency_ms=latency,
