@@ -65,7 +65,8 @@ class SavedFeeds:
         if size > data_memory_bytes():
             raise DataError(
                 f"{self.what} data are needed at once, and take {readable_size(size)} of memory as inputs, more than "
-                f"the {readable_size(data_memory_bytes())} for data: give fewer samples, or raise EDGE_ASSETS_DATA_MEMORY"
+                f"the {readable_size(data_memory_bytes())} for data: give fewer samples, or raise "
+                f"EDGE_ASSETS_DATA_MEMORY"
             )
 
     def first(self, count: int) -> dict[str, np.ndarray]:
