@@ -46,24 +46,25 @@ class Shards:
                     current = key
                     for wanted, name in self.fields:
                         if suffix == wanted:
-                            sample[name] = self._decoded(archive, entry, suffix, f"{shard}: {entry.name}")
+                            kind = suffix.rpartition(".")[2]
+                            sample[name] = self._decoded(archive, entry, kind, f"{shard}: {entry.name}")
         except tarfile.TarError as error:
             raise DataError(f"{shard} is no whole tar file: {one_line(error)}") from None
         if sample:
             yield sample
 
-    def _decoded(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, suffix: str, where: str) -> object:
+    def _decoded(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, kind: str, where: str) -> object:
         stream = archive.extractfile(entry)
         assert stream is not None
         content = stream.read()
         try:
-            if f".{suffix.rpartition('.')[2]}" in SUFFIXES:
+            if f".{kind}" in SUFFIXES:
                 return read_picture(content, self.channels, self.transform, where)
-            if suffix in ("cls", "id"):
+            if kind in ("cls", "id"):
                 return np.asarray(int(content), np.int64)
-            if suffix == "npy":
+            if kind == "npy":
                 return np.load(BytesIO(content), allow_pickle=False)
-            if suffix == "json":
+            if kind == "json":
                 return json.loads(content)
             return content.decode()
         except ValueError as error:
