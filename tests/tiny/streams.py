@@ -36,14 +36,6 @@ def finetuning() -> Iterator[dict[str, np.ndarray]]:
         yield digits[position]
 
 
-def shifted() -> Iterator[dict[str, np.ndarray]]:
-    """Labels of other classes than the outputs', as after a change of their order."""
-    digits = Digits("evaluation")
-    for position in range(len(digits)):
-        sample = digits[position]
-        yield sample | {"label": (sample["label"] + 5) % 10}
-
-
 def broken() -> Iterator[dict[str, np.ndarray]]:
     """A label that is no class, far into the set."""
     digits = Digits("evaluation")
