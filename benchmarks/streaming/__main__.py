@@ -4,8 +4,8 @@
 
 ResNet-18 with drawn weights and a fitted last layer; images of 224 x 224 are drawn when they are asked for, on both
 sides. Ours: PyTorch eager, the fp32 and the int8 graph for x86-64-vnni, each evaluated on the whole set. By hand: the
-same three files, batch after batch, and the accuracy of each. Both run in fresh processes; memory is that of the process
-tree, sampled ten times a second.
+same three files, batch after batch, and the accuracy of each. Both run in fresh processes; memory is that of the
+process tree, sampled ten times a second.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Images drawn when they are asked for: a coarse pattern per class, shifted, with noise. No files, and none are kept."""
+"""Images drawn when they are asked for: a coarse pattern per class, shifted, with noise."""
 
 import os
 

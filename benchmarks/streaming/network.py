@@ -45,7 +45,7 @@ class ResNet18(nn.Module):
         self.fc = nn.Linear(512, CLASSES)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, 512]"""
+        """What the last layer sees, [n, 512]."""
         found: torch.Tensor = self.blocks(self.stem(x)).mean(dim=(2, 3))
         return found
 

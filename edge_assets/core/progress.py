@@ -1,9 +1,14 @@
 """How far long work on samples is, said now and then."""
 
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 EVERY_SECONDS = 30.0
+LOOK_SECONDS = 1.0  # between two looks at what another process wrote
 
 
 class Progress:
@@ -27,6 +32,42 @@ class Progress:
             return
         left = (now - self.started) / max(done, 1) * (self.total - done)
         self.log(f"{self.what}: {done:,} of {self.total:,} samples, about {duration(left)} left")
+
+
+@contextmanager
+def followed(log: Callable[[str], None]) -> Iterator[Path]:
+    """A file to which other processes append lines, see `appended`; each is given to `log`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines"
+        path.touch()
+        is_over = threading.Event()
+        thread = threading.Thread(target=_follow, args=(path, log, is_over))
+        thread.start()
+        try:
+            yield path
+        finally:
+            is_over.set()
+            thread.join()
+
+
+def appended(path: Path) -> Callable[[str], None]:
+    """A log that appends lines to such a file."""
+
+    def log(line: str) -> None:
+        with path.open("a") as file:
+            file.write(line + "\n")
+
+    return log
+
+
+def _follow(path: Path, log: Callable[[str], None], is_over: threading.Event) -> None:
+    with path.open() as file:
+        while True:
+            was_over = is_over.wait(LOOK_SECONDS)
+            for line in file:
+                log(line.rstrip("\n"))
+            if was_over:
+                return
 
 
 def duration(seconds: float) -> str:

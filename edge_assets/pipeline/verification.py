@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from edge_assets.core.evidence import Facts, Verified
+from edge_assets.core.progress import followed
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record
@@ -95,11 +96,13 @@ class Verification:
         patient = replace(variant, seconds=variant.seconds * max(1.0, request.every / SAMPLES_IN_TIME))
         if variant.process is None:
             return evaluate(request, None, self.cell.log)
-        if cores == 1 or not RUNTIMES[loadable.runtime].is_single_threaded:
-            return patient.call(evaluate, request, None)
-        edges = request.data.kept.cuts(request.every, cores)
-        parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])
-        return patient.call(evaluate, request, parts)
+        with followed(self.cell.log) as report:
+            request = replace(request, report=report)
+            if cores == 1 or not RUNTIMES[loadable.runtime].is_single_threaded:
+                return patient.call(evaluate, request, None)
+            edges = request.data.kept.cuts(request.every, cores)
+            parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])
+            return patient.call(evaluate, request, parts)
 
     def session(self, runtime: str) -> dict[str, object]:
         """What of the target's options a runtime's sessions are opened with."""

@@ -11,7 +11,7 @@ from edge_assets.core.datasets import kept as datasets
 from edge_assets.core.datasets.kept import BATCH, KeptStream, keep_stream
 from edge_assets.core.datasets.npz import NpzWriter, open_npz, save_arrays
 from edge_assets.core.datasets.stream import as_stream, samples
-from edge_assets.core.progress import Progress, duration
+from edge_assets.core.progress import Progress, appended, duration, followed
 from edge_assets.core.session import SavedFeeds
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError
 from edge_assets.spec.preprocess import Passthrough
@@ -257,6 +257,13 @@ def test_rows_of_a_file(tmp_path: Path) -> None:
 
 
 # --- progress ------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_says_of_its_progress_is_passed_on() -> None:
+    lines: list[str] = []
+    with followed(lines.append) as path:
+        appended(path)("evaluating: 250 of 1,000 samples")
+    assert lines == ["evaluating: 250 of 1,000 samples"]
 
 
 def test_progress_says_how_long_the_rest_takes() -> None:

@@ -10,7 +10,7 @@ from edge_assets.core.datasets.kept import KeptStream, samples_of_a_chunk
 from edge_assets.core.evidence import Accuracy, Verified
 from edge_assets.core.metrics.metric import MeanMetric, OutputsMetric
 from edge_assets.core.metrics.registry import measure_of
-from edge_assets.core.progress import Progress
+from edge_assets.core.progress import Progress, appended
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds, Session
 from edge_assets.core.verify import accuracy, parity
 from edge_assets.core.verify.agreement import Agreements
@@ -31,6 +31,7 @@ class VerificationRequest:
     reference: Path  # .npz of PyTorch eager's outputs and scores for it
     evaluation: Evaluation
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
+    report: Path | None = None  # to which a child process appends how far it is
 
     @property
     def every(self) -> int:
@@ -60,7 +61,7 @@ class Part:
 def part_of(request: VerificationRequest, start: int, stop: int) -> Part:
     """A part of the evaluation set, by a runtime with one thread. Raises Refused as `evaluate`."""
     with request.loadable.opened(threads=1) as session:
-        return _evaluated(request, session, start, stop, None)
+        return _evaluated(request, session, start, stop, None if start else _log(request))
 
 
 def evaluate(
@@ -74,7 +75,7 @@ def evaluate(
     """
     with request.loadable.opened(request.threads) as session:
         if parts is None:
-            parts = [_evaluated(request, session, 0, request.every, log)]
+            parts = [_evaluated(request, session, 0, request.every, log or _log(request))]
         first = request.outputs.rows(0, PARITY_SAMPLES)
         measured = parity.measure(session, request.data.first(PARITY_SAMPLES), first)
     whole = parts[0]
@@ -102,6 +103,10 @@ def most_output_bytes(data: SavedFeeds) -> int | None:
     if isinstance(data.kept, KeptStream):
         return data_memory_bytes()
     return None
+
+
+def _log(request: VerificationRequest) -> Callable[[str], None] | None:
+    return appended(request.report) if request.report else None
 
 
 def _evaluated(
