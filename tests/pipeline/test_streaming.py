@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_assets import Dataset, FineTuning, Metric
+from edge_assets.core.datasets.npz import read_arrays
 from edge_assets.core.select import gates
 from edge_assets.core.types import Built
 from edge_assets.core.verify.evaluate import evaluate, part_of
@@ -49,7 +51,7 @@ def built(cell: Cell) -> tuple[Built, Built, Built]:
     return reference, graph, cell.variants.build(int8_static.VARIANT, graph)
 
 
-def evaluated(spec: ModelSpec, evaluation: dict[str, object]) -> ModelSpec:
+def evaluated(spec: ModelSpec, evaluation: dict[str, Any]) -> ModelSpec:
     return replace(spec, evaluation=replace(spec.evaluation, **evaluation))
 
 
@@ -74,7 +76,9 @@ def test_a_stream_is_not_kept(cell: Callable[[ModelSpec], Cell]) -> None:
         {"name": "image", "dtype": "uint8", "shape": [8, 8, 1]},
         {"name": "label", "dtype": "int64", "shape": []},
     ]
-    example = place.data.arrays(place.data.example())
+    artifact = place.data.example().artifact
+    assert artifact is not None
+    example = read_arrays(place.store.checkout(artifact))
     assert example["image"].shape == (1, 1, 8, 8)
 
 
@@ -94,7 +98,7 @@ def test_labels_far_into_a_stream_are_looked_at(cell: Callable[[ModelSpec], Cell
 def test_parts_of_a_set_make_the_whole(cell: Callable[[ModelSpec], Cell]) -> None:
     place = cell(STREAMED)
     _, graph, _ = built(place)
-    request = place.verification.request(place.verification.loadable("onnxruntime", graph.build))
+    request = place.verification.request(place.verification.loadable(graph.runtime, graph.build))
     parts = [part_of(request, start, stop) for start, stop in ((0, 64), (64, 320), (320, EVERY))]
     whole = evaluate(request, parts)
     assert whole.accuracy == evaluate(request).accuracy
@@ -105,7 +109,7 @@ def test_parts_of_a_set_make_the_whole(cell: Callable[[ModelSpec], Cell]) -> Non
 def test_only_the_first_samples(cell: Callable[[ModelSpec], Cell]) -> None:
     place = cell(evaluated(STREAMED, {"metrics": ("tests.tiny.streams:confidence", "f1")}))
     _, graph, _ = built(place)
-    loadable = place.verification.loadable("onnxruntime", graph.build)
+    loadable = place.verification.loadable(graph.runtime, graph.build)
     found = evaluate(place.verification.request(loadable, samples=100))
     assert found.metrics is not None
     assert {entry.samples for entry in (found.accuracy, *found.metrics.values())} == {100}

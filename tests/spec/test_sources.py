@@ -215,7 +215,7 @@ def test_samples_that_are_tuples_get_names(tmp_path: Path) -> None:
     generated = edge_assets.named((pair for pair in pairs), "image", "label")
     folder = tmp_path / "kept"
     folder.mkdir()
-    assert keep_stream(generated, folder, "evaluation data", lambda _line: None) == 6  # type: ignore[arg-type]
+    assert keep_stream(generated, folder, "evaluation data", lambda _line: None) == 6
     with pytest.raises(DataError, match="a sample has 2 parts, and 3 names were given"):
         read(edge_assets.named(pairs, "image", "label", "more"))
 

@@ -8,6 +8,7 @@ others now.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from edge_assets.core.datasets.npz import Arrays, NpzReader, open_npz, read_arrays, save_arrays
-from edge_assets.core.datasets.stream import Stream, as_stream, samples, stacked
+from edge_assets.core.datasets.stream import MapStyle, Stream, as_stream, samples, stacked
 from edge_assets.core.progress import Progress
 from edge_assets.core.shapes import read, record
 from edge_assets.core.sizes import readable_size
@@ -286,7 +287,7 @@ def _chunked(found: Iterator[Arrays], where: str) -> Iterator[Arrays]:
 
 def _length(stream: Stream) -> int | None:
     """How many samples there are to come, where that is known: a loader counts batches."""
-    if hasattr(stream, "__getitem__") and hasattr(stream, "__len__"):
+    if isinstance(stream, MapStyle):
         return len(stream)
     return None
 
@@ -329,7 +330,7 @@ class Ranges:
 
     def field(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Field:
         least, largest = self.found.get(name, (None, None))
-        is_finite = least is None or bool(np.isfinite([least, largest]).all())
+        is_finite = least is None or largest is None or (math.isfinite(least) and math.isfinite(largest))
         if not is_finite:
             least = largest = None
         return Field(

@@ -76,9 +76,9 @@ def open_npz(path: Path) -> NpzReader:
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: BinaryIO) -> Member:
     with archive.open(entry) as stream:
-        version = npy.read_magic(stream)  # type: ignore[arg-type]  # takes what can be read
+        version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(stream)  # type: ignore[arg-type]
+        shape, is_fortran, dtype = read_header(stream)
         header = stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{entry.filename} holds objects, which are never unpickled")
@@ -122,7 +122,7 @@ class NpzWriter:
             for name in sorted([*self._files, *others]):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     if name in others:
-                        npy.write_array(entry, others[name], allow_pickle=False)  # type: ignore[arg-type]
+                        npy.write_array(entry, others[name], allow_pickle=False)
                     else:
                         self._copy(name, entry)  # type: ignore[arg-type]
         self._scratch.cleanup()

@@ -47,13 +47,14 @@ def samples(stream: Stream, where: str, start: int = 0) -> Iterator[Arrays]:
 
     Raises DataError for what is no sample, and UserCodeError for what the user's code raises meanwhile.
     """
+    found: Iterator[object]
     if _is_loader(stream):
         found = islice(_of_loader(stream, where), start, None)
     elif isinstance(stream, MapStyle):
         found = _of_positions(stream, start)
     else:
         found = islice(stream, start, None)
-    for number, sample in enumerate(_guarded(iter(found), where), start):
+    for number, sample in enumerate(_guarded(found, where), start):
         yield _checked(sample, f"{where}: sample {number}")
 
 

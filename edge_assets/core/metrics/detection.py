@@ -198,4 +198,5 @@ def _precision(outcomes: np.ndarray, counts: np.ndarray, boxes: float) -> float:
         places = np.searchsorted(recall, RECALLS, side="left")
         reached = places < len(precision)
         total += float(precision[places[reached]].sum()) / len(RECALLS)
-    return total / max(outcomes.shape[1], 1)
+    thresholds: int = outcomes.shape[1]
+    return total / thresholds

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edge_assets.errors import DataError
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """A map-style data set of tuples."""
 
@@ -43,7 +44,7 @@ class NamedStream:
 
 def named(dataset: Pairs | Iterable[Sequence[object]], *names: str) -> NamedSamples | NamedStream:
     """Samples that are tuples, such as (picture, label), as dicts with these names."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if isinstance(dataset, Pairs):
         return NamedSamples(dataset, names)
     return NamedStream(dataset, names)
 
