@@ -59,6 +59,19 @@ def loader() -> object:
     return DataLoader(Positions(), batch_size=32)  # type: ignore[arg-type]
 
 
+def iterable() -> object:
+    from torch.utils.data import IterableDataset
+
+    class Numbers(IterableDataset[dict[str, object]]):
+        def __iter__(self) -> Iterator[dict[str, object]]:
+            return generated()
+
+        def __len__(self) -> int:
+            return COUNT
+
+    return Numbers()
+
+
 CHANGES: dict[str, object] = {}
 
 
@@ -78,7 +91,7 @@ def stream(name: str, folder: Path) -> KeptStream:
     return KeptStream(folder, f"{THIS}:{name}", "evaluation")
 
 
-@pytest.mark.parametrize("name", ["generated", "positions", "listed", "factory", "loader"])
+@pytest.mark.parametrize("name", ["generated", "positions", "listed", "factory", "loader", "iterable"])
 def test_samples_of_all_kinds_are_the_same_each_time(name: str, tmp_path: Path) -> None:
     found = stream(name, tmp_path)
     assert found.samples == COUNT

@@ -50,9 +50,10 @@ def samples(stream: Stream, where: str, start: int = 0) -> Iterator[Arrays]:
     found: Iterator[object]
     if _is_loader(stream):
         found = islice(_of_loader(stream, where), start, None)
-    elif isinstance(stream, MapStyle):
+    elif isinstance(stream, MapStyle) and not _is_iterable_alone(stream):
         found = _of_positions(stream, start)
     else:
+        assert isinstance(stream, Iterable)
         found = islice(stream, start, None)
     for number, sample in enumerate(_guarded(found, where), start):
         yield _checked(sample, f"{where}: sample {number}")
@@ -81,6 +82,12 @@ def _is_loader(stream: Stream) -> bool:
     """Whether it is a PyTorch DataLoader, which gives batches. Where torch is not imported, nothing is."""
     data = sys.modules.get("torch.utils.data")
     return data is not None and isinstance(stream, data.DataLoader)
+
+
+def _is_iterable_alone(stream: Stream) -> bool:
+    """Whether it is a PyTorch IterableDataset, which inherits a `__getitem__` that it does not have."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and isinstance(stream, data.IterableDataset)
 
 
 def _of_loader(stream: Stream, where: str) -> Iterator[object]:

@@ -74,13 +74,20 @@ def coco_detection(
     if not images:
         raise DataError(f"{annotations} names no pictures")
     none = np.zeros((0, 6), np.float32)
-    boxes = [by_image.get(image["id"], none) for image in images]
+    pictures, ids, boxes = [], [], []
+    most = 1
+    for image in images:
+        mine = by_image.get(image["id"], none)
+        pictures.append(place / image["file_name"])
+        ids.append(image["id"])
+        boxes.append(mine)
+        most = max(most, len(mine))
     return CocoDetection(
-        pictures=tuple(place / image["file_name"] for image in images),
-        ids=tuple(image["id"] for image in images),
+        pictures=tuple(pictures),
+        ids=tuple(ids),
         boxes=tuple(boxes),
         classes=tuple(category["name"] for category in categories),
-        most=max(1, *(len(each) for each in boxes)),
+        most=most,
         channels=channels,
         transform=transform,
     )
