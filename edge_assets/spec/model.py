@@ -384,6 +384,13 @@ def _metric_faults(evaluation: Evaluation) -> Iterator[Fault]:
             yield where, "is of the whole set, whose parts it gets in any case: leave by_chunk out"
         if metric.name in BUILT_IN and (metric.whole_set or metric.by_chunk):
             yield where, "is built in, which says itself what it is of: leave whole_set and by_chunk out"
+    deciding = evaluation.deciding
+    if deciding.name in BUILT_IN and not deciding.is_share and deciding.max_drop is None:
+        name = deciding.name
+        yield (
+            "evaluation.metric",
+            f"{name} has a unit of its own: say how much worse it may be, Metric('{name}', max_drop=...)",
+        )
     repeated = _repeated(tuple(metric.label for metric in places.values()))
     if repeated:
         yield "evaluation.metrics", f"named more than once: {printable(repeated)}"

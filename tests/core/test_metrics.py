@@ -1,6 +1,7 @@
 """Metrics against closed forms and against scikit-learn's; in parts as in one; and their intervals."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from edge_assets.core.metrics.text import edit_distance
 from edge_assets.core.verify import accuracy
 from edge_assets.core.verify.scoring import Scoring, demand_above_zero, demand_says_something, probes
 from edge_assets.errors import DataError, InvalidSpec
+from edge_assets.spec.attributes import parsed
 from edge_assets.spec.metrics import BUILT_IN, Option
 from edge_assets.spec.model import Dataset, Evaluation, Metric
+from tests.tiny.spec import TINY
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 5, 200)
@@ -305,19 +308,35 @@ def test_a_metric_that_is_best_at_zero_may_be_zero() -> None:
     ],
 )
 def test_a_wrong_metric_is_named(metric: Metric, message: str) -> None:
-    from dataclasses import replace
-
-    from tests.tiny.spec import TINY
-
     with pytest.raises(InvalidSpec, match=message) as error:
         replace(TINY, evaluation=replace(TINY.evaluation, metrics=(metric,)))
     assert error.value.field.startswith("evaluation.metrics.0")
 
 
+def test_a_deciding_metric_with_a_unit_of_its_own_says_how_much_worse_it_may_be() -> None:
+    with pytest.raises(InvalidSpec, match=r"evaluation.metric: rmse has a unit of its own: .*max_drop"):
+        replace(TINY, evaluation=replace(TINY.evaluation, metric="rmse"))
+    kept_to = replace(TINY, evaluation=replace(TINY.evaluation, metric=Metric("rmse", max_drop=0.5)))
+    assert not kept_to.evaluation.deciding.higher_is_better
+
+
+def test_metrics_in_yaml() -> None:
+    attributes = parsed(
+        {
+            "evaluation": {
+                "data": {"load": "tests.tiny.data:evaluation"},
+                "metric": {"name": "topk_accuracy", "options": {"k": 3}, "max_drop": 0.02},
+                "metrics": ["f1", {"name": "coco_map", "options": {"nms": 0.5}}],
+            }
+        }
+    )
+    evaluation = attributes.evaluation.make()  # type: ignore[attr-defined]  # a class of made fields
+    assert evaluation.deciding == replace(
+        Metric("topk_accuracy", {"k": 3}, 0.02), labels="label", higher_is_better=True
+    )
+    assert [metric.label for metric in evaluation.others] == ["f1", "coco_map(nms=0.5)"]
+
+
 def test_a_metric_twice_is_refused() -> None:
-    from dataclasses import replace
-
-    from tests.tiny.spec import TINY
-
     with pytest.raises(InvalidSpec, match="named more than once"):
         replace(TINY, evaluation=replace(TINY.evaluation, metrics=("top1_accuracy",)))
