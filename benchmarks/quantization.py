@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.architectures.specs import SPECS
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
-from edge_assets.core.data import save_arrays
+from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.evidence import MeasuredVariant, Row
 from edge_assets.core.shapes import written
 from edge_assets.core.types import Built

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Evaluation,
         FineTuning,
         Gates,
+        Metric,
         ModelSpec,
         Search,
         Tensor,
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
         read_picture,
         read_wav,
     )
+    from edge_assets.spec.sources.coco import coco_detection
+    from edge_assets.spec.sources.image_folder import image_folder
+    from edge_assets.spec.sources.named import named
+    from edge_assets.spec.sources.parquet import parquet
+    from edge_assets.spec.sources.pictures import resized
+    from edge_assets.spec.sources.webdataset import webdataset
 
 __all__ = [
     "AudioPreprocessing",
@@ -44,13 +51,20 @@ __all__ = [
     "FineTuning",
     "Gates",
     "ImagePreprocessing",
+    "Metric",
     "ModelSpec",
     "Passthrough",
     "Search",
     "Tensor",
     "TextPreprocessing",
+    "coco_detection",
+    "image_folder",
+    "named",
+    "parquet",
     "read_picture",
     "read_wav",
+    "resized",
+    "webdataset",
 ]
 PLACES = {
     "AudioPreprocessing": "edge_assets.spec.preprocess",
@@ -60,6 +74,12 @@ PLACES = {
     "TextPreprocessing": "edge_assets.spec.preprocess",
     "read_picture": "edge_assets.spec.preprocess",
     "read_wav": "edge_assets.spec.preprocess",
+    "coco_detection": "edge_assets.spec.sources.coco",
+    "image_folder": "edge_assets.spec.sources.image_folder",
+    "named": "edge_assets.spec.sources.named",
+    "parquet": "edge_assets.spec.sources.parquet",
+    "resized": "edge_assets.spec.sources.pictures",
+    "webdataset": "edge_assets.spec.sources.webdataset",
 }
 
 

@@ -9,6 +9,7 @@ from edge_assets.addresses import without_credentials
 from edge_assets.errors import EdgeAssetsError
 
 TOKEN_LENGTH = 16
+LEAST_DATA_MEMORY = 2**24
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,13 @@ def token() -> str | None:
             f"`openssl rand -hex 16` prints"
         )
     return given
+
+
+def data_memory_bytes() -> int:
+    """What a data set may take of memory at a time, `EDGE_ASSETS_DATA_MEMORY` in bytes. Default: 1 GiB."""
+    given = os.environ.get("EDGE_ASSETS_DATA_MEMORY") or str(2**30)
+    if not re.fullmatch(r"[0-9]+", given) or int(given) < LEAST_DATA_MEMORY:
+        raise EdgeAssetsError(
+            f"EDGE_ASSETS_DATA_MEMORY={given}: give a number of bytes, at least {LEAST_DATA_MEMORY}, such as {2**30}"
+        )
+    return int(given)

@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name
 FOLDER = Path(__file__).parent
 PROJECT = "edge-assets"
 LOCKS = {
-    "run": ("android", "apple", "browser", "microcontroller", "nvidia", "text"),
+    "run": ("android", "apple", "browser", "images", "microcontroller", "nvidia", "tables", "text"),
     "examples": ("examples", "minilm"),
     "test": ("test", "dev"),
 }

@@ -464,10 +464,11 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     size, accuracy, drop = values.get("size_kib"), values.get("accuracy"), values.get("drop_points")
     if isinstance(size, float):
         parts.append(f"{size:,.0f} KiB")
+    own_unit = values.get("metric")
     if isinstance(accuracy, float):
-        parts.append(f"accuracy {100 * accuracy:.2f} %")
+        parts.append(f"{own_unit} {accuracy:.4g}" if own_unit else f"accuracy {100 * accuracy:.2f} %")
     if isinstance(drop, float):
-        parts.append(f"drop {drop:.2f} points")
+        parts.append(f"worse by {drop / 100:.4g}" if own_unit else f"drop {drop:.2f} points")
     return f"{name}: {', '.join(parts)}"
 
 

@@ -1,83 +1,60 @@
-"""Calibration and evaluation data: loaded once, checked before slow work, kept as `.npz`.
+"""Calibration and evaluation data: loaded once, checked before slow work.
 
 A too small, constant or leaking calibration set gives a quantized model that looks fine and is not, so each
 of these is refused by name.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from edge_assets.errors import DataError, one_line, printable
+from edge_assets.core.datasets import kept as datasets
+from edge_assets.core.datasets.fields import as_array
+from edge_assets.core.datasets.kept import Kept
+from edge_assets.core.datasets.npz import Arrays
+from edge_assets.core.datasets.stream import Stream, as_stream
+from edge_assets.errors import DataError, printable
 from edge_assets.spec.model import PARITY_SAMPLES, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.spec.source import call
 
-Arrays = dict[str, np.ndarray]
-FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED = ("file", "allow_pickle")  # parameters of numpy.savez, which takes fields by name
-KINDS = "biufcSU"
 
-
-def load_arrays(reference: str, what: str) -> Arrays:
-    """What the dataset function returns, checked to be arrays of one length by name that `.npz` can hold.
+def load(reference: str, what: str) -> Arrays | Stream:
+    """What the dataset function returns: arrays, checked to be of one length, or what gives samples.
 
     Raises DataError.
     """
-    fields = call(reference, f"{what} data")
-    if not isinstance(fields, Mapping) or not fields:
-        raise DataError(f"{what} data: {reference} must return a dict of arrays, got {type(fields).__name__}")
+    returned = call(reference, f"{what} data")
+    if not isinstance(returned, Mapping):
+        return as_stream(returned, f"{what} data: {reference}")
+    return as_arrays(returned, reference, what)
+
+
+def as_arrays(fields: Mapping[object, object], reference: str, what: str) -> Arrays:
+    """Arrays of one length by name that `.npz` can hold. Raises DataError."""
+    if not fields:
+        raise DataError(f"{what} data: {reference} must return a dict of arrays, got an empty one")
     arrays: Arrays = {}
     lengths: dict[str, int] = {}
-    for name, field in fields.items():
-        arrays[name] = _array(name, field, f"{what} data")
-        lengths[name] = arrays[name].shape[0] if arrays[name].ndim else 0
+    for key, field in fields.items():
+        array = as_array(key, field, f"{what} data")
+        name = str(key)
+        if array.ndim == 0:
+            raise DataError(f"{what} data: field '{name}' is a single value: fields have an entry per sample")
+        arrays[name] = array
+        lengths[name] = len(array)
     if len(set(lengths.values())) != 1:
         raise DataError(f"{what} data: fields have different lengths {printable(lengths, 200)}")
     return arrays
 
 
-def _array(name: object, field: object, where: str) -> np.ndarray:
-    """One field as an array of numbers, truth values or texts: what can be kept without pickling it."""
-    if not isinstance(name, str) or not FIELD.fullmatch(name) or name in RESERVED:
-        reason = "must be letters, digits and '_', not beginning with a digit, and not 'file' or 'allow_pickle'"
-        raise DataError(f"{where}: the field name '{printable(name)}' {reason}")
-    where = f"{where}: field '{name}'"
-    if isinstance(field, np.ma.MaskedArray):
-        raise DataError(f"{where} is a masked array, whose mask would be lost: fill it, or leave those samples out")
-    try:
-        array = np.asarray(field)
-    except Exception as error:  # an object may raise anything when it is made an array
-        raise DataError(f"{where} cannot be made an array: {one_line(error)}") from None
-    if array.dtype.kind not in KINDS:
-        kind = f"{array.dtype} array"
-        if array.ndim == 0:
-            kind = type(field).__name__
-        raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
-    return array
-
-
-def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write `.npz`; equal arrays give equal bytes (zip entries carry no time of their own)."""
-    np.savez(path, **dict(sorted(arrays.items())))  # type: ignore[arg-type]  # the stub takes allow_pickle by name
-
-
-def read_arrays(path: Path) -> Arrays:
-    """Read `.npz`, never unpickling."""
-    with np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}
-
-
-def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, ...], minimum: int, what: str) -> None:
+def check_samples(kept: Kept, preprocess: Preprocessing, inputs: tuple[Tensor, ...], minimum: int, what: str) -> None:
     """Raises DataError if there are too few samples, if they are all alike, or do not fit the model's inputs."""
-    count = len(next(iter(raw.values())))
-    if count < minimum:
-        raise DataError(f"{what} data: {count} samples, at least {minimum} are needed")
-    few = {name: array[:PARITY_SAMPLES] for name, array in raw.items()}
+    if kept.samples < minimum:
+        raise DataError(f"{what} data: {kept.samples} samples, at least {minimum} are needed")
+    few = datasets.first(kept, PARITY_SAMPLES)
     try:
         feeds = preprocess.apply(few)
     except ValueError as error:
@@ -91,11 +68,11 @@ def check_samples(raw: Arrays, preprocess: Preprocessing, inputs: tuple[Tensor, 
                 f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
                 f"the model takes {tensor.dtype} {tensor.shape}"
             )
-    for name in preprocess_fields(raw, preprocess):
-        if raw[name].dtype.kind == "f" and not np.isfinite(raw[name]).all():
+    for name in preprocess_fields(few, preprocess):
+        if few[name].dtype.kind == "f" and not kept.ranged(name).is_finite:
             raise DataError(f"{what} data: field '{name}' has NaN or infinite values")
-    if len(set(sample_hashes(raw, preprocess))) == 1:
-        raise DataError(f"{what} data: all {count} samples are alike")
+    if len(set(sample_hashes(kept, preprocess))) == 1:
+        raise DataError(f"{what} data: all {kept.samples} samples are alike")
 
 
 def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
@@ -105,31 +82,38 @@ def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return all(isinstance(axis, str) or axis == size for axis, size in zip(tensor.shape, shape, strict=True))
 
 
-def check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], metric: str) -> None:
+def check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
     """Raises DataError if there are no labels or, for a classification metric, if they are out of range."""
-    _check_labels(raw, labels, outputs, metric == "top1_accuracy", "evaluation")
+    _check_labels(kept, labels, outputs, are_classes, "evaluation")
 
 
-def check_training_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
+def check_training_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
     """Raises DataError if there are no labels or, for a classifier, if they are no integers or out of range."""
-    _check_labels(raw, labels, outputs, are_classes, "training")
-    if are_classes and raw[labels].dtype != np.int64:
-        raise DataError(f"training data: labels '{labels}' are {raw[labels].dtype}, classes must be int64")
+    _check_labels(kept, labels, outputs, are_classes, "training")
+    dtype = next(field.dtype for field in kept.fields if field.name == labels)
+    if are_classes and dtype != "int64":
+        raise DataError(f"training data: labels '{labels}' are {dtype}, classes must be int64")
 
 
-def _check_labels(raw: Arrays, labels: str, outputs: tuple[Tensor, ...], are_classes: bool, what: str) -> None:
-    if labels not in raw:
-        raise DataError(f"{what} data: no field '{labels}' with the labels, only {sorted(raw)}")
+def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_classes: bool, what: str) -> None:
+    names = sorted(field.name for field in kept.fields)
+    if labels not in names:
+        raise DataError(f"{what} data: no field '{labels}' with the labels, only {names}")
     classes = outputs[0].shape[-1]
-    if are_classes and isinstance(classes, int):
-        wrong = int(((raw[labels] < 0) | (raw[labels] >= classes)).sum())
-        if wrong:
-            raise DataError(f"{what} data: {wrong} labels are outside 0..{classes - 1}")
+    if not are_classes or not isinstance(classes, int):
+        return
+    found = kept.ranged(labels)
+    if found.least is None or found.largest is None:
+        raise DataError(f"{what} data: labels '{labels}' are {found.dtype}, not finite numbers: classes are wanted")
+    if found.least < 0 or found.largest >= classes:
+        raise DataError(
+            f"{what} data: labels are outside 0..{classes - 1}: '{labels}' has {found.least:g} to {found.largest:g}"
+        )
 
 
 def check_disjoint(
-    others: Arrays,
-    evaluation: Arrays,
+    others: Kept,
+    evaluation: Kept,
     preprocess: Preprocessing,
     what: Literal["calibration", "training"] = "calibration",
 ) -> None:
@@ -163,13 +147,8 @@ def first_sample(raw: Arrays, preprocess: Preprocessing) -> Arrays:
     return {name: one[name] for name in preprocess_fields(one, preprocess)}
 
 
-def sample_hashes(raw: Arrays, preprocess: Preprocessing) -> list[bytes]:
+def sample_hashes(kept: Kept, preprocess: Preprocessing) -> list[bytes]:
     """One hash per sample, over the fields that become model inputs."""
-    fields = preprocess_fields(raw, preprocess)
-    hashes = []
-    for position in range(len(raw[fields[0]])):
-        hasher = hashlib.blake2b(digest_size=16)
-        for field in fields:
-            hasher.update(raw[field][position].tobytes())
-        hashes.append(hasher.digest())
-    return hashes
+    fields = preprocess_fields(datasets.first(kept, 1), preprocess)
+    by_field = np.concatenate([kept.hashes(name) for name in fields], axis=1)
+    return [hashlib.blake2b(row.tobytes(), digest_size=datasets.HASH_BYTES).digest() for row in by_field]

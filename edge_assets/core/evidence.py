@@ -15,6 +15,7 @@ From these follow `Gate`, one gate's outcome, and `Row`, one line of a scorecard
 Dagster show of a judged variant is in it. Times are in ms, sizes in bytes, drops in points (hundredths of the score).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -40,6 +41,7 @@ Verdict = Literal[
     "not_selected",
 ]
 # by the names that MLflow has for them: what is followed over a target's checkpoints
+NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9_.-]+")  # what MLflow takes in no metric's name
 FOLLOWED = ("accuracy", "accuracy_drop_points", "size_bytes", "latency_p50_ms")
 GateName = Literal["parity", "accuracy", "size", "memory"]
 
@@ -76,14 +78,15 @@ class Agreement:
     cosine_mean: float | None
     cosine_min: float | None
     snr_db: float | None
+    samples: int | None = field(default=None, metadata=LEFT_OUT)  # of the first so many alone; None: of all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """The mean score on the evaluation set, and its drop against the reference on the same samples.
+    """A metric's value on the evaluation set, and its drop against the reference on the same samples.
 
     A positive drop is worse, whichever way the metric points. `lost` and `gained` count samples whose score got worse
-    and better.
+    and better, None for a metric that gives samples no scores of their own.
     """
 
     value: float
@@ -92,8 +95,20 @@ class Accuracy:
     drop_points: float
     drop_interval_points: tuple[float, float]
     confidence: float
-    lost: int
-    gained: int
+    lost: int | None
+    gained: int | None
+    resamples: int | None = field(default=None, metadata=LEFT_OUT)  # behind the interval, where these are fewer
+
+    @property
+    def drop(self) -> float:
+        """In the metric's own unit."""
+        return self.drop_points / 100
+
+    @property
+    def drop_interval(self) -> tuple[float, float]:
+        """In the metric's own unit."""
+        low, high = self.drop_interval_points
+        return low / 100, high / 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +123,9 @@ class Verified:
     weight_bytes: Mapping[str, int] | None = field(
         default=None, metadata=LEFT_OUT
     )  # of constant tensors of two axes and more, by precision; None where the format does not tell
+    metrics: Mapping[str, Accuracy] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # those beside the deciding one, by label
 
     def cosine_mean(self, output: str) -> float | None:
         """Mean cosine of one output with the reference's, per sample of the evaluation set."""
@@ -143,6 +161,11 @@ class Verified:
             found[f"agreement_{name}_cosine_mean"] = output.cosine_mean
             found[f"agreement_{name}_cosine_min"] = output.cosine_min
             found[f"agreement_{name}_snr_db"] = output.snr_db
+        for label, other in (self.metrics or {}).items():
+            key = f"metric_{NOT_OF_KEYS.sub('_', label).strip('_')}"
+            found[key] = other.value
+            found[f"{key}_drop"] = other.drop
+            found[f"{key}_drop_low"], found[f"{key}_drop_high"] = other.drop_interval
         return known(found)
 
 
@@ -380,6 +403,8 @@ class Row:
     flops: int
     reused: bool = False
     notes: tuple[str, ...] = ()  # of the build
+    own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
+    metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
 
     @property
     def p50_ms(self) -> float | None:

@@ -5,7 +5,7 @@ size; which one is part of the verdict. Missing evidence blocks: a variant nobod
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Verdict
@@ -33,6 +33,9 @@ class Limits:
     size_bytes: int
     memory_bytes: int
     cosine: float | None = None  # least mean cosine of the first output with fp32's; None: no such gate
+    own_unit: str | None = None  # the deciding metric, where its gate is given in its own unit; None: in points
+    # largest drops of metrics beside the deciding one, by label, in the metric's own unit; None: it is only reported
+    metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Candidate:
     blocked: tuple[Verdict, str] | None  # why no gate is asked: it failed, is refused, unavailable or unverified
     parity: Parity | None
     accuracy: Accuracy | None
+    metrics: Mapping[str, Accuracy] = field(default_factory=dict)  # beside the deciding one, by label
     memory: Memory | None = None
     latency: Latency | None = None  # at batch 1, measured on the target's own hardware
     cosine_mean: float | None = None  # of the first output with fp32's, over the evaluation samples
@@ -170,21 +174,51 @@ def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
     accuracy = candidate.accuracy
     if accuracy is None:
         return Gate("accuracy", None, "not evaluated")
-    low, high = accuracy.drop_interval_points
-    limit = limits.accuracy_drop_points
-    passed = accuracy.drop_points <= limit
-    sentence = (
-        f"drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
-        f"{_within(passed)} the gate of {limit:.2f}"
-    )
+    passed, sentence = _drop_sentence(accuracy, limits)
+    outcomes = [passed]
+    for label, most in limits.metrics.items():
+        if most is None:
+            continue
+        other = candidate.metrics.get(label)
+        if other is None:
+            return Gate("accuracy", None, f"{sentence}; {label} not evaluated")
+        is_within, own_sentence = _own_unit(other, label, 100 * most)
+        outcomes.append(is_within)
+        sentence += f"; {own_sentence}"
     if limits.cosine is None:
-        return Gate("accuracy", passed, sentence)
+        return Gate("accuracy", all(outcomes), sentence)
     cosine = candidate.cosine_mean
     if cosine is None:
         return Gate("accuracy", None, f"{sentence}; mean cosine with fp32 not known")
     comparison = "at least" if cosine >= limits.cosine else "below"
     sentence += f"; mean cosine with fp32 {cosine:.4f}, {comparison} {limits.cosine:g}"
-    return Gate("accuracy", passed and cosine >= limits.cosine, sentence)
+    return Gate("accuracy", all(outcomes) and cosine >= limits.cosine, sentence)
+
+
+def _drop_sentence(accuracy: Accuracy, limits: Limits) -> tuple[bool, str]:
+    """Whether the deciding metric is within its gate, and the sentence that says so."""
+    limit = limits.accuracy_drop_points
+    if limits.own_unit:
+        passed, sentence = _own_unit(accuracy, limits.own_unit, limit)
+        return passed, f"{sentence}, on {accuracy.samples} samples"
+    passed = accuracy.drop_points <= limit
+    low, high = accuracy.drop_interval_points
+    sentence = (
+        f"drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
+        f"{_within(passed)} the gate of {limit:.2f}"
+    )
+    return passed, sentence
+
+
+def _own_unit(accuracy: Accuracy, label: str, limit_points: float) -> tuple[bool, str]:
+    """The same of a metric whose gate is in its own unit."""
+    passed = accuracy.drop_points <= limit_points
+    low, high = accuracy.drop_interval
+    sentence = (
+        f"{label} {accuracy.value:.4g} is worse by {accuracy.drop:.4g} ({low:.4g} to {high:.4g}), "
+        f"{_within(passed)} the gate of {limit_points / 100:g}"
+    )
+    return passed, sentence
 
 
 def _size_gate(candidate: Candidate, limits: Limits) -> Gate:

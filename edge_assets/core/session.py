@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge_assets.core.data import read_arrays
+from edge_assets.core.datasets.kept import Batch, Kept, KeptStream, first, joined, open_kept, whole
 from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.sizes import readable_size
+from edge_assets.errors import DataError
+from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
@@ -33,13 +36,47 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class SavedFeeds:
-    """A data artifact's model inputs, read when called: picklable, so that a converter process can be told."""
+    """A data artifact, read when asked: picklable, so that a converter process can be told."""
 
     path: Path
     preprocess: Preprocessing
+    load: str  # the dataset function, which is asked again where what it gives is not kept
+    what: str
+
+    @property
+    def kept(self) -> Kept:
+        """The samples, raw."""
+        return open_kept(self.path, self.load, self.what)
+
+    def raw(self) -> dict[str, np.ndarray]:
+        """All samples at once. Raises DataError where they stream and do not fit the memory for data."""
+        return whole(self.kept, self.what)
 
     def __call__(self) -> dict[str, np.ndarray]:
-        return self.preprocess.apply(read_arrays(self.path))
+        """The model's inputs for all samples at once. Raises DataError as `raw`."""
+        kept = self.kept
+        if isinstance(kept, KeptStream):
+            self._demand_room(kept)
+        return self.preprocess.apply(self.raw())
+
+    def _demand_room(self, kept: KeptStream) -> None:
+        one = self.preprocess.apply(first(kept, 1))
+        size = kept.samples * sum(array.nbytes for array in one.values())
+        if size > data_memory_bytes():
+            raise DataError(
+                f"{self.what} data are needed at once, and take {readable_size(size)} of memory as inputs, more than "
+                f"the {readable_size(data_memory_bytes())} for data: give fewer samples, or raise "
+                f"EDGE_ASSETS_DATA_MEMORY"
+            )
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """The model's inputs for the first `count` samples, or for all where there are fewer."""
+        return joined(feeds for _, feeds in self.batches(0, count))
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+        """Raw samples and the model's inputs, some at a time."""
+        for batch in self.kept.batches(start, stop):
+            yield batch, self.preprocess.apply(batch.raw)
 
 
 @dataclass(frozen=True)

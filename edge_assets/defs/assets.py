@@ -154,12 +154,20 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
     return definition
 
 
+def _largest_drop(spec: ModelSpec) -> str:
+    """The gate of the metric that decides, in words."""
+    deciding = spec.evaluation.deciding
+    if deciding.max_drop is not None:
+        return f"{deciding.max_drop:g} in {deciding.label}"
+    return f"{spec.gates.max_accuracy_drop_points} points"
+
+
 def _variant_asset(
     spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, variant: Variant
 ) -> dg.AssetsDefinition:
     checks = {
         "parity": "Outputs against PyTorch eager, in batches of 1, 2 and 5",
-        "accuracy": f"Drop of at most {spec.gates.max_accuracy_drop_points} points on the whole evaluation set",
+        "accuracy": f"Drop of at most {_largest_drop(spec)} on the whole evaluation set",
         "size": "Artifact size within the tighter of the model's and the target's budget",
     }
     if not variant.is_model:

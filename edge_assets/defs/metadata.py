@@ -16,6 +16,7 @@ from edge_assets.defs import tables
 from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.spec.model import ModelSpec
 from resources.outbox import PARENT
 from resources.tracking import VARIANTS
 
@@ -49,7 +50,7 @@ def _of_artifact(cell: Cell, built: Built) -> Metadata:
     """Size and evidence first, then what the build says."""
     shown: Metadata = {"size_kib": divided(built.size_bytes, KIB)}
     if built.verified:
-        shown |= _verified(built.verified, cell.spec.outputs[0].name)
+        shown |= _verified(built.verified, cell.spec)
     shown |= _pictures(cell, built.build)
     for name, fact in built.build.facts.items():
         if name not in OWN_NAMES:
@@ -57,9 +58,9 @@ def _of_artifact(cell: Cell, built: Built) -> Metadata:
     return _rounded(shown) | {"sha256": built.build.sha256}
 
 
-def _verified(verified: Verified, output: str) -> Metadata:
-    """Accuracy and parity. `output` is the one whose cosine counts."""
-    accuracy, parity = verified.accuracy, verified.parity
+def _verified(verified: Verified, spec: ModelSpec) -> Metadata:
+    """Accuracy and parity."""
+    accuracy, parity, deciding = verified.accuracy, verified.parity, spec.evaluation.deciding
     low, high = accuracy.drop_interval_points
     shown: Metadata = {
         "accuracy": accuracy.value,
@@ -71,11 +72,16 @@ def _verified(verified: Verified, output: str) -> Metadata:
         "cosine": parity.cosine,
         "max_abs": parity.max_abs,
         "max_rel": parity.max_rel,
-        "cosine_mean": verified.cosine_mean(output),
+        "cosine_mean": verified.cosine_mean(spec.outputs[0].name),  # the one that a gate may be for
         "parity": tables.parity_by_output(parity),
     }
+    if not deciding.is_share:
+        shown["metric"] = deciding.label  # whose unit the accuracy has
     if verified.agreement:
         shown["agreement"] = tables.agreement_by_output(verified.agreement)
+    for label, found in (verified.metrics or {}).items():
+        shown[label] = found.value
+        shown[f"{label}: drop"] = found.drop
     return {name: value for name, value in shown.items() if value is not None}
 
 

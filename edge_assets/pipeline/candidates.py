@@ -27,6 +27,7 @@ def verified_candidate(built: Built, output: str) -> Candidate:
         blocked=None,
         parity=built.parity,
         accuracy=built.accuracy,
+        metrics=(built.verified.metrics if built.verified else None) or {},
         is_baseline=built.variant == CHECKPOINT,
     )
     if built.artifact:

@@ -1,10 +1,12 @@
 """Two checkpoints of one model, compared by what was kept of both: nothing is built for it."""
 
 from edge_assets.core.evidence import Accuracy
+from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.verify import accuracy
 from edge_assets.families.families import family_targets
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.identity import max_drop_points
 from edge_assets.report.comparison import Comparison, compare, regressions
 from edge_assets.spec.model import ModelSpec
 from resources.checkpoints import Checkpoint
@@ -15,13 +17,13 @@ def between(store: ArtifactStore, spec: ModelSpec, before: Checkpoint, after: Ch
     """Compare what ships of two checkpoints. Raises EdgeAssetsError if either was not built yet."""
     old, new = (rows.demanded(store, spec, checkpoint.key) for checkpoint in (before, after))
     fp32 = _fp32(store, spec, before, after)
-    changes = compare(old, new, fp32, spec.evaluation.higher_is_better)
+    changes = compare(old, new, fp32, bool(spec.evaluation.deciding.higher_is_better))
     return Comparison(
         before=before.key,
         after=after.key,
         fp32=fp32,
         changes=changes,
-        regressions=regressions(changes, spec.gates.max_accuracy_drop_points),
+        regressions=regressions(changes, max_drop_points(spec)),
     )
 
 
@@ -31,11 +33,13 @@ def _fp32(store: ArtifactStore, spec: ModelSpec, before: Checkpoint, after: Chec
     None if either was judged on other evaluation data than the spec has now.
     """
     family, targets = next(family_targets(spec))
-    scores = []
+    statistics = []
     for checkpoint in (before, after):
         cell = Cell(spec, family, targets[0], checkpoint, store).planning()
         try:
-            scores.append(cell.reference.scores())
+            statistics.append(cell.reference.statistics())
         except NotBuilt:
             return None
-    return accuracy.compare(scores[1], scores[0], spec.evaluation.higher_is_better)
+    metric = spec.evaluation.deciding
+    assert metric.higher_is_better is not None
+    return accuracy.against(measure_of(metric), statistics[1], statistics[0], metric.higher_is_better)

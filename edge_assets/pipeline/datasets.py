@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from edge_assets.core import data
+from edge_assets.core.datasets.kept import Kept, first, keep_stream
+from edge_assets.core.datasets.npz import Arrays, save_arrays
 from edge_assets.core.evidence import Samples
 from edge_assets.core.session import Feeds, SavedFeeds
 from edge_assets.core.types import Recipe, Result
@@ -52,25 +54,44 @@ class Datasets:
 
         def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"loading {what} data")
-            arrays = data.load_arrays(dataset.load, what)
-            data.save_arrays(arrays, folder / f"{what}.npz")
-            return {"samples": len(next(iter(arrays.values())))}
+            loaded = data.load(dataset.load, what)
+            if not isinstance(loaded, dict):
+                where = f"{what} data: {dataset.load}"
+                return {"samples": keep_stream(loaded, folder, where, self.cell.log)}
+            save_arrays(loaded, folder / f"{what}.npz")
+            return {"samples": len(next(iter(loaded.values())))}
 
         return self.cell.store.remember(recipe, build)
 
-    def arrays(self, result: Result) -> data.Arrays:
-        """The arrays of a data artifact."""
-        assert result.artifact is not None
-        return data.read_arrays(self.cell.store.checkout(result.artifact))
+    def arrays(self, result: Result) -> Arrays:
+        """All arrays of a data artifact at once. Raises DataError where they stream and are too large for that."""
+        return self.saved_feeds(result).raw()
+
+    def kept(self, result: Result) -> Kept:
+        """A data artifact's samples, read some at a time."""
+        return self.saved_feeds(result).kept
+
+    def first(self, result: Result, count: int) -> Arrays:
+        """The first `count` samples of a data artifact, raw."""
+        return first(self.kept(result), count)
 
     def saved_feeds(self, result: Result) -> SavedFeeds:
         """A data artifact as the model's inputs, read when called."""
         assert result.artifact is not None
-        return SavedFeeds(self.cell.store.checkout(result.artifact), self.cell.spec.preprocess)
+        return SavedFeeds(
+            path=self.cell.store.checkout(result.artifact),
+            preprocess=self.cell.spec.preprocess,
+            load=str(result.recipe.parameters["load"]),
+            what=result.recipe.step.removesuffix("_data"),
+        )
 
     def feeds(self, result: Result) -> Feeds:
-        """A data artifact, preprocessed: the model's inputs."""
+        """All of a data artifact, preprocessed. Raises DataError as `arrays`."""
         return self.saved_feeds(result)()
+
+    def first_feeds(self, result: Result, count: int) -> Feeds:
+        """The model's inputs for the first `count` samples, or for all where there are fewer."""
+        return self.saved_feeds(result).first(count)
 
     def example(self) -> Result:
         """The model's inputs for the first sample of the evaluation data, as an artifact."""
@@ -78,8 +99,8 @@ class Datasets:
         parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()}
 
         def build(folder: Path) -> Mapping[str, object]:
-            sample = data.first_sample(self.arrays(self.evaluation), self.cell.spec.preprocess)
-            data.save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
+            sample = data.first_sample(self.first(self.evaluation, 1), self.cell.spec.preprocess)
+            save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
             return {}
 
         recipe = Recipe("example", "1", inputs, parameters, self.recipes.preprocessing_tools())
@@ -90,8 +111,8 @@ class Datasets:
 
         def build(_folder: Path) -> Mapping[str, object]:
             found = []
-            for name, array in self.arrays(result).items():
-                found.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape[1:])})
+            for field in self.kept(result).fields:
+                found.append({"name": field.name, "dtype": field.dtype, "shape": list(field.shape)})
             return {"fields": found}
 
         known = self.cell.store.remember(Recipe("data_fields", "1", {"data": result.sha256}), build)
@@ -111,8 +132,10 @@ class Datasets:
             "preprocessing": spec.preprocess.to_dict(),
             "minimum": [calibration.minimum, evaluation.minimum],
             "inputs": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in spec.inputs],
-            "labels": [evaluation.labels, evaluation.metric, list(spec.outputs[0].shape)],
+            "labels": [evaluation.labels, self.recipes.metric(), list(spec.outputs[0].shape)],
         }
+        if evaluation.others:
+            parameters["metrics"] = [metric.computed() for metric in evaluation.others]
         if spec.finetuning:
             inputs["training"] = self.training.sha256
             parameters["training"] = [
@@ -132,11 +155,13 @@ class Datasets:
     def _check(self, _folder: Path) -> Mapping[str, object]:
         spec = self.cell.spec
         preprocess, evaluation = spec.preprocess, spec.evaluation
-        calibrating = self.arrays(self.calibration)
-        evaluating = self.arrays(self.evaluation)
+        calibrating = self.kept(self.calibration)
+        evaluating = self.kept(self.evaluation)
         data.check_samples(calibrating, preprocess, spec.inputs, spec.calibration.minimum, "calibration")
         data.check_samples(evaluating, preprocess, spec.inputs, evaluation.minimum, "evaluation")
-        data.check_labels(evaluating, evaluation.labels, spec.outputs, evaluation.metric)
+        for metric in (evaluation.deciding, *evaluation.others):
+            assert metric.labels is not None
+            data.check_labels(evaluating, metric.labels, spec.outputs, metric.labels_are_classes)
         data.check_disjoint(calibrating, evaluating, preprocess)
         facts = {
             "calibration_samples": count(self.calibration),
@@ -144,7 +169,7 @@ class Datasets:
         }
         if spec.finetuning:
             least = 2 * spec.finetuning.batch_size
-            training = self.arrays(self.training)
+            training = self.kept(self.training)
             data.check_samples(training, preprocess, spec.inputs, least, "training")
             data.check_training_labels(training, spec.finetuning.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(training, evaluating, preprocess, "training")

@@ -68,13 +68,24 @@ class Identity:
     @property
     def limits(self) -> Limits:
         """The tighter of the model's gates and the target's budgets."""
-        gates, target = self.spec.gates, self.target
+        gates, target, evaluation = self.spec.gates, self.target, self.spec.evaluation
+        deciding = evaluation.deciding
         return Limits(
-            accuracy_drop_points=gates.max_accuracy_drop_points,
+            accuracy_drop_points=max_drop_points(self.spec),
+            own_unit=None if deciding.max_drop is None else deciding.label,
+            metrics={metric.label: metric.max_drop for metric in evaluation.others},
             size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
             memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
             cosine=gates.min_cosine,
         )
+
+
+def max_drop_points(spec: ModelSpec) -> float:
+    """The largest drop of the deciding metric, in hundredths of its unit: its own gate, or the model's."""
+    deciding = spec.evaluation.deciding
+    if deciding.max_drop is not None:
+        return 100 * deciding.max_drop
+    return spec.gates.max_accuracy_drop_points
 
 
 def failure(cell: Identity, variant: Variant, recipe: Recipe, error: BaseException, doing: str) -> Result:

@@ -87,7 +87,7 @@ class Judgement:
             "license": spec.license,
             "class_names": list(spec.class_names),
             "preprocessing": spec.preprocess.to_dict(),
-            "metric": spec.evaluation.metric,
+            "metric": spec.evaluation.metric_name,
         }
 
         def build(folder: Path) -> Mapping[str, object]:
@@ -104,7 +104,7 @@ class Judgement:
 
         assert shipped.artifact is not None
         cell = self.cell
-        sample = data.first_sample(cell.data.arrays(cell.data.evaluation), cell.spec.preprocess)
+        sample = data.first_sample(cell.data.first(cell.data.evaluation, 1), cell.spec.preprocess)
         loadable = cell.verification.loadable(winner.runtime, winner.build)
         variant = cell.family.variant(winner.variant)
         inputs = cell.spec.preprocess.apply(sample)

@@ -114,7 +114,7 @@ class Measurement:
     ) -> dict[str, MeasuredVariant]:
         """What is measured of contestants on evaluation samples; one such measurement at a time on a machine."""
         samples = range(max(MEASUREMENT_SAMPLES, *batch_sizes))
-        evaluation = self.data.feeds(self.data.evaluation)
+        evaluation = self.data.first_feeds(self.data.evaluation, len(samples))
         feeds = {name: array.take(samples, axis=0, mode="wrap") for name, array in evaluation.items()}
         with turn(waiting=lambda: self.cell.log("waiting for another measurement on this machine")):
             return measure(contestants, feeds, mode, batch_sizes, self.threads(), self.cell.log)

@@ -10,6 +10,7 @@ from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Judged
 from edge_assets.core.types import Built
 from edge_assets.pipeline.candidates import Candidates
+from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
 
@@ -38,7 +39,7 @@ def row_of(entry: Judged, candidates: Candidates) -> Row:
         flops=network.flops,
     )
     row = _with_build(row, candidates)
-    row = _with_verification(row, candidates.builts[row.artifact])
+    row = _with_verification(row, candidates.builts[row.artifact], cell.spec.evaluation.deciding)
     return _with_measurement(row, entry, candidates)
 
 
@@ -65,7 +66,7 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
     )
 
 
-def _with_verification(row: Row, built: Built) -> Row:
+def _with_verification(row: Row, built: Built, deciding: Metric) -> Row:
     """How far it is from the reference."""
     if built.verified is None:
         return row
@@ -75,6 +76,8 @@ def _with_verification(row: Row, built: Built) -> Row:
         agreement=built.verified.agreement,
         weight_share=built.verified.weight_share(row.precision),
         verified_with=RUNTIMES[built.runtime].verified_with,
+        own_unit=None if deciding.is_share else deciding.label,
+        metrics=built.verified.metrics,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,
         accuracy_drop_interval_points=accuracy.drop_interval_points,

@@ -58,10 +58,22 @@ class Recipes:
         return installed(self.cell.spec.preprocess.tools, "text")
 
     def metric_inputs(self) -> dict[str, str]:
-        name = self.cell.spec.evaluation.metric
-        if ":" not in name:  # a built-in
-            return {}
-        return {"metric": source_digest(name)}
+        """The source of metrics that are the user's own."""
+        evaluation = self.cell.spec.evaluation
+        found = {}
+        if ":" in evaluation.deciding.name:
+            found["metric"] = source_digest(evaluation.deciding.name)
+        for metric in evaluation.others:
+            if ":" in metric.name:
+                found[f"metric {metric.name}"] = source_digest(metric.name)
+        return found
+
+    def metric(self) -> object:
+        """The metric that decides: its name where that says all."""
+        metric = self.cell.spec.evaluation.metric
+        if isinstance(metric, str):
+            return metric
+        return metric.computed()
 
     def loss_inputs(self) -> dict[str, str]:
         assert self.cell.spec.finetuning is not None
@@ -72,10 +84,13 @@ class Recipes:
 
     def evaluation_parameters(self) -> dict[str, object]:
         evaluation = self.cell.spec.evaluation
-        return {
+        parameters: dict[str, object] = {
             "preprocessing": self.cell.spec.preprocess.to_dict(),
-            "metric": evaluation.metric,
+            "metric": self.metric(),
             "labels": evaluation.labels,
             "higher_is_better": evaluation.higher_is_better,
             "outputs": [tensor.name for tensor in self.cell.spec.outputs],
         }
+        if evaluation.others:
+            parameters["metrics"] = [metric.computed() for metric in evaluation.others]
+        return parameters

@@ -8,15 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
+from edge_assets.core.metrics.registry import measure_of
+from edge_assets.core.progress import Progress
 from edge_assets.core.runtimes import build_session
-from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.session import Loadable, SavedFeeds, Session, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
+from edge_assets.core.verify.evaluate import most_output_bytes, run
+from edge_assets.core.verify.reference import ReferenceOutputs, ReferenceWriter, statistics_names
+from edge_assets.core.verify.scoring import (
+    Probes,
+    Scoring,
+    demand_above_zero,
+    demand_says_something,
+    metrics_of,
+    probes,
+)
 from edge_assets.errors import CheckpointError, printable
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
@@ -41,6 +52,7 @@ class Reference:
         self.data.check()
         reference = self.outputs()
         self._check_signature(reference)
+        self._check_values(reference.said(Verified))
         inputs = {"file": self.cell.checkpoint.file.sha256}
         recipe = self.recipes.of_architecture("checkpoint", "1", inputs, self.recipes.weights())
         return Built(
@@ -61,8 +73,7 @@ class Reference:
         spec, path = self.cell.spec, self._fetched()
         with self._told_of_the_checkpoint(path):
             loaded = load(spec.architecture, path, spec.weights)
-        feeds = self.data.feeds(self.data.evaluation)
-        one = {name: array[:1] for name, array in feeds.items()}
+        one = self.data.first_feeds(self.data.evaluation, 1)
         if loaded.is_plain:
             shutil.copyfile(path, folder / path.name)
         else:  # what is made from it need not look for the weights again
@@ -94,40 +105,88 @@ class Reference:
         recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, tools)
 
         def build(folder: Path) -> Mapping[str, object]:
-            return record(self._evaluate(folder / "reference.npz", scores_name))
+            return record(self._evaluate(folder / "reference.npz"))
 
         return self.cell.store.remember(recipe, build)
 
-    def _evaluate(self, file: Path, scores_name: str) -> Verified:
+    def _evaluate(self, file: Path) -> Verified:
         """Outputs and scores for the whole evaluation set, written to `file`, compared with themselves."""
-        from edge_assets.toolchains.pytorch import eager as pytorch
-
         spec, path = self.cell.spec, self._fetched()
-        evaluation = spec.evaluation
         self.cell.log("evaluating PyTorch eager in fp32, the reference")
         options = session_options(spec, "pytorch", self.cell.target)
-        feeds = self.data.feeds(self.data.evaluation)
-        labels = self.data.arrays(self.data.evaluation)[evaluation.labels]
+        feeds = self.data.saved_feeds(self.data.evaluation)
+        writer = ReferenceWriter(file)
         with self._told_of_the_checkpoint(path):
             session = Loadable("pytorch", str(path), options | self.recipes.weights()).open(usable_cores())
-            outputs = accuracy.run_all(session, feeds)
+            scoring, found = self._run(session, feeds, writer, path)
+        metrics = metrics_of(spec.evaluation)
+        statistics = scoring.statistics()
+        for metric in metrics:
+            demand_says_something(metric, statistics[metric.label], found)
+        names = self._statistics_names()
+        writer.close({names[label]: array for label, array in statistics.items()})
+        values = {}
+        for metric in metrics:
+            same = statistics[metric.label]
+            assert metric.higher_is_better is not None
+            values[metric.label] = accuracy.against(measure_of(metric), same, same, metric.higher_is_better)
+        outputs = ReferenceOutputs(file, tuple(tensor.name for tensor in spec.outputs))
+        return Verified(
+            accuracy=values.pop(metrics[0].label),
+            parity=parity.measure(session, feeds.first(PARITY_SAMPLES), outputs.rows(0, PARITY_SAMPLES)),
+            metrics=values or None,
+        )
+
+    def _run(
+        self,
+        session: Session,
+        feeds: SavedFeeds,
+        writer: ReferenceWriter,
+        path: Path,
+    ) -> tuple[Scoring, Probes]:
+        """Run the whole evaluation set, a chunk at a time. Raises CheckpointError for outputs that are not finite."""
+        from edge_assets.toolchains.pytorch import eager as pytorch
+
+        spec, every = self.cell.spec, count(self.data.evaluation)
+        scoring = Scoring(metrics_of(spec.evaluation), most_output_bytes(feeds))
+        found = probes(every)
+        progress = Progress("evaluating the reference", every, self.cell.log)
+        for batch, inputs in feeds.batches():
+            outputs = run(session, inputs)
             broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
             if broken:
                 names = ", ".join(broken)
                 raise CheckpointError(f"checkpoint {shown(path)} gives NaN or infinite values in {names}")
-        pytorch.check_outputs(outputs, spec.outputs, len(labels))
-        scores = accuracy.score(evaluation.metric, outputs, labels)
-        data.save_arrays(outputs | {scores_name: scores}, file)
-        first = {name: array[:PARITY_SAMPLES] for name, array in outputs.items()}
-        return Verified(
-            accuracy=accuracy.compare(scores, scores, evaluation.higher_is_better),
-            parity=parity.measure(session, feeds, first),
-        )
+            pytorch.check_outputs(outputs, spec.outputs, batch.stop - batch.start)
+            scoring.add(outputs, batch.raw)
+            found.add(batch.start, outputs, batch.raw)
+            writer.add(outputs)
+            progress.at(batch.stop)
+        return scoring, found
 
-    def scores(self) -> np.ndarray:
-        """The reference's scores, one per evaluation sample; float64 [n]."""
+    def _statistics_names(self) -> dict[str, str]:
         names = [tensor.name for tensor in self.cell.spec.outputs]
-        return self.data.arrays(self.outputs())[accuracy.scores_name(names)]
+        return statistics_names(metrics_of(self.cell.spec.evaluation), names)
+
+    def kept_outputs(self) -> ReferenceOutputs:
+        """The reference's outputs and what its metrics keep, read from the store."""
+        reference = self.outputs()
+        assert reference.artifact is not None
+        names = tuple(tensor.name for tensor in self.cell.spec.outputs)
+        return ReferenceOutputs(self.cell.store.checkout(reference.artifact), names)
+
+    def statistics(self) -> np.ndarray:
+        """What the metric that decides keeps of the reference: its scores, one per evaluation sample, or [n, ...]."""
+        name = self._statistics_names()[self.cell.spec.evaluation.deciding.label]
+        return self.kept_outputs().statistics(name)
+
+    def _check_values(self, verified: Verified) -> None:
+        """No metric is 0, also where the reference was evaluated before that was looked at. Raises DataError."""
+        deciding, *others = metrics_of(self.cell.spec.evaluation)
+        demand_above_zero(deciding, verified.accuracy.value, verified.accuracy.samples)
+        for metric in others:
+            found = (verified.metrics or {})[metric.label]
+            demand_above_zero(metric, found.value, found.samples)
 
     def _check_signature(self, reference: Result) -> None:
         """The outputs are as the spec declares them, also where they were computed for an earlier spec."""
@@ -142,8 +201,8 @@ class Reference:
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
 
-            samples = count(self.data.evaluation)
-            pytorch.check_outputs(self.data.arrays(reference), self.cell.spec.outputs, samples)
+            first = self.kept_outputs().rows(0, PARITY_SAMPLES)
+            pytorch.check_outputs(first, self.cell.spec.outputs, PARITY_SAMPLES)
             return {}
 
         self.cell.store.remember(recipe, build)

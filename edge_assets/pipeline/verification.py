@@ -2,20 +2,19 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.core.evidence import Facts, Verified
+from edge_assets.core.progress import followed
 from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
-from edge_assets.core.verify.evaluate import VerificationRequest, evaluate, outputs_of
+from edge_assets.core.verify.evaluate import VerificationRequest, evaluate, part_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
@@ -23,6 +22,8 @@ from edge_assets.pipeline.reference import Reference
 from edge_assets.targets import usable_cores
 
 VERSION = "3"  # of what is computed of an artifact
+
+SAMPLES_IN_TIME = 2000  # how many samples a variant's child process must have evaluated within the variant's seconds
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,13 @@ class Verification:
     def request(self, loadable: Loadable, samples: int | None = None) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
         reference = self.reference.outputs()
-        assert self.data.evaluation.artifact is not None and reference.artifact is not None
+        assert reference.artifact is not None
         return VerificationRequest(
             loadable=loadable,
             threads=usable_cores(),  # of a build beside others: more threads would wait for each other
-            evaluation=self.cell.store.checkout(self.data.evaluation.artifact),
-            feeds=self.data.saved_feeds(self.data.evaluation),
+            data=self.data.saved_feeds(self.data.evaluation),
             reference=self.cell.store.checkout(reference.artifact),
-            metric=self.cell.spec.evaluation.metric,
-            labels=self.cell.spec.evaluation.labels,
-            higher_is_better=self.cell.spec.evaluation.higher_is_better,
+            evaluation=self.cell.spec.evaluation,
             samples=samples,
         )
 
@@ -97,13 +95,16 @@ class Verification:
         """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
         request = self.request(loadable, samples)
         cores = usable_cores()
-        if cores == 1 or variant.process is None or not RUNTIMES[loadable.runtime].is_single_threaded:
-            return variant.call(evaluate, request, None)
-        every = count(self.data.evaluation)
-        calls = [(request, slice(start, stop)) for start, stop in _cut(min(every, samples or every), cores)]
-        parts = variant.call_each(outputs_of, calls)
-        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return variant.call(evaluate, request, outputs)
+        patient = replace(variant, seconds=variant.seconds * max(1.0, request.every / SAMPLES_IN_TIME))
+        if variant.process is None:
+            return evaluate(request, None, self.cell.log)
+        with followed(self.cell.log) as report:
+            request = replace(request, report=report)
+            if cores == 1 or not RUNTIMES[loadable.runtime].is_single_threaded:
+                return patient.call(evaluate, request, None)
+            edges = request.data.kept.cuts(request.every, cores)
+            parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])
+            return patient.call(evaluate, request, parts)
 
     def session(self, runtime: str) -> dict[str, object]:
         """What of the target's options a runtime's sessions are opened with."""
@@ -114,9 +115,3 @@ class Verification:
         assert built.artifact is not None
         options = session_options(self.cell.spec, runtime, self.cell.target) | build_session(runtime, built)
         return Loadable(runtime, str(self.cell.store.checkout(built.artifact)), options)
-
-
-def _cut(samples: int, parts: int) -> list[tuple[int, int]]:
-    """Start and stop of each part, which differ by one sample at most."""
-    edges = np.linspace(0, samples, min(parts, samples) + 1).astype(int).tolist()
-    return list(pairwise(edges))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from edge_assets.core.evidence import Row
 from edge_assets.core.sizes import KIB, divided
 from edge_assets.hashing import Json
+from edge_assets.report import words
 from edge_assets.report.matrix import shown_as
 from edge_assets.report.panels import Point, panels
 
@@ -27,8 +28,8 @@ TOOLTIPS = [
     ("variant", "@variant"),
     ("verdict", "@verdict"),
     ("size", "@size{0,0.0} KiB"),
-    ("accuracy", "@accuracy{0.00} %"),
-    ("drop", "@drop{0.00} points (@low{0.00} to @high{0.00})"),
+    ("accuracy", "@score"),
+    ("drop", "@drop"),
     ("P50", "@latency"),
 ]
 
@@ -61,7 +62,7 @@ def _panel(points: Sequence[Point], label: str) -> "Plot":
         width=560,
         height=320,
         x_axis_label=label,
-        y_axis_label="accuracy (%)",
+        y_axis_label=words.axis_label([point.row for point in points]),
         tools="pan,wheel_zoom,box_zoom,reset,save",
         toolbar_location="right",
     )
@@ -106,8 +107,10 @@ def _line(point: Point) -> dict[str, str | float | None]:
     row = point.row
     assert row.accuracy is not None
     assert row.accuracy_drop_points is not None
-    percent, drop = 100 * row.accuracy, row.accuracy_drop_points
-    low, high = row.accuracy_drop_interval_points or (drop, drop)
+    value, drop = words.scaled(row, 100 * row.accuracy), words.scaled(row, row.accuracy_drop_points)
+    interval = row.accuracy_drop_interval_points or (row.accuracy_drop_points, row.accuracy_drop_points)
+    low, high = (words.scaled(row, bound) for bound in interval)
+    unit = "" if row.own_unit else " points"
     latency = "not measured"
     if row.latency_ms:
         latency = f"{row.latency_ms.typical:.3f} ms"
@@ -117,10 +120,9 @@ def _line(point: Point) -> dict[str, str | float | None]:
         "verdict": shown_as(row.verdict)[1],
         "size": divided(row.size_bytes, KIB),
         "latency": latency,
-        "accuracy": percent,
-        "drop": drop,
-        "low": low,
-        "high": high,
-        "least": percent - (high - drop),
-        "most": percent + (drop - low),
+        "accuracy": value,
+        "score": words.score(row),
+        "drop": f"{words.drop(row)}{unit} ({words.drop_interval(row)})",
+        "least": value - (high - drop),
+        "most": value + (drop - low),
     }

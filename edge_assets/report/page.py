@@ -9,7 +9,7 @@ import jinja2
 
 from edge_assets.core.evidence import Row
 from edge_assets.core.sizes import readable_size
-from edge_assets.report import charts, matrix
+from edge_assets.report import charts, matrix, words
 from edge_assets.report.comparison import Comparison, columns_of
 from edge_assets.report.matrix import Line
 from edge_assets.report.ranges import by_scheme
@@ -63,6 +63,10 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["json"] = script_json
     environment.filters["scheme"] = usual_name
     environment.filters["shown"] = matrix.shown_as
+    environment.filters["score"] = words.score
+    environment.filters["drop"] = words.drop
+    environment.filters["drop_interval"] = words.drop_interval
+    environment.filters["other_metrics"] = words.other_metrics
     return environment.get_template(name)
 
 

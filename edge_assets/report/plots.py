@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Measured, Row
 from edge_assets.report.panels import Point, panels
+from edge_assets.report.words import axis_label, scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def accuracy(rows: Sequence[Row]) -> bytes:
         axis.set_xlabel(label)
         axis.margins(x=0.25, y=0.25)
         axis.set_xlim(left=0)
-    axes[0].set_ylabel("accuracy (%), 95 % interval of the drop")
+    axes[0].set_ylabel(f"{axis_label(rows)}, 95 % interval of the drop")
     return _png(figure)
 
 
@@ -34,8 +35,8 @@ def _draw(axis: "Axes", point: Point, number: int) -> None:
     """A point with its interval and its name, which stands above or below it in turn: near ones would overlap."""
     row = point.row
     assert row.accuracy is not None and row.accuracy_drop_points is not None and row.accuracy_drop_interval_points
-    score, drop = 100 * row.accuracy, row.accuracy_drop_points
-    low, high = row.accuracy_drop_interval_points
+    score, drop = scaled(row, 100 * row.accuracy), scaled(row, row.accuracy_drop_points)
+    low, high = (scaled(row, bound) for bound in row.accuracy_drop_interval_points)
     color = COLORS.get(row.verdict, OTHER)
     axis.errorbar(point.x, score, yerr=[[high - drop], [drop - low]], fmt="o", color=color, capsize=3)
     offset = (6, OFFSETS[number % len(OFFSETS)])

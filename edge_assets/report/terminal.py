@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_assets.core.evidence import Row
-from edge_assets.report import matrix
+from edge_assets.report import matrix, words
 from edge_assets.report.comparison import Change, Comparison, Shift, columns_of
 from edge_assets.report.matrix import Line
 from edge_assets.report.tradeoff import usual_name
@@ -40,8 +40,8 @@ def _winner_cells(line: Line) -> list[str]:
         usual_name(row),
         _number(row.size_bytes, "{:,.1f}", unit=1024),
         _number(row.size_ratio, "{:.0f}", unit=0.01),
-        _number(row.accuracy, "{:.2f}", unit=0.01),
-        _number(row.accuracy_drop_points, "{:.2f}"),
+        words.score(row).removesuffix(" %"),
+        words.drop(row),
         _number(latency.typical if latency else None, "{:.3f}"),
         judged,
         f"timed on it, {row.mode}" if latency else "verified, not timed",
@@ -111,8 +111,8 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
             row.verdict,
             _number(row.size_bytes, "{:,.0f}", unit=1024),
             _number(row.size_ratio, "{:.2f}"),
-            _number(row.accuracy, "{:.2f} %", unit=0.01),
-            _number(row.accuracy_drop_points, "{:.2f}"),
+            words.score(row),
+            words.drop(row),
             _number(row.p50_ms, "{:.3f}"),
             _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
             row.reason,

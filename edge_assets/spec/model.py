@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from edge_assets.errors import Fault, InvalidSpec, printable
 from edge_assets.spec.architecture import place
+from edge_assets.spec.metrics import BUILT_IN, DEFAULT, Option, metric_faults
 from edge_assets.spec.preprocess import Passthrough, Preprocessing, TextPreprocessing
 from edge_assets.spec.preprocess_check import preprocessing_faults
 from edge_assets.spec.project import project_path
@@ -26,7 +27,6 @@ DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 Schemes = Literal["usual", "all"]
 LOSSES = ("cross_entropy",)
-METRICS = ("top1_accuracy",)  # others are named as `package.module:function`
 AXIS_RANGE = (1, 128, 512)  # of a dynamic axis that `axis_ranges` does not mention
 PARITY_SAMPLES = 8  # batches of 1, 2 and 5, which parity compares
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")  # a Dagster asset key, group, job name and tag all at once
@@ -99,7 +99,7 @@ class Tensor:
 @written_by_users("dataset")
 @dataclass(frozen=True, config=STRICT)
 class Dataset:
-    """Where samples come from: a function of no arguments that returns arrays by field name.
+    """Where samples come from: a function of no arguments that returns arrays by field name, or samples that stream.
 
     Its recipe is the function's source code, the content of `files` and `version`: raise `version` when
     the data changed in a way that neither shows.
@@ -120,20 +120,100 @@ class Calibration:
     minimum: Annotated[int, Field(ge=1)] = 100
 
 
+@written_by_users("metric", by_name=True)
+@dataclass(frozen=True, config=STRICT)
+class Metric:
+    """One way to say how good outputs are: built in, or `package.module:function`.
+
+    A function `(outputs: dict[str, ndarray], labels: ndarray) -> ndarray` gives one score per sample and gets the whole
+    set at once; with `by_chunk` it may get parts of the set. With `whole_set` the name is that of a class of no
+    arguments with `per_sample(outputs, labels) -> ndarray [n, ...]`, of a part of the set, and
+    `value(per_sample) -> float`, of all.
+    """
+
+    name: str
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)  # of a built-in metric
+    max_drop: Annotated[Number, Field(ge=0)] | None = None  # the gate, in the metric's own unit
+    labels: str | None = None  # the field that it compares with, where that is not the evaluation's
+    higher_is_better: bool | None = None  # of one's own; a built-in metric knows
+    by_chunk: bool = False
+    whole_set: bool = False
+
+    @property
+    def label(self) -> str:
+        """What rows and pages call it: `f1`, `topk_accuracy(k=5)`, a function by its own name."""
+        name = self.name.rpartition(":")[2]
+        if not self.options:
+            return name
+        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{name}({options})"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values lie between 0 and 1, shown in percent; one's own counts so where it has no `max_drop`."""
+        if self.name in BUILT_IN:
+            return BUILT_IN[self.name].unit == "share"
+        return self.max_drop is None
+
+    @property
+    def labels_are_classes(self) -> bool:
+        """Whether labels are integers below the number of classes."""
+        return self.name in BUILT_IN and BUILT_IN[self.name].labels_are_classes
+
+    def computed(self) -> dict[str, object]:
+        """All that decides its values, as JSON: the gate does not."""
+        return {
+            "name": self.name,
+            "options": dict(self.options),
+            "labels": self.labels,
+            "higher_is_better": self.higher_is_better,
+            "by_chunk": self.by_chunk,
+            "whole_set": self.whole_set,
+        }
+
+
 @written_by_users("evaluation")
 @dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """How good a variant is on its task.
 
-    `metric` is a built-in name or a function `(outputs: dict[str, ndarray], labels: ndarray) -> ndarray`
-    of one score per sample, so that variants can be compared with fp32 sample by sample.
+    `metric` decides: a built-in name, a function `(outputs: dict[str, ndarray], labels: ndarray) -> ndarray` of one
+    score per sample as `package.module:function`, or a `Metric`. `metrics` are reported beside it, and gate where they
+    have a `max_drop`. `higher_is_better` is of metrics of one's own.
     """
 
     data: Dataset
-    metric: str = "top1_accuracy"
+    metric: str | Metric = DEFAULT
     labels: str = "label"
     higher_is_better: bool = True
     minimum: Annotated[int, Field(ge=PARITY_SAMPLES)] = 500
+    metrics: Annotated[tuple[str | Metric, ...], Listed] = ()
+
+    @property
+    def deciding(self) -> Metric:
+        """The metric that a variant is chosen by."""
+        return self._whole(self.metric)
+
+    @property
+    def metric_name(self) -> str:
+        """The deciding metric as manifests and model cards say it."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return self.metric.label
+
+    @property
+    def others(self) -> tuple[Metric, ...]:
+        """Those that are reported beside it."""
+        return tuple(self._whole(metric) for metric in self.metrics)
+
+    def _whole(self, metric: str | Metric) -> Metric:
+        """With its labels and its direction said."""
+        if isinstance(metric, str):
+            metric = Metric(metric)
+        higher = self.higher_is_better if metric.higher_is_better is None else metric.higher_is_better
+        if metric.name in BUILT_IN and metric.name != DEFAULT:
+            higher = BUILT_IN[metric.name].higher_is_better
+        return replace(metric, labels=metric.labels or self.labels, higher_is_better=higher)
 
 
 @written_by_users("gates")
@@ -238,7 +318,7 @@ class ModelSpec:
         recipe, evaluation = self.finetuning, self.evaluation
         return recipe is not None and (
             recipe.loss == "cross_entropy"
-            or (evaluation.metric == "top1_accuracy" and evaluation.labels == recipe.labels)
+            or (evaluation.deciding.name == DEFAULT and evaluation.deciding.labels == recipe.labels)
         )
 
     def axis_range(self, axis: str) -> tuple[int, int, int]:
@@ -268,7 +348,7 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     if spec.weights == "":
         yield "weights", "must be a name, or left out"
     yield from _dataset_faults(spec)
-    yield from _not_located_or_built_in(spec.evaluation.metric, METRICS, "evaluation.metric")
+    yield from _metric_faults(spec.evaluation)
     if spec.finetuning:
         yield from _not_located_or_built_in(spec.finetuning.loss, LOSSES, "finetuning.loss")
     preprocessing = list(preprocessing_faults(spec.preprocessing))
@@ -300,6 +380,31 @@ def _not_located_or_built_in(name: str, built_in: tuple[str, ...], where: str) -
         yield where, f"'{printable(name)}' is neither built in ({known}) nor 'package.module:function'"
         return
     yield from _not_located(name, where)
+
+
+def _metric_faults(evaluation: Evaluation) -> Iterator[Fault]:
+    places = {"evaluation.metric": evaluation.deciding}
+    for number, metric in enumerate(evaluation.others):
+        places[f"evaluation.metrics.{number}"] = metric
+    for where, metric in places.items():
+        faults = list(metric_faults(metric.name, metric.options, where))
+        yield from faults
+        if not faults and metric.name not in BUILT_IN:
+            yield from _not_located(metric.name, where)
+        if metric.whole_set and metric.by_chunk:
+            yield where, "is of the whole set, whose parts it gets in any case: leave by_chunk out"
+        if metric.name in BUILT_IN and (metric.whole_set or metric.by_chunk):
+            yield where, "is built in, which says itself what it is of: leave whole_set and by_chunk out"
+    deciding = evaluation.deciding
+    if deciding.name in BUILT_IN and not deciding.is_share and deciding.max_drop is None:
+        name = deciding.name
+        yield (
+            "evaluation.metric",
+            f"{name} has a unit of its own: say how much worse it may be, Metric('{name}', max_drop=...)",
+        )
+    repeated = _repeated(tuple(metric.label for metric in places.values()))
+    if repeated:
+        yield "evaluation.metrics", f"named more than once: {printable(repeated)}"
 
 
 def _dataset_faults(spec: ModelSpec) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edge_assets.core.checkpoint import load_model
-from edge_assets.core.data import load_arrays
+from edge_assets.core.data import load
 from edge_assets.errors import CheckpointError, DataError, InvalidSpec
 from edge_assets.families.families import FAMILIES
 from edge_assets.pipeline.cell import Cell
@@ -211,7 +211,7 @@ def structured() -> object:
 )
 def test_data_that_cannot_be_kept_is_refused_before_it_is_kept(loader: object, message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)) as error:
-        load_arrays(f"{__name__}:{getattr(loader, '__name__')}", "calibration")  # noqa: B009
+        load(f"{__name__}:{getattr(loader, '__name__')}", "calibration")  # noqa: B009
     assert str(error.value).startswith("calibration data: ")
 
 

@@ -59,6 +59,8 @@ def test_fp32_is_compared_sample_by_sample(own_store: ArtifactStore, both: tuple
     found = between(own_store, TINY, *both)
     assert found.fp32 is not None
     assert found.fp32.samples == 597
+    assert found.fp32.lost is not None
+    assert found.fp32.gained is not None
     assert found.fp32.lost > found.fp32.gained
     assert found.fp32.drop_points == pytest.approx(100 * (found.fp32.lost - found.fp32.gained) / 597)
     assert 5 < found.fp32.drop_points < 15

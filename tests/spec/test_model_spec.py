@@ -34,7 +34,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"architecture": "examples.digits.network:Net"}, "architecture", "defines no 'Net'"),
     ({"inputs": ()}, "inputs", "must not be empty"),
     ({"outputs": (Tensor("image", "float32", ("batch", 10)),)}, "inputs and outputs", "repeated names"),
-    ({"evaluation": replace(DIGITS.evaluation, metric="f1")}, "evaluation.metric", "neither built in"),
+    ({"evaluation": replace(DIGITS.evaluation, metric="f2")}, "evaluation.metric", "neither built in"),
     ({"calibration": Calibration(Dataset("examples.digits.data:nothing"))}, "calibration.data.load", "defines no"),
     ({"calibration": Calibration(DIGITS.evaluation.data)}, "calibration.data", "is the evaluation data itself"),
     (

@@ -20,6 +20,7 @@ except PackageNotFoundError:
 
 from examples.minilm import data as pairs
 from examples.minilm.spec import MINILM
+from tests.samples import kept
 
 SENTENCES = [
     "A man is playing a guitar on the stage.",
@@ -94,13 +95,15 @@ def test_the_graph_has_both_dynamic_axes_and_padding_is_neutral(
     assert "embedding" in {value.name for value in onnx.load(tmp_path / "model.onnx").graph.output}
 
 
-def test_evaluation_texts_stand_in_pairs_and_calibration_texts_are_others(evaluation: dict[str, np.ndarray]) -> None:
+def test_evaluation_texts_stand_in_pairs_and_calibration_texts_are_others(
+    evaluation: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     texts, labels = evaluation["text"], evaluation["label"]
     assert len(texts) == len(set(texts.tolist())) == 500
     assert labels.tolist() == [i // 2 for i in range(500)]
     calibration = pairs.calibration()
     assert len(calibration["text"]) >= 128
-    data.check_disjoint(calibration, evaluation, MINILM.preprocess)
+    data.check_disjoint(kept(calibration, tmp_path), kept(evaluation, tmp_path), MINILM.preprocess)
     assert not set(pairs.CALIBRATION_PACKAGES) & set(pairs.EVALUATION_PACKAGES)
     tokens = MINILM.preprocess.apply({"text": texts})["attention_mask"].sum(1)
     assert tokens.min() >= 6, "texts fit"

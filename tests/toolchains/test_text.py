@@ -32,6 +32,7 @@ from resources.store import ArtifactStore, open_store
 from tests.conftest import ROOT
 from tests.facts import said
 from tests.native import largest_differences, onnxruntime, run_onnx_sample
+from tests.samples import kept
 from tests.tiny import text as topics
 from tests.tiny.text import LENGTH
 
@@ -189,11 +190,11 @@ def test_without_tokenizers_the_extra_is_named(cell: Callable[[str], Cell], unin
         cell("graviton3").data.check()
 
 
-def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec) -> None:
+def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec, tmp_path: Path) -> None:
     calibration = {"text": np.array(["A ship.", "A much longer text about a ship near the harbour."])}
     evaluation = {"text": np.array(["A ship.", "A pan."])}
     with pytest.raises(DataError, match="overlap: 1 samples are in both"):
-        data.check_disjoint(calibration, evaluation, spec.preprocess)
+        data.check_disjoint(kept(calibration, tmp_path), kept(evaluation, tmp_path), spec.preprocess)
 
 
 # --- families ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from edge_assets.core.benchmark.statistics import Mode, least_queries, summarize
-from edge_assets.core.data import save_arrays
+from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.evidence import Latency, MeasuredVariant
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.shapes import read

@@ -1,8 +1,9 @@
-"""Task metric on the whole evaluation set, and its drop against fp32 with a confidence interval.
+"""Task metrics on the whole evaluation set, and their drop against fp32 with a confidence interval.
 
-Both models see the same samples, so the drop is estimated from paired per-sample scores: its interval is far
-narrower than that of two separate accuracies. The interval is a percentile bootstrap over samples (Efron and
-Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), seeded.
+Both models see the same samples, so the drop is estimated from paired samples: its interval is far narrower than that
+of two separate accuracies. The interval is a percentile bootstrap over samples (Efron and Tibshirani, An Introduction
+to the Bootstrap, 1993, chapter 13), seeded: of the differences of scores where a metric is their mean, else of the
+metric itself, whose value is computed anew for both models on each drawing of samples.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,50 +11,21 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from edge_assets.core.evidence import Accuracy
+from edge_assets.core.metrics.metric import MeanMetric, Measure, OutputsMetric, SetMetric, SumMetric
 from edge_assets.core.session import Feeds, Session
-from edge_assets.errors import DataError
-from edge_assets.spec.source import call
 
 BATCH = 64
 RESAMPLES = 2000
+LEAST_RESAMPLES = 200
+WORK = 2**31  # numbers that the drawings of a metric of the whole set look at
+BLOCK = 2**22  # counts of drawings that are held at a time
 CONFIDENCE = 0.95
-
-
-def top1_accuracy(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
-    """1 where the largest value of the first output is at the label, else 0; float64 [n]."""
-    first = next(iter(outputs.values()))
-    hits: np.ndarray = first.argmax(axis=-1) == labels
-    return hits.astype(np.float64)
-
-
-BUILT_IN = {"top1_accuracy": top1_accuracy}
-
-
-def metric(name: str) -> Callable[[Feeds, np.ndarray], np.ndarray]:
-    """The built-in metric or the function `package.module:function` names, which raises UserCodeError."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-
-    def own(outputs: Feeds, labels: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = call(name, "metric", outputs, labels)
-        return scores
-
-    return own
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
 def scores_name(outputs: Iterable[str]) -> str:
     """What per-sample scores are called beside outputs, one of which may have the name itself."""
     return "scores_of_the_metric" if "scores" in outputs else "scores"
-
-
-def score(name: str, outputs: Feeds, labels: np.ndarray) -> np.ndarray:
-    """Scores of the metric, one per sample. Raises DataError if a custom metric gives another shape or NaN."""
-    scores = np.asarray(metric(name)(outputs, labels), np.float64)
-    if scores.shape != (len(labels),) or not np.isfinite(scores).all():
-        raise DataError(
-            f"metric {name} must give {len(labels)} finite scores, one per sample; got shape {scores.shape}"
-        )
-    return scores
 
 
 def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.ndarray]:
@@ -65,6 +37,30 @@ def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.
         for name, output in session.run(batched).items():
             parts.setdefault(name, []).append(output)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def against(measure: Measure, found: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> Accuracy:
+    """A metric's value and its drop, of what it keeps of the same samples of both models."""
+    if isinstance(measure, MeanMetric | OutputsMetric):
+        return compare(found, reference, higher_is_better)
+    if isinstance(measure, SumMetric):
+        return _compare_values(_of_sums(measure, found), _of_sums(measure, reference), RESAMPLES, higher_is_better)
+    resamples = int(np.clip(WORK // max(found.size, 1), LEAST_RESAMPLES, RESAMPLES))
+    return _compare_values(
+        _of_set(measure, found, resamples),
+        _of_set(measure, reference, resamples),
+        resamples,
+        higher_is_better,
+    )
+
+
+def value_of(measure: Measure, found: np.ndarray) -> float:
+    """The value of the whole set."""
+    if isinstance(measure, SumMetric):
+        return float(measure.values(found.sum(axis=0, dtype=np.float64)[None])[0])
+    if isinstance(measure, SetMetric):
+        return measure.prepare(found)(np.ones(len(found), np.int64))
+    return float(found.mean())
 
 
 def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> Accuracy:
@@ -79,7 +75,7 @@ def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -
     values, counts = np.unique(loss, return_counts=True)
     draws = np.random.default_rng(0).multinomial(len(loss), counts / len(loss), size=RESAMPLES)
     means = draws @ values / len(loss)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(means, TAILS)
     return Accuracy(
         value=float(scores.mean()),
         reference=float(reference.mean()),
@@ -89,4 +85,50 @@ def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -
         confidence=CONFIDENCE,
         lost=int((loss > 0).sum()),
         gained=int((loss < 0).sum()),
+    )
+
+
+Drawn = tuple[int, float, np.ndarray]  # how many samples, the value of all, and those of drawings
+
+
+def _of_sums(measure: SumMetric, found: np.ndarray) -> Drawn:
+    """Values of drawings, of which only the sums count."""
+    samples = len(found)
+    values = []
+    block = max(1, BLOCK // samples)
+    counts = _drawings(samples)
+    for start in range(0, RESAMPLES, block):
+        drawn = [counts() for _ in range(min(block, RESAMPLES - start))]
+        values.append(measure.values(np.stack(drawn).astype(np.float64) @ found))
+    return samples, value_of(measure, found), np.concatenate(values)
+
+
+def _of_set(measure: SetMetric, found: np.ndarray, resamples: int) -> Drawn:
+    value = measure.prepare(found)
+    counts = _drawings(len(found))
+    drawn = [value(counts()) for _ in range(resamples)]
+    return len(found), value(np.ones(len(found), np.int64)), np.array(drawn)
+
+
+def _drawings(samples: int) -> Callable[[], np.ndarray]:
+    """How often each sample is drawn, each time it is called; the same drawings for both models."""
+    generator = np.random.default_rng(0)
+    return lambda: np.bincount(generator.integers(0, samples, samples), minlength=samples)
+
+
+def _compare_values(found: Drawn, reference: Drawn, resamples: int, higher_is_better: bool) -> Accuracy:
+    sign = 1 if higher_is_better else -1
+    samples, value, drawn = found
+    _, before, drawn_before = reference
+    low, high = np.quantile(sign * (drawn_before - drawn), TAILS)
+    return Accuracy(
+        value=value,
+        reference=before,
+        samples=samples,
+        drop_points=100 * sign * (before - value),
+        drop_interval_points=(100 * float(low), 100 * float(high)),
+        confidence=CONFIDENCE,
+        lost=None,
+        gained=None,
+        resamples=resamples if resamples < RESAMPLES else None,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_assets.core.evidence import Agreement, Difference, Parity
+from edge_assets.core.evidence import Difference, Parity
 from edge_assets.core.session import Feeds, Session
 
 BATCHES = (1, 2, 5)
@@ -35,36 +35,19 @@ def compare(reference: np.ndarray, output: np.ndarray) -> Difference:
         max_abs=float(error.max(initial=0)),
         max_rel=float(relative.max(initial=0)),
         cosine=float(ref @ out) / norms if norms else float(noise == 0),
-        snr_db=_snr_db(signal, noise),
+        snr_db=snr_db(signal, noise),
         nan=nan,
         inf=inf,
     )
 
 
-def _snr_db(signal: float, noise: float) -> float:
+def snr_db(signal: float, noise: float) -> float:
     """10 log10(signal / noise), within the cap."""
     if noise == 0:
         return SNR_CAP_DB
     if signal == 0:
         return -SNR_CAP_DB
     return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
-
-
-def agreement(reference: np.ndarray, output: np.ndarray) -> Agreement:
-    """How one output [n, ...] agrees with the reference over n samples: mean and least cosine per sample, and SNR."""
-    ref = reference.astype(np.float64).reshape(len(reference), -1)
-    out = output.astype(np.float64).reshape(len(output), -1)
-    if ref.shape != out.shape or not np.isfinite(out).all():
-        return Agreement(cosine_mean=None, cosine_min=None, snr_db=None)
-    norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
-    products = (ref * out).sum(axis=1)
-    equal = (ref == out).all(axis=1)  # of samples without a direction
-    cosines = np.where(norms > 0, products / np.where(norms > 0, norms, 1), equal)
-    return Agreement(
-        cosine_mean=float(cosines.mean()),
-        cosine_min=float(cosines.min()),
-        snr_db=compare(ref, out).snr_db,
-    )
 
 
 def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:

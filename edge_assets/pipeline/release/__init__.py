@@ -22,7 +22,7 @@ import jinja2
 
 from edge_assets import toolchains
 from edge_assets.core.app_samples import NoAppSample
-from edge_assets.core.data import save_arrays
+from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import record
 from edge_assets.core.types import File

@@ -20,7 +20,7 @@ import numpy as np
 
 from edge_assets import toolchains
 from edge_assets.core.app_samples import AppSample, Language
-from edge_assets.core.data import Arrays
+from edge_assets.core.datasets.npz import Arrays
 from edge_assets.core.session import Feeds
 from edge_assets.spec import preprocess
 from edge_assets.spec.preprocess import ImagePreprocessing

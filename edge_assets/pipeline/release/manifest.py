@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Accuracy, Gate, Latency, Parity
 from edge_assets.core.runtimes import build_session
+from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.core.types import Built, File, Recipe
 from edge_assets.targets.machine import Machine
 
@@ -53,6 +54,8 @@ class Manifest:
     reason: str
     verdicts: Mapping[str, str]  # of every variant
     files: tuple[File, ...] = field(default=())  # every other file of the folder
+    own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
+    metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
 
 
 def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manifest:
@@ -96,7 +99,9 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         outputs=tuple(outputs),
         preprocessing=spec.preprocess.to_dict(),
         recipe=winner.build.recipe,
-        metric=spec.evaluation.metric,
+        metric=spec.evaluation.metric_name,
+        own_unit=row.own_unit,
+        metrics=row.metrics,
         accuracy=candidate.accuracy,
         parity=candidate.parity,
         latency_ms=latency,

@@ -150,12 +150,10 @@ def switch(model: "torch.fx.GraphModule", training: bool) -> None:
 def _samples(request: BuildRequest) -> finetuning.Samples:
     import torch
 
-    from edge_assets.core.data import read_arrays
-
     assert request.training is not None and request.spec.finetuning is not None
     names = [tensor.name for tensor in request.spec.inputs]
     inputs = in_order(request.training(), names)
-    raw = read_arrays(request.training.path)
+    raw = request.training.raw()
     labels = torch.from_numpy(raw[request.spec.finetuning.labels])
     return finetuning.Samples(inputs, labels)
 

@@ -1,0 +1,55 @@
+"""A metric's numbers as people read them: shares in percent and points, anything else in its own unit."""
+
+from collections.abc import Iterable, Iterator
+
+from edge_assets.core.evidence import Row
+
+
+def scaled(row: Row, points: float) -> float:
+    """Hundredths of the metric's unit as they are shown: points of a share, the unit itself of anything else."""
+    if row.own_unit is None:
+        return points
+    return points / 100
+
+
+def score(row: Row) -> str:
+    """The deciding metric's value, such as 97.12 % or 0.214 rmse."""
+    if row.accuracy is None:
+        return "-"
+    if row.own_unit is None:
+        return f"{100 * row.accuracy:.2f} %"
+    return f"{row.accuracy:.4g} {row.own_unit}"
+
+
+def drop(row: Row) -> str:
+    """Its drop against fp32, in points or in its own unit."""
+    if row.accuracy_drop_points is None:
+        return "-"
+    return f"{scaled(row, row.accuracy_drop_points):{_form(row)}}"
+
+
+def drop_interval(row: Row) -> str:
+    """The drop's 95 % interval."""
+    if row.accuracy_drop_interval_points is None:
+        return "-"
+    low, high = row.accuracy_drop_interval_points
+    return f"{scaled(row, low):{_form(row)}} to {scaled(row, high):{_form(row)}}"
+
+
+def _form(row: Row) -> str:
+    return ".2f" if row.own_unit is None else ".4g"
+
+
+def other_metrics(row: Row) -> Iterator[str]:
+    """One sentence for each metric beside the deciding one."""
+    for label, found in (row.metrics or {}).items():
+        low, high = found.drop_interval
+        yield f"{label} {found.value:.4g}, worse by {found.drop:.4g} ({low:.4g} to {high:.4g})"
+
+
+def axis_label(rows: Iterable[Row]) -> str:
+    """What a plot's axis of the deciding metric is called."""
+    for row in rows:
+        if row.own_unit:
+            return row.own_unit
+    return "accuracy (%)"

@@ -1,0 +1,53 @@
+"""Pictures from files, as uint8 [height, width, channels]. Needs Pillow."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_assets.errors import DataError, MissingTool, one_line
+
+if TYPE_CHECKING:
+    pass
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+Transform = Callable[[np.ndarray], np.ndarray]  # of one picture
+
+
+def read_picture(content: bytes | Path, channels: int, transform: Transform | None, where: str) -> np.ndarray:
+    """One picture, upright as its EXIF orientation says, then as `transform` makes it. Raises DataError."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise MissingTool("pillow", "images") from None
+    try:
+        with Image.open(BytesIO(content) if isinstance(content, bytes) else content) as opened:
+            upright: Image.Image = ImageOps.exif_transpose(opened)
+            array = np.asarray(upright.convert(MODES[channels]))
+    except OSError as error:  # what Pillow raises for a file that is no picture, too
+        raise DataError(f"{where} cannot be read as a picture: {one_line(error)}") from None
+    if channels == 1:
+        array = array[..., None]
+    return array if transform is None else np.asarray(transform(array))
+
+
+def check_channels(channels: int) -> None:
+    """Raises DataError."""
+    if channels not in MODES:
+        raise DataError(f"channels={channels}: pictures have 1 (grey), 3 (RGB) or 4 (RGBA)")
+
+
+def resized(height: int, width: int) -> Transform:
+    """A transform that stretches pictures to one size, with Pillow's antialiased bilinear filter."""
+
+    def transform(picture: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        plain = picture[..., 0] if picture.shape[2] == 1 else picture
+        stretched = np.asarray(Image.fromarray(plain).resize((width, height), Image.Resampling.BILINEAR))
+        return stretched[..., None] if stretched.ndim == 2 else stretched
+
+    return transform
