@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from edge_assets.spec.sources.image_folder import image_folder
     from edge_assets.spec.sources.named import named
     from edge_assets.spec.sources.parquet import parquet
-    from edge_assets.spec.sources.pictures import resized
     from edge_assets.spec.sources.webdataset import webdataset
 
 __all__ = [
@@ -63,7 +62,6 @@ __all__ = [
     "parquet",
     "read_picture",
     "read_wav",
-    "resized",
     "webdataset",
 ]
 PLACES = {
@@ -78,7 +76,6 @@ PLACES = {
     "image_folder": "edge_assets.spec.sources.image_folder",
     "named": "edge_assets.spec.sources.named",
     "parquet": "edge_assets.spec.sources.parquet",
-    "resized": "edge_assets.spec.sources.pictures",
     "webdataset": "edge_assets.spec.sources.webdataset",
 }
 

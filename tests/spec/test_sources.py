@@ -94,7 +94,8 @@ def test_pictures_are_upright_and_of_the_channels_and_the_size_that_are_asked_fo
     lying.save(folder / "cat" / "0.jpg", exif=exif)
     source = edge_assets.image_folder(str(folder), channels=1)
     assert read(source)[0]["image"].shape == (6, 4, 1)
-    stretched = edge_assets.image_folder(str(folder), transform=edge_assets.resized(5, 7))
+    declared = edge_assets.ImagePreprocessing("image", 5, 7, 3, mean=(0.0,) * 3, std=(1.0,) * 3, resize="stretch")
+    stretched = edge_assets.image_folder(str(folder), transform=declared.fitted)
     assert {sample["image"].shape for sample in read(stretched)} == {(5, 7, 3)}
     with pytest.raises(DataError, match="pictures have 1"):
         edge_assets.image_folder(str(folder), channels=2)

@@ -3,14 +3,10 @@
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_assets.errors import DataError, MissingTool, one_line
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -38,16 +34,3 @@ def check_channels(channels: int) -> None:
     """Raises DataError."""
     if channels not in MODES:
         raise DataError(f"channels={channels}: pictures have 1 (grey), 3 (RGB) or 4 (RGBA)")
-
-
-def resized(height: int, width: int) -> Transform:
-    """A transform that stretches pictures to one size, with Pillow's antialiased bilinear filter."""
-
-    def transform(picture: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        plain = picture[..., 0] if picture.shape[2] == 1 else picture
-        stretched = np.asarray(Image.fromarray(plain).resize((width, height), Image.Resampling.BILINEAR))
-        return stretched[..., None] if stretched.ndim == 2 else stretched
-
-    return transform
