@@ -46,8 +46,8 @@ def image_folder(
 
     Without `labels` each subfolder is a class, numbered as in `classes`, or in alphabetical order. `labels` is a file
     of lines `name,label` (or with a tab or a space between), names relative to `folder`; labels are numbers, or names
-    in `classes`. `transform`, such as an `ImagePreprocessing`'s `fitted`, makes every picture the size that the preprocessing
-    takes. Raises DataError.
+    in `classes`. `transform`, such as an `ImagePreprocessing`'s `fitted`, makes every picture the size that the
+    preprocessing takes. Raises DataError.
     """
     check_channels(channels)
     place = project_path(folder)
