@@ -187,7 +187,7 @@ class Network:
 
     parameters: int
     weights_bytes: int  # of parameters and buffers
-    flops: int
+    flops: int | None = None  # None: they could not be counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,7 +365,7 @@ class Row:
     mode: str | None = None
     evidence: tuple[Gate, ...] = ()
     parameters: int
-    flops: int
+    flops: int | None = None
     reused: bool = False
 
     @property

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
-from edge_assets.core.session import Loadable, session_options
+from edge_assets.core.session import Feeds, Loadable, session_options
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -25,6 +26,9 @@ from edge_assets.spec.source import source_digest
 from edge_assets.targets import this_machine
 from resources import checkpoints
 
+if TYPE_CHECKING:
+    import torch
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -37,6 +41,7 @@ class Reference:
     def build(self) -> Built:
         """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
         self.data.check()
+        self._check_soundness()
         reference = self.outputs()
         self._check_signature(reference)
         inputs = {"file": self.cell.checkpoint.file.sha256}
@@ -50,15 +55,48 @@ class Reference:
             evidence=reference,
         )
 
+    def _check_soundness(self) -> None:
+        """The model is a reference at all. Raises CheckpointError or ReferenceFault, before anything slow."""
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
+        parameters: dict[str, object] = {"preprocessing": self.cell.spec.preprocess.to_dict()}
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("soundness", "1", inputs, parameters, tools)
+
+        def build(_folder: Path) -> Mapping[str, object]:
+            from edge_assets.toolchains.pytorch import soundness
+            from edge_assets.toolchains.pytorch.eager import TorchSession
+
+            model = self._model(self._fetched())
+            names = [tensor.name for tensor in self.cell.spec.inputs]
+            session = TorchSession(model, names, [tensor.name for tensor in self.cell.spec.outputs])
+            soundness.check(model, session, self._few_samples())
+            return {}
+
+        self.cell.store.remember(recipe, build)
+
+    def _model(self, path: Path) -> "torch.nn.Module":
+        """The architecture with the checkpoint's weights. Raises CheckpointError."""
+        from edge_assets.core.checkpoint import load_model
+
+        with self._told_of_the_checkpoint(path):
+            return load_model(self.cell.spec.architecture, path)
+
+    def _few_samples(self) -> Feeds:
+        """The model's inputs for the first evaluation samples."""
+        raw = self.data.arrays(self.data.evaluation)
+        few = {name: array[:PARITY_SAMPLES] for name, array in raw.items()}
+        return self.cell.spec.preprocess.apply(few)
+
     def _validate(self, folder: Path) -> Mapping[str, object]:
         import shutil
 
-        from edge_assets.core.checkpoint import load_model
         from edge_assets.toolchains.pytorch import eager as pytorch
 
         spec, path = self.cell.spec, self._fetched()
-        with self._told_of_the_checkpoint(path):
-            model = load_model(spec.architecture, path)
+        model = self._model(path)
         feeds = self.data.feeds(self.data.evaluation)
         one = {name: array[:1] for name, array in feeds.items()}
         shutil.copyfile(path, folder / path.name)

@@ -1,5 +1,6 @@
 """PyTorch eager: the reference that every variant is compared with, and the baseline of every benchmark."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
-from edge_assets.errors import EdgeAssetsError
+from edge_assets.errors import EdgeAssetsError, told
 
 if TYPE_CHECKING:
     import torch
@@ -104,16 +105,8 @@ def open_session(
     return TorchSession(model, inputs, outputs)
 
 
-def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int]:
-    """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`.
-
-    FLOPs are torch.utils.flop_counter's: two per multiply-accumulate, convolutions and matrix products only.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(*in_order(feeds, inputs))
+def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int | None]:
+    """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`, None where they cannot be counted."""
     elements = sum(parameter.numel() for parameter in model.parameters())
     size = 0
     for tensor in (*model.parameters(), *model.buffers()):
@@ -121,8 +114,33 @@ def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> d
     return {
         "parameters": elements,
         "weights_bytes": size,
-        "flops": counter.get_total_flops(),
+        "flops": _flops(model, feeds, inputs),
     }
+
+
+def _flops(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> int | None:
+    """torch.utils.flop_counter's: two per multiply-accumulate, convolutions and matrix products only.
+
+    Its hooks look up the gradient of whatever a module is called on, so nothing may want one. No release needs the
+    number: where the counter fails all the same, it is not known.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*in_order(feeds, inputs))
+        total: int = counter.get_total_flops()
+    except Exception as error:  # it looks into every operator and every module
+        logging.getLogger(__name__).warning("FLOPs are not known: %s", told(error))
+        return None
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
+    return total
 
 
 def check_outputs(outputs: Feeds, expected: "Sequence[Tensor]", batch: int) -> None:
