@@ -64,9 +64,12 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity(Difference):
-    """The worst of batches of 1, 2 and 5, and the difference by output and batch size."""
+    """The worst of batches of 1, 2 and 5 and of other sizes, and the difference by output and batch size."""
 
     by_output: Mapping[str, Mapping[str, Difference]]
+    by_size: Mapping[str, Mapping[str, Difference]] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # "length=32" -> by output; None: the batch alone is dynamic
 
 
 @dataclass(frozen=True, kw_only=True)

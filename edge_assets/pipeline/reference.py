@@ -11,11 +11,12 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
-from edge_assets.core.session import Feeds, Loadable, session_options
-from edge_assets.core.shapes import record
+from edge_assets.core.session import Feeds, Loadable, Session, session_options
+from edge_assets.core.shapes import read, record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
+from edge_assets.core.verify.sizes import ResizedCases, SavedSizes, resized_samples, save
 from edge_assets.errors import CheckpointError, printable
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
@@ -42,6 +43,7 @@ class Reference:
         """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
         self.data.check()
         self._check_soundness()
+        self._sizes()
         reference = self.outputs()
         self._check_signature(reference)
         inputs = {"file": self.cell.checkpoint.file.sha256}
@@ -67,15 +69,58 @@ class Reference:
 
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import soundness
-            from edge_assets.toolchains.pytorch.eager import TorchSession
 
             model = self._model(self._fetched())
-            names = [tensor.name for tensor in self.cell.spec.inputs]
-            session = TorchSession(model, names, [tensor.name for tensor in self.cell.spec.outputs])
-            soundness.check(model, session, self._few_samples())
+            soundness.check(model, self._eager(model), self._few_samples())
             return {}
 
         self.cell.store.remember(recipe, build)
+
+    def _eager(self, model: "torch.nn.Module") -> Session:
+        """The model in PyTorch eager."""
+        from edge_assets.toolchains.pytorch.eager import TorchSession
+
+        spec = self.cell.spec
+        inputs = [tensor.name for tensor in spec.inputs]
+        return TorchSession(model, inputs, [tensor.name for tensor in spec.outputs])
+
+    def sizes(self) -> SavedSizes | None:
+        """What PyTorch eager gives where a dynamic axis has other sizes than in the data.
+
+        None for a model whose batch alone is dynamic. Raises ReferenceFault for an axis that it takes at one size only.
+        """
+        result = self._sizes()
+        if result is None or result.artifact is None:
+            return None
+        cases = read(ResizedCases, result.facts).cases
+        return SavedSizes(self.cell.store.checkout(result.artifact), cases)
+
+    def _sizes(self) -> Result | None:
+        spec = self.cell.spec
+        if not spec.dynamic_axes:
+            return None
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
+        ranges = {axis: list(spec.axis_range(axis)) for axis in sorted(spec.dynamic_axes)}
+        parameters: dict[str, object] = {
+            "preprocessing": spec.preprocess.to_dict(),
+            "shapes": [[tensor.name, list(tensor.shape)] for tensor in spec.inputs],
+            "outputs": [tensor.name for tensor in spec.outputs],
+            "ranges": ranges,
+        }
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("sizes", "1", inputs, parameters, tools)
+
+        def build(folder: Path) -> Mapping[str, object]:
+            session = self._eager(self._model(self._fetched()))
+            found = resized_samples(session, spec, self._few_samples())
+            if found:
+                save(found, folder / "sizes.npz")
+            return {"cases": [[case.axis, case.size, case.was] for case in found]}
+
+        return self.cell.store.remember(recipe, build)
 
     def _model(self, path: Path) -> "torch.nn.Module":
         """The architecture with the checkpoint's weights. Raises CheckpointError."""
@@ -195,4 +240,7 @@ class Reference:
             "reference": self.outputs().sha256,
             "evaluation": self.data.evaluation.sha256,
         }
+        sizes = self._sizes()
+        if sizes is not None:
+            inputs["sizes"] = sizes.sha256
         return inputs | self.recipes.metric_inputs()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_assets.core import log_filters
+from edge_assets.core.axes import frozen
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts, MeasuredVariant
@@ -15,9 +16,7 @@ from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.core.verify.evaluate import VerificationRequest
-from edge_assets.errors import (
-    MissingTool,
-)
+from edge_assets.errors import ExportError, MissingTool
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
@@ -140,9 +139,21 @@ class Variants:
                 request = self._request(variant, source, others, folder)
                 if "search" in variant.needs:
                     request = replace(request, trials=self._trials(variant, recipe))
-                return variant.call(variant.build, replace(request, kept=kept))
+                facts = variant.call(variant.build, replace(request, kept=kept))
+            self._check_axes(facts)
+            return facts
 
         return self.cell.store.remember(recipe, build)
+
+    def _check_axes(self, facts: Mapping[str, object]) -> None:
+        """Raises ExportError where what the build read back of its file's inputs has lost a dynamic axis."""
+        axes = facts.get("inputs")
+        if not isinstance(axes, Mapping):
+            return
+        listed = {name: found for name, found in axes.items() if isinstance(found, list)}
+        lost = frozen(self.cell.spec.inputs, listed)
+        if lost is not None:
+            raise ExportError(f"{lost}: the file takes no other size than the one that it was converted with")
 
     def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
         """What the variant is built from, into `folder`."""

@@ -39,8 +39,11 @@ class Verification:
             return variant.runtime
         return variant.stand_in
 
-    def request(self, loadable: Loadable, samples: int | None = None) -> VerificationRequest:
-        """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
+    def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
+        """What is asked of a model in a file, on the first `samples` evaluation samples or on all.
+
+        One that `is_static` is not asked for other sizes than the data's.
+        """
         reference = self.reference.outputs()
         assert self.data.evaluation.artifact is not None and reference.artifact is not None
         return VerificationRequest(
@@ -52,6 +55,7 @@ class Verification:
             metric=self.cell.spec.evaluation.metric,
             labels=self.cell.spec.evaluation.labels,
             higher_is_better=self.cell.spec.evaluation.higher_is_better,
+            sizes=None if is_static else self.reference.sizes(),
             samples=samples,
         )
 
@@ -87,15 +91,17 @@ class Verification:
         def build(_folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
-            return record(self._evaluated(variant, self.loadable(name, built), samples))
+            loadable = self.loadable(name, built)
+            is_static = "fixed_axes" in built.facts or "image" in loadable.options
+            return record(self._evaluated(variant, self.request(loadable, samples, is_static)))
 
         return self.cell.store.remember(recipe, build)
 
-    def _evaluated(self, variant: Variant, loadable: Loadable, samples: int | None) -> Verified:
+    def _evaluated(self, variant: Variant, request: VerificationRequest) -> Verified:
         """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
-        request = self.request(loadable, samples)
+        samples = request.samples
         cores = usable_cores()
-        if cores == 1 or variant.process is None or not RUNTIMES[loadable.runtime].is_single_threaded:
+        if cores == 1 or variant.process is None or not RUNTIMES[request.loadable.runtime].is_single_threaded:
             return variant.call(evaluate, request, None)
         every = count(self.data.evaluation)
         calls = [(request, slice(start, stop)) for start, stop in _cut(min(every, samples or every), cores)]

@@ -103,3 +103,37 @@ class Padded(nn.Module):
         rows = image[:, 0]
         is_empty = rows.amax(-1) == rows.amin(-1)
         return self.head(self.encoder(rows, src_key_padding_mask=is_empty).mean(1))
+
+
+class OneLength(nn.Module):
+    """Sequences float32 [batch, length, 4] to [batch, length, 4], but for 32 steps alone once it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(4, 4)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        steps = [self.scale(signal[:, step]) for step in range(signal.shape[1])]
+        return torch.stack(steps, 1)
+
+
+class AnyLength(nn.Module):
+    """Sequences float32 [batch, length, 4] to [batch, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(4, 4)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        return self.scale(signal).mean(1)
+
+
+class ExactLength(nn.Module):
+    """Sequences float32 [batch, length, 4], of 32 steps alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(128, 4)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        return self.out(signal.flatten(1))

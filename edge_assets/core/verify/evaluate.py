@@ -9,6 +9,7 @@ from edge_assets.core.data import read_arrays
 from edge_assets.core.evidence import Verified
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds
 from edge_assets.core.verify import accuracy, parity
+from edge_assets.core.verify.sizes import SavedSizes
 from edge_assets.spec.model import PARITY_SAMPLES
 
 
@@ -24,6 +25,7 @@ class VerificationRequest:
     metric: str
     labels: str
     higher_is_better: bool
+    sizes: SavedSizes | None = None  # samples in other sizes; None: the artifact or the model takes one alone
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
 
 
@@ -49,8 +51,9 @@ def evaluate(request: VerificationRequest, outputs: Feeds | None = None) -> Veri
         if outputs is None:
             outputs = accuracy.run_all(session, feeds)
         measured = accuracy.score(request.metric, outputs, labels)
+        resized = request.sizes.read() if request.sizes else ()
         return Verified(
-            parity=parity.measure(session, feeds, _first(expected, PARITY_SAMPLES)),
+            parity=parity.measure(session, feeds, _first(expected, PARITY_SAMPLES), resized),
             agreement={name: parity.agreement(array, outputs[name]) for name, array in expected.items()},
             accuracy=accuracy.compare(measured, scores, request.higher_is_better),
         )

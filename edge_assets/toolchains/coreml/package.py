@@ -15,12 +15,13 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
@@ -315,6 +316,8 @@ def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
 
     image = request.parameters["image"]
     specification = coremltools.utils.load_spec(str(package))
+    if not image:
+        _check_flexible(specification.description.input, request.spec)
     batch = f"flexible, 1 to {LARGEST_BATCH}"
     if image:
         batch = "one picture; many through CoreML's batch API (MLArrayBatchProvider)"
@@ -355,6 +358,31 @@ def _kind(feature: "FeatureDescription") -> str:
     if not axes:
         axes = [str(size) for size in array.shape]
     return f"{element_type} [{', '.join(axes)}]"
+
+
+def _check_flexible(features: Iterable["FeatureDescription"], spec: "ModelSpec") -> None:
+    """Raises ExportError for a flexible axis that the converter made a constant."""
+    found = {}
+    for feature in features:
+        array = feature.type.multiArrayType
+        ranges = array.shapeRange.sizeRanges or [None] * len(array.shape)
+        axes: list[int | str] = []
+        for position, (bounds, size) in enumerate(zip(ranges, array.shape, strict=True)):
+            is_flexible = bounds is not None and bounds.lowerBound != bounds.upperBound
+            axes.append(f"{feature.name} {position}" if is_flexible else size)
+        found[feature.name] = axes
+    flexible = [replace(tensor, shape=tuple(_flexible(axis, spec) for axis in tensor.shape)) for tensor in spec.inputs]
+    lost = frozen(flexible, found)
+    if lost is not None:
+        raise ExportError(f"{lost}: the package takes no other size than the one that it was converted with")
+
+
+def _flexible(axis: int | str, spec: "ModelSpec") -> int | str:
+    """An axis of an input, as a number where its range has one size alone."""
+    if isinstance(axis, int):
+        return axis
+    least, largest = _bounds(axis, spec)
+    return axis if least < largest else least
 
 
 def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
@@ -586,7 +614,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
             bounds[axis] = [least, largest]
     if bounds:
         shaping["bounds"] = bounds
-    return shaping
+    return shaping | example_parameters(spec)
 
 
 PACKAGE = Variant(

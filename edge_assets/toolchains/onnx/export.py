@@ -11,13 +11,14 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_assets.core.axes import example_parameters, example_sizes, frozen
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
@@ -38,7 +39,6 @@ LARGEST_BYTES = 2**31  # of a protobuf message
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
-EXAMPLE_SIZE = 16  # of other dynamic axes
 
 
 class OnnxSession:
@@ -85,14 +85,19 @@ def describe(path: Path) -> dict[str, Any]:
 
     model = onnx.load(path, load_external_data=False)
     operators = Counter(node.op_type for node in model.graph.node)
-    inputs = {}
-    for value in model.graph.input:
-        inputs[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
     return {
         "opset": opset_of(model),
         "operators": dict(operators.most_common()),
-        "inputs": inputs,
+        "inputs": axes_of(model.graph.input),
     }
+
+
+def axes_of(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, list[int | str]]:
+    """The axes of inputs or outputs by name: a size, a name, or 0 where the graph says neither."""
+    axes = {}
+    for value in values:
+        axes[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    return axes
 
 
 def products(model: "onnx.ModelProto") -> dict[str, int]:
@@ -140,13 +145,14 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torch.Tensor", ...]:
-    """Inputs of the declared dtypes and shapes; dynamic axes other than the batch get 16."""
+    """Inputs of the declared dtypes and shapes; dynamic axes have sizes of their ranges."""
     import torch
 
+    sizes = example_sizes(spec, batch)
     generator = torch.Generator().manual_seed(0)
     examples = []
     for tensor in spec.inputs:
-        shape = [_example_size(axis, batch) for axis in tensor.shape]
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
         dtype: torch.dtype = getattr(torch, tensor.dtype)
         values = torch.rand(shape, generator=generator)  # drawn even if not used: the next input's numbers follow it
         if dtype.is_floating_point:
@@ -154,12 +160,6 @@ def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torc
         else:
             examples.append(torch.ones(shape, dtype=dtype))
     return tuple(examples)
-
-
-def _example_size(axis: int | str, batch: int) -> int:
-    if isinstance(axis, int):
-        return axis
-    return batch if axis == "batch" else EXAMPLE_SIZE
 
 
 def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
@@ -210,7 +210,31 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
     _rename(proto, {name: f"{name}_inside" for name in provisional.values()})
     _rename(proto, provisional)
     _forget_source(proto)
+    _check_axes(proto, model, spec, example)
     return proto
+
+
+def _check_axes(
+    proto: "onnx.ModelProto",
+    model: "torch.nn.Module",
+    spec: "ModelSpec",
+    example: tuple["torch.Tensor", ...],
+) -> None:
+    """Raises ExportError for a dynamic axis that the exporter made a constant, with what torch says of it.
+
+    The exporter takes what torch.export suggests, and so gives a graph for one size where the model is traced for it.
+    """
+    import torch
+
+    lost = frozen(spec.inputs, axes_of(proto.graph.input)) or frozen(spec.outputs, axes_of(proto.graph.output))
+    if lost is None:
+        return
+    try:
+        with _quiet():
+            torch.export.export(model, example, dynamic_shapes=dynamic_shapes(spec), strict=False)
+    except Exception as error:  # a private type of torch's
+        raise ExportError(f"{lost}. torch says: {told(error)}") from error
+    raise ExportError(f"{lost}: the model turns its size into a number. Take it from the tensor's shape in forward().")
 
 
 def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
@@ -293,7 +317,7 @@ def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]
-    return {"opset": target.opset, "inputs": inputs, "outputs": outputs}
+    return {"opset": target.opset, "inputs": inputs, "outputs": outputs} | example_parameters(spec)
 
 
 MODEL = Variant(

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.axes import example_parameters
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.scheme import Method, Scheme, granularity_of
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
@@ -119,6 +120,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
         "reduce_range": flavour.reduce_range,
         "method": observer,
         "batch": BATCH,
+        **example_parameters(spec),
     }
 
 
