@@ -65,9 +65,12 @@ def opened(folder: Path, manifest: dict[str, Any], contents: dict[str, bytes]) -
         raise MlflowException(f"{title} runs on its target only: no Python package here runs {manifest['runtime']}")
     about = ast.get_docstring(ast.parse(contents["runtime.py"])) or ""
     try:
-        return module("runtime", folder, contents).load(folder / manifest["file"], manifest)
+        run = module("runtime", folder, contents).load(folder / manifest["file"], manifest)
     except (ImportError, SystemExit) as error:  # loaders end the script that they were written for
         raise MlflowException(f"{title} cannot run here: {error}. {about}") from None
+    if "layout" not in manifest:
+        return run
+    return module("layout", folder, contents).arranged(run, manifest["layout"])
 
 
 def module(name: str, folder: Path, contents: dict[str, bytes]) -> ModuleType:

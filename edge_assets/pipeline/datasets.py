@@ -113,6 +113,8 @@ class Datasets:
             "inputs": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in spec.inputs],
             "labels": [evaluation.labels, evaluation.metric, list(spec.outputs[0].shape)],
         }
+        if spec.states:
+            parameters["states"] = dict(spec.states)
         if spec.finetuning:
             inputs["training"] = self.training.sha256
             parameters["training"] = [
@@ -134,8 +136,9 @@ class Datasets:
         preprocess, evaluation = spec.preprocess, spec.evaluation
         calibrating = self.arrays(self.calibration)
         evaluating = self.arrays(self.evaluation)
-        data.check_samples(calibrating, preprocess, spec.inputs, spec.calibration.minimum, "calibration")
-        data.check_samples(evaluating, preprocess, spec.inputs, evaluation.minimum, "evaluation")
+        fed, in_steps = spec.fed_inputs, bool(spec.states)
+        data.check_samples(calibrating, preprocess, fed, spec.calibration.minimum, "calibration", in_steps)
+        data.check_samples(evaluating, preprocess, fed, evaluation.minimum, "evaluation", in_steps)
         data.check_labels(evaluating, evaluation.labels, spec.outputs, evaluation.metric)
         data.check_disjoint(calibrating, evaluating, preprocess)
         facts = {
@@ -145,7 +148,7 @@ class Datasets:
         if spec.finetuning:
             least = 2 * spec.finetuning.batch_size
             training = self.arrays(self.training)
-            data.check_samples(training, preprocess, spec.inputs, least, "training")
+            data.check_samples(training, preprocess, fed, least, "training", in_steps)
             data.check_training_labels(training, spec.finetuning.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(training, evaluating, preprocess, "training")
             facts["training_samples"] = count(self.training)

@@ -109,13 +109,17 @@ class Judgement:
         variant = cell.family.variant(winner.variant)
         inputs = cell.spec.preprocess.apply(sample)
         outputs = variant.call(_run_once, loadable, inputs)
+        values = ReleasedSample(raw=sample, inputs=inputs, outputs=outputs)
+        if layout_of(cell.spec):
+            placed, given = variant.call(_run_query, loadable, inputs)
+            values = replace(values, query=ReleasedSample(raw=sample, inputs=placed, outputs=given))
         release.write(
             folder,
             artifact=cell.store.checkout(shipped.artifact),
             manifest=manifest_of(self, winner, shipped),
             facts=winner.build.facts,
             needed=cell.spec.preprocess.files,
-            values=ReleasedSample(raw=sample, inputs=inputs, outputs=outputs),
+            values=values,
         )
 
     def _shipped(self, winner: Built) -> Built:
@@ -145,3 +149,10 @@ class Judgement:
 def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
     with loadable.opened(1) as session:
         return session.run(feeds)
+
+
+def _run_query(loadable: Loadable, feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """What the file itself takes of one sample, in its first step, and what it gives for it."""
+    with loadable.opened(1) as session:
+        assert isinstance(session, ArrangedSession)
+        return session.query(feeds)

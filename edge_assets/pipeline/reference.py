@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,17 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
-from edge_assets.core.session import Feeds, Loadable, Session, session_options
+from edge_assets.core.layout import Stream
+from edge_assets.core.session import (
+    ArrangedSession,
+    Feeds,
+    Loadable,
+    SavedFeeds,
+    Session,
+    inputs_by_step,
+    layout_of,
+    session_options,
+)
 from edge_assets.core.shapes import read, record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -22,6 +32,7 @@ from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import PARITY_SAMPLES
+from edge_assets.spec.preprocess import Passthrough
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.spec.source import source_digest
 from edge_assets.targets import this_machine
@@ -78,11 +89,13 @@ class Reference:
 
     def _eager(self, model: "torch.nn.Module") -> Session:
         """The model in PyTorch eager."""
-        from edge_assets.toolchains.pytorch.eager import TorchSession
+        from edge_assets.toolchains.pytorch.eager import session_of
 
         spec = self.cell.spec
         inputs = [tensor.name for tensor in spec.inputs]
-        return TorchSession(model, inputs, [tensor.name for tensor in spec.outputs])
+        session = session_of(model, inputs, [tensor.name for tensor in spec.outputs])
+        layout = layout_of(spec)
+        return ArrangedSession(session, layout) if layout else session
 
     def sizes(self) -> SavedSizes | None:
         """What PyTorch eager gives where a dynamic axis has other sizes than in the data.
@@ -144,6 +157,9 @@ class Reference:
         model = self._model(path)
         feeds = self.data.feeds(self.data.evaluation)
         one = {name: array[:1] for name, array in feeds.items()}
+        layout = layout_of(spec)
+        if layout:
+            one = Stream(layout).next(one)
         shutil.copyfile(path, folder / path.name)
         return pytorch.describe(model, one, [tensor.name for tensor in spec.inputs])
 
@@ -188,7 +204,7 @@ class Reference:
             if broken:
                 names = ", ".join(broken)
                 raise CheckpointError(f"checkpoint {shown(path)} gives NaN or infinite values in {names}")
-        pytorch.check_outputs(outputs, spec.outputs, len(labels))
+        pytorch.check_outputs(outputs, spec, len(labels))
         scores = accuracy.score(evaluation.metric, outputs, labels)
         data.save_arrays(outputs | {scores_name: scores}, file)
         first = {name: array[:PARITY_SAMPLES] for name, array in outputs.items()}
@@ -196,6 +212,42 @@ class Reference:
             accuracy=accuracy.compare(scores, scores, evaluation.higher_is_better),
             parity=parity.measure(session, feeds, first),
         )
+
+    def calibration(self) -> Result:
+        """The calibration data; of a model with states, its inputs in every step, as PyTorch eager comes to them."""
+        layout = layout_of(self.cell.spec)
+        if layout is None or not layout["states"]:
+            return self.data.calibration
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "calibration": self.data.calibration.sha256,
+        }
+        parameters: dict[str, object] = {"preprocessing": self.cell.spec.preprocess.to_dict()}
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("calibration_steps", "1", inputs, parameters, tools)
+
+        def build(folder: Path) -> Mapping[str, object]:
+            from edge_assets.toolchains.pytorch.eager import session_of
+
+            spec = self.cell.spec
+            outputs = [tensor.name for tensor in spec.outputs]
+            session = session_of(self._model(self._fetched()), [tensor.name for tensor in spec.inputs], outputs)
+            feeds = self.data.feeds(self.data.calibration)
+            data.save_arrays(inputs_by_step(session, feeds, layout), folder / "calibration.npz")
+            return {}
+
+        return self.cell.store.remember(recipe, build)
+
+    def calibration_feeds(self) -> SavedFeeds:
+        """What variants calibrate with: the model's inputs, which know how it takes them."""
+        layout = layout_of(self.cell.spec)
+        saved = self.data.saved_feeds(self.calibration())
+        if layout is None:
+            return saved
+        if not layout["states"]:
+            return replace(saved, layout=layout)
+        names = tuple(tensor.name for tensor in self.cell.spec.inputs)
+        return SavedFeeds(saved.path, Passthrough(names), layout | {"states": {}})
 
     def scores(self) -> np.ndarray:
         """The reference's scores, one per evaluation sample; float64 [n]."""
@@ -209,14 +261,14 @@ class Reference:
             step="signature",
             code_version="1",
             inputs={"reference": reference.sha256},
-            parameters={"outputs": declared},
+            parameters={"outputs": declared} | self.recipes.layout(),
         )
 
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
 
             samples = count(self.data.evaluation)
-            pytorch.check_outputs(self.data.arrays(reference), self.cell.spec.outputs, samples)
+            pytorch.check_outputs(self.data.arrays(reference), self.cell.spec, samples)
             return {}
 
         self.cell.store.remember(recipe, build)

@@ -10,7 +10,7 @@ from edge_assets.core.axes import other_sizes
 from edge_assets.core.data import read_arrays, save_arrays
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ReferenceFault, told
-from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.model import ModelSpec, Tensor
 
 SAMPLES = 2
 
@@ -116,17 +116,23 @@ def _first_taken(
 
 
 def _size(spec: ModelSpec, axis: str, feeds: Feeds) -> int:
-    for tensor in spec.inputs:
-        if axis in tensor.shape:
-            return int(feeds[tensor.name].shape[tensor.shape.index(axis)])
+    for tensor in spec.fed_inputs:
+        for position, name in _positions(spec, tensor):
+            if name == axis:
+                return int(feeds[tensor.name].shape[position])
     raise AssertionError(f"no input has the axis {axis}")
 
 
 def _resize(spec: ModelSpec, feeds: Feeds, axis: str, size: int) -> dict[str, np.ndarray]:
     """Inputs with every axis of that name at that size."""
     resized = dict(feeds)
-    for tensor in spec.inputs:
-        for position, name in tensor.dynamic_axes.items():
+    for tensor in spec.fed_inputs:
+        for position, name in _positions(spec, tensor):
             if name == axis:
                 resized[tensor.name] = resized[tensor.name].take(range(size), axis=position, mode="wrap")
     return resized
+
+
+def _positions(spec: ModelSpec, tensor: Tensor) -> Iterator[tuple[int, int | str]]:
+    """The axes of an input's samples, with their places: samples come first, and steps next."""
+    return enumerate(tensor.sample_shape, start=2 if spec.states else 1)

@@ -62,6 +62,8 @@ class ReleasedSample:
     raw: Arrays  # as the dataset yields it
     inputs: Feeds  # preprocessed
     outputs: Feeds  # what the released artifact gave for them
+    # the same as the file takes and gives it, in the first step, where that is not as samples are; else None
+    query: "ReleasedSample | None" = None
 
 
 def write(

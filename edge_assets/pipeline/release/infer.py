@@ -111,7 +111,10 @@ def main() -> None:
     recorded = {name.removeprefix("raw_"): array for name, array in sample.items() if name.startswith("raw_")}
     preprocess, runtime = module("preprocess", manifest), module("runtime", manifest)
     feeds = inputs_of(preprocess, own or recorded, manifest["preprocessing"])
-    outputs = runtime.load(FOLDER / manifest["file"], manifest)(feeds)
+    run = runtime.load(FOLDER / manifest["file"], manifest)
+    if "layout" in manifest:  # the batch is not first everywhere, or a step's states are the next one's
+        run = module("layout", manifest).arranged(run, manifest["layout"])
+    outputs = run(feeds)
     for name, array in outputs.items():
         for one in array:
             print(f"{name} {array.dtype} {array.shape}: {np.array2string(one, precision=4, threshold=16)}")

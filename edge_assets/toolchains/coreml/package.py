@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from edge_assets.core.axes import example_parameters, frozen
-from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.hashing import sha256_of
 from edge_assets.spec.preprocess import ImagePreprocessing
-from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
     import coremltools
@@ -416,7 +415,7 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
     deployment = request.parameters["deployment_target"]
     if is_below(deployment, OLDEST):
         raise Refused(f"ML programs need iOS {OLDEST}, this target deploys to {deployment}; use an ONNX variant")
-    model = load_model(request.spec.architecture, request.source)
+    model = load_network(request.spec, request.source)
     image = request.parameters["image"]
     with _quiet(), torch.inference_mode(False):
         exported = _export(_with_factors(model, image), request.spec, image)

@@ -30,6 +30,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         results = [run_one(sample) for sample in samples(feeds)]
         return joined(results, manifest["outputs"])
 
+    run.one = run_one  # as the model takes it
     run.program = program  # the method does not keep it alive
     return run
 

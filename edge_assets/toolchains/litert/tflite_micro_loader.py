@@ -32,6 +32,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         results = [run_one(sample) for sample in samples(feeds)]
         return joined(results, manifest["outputs"])
 
+    run.one = run_one  # as the model takes it
     return run
 
 

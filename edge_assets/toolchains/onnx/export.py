@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.axes import example_parameters, example_sizes, frozen
-from edge_assets.core.checkpoint import load_model
+from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, told
 from edge_assets.hashing import Json
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +38,6 @@ FILE = "model.onnx"
 LARGEST_BYTES = 2**31  # of a protobuf message
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
-EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
 
 
 class OnnxSession:
@@ -138,28 +137,10 @@ def _uses_contrib(model: "onnx.ModelProto") -> bool:
 
 def build_model(request: BuildRequest) -> Mapping[str, Any]:
     """Export the checkpoint. Raises ExportError naming the operator and module, or the opset limit."""
-    model = load_model(request.spec.architecture, request.source)
+    model = load_network(request.spec, request.source)
     exported = export(model, request.spec, request.parameters["opset"])
     save(exported, request.output / FILE)
     return describe(request.output / FILE) | {"graph": products(exported)}
-
-
-def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torch.Tensor", ...]:
-    """Inputs of the declared dtypes and shapes; dynamic axes have sizes of their ranges."""
-    import torch
-
-    sizes = example_sizes(spec, batch)
-    generator = torch.Generator().manual_seed(0)
-    examples = []
-    for tensor in spec.inputs:
-        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
-        dtype: torch.dtype = getattr(torch, tensor.dtype)
-        values = torch.rand(shape, generator=generator)  # drawn even if not used: the next input's numbers follow it
-        if dtype.is_floating_point:
-            examples.append(values.to(dtype))
-        else:
-            examples.append(torch.ones(shape, dtype=dtype))
-    return tuple(examples)
 
 
 def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
