@@ -4,7 +4,7 @@ Everywhere else arrays are samples first: `[n, ...]`, and `[n, steps, ...]` for 
 step. A layout says, as JSON, where a model has its batch and what its states are:
 
     inputs, outputs   by name the axis of the batch, null where there is none; all others have it first
-    states            by input the `output` that the next step takes, the `shape` of one sample, its batch `axis`, `dtype`
+    states            by input the `output` that the next step takes, the `shape` of one sample, batch `axis`, `dtype`
 
 A state begins as zeros. An input without a batch has one value, the same in every sample.
 """

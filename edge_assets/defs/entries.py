@@ -1,7 +1,7 @@
 """What the assets log to MLflow, as entries of the outbox: all that is sent is in them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote
 
@@ -243,7 +243,11 @@ def _raw_inputs(spec: ModelSpec) -> Json:
         return [{"name": preprocess.input, "dtype": "uint8", "shape": shape}]
     if isinstance(preprocess, TextPreprocessing):
         return [{"name": preprocess.field, "dtype": "string", "shape": ["batch"]}]
-    return written(spec.inputs)
+    steps = ("steps",) if spec.states else ()
+    fed = []
+    for tensor in spec.fed_inputs:
+        fed.append(replace(tensor, shape=("batch", *steps, *tensor.sample_shape)))
+    return written(fed)
 
 
 def _pinned(names: list[str]) -> Iterator[str]:

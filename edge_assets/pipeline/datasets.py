@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edge_assets.core import data
 from edge_assets.core.evidence import Samples
-from edge_assets.core.session import Feeds, SavedFeeds
+from edge_assets.core.layout import Stream
+from edge_assets.core.session import Feeds, SavedFeeds, layout_of
 from edge_assets.core.types import Recipe, Result
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline.identity import Identity
@@ -73,13 +74,17 @@ class Datasets:
         return self.saved_feeds(result)()
 
     def example(self) -> Result:
-        """The model's inputs for the first sample of the evaluation data, as an artifact."""
+        """What the model takes for the first sample of the evaluation data, as an artifact."""
         inputs = {"evaluation": self.evaluation.sha256}
-        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()}
+        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()} | self.recipes.layout()
 
         def build(folder: Path) -> Mapping[str, object]:
             sample = data.first_sample(self.arrays(self.evaluation), self.cell.spec.preprocess)
-            data.save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
+            inputs: Feeds = self.cell.spec.preprocess.apply(sample)
+            layout = layout_of(self.cell.spec)
+            if layout:
+                inputs = Stream(layout).next(inputs)
+            data.save_arrays(inputs, folder / "example.npz")
             return {}
 
         recipe = Recipe("example", "1", inputs, parameters, self.recipes.preprocessing_tools())

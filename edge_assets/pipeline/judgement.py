@@ -1,7 +1,7 @@
 """The last steps of a cell: judge the variants, report on them, release the winner."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.evidence import Row
 from edge_assets.core.select import Judged, closest, judge
-from edge_assets.core.session import Feeds, Loadable
+from edge_assets.core.session import ArrangedSession, Feeds, Loadable, layout_of
 from edge_assets.core.shapes import written
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.verify import parity

@@ -23,7 +23,7 @@ import jinja2
 
 from edge_assets import toolchains
 from edge_assets.core import layout
-from edge_assets.core.app_samples import NoAppSample
+from edge_assets.core.app_samples import AppSample, NoAppSample
 from edge_assets.core.data import save_arrays
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import record
@@ -69,20 +69,29 @@ def write(
     raw = {f"raw_{name}": array for name, array in values.raw.items()}
     outputs = {f"output_{name}": array for name, array in values.outputs.items()}
     save_arrays(raw | outputs, folder / "sample.npz")
-    if not isinstance(runtime.app, NoAppSample):
-        app.write(folder, runtime.app, record(manifest), facts, values.query or values)
+    query = values.query or values
+    reason = _without_app(runtime.app, facts, query)
+    if not isinstance(runtime.app, NoAppSample) and reason is None:
+        app.write(folder, runtime.app, record(manifest), facts, query)
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
-    card = template.render(record(manifest), app=_app(manifest))
+    card = template.render(record(manifest), app=_app(manifest, reason))
     (folder / "MODEL_CARD.md").write_text(card + "\n")
     whole = replace(manifest, files=listing(folder))
     (folder / "manifest.json").write_text(json.dumps(record(whole), indent=2, sort_keys=True) + "\n")
 
 
-def _app(manifest: Manifest) -> dict[str, object]:
+def _without_app(sample: AppSample | NoAppSample, facts: Mapping[str, object], values: ReleasedSample) -> str | None:
+    """Why there is no sample in the platform's language, if so."""
+    if isinstance(sample, NoAppSample):
+        return sample.reason
+    return app.reason_against(sample, facts, values)
+
+
+def _app(manifest: Manifest, reason: str | None) -> dict[str, object]:
     """What the model card says of the sample in the platform's language."""
     sample = RUNTIMES[manifest.runtime].app
-    if isinstance(sample, NoAppSample):
-        return {"without": sample.reason}
+    if isinstance(sample, NoAppSample) or reason is not None:
+        return {"without": reason}
     names = [Path(source).name for source in sample.sources]
     return asdict(sample) | {
         "files": [*names, app.VALUES[sample.language]],

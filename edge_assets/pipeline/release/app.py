@@ -30,6 +30,11 @@ VALUES: Mapping[Language, str] = {"c": "model_values.h", "kotlin": "ModelValues.
 SAMPLE_VALUES = "sample_values.h"
 PER_LINE = 12  # values of a constant array
 C_TYPES = {"float32": "float", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t", "bool": "uint8_t"}
+TYPES: Mapping[Language, tuple[str, ...]] = {  # that the samples know
+    "c": ("float32", "int64", "int32", "uint8", "bool", "int8"),
+    "kotlin": ("float32", "int64", "int32", "uint8", "bool"),
+    "swift": ("float32", "int32"),
+}
 COMPUTE_UNITS = {  # coremltools' names -> Swift's
     "ALL": "all",
     "CPU_ONLY": "cpuOnly",
@@ -104,6 +109,17 @@ def write(
     _render(app / SAMPLE_VALUES, sample.language, arrays)
 
 
+def reason_against(sample: AppSample, facts: Mapping[str, Any], values: ReleasedSample) -> str | None:
+    """Why no sample can be written for this model, in words; None where one can."""
+    stated = _stated(facts)
+    for tensor in (*_tensors(values.inputs, stated, sample), *_tensors(values.outputs, stated, sample)):
+        if tensor.dtype not in TYPES[sample.language]:
+            return f"'{tensor.name}' is {tensor.dtype}, which the sample has no type for"
+        if not tensor.shape:
+            return f"'{tensor.name}' is a scalar, which the sample has no form for"
+    return None
+
+
 def _write_files(app: Path, fed: Feeds, given: Feeds) -> None:
     for name, array in fed.items():
         (app / f"sample_{name}.bin").write_bytes(_little_endian(array))
@@ -130,7 +146,9 @@ def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: App
     for name, array in arrays.items():
         if entry := stated.get(name):
             tensors.append(_tensor_of(entry, array))
-        elif sample.only_int32 and array.dtype != np.float32:
+        elif sample.only_int32 and array.dtype.kind == "f":
+            tensors.append(AppTensor(name, "float32", array.shape, channels_last=False))
+        elif sample.only_int32:
             tensors.append(AppTensor(name, "int32", array.shape, channels_last=False))
         else:
             tensors.append(AppTensor(name, array.dtype.name, array.shape, channels_last=False))

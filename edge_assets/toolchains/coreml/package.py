@@ -391,7 +391,7 @@ def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     inputs = {}
     for tensor in spec.inputs:
         shape = [_largest_size(axis, spec) for axis in tensor.shape]
-        dtype = torch.float32 if tensor.dtype == "float32" else torch.int64
+        dtype = torch.float32 if tensor.dtype.startswith("float") else torch.int64
         inputs[tensor.name] = torch.ones(shape, dtype=dtype)
     return inputs
 
@@ -565,7 +565,7 @@ def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
 
 def _dtype(tensor: "Tensor") -> type[np.generic]:
     """CoreML's tensors are float32 or int32."""
-    return np.float32 if tensor.dtype == "float32" else np.int32
+    return np.float32 if tensor.dtype.startswith("float") else np.int32
 
 
 def _explained(error: Exception) -> Exception:

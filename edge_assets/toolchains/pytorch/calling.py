@@ -53,7 +53,7 @@ def load_network(spec: "ModelSpec", path: Path) -> "torch.nn.Module":
 
 
 def plain(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.nn.Module":
-    """The network itself where it is called so anyway; else with a `forward` that is, in a class derived from its own."""
+    """The network, in a class derived from its own where its `forward` is to be called in another way."""
     import torch
 
     inputs = [tensor.name for tensor in spec.inputs]

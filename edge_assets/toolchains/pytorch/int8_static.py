@@ -35,8 +35,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     model = load_network(request.spec, request.source)
     if is_adapted(model):
         raise Refused(
-            "FX traces networks that take tensors by position and return a tensor or a flat tuple of them, and this one "
-            "takes keywords or returns something else; use onnx_int8_static"
+            "FX traces networks that take tensors by position and return a tensor or a flat tuple of them, and this "
+            "one takes keywords or returns something else; use onnx_int8_static"
         )
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
