@@ -47,14 +47,16 @@ def verified(folder: Path, manifest: dict[str, Any]) -> dict[str, bytes]:
     for file in manifest["files"]:
         path, expected = file["path"], file["sha256"]
         try:
-            content = (folder / path).read_bytes()
+            if path.endswith(".py"):
+                contents[path] = (folder / path).read_bytes()
+                found = hashlib.sha256(contents[path]).hexdigest()
+            else:  # weights are not kept in memory
+                with (folder / path).open("rb") as opened_file:
+                    found = hashlib.file_digest(opened_file, "sha256").hexdigest()
         except OSError as error:
             raise MlflowException(f"{path} of the release cannot be read: {error.strerror}") from None
-        found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise MlflowException(f"{path} is not the released file: sha256 {found}, expected {expected}")
-        if path.endswith(".py"):
-            contents[path] = content
     return contents
 
 

@@ -73,6 +73,8 @@ def _model(cell: Cell, built: Built, made_by: Variant | None) -> dict[str, Json]
     """How MLflow keeps the artifact as a model of one of its flavors; None where it has none for it."""
     if built.artifact is None or made_by is None or made_by.mlflow_flavor is None:
         return None
+    if len(built.artifact.files) > 1:  # a graph with its weights beside it, which MLflow would load to keep it
+        return None
     return {
         "flavor": made_by.mlflow_flavor,
         "inputs": written(cell.spec.inputs),

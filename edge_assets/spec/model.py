@@ -288,6 +288,7 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     preprocessing = list(preprocessing_faults(spec.preprocessing))
     yield from preprocessing
     yield from _axis_faults(spec)
+    yield from _batch_faults(spec)
     yield from _state_faults(spec)
     if isinstance(spec.preprocessing, TextPreprocessing) and not preprocessing:
         yield from _text_faults(spec, spec.preprocessing)
@@ -332,6 +333,14 @@ def _axis_faults(spec: ModelSpec) -> Iterator[Fault]:
             known = ", ".join(sorted(axes)) or "none"
             sizes = (least, best, largest)
             yield "axis_ranges", f"{printable(axis)}: {sizes} must be ascending sizes of a dynamic axis ({known})"
+
+
+def _batch_faults(spec: ModelSpec) -> Iterator[Fault]:
+    if all(tensor.batch_axis is None for tensor in spec.inputs):
+        yield "inputs", f"none has the axis 'batch': {spec.inputs[0].name} is {spec.inputs[0].shape}"
+    if spec.outputs[0].batch_axis is None:
+        first = spec.outputs[0]
+        yield "outputs", f"the first, {first.name}, has no axis 'batch': {first.shape}"
 
 
 def _state_faults(spec: ModelSpec) -> Iterator[Fault]:

@@ -24,6 +24,7 @@ from edge_assets.core.data import Arrays
 from edge_assets.core.session import Feeds
 
 FOLDER = "app"
+ONNX_FILE = "model.onnx"  # of a graph that has its weights beside it
 TOOLCHAINS = Path(toolchains.__path__[0])
 TEMPLATES = TOOLCHAINS / "native"
 VALUES: Mapping[Language, str] = {"c": "model_values.h", "kotlin": "ModelValues.kt", "swift": "ModelValues.swift"}
@@ -87,8 +88,10 @@ def write(
     inputs = _tensors(values.inputs, stated, sample)
     outputs = _tensors(values.outputs, stated, sample)
     image = _image(manifest["preprocessing"], inputs)
+    in_folder = folder / manifest["file"] / ONNX_FILE
     constants = {
         **manifest,
+        "file": f"{manifest['file']}/{ONNX_FILE}" if in_folder.is_file() else manifest["file"],
         "inputs": inputs,
         "outputs": outputs,
         "image": image,

@@ -15,11 +15,12 @@ import numpy as np
 
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.session import Feeds, Session
+from edge_assets.core.sizes import GIB, is_too_large
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
-from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -182,6 +183,11 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
 
     spec = fixed(request.spec)
     model = load_network(spec, request.source)
+    if is_too_large(network_bytes(model)):
+        raise Refused(
+            f"the weights take {network_bytes(model) / GIB:.1f} GiB, and a LiteRT file holds less than 2: use an ONNX "
+            f"variant"
+        )
     wrapped = litert_torch.to_channel_last_io(
         model,
         args=_image_positions(spec.inputs),

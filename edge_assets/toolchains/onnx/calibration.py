@@ -138,7 +138,7 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     import onnx
 
     shapes = {name: array.shape for name, array in feeds.items()}
-    inferred = with_input_shapes(onnx.load(graph), shapes).graph
+    inferred = with_input_shapes(onnx.load(graph, load_external_data=False), shapes).graph
     known: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.output):
         if (size := tensor_bytes(value)) is not None:
@@ -227,6 +227,7 @@ def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]
             op_types_to_calibrate=list(operators) or None,
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=methods[method],
+            use_external_data_format=graph.with_name(f"{graph.name}.data").exists(),
         )
 
 

@@ -8,6 +8,7 @@ onnx_optimized  the same graph after ONNX Runtime's EXTENDED optimisations, whic
 import contextlib
 import io
 import logging
+import math
 import re
 import warnings
 from collections import Counter
@@ -18,24 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_assets.core import sizes
 from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.session import Feeds, Session
+from edge_assets.core.sizes import GIB
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
-from edge_assets.errors import ExportError, told
+from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
-from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from onnxruntime import InferenceSession
     from torch.export import Dim
+    from torch.onnx import ONNXProgram
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.onnx"
-LARGEST_BYTES = 2**31  # of a protobuf message
+DATA = f"{FILE}.data"  # weights beside a graph that is too large for one file
+INLINE_BYTES = 1024  # of tensors that stay in the graph's own file: shapes and axes are read without the weights
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 
@@ -61,28 +66,79 @@ def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Se
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph_file(path), options, providers=["CPUExecutionProvider"])
     return OnnxSession(session, inputs, outputs)
 
 
-def save(model: "onnx.ModelProto", path: Path) -> None:
-    """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
+def graph_file(path: Path) -> Path:
+    """The graph of an artifact: the file itself, or the one in its folder, which has its weights beside it."""
+    return path / FILE if path.is_dir() else path
+
+
+def load(path: Path) -> "onnx.ModelProto":
+    """The graph of an artifact with its weights."""
     import onnx
 
-    if model.ByteSize() >= LARGEST_BYTES:
-        raise ExportError(f"the graph has {model.ByteSize() / 2**30:.1f} GiB, and a single ONNX file holds at most 2")
+    return onnx.load(graph_file(path))
+
+
+def one_file(path: Path, what: str) -> Path:
+    """`path`, a graph in one file. Raises Refused for one with its weights beside it, which `what` does not take."""
+    if not path.is_dir():
+        return path
+    size = sum(file.stat().st_size for file in path.iterdir())
+    raise Refused(
+        f"the weights take {size / GIB:.1f} GiB and lie beside the graph, because one file holds at most "
+        f"{sizes.LARGEST_FILE_BYTES / GIB:.1f} GiB: {what} takes a graph in one file. Use onnx_fp16 or an int8 variant"
+    )
+
+
+def weights_bytes(model: "onnx.ModelProto") -> int:
+    """Bytes of the graph's weights, wherever they lie."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    total = 0
+    for tensor in model.graph.initializer:
+        total += math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return total
+
+
+def write(model: "onnx.ModelProto", path: Path) -> None:
+    """Write a graph; one that is too large for one file with its weights beside it, and `model` keeps none then."""
+    import onnx
+
+    if sizes.is_too_large(weights_bytes(model)):
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=INLINE_BYTES)
+    else:
+        onnx.save(model, path)
+
+
+def save(model: "onnx.ModelProto", path: Path) -> None:
+    """Check a graph with the ONNX checker, with shape inference, and write it as `write`. Raises ExportError."""
+    if sizes.is_too_large(weights_bytes(model)):
+        uses_contrib = _uses_contrib(model)
+        write(model, path)
+        _check(str(path), uses_contrib)
+        return
+    _check(model, _uses_contrib(model))
+    write(model, path)
+
+
+def _check(model: "onnx.ModelProto | str", uses_contrib: bool) -> None:
+    """Raises ExportError where the ONNX checker does not take the graph, given itself or by its file."""
+    import onnx
+
     try:
-        onnx.checker.check_model(model, full_check=not _uses_contrib(model))
+        onnx.checker.check_model(model, full_check=not uses_contrib)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the graph: {error}") from error
-    onnx.save(model, path)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(graph_file(path), load_external_data=False)
     operators = Counter(node.op_type for node in model.graph.node)
     return {
         "opset": opset_of(model),
@@ -138,9 +194,13 @@ def _uses_contrib(model: "onnx.ModelProto") -> bool:
 def build_model(request: BuildRequest) -> Mapping[str, Any]:
     """Export the checkpoint. Raises ExportError naming the operator and module, or the opset limit."""
     model = load_network(request.spec, request.source)
-    exported = export(model, request.spec, request.parameters["opset"])
-    save(exported, request.output / FILE)
-    return describe(request.output / FILE) | {"graph": products(exported)}
+    path, opset = request.output / FILE, request.parameters["opset"]
+    if sizes.is_too_large(network_bytes(model)):
+        exported = _export_beside(model, request.spec, opset, path)
+    else:
+        exported = export(model, request.spec, opset)
+        save(exported, path)
+    return describe(path) | {"graph": products(exported)}
 
 
 def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
@@ -159,19 +219,39 @@ def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
 
 def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
     """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
+    proto = _exported(model, spec, opset).model_proto
+    _finish(proto, model, spec, opset)
+    return proto
+
+
+def _export_beside(model: "torch.nn.Module", spec: "ModelSpec", opset: int, path: Path) -> "onnx.ModelProto":
+    """The same with the weights beside the graph, written tensor by tensor. The graph, without its weights."""
+    import onnx
+
+    _exported(model, spec, opset).save(path, external_data=True)
+    proto = onnx.load(path, load_external_data=False)
+    _finish(proto, model, spec, opset)
+    onnx.save(proto, path)
+    _check(str(path), _uses_contrib(proto))
+    return proto
+
+
+def _provisional_names(spec: "ModelSpec") -> dict[str, str]:
+    """What outputs are called at first: the exporter names values after operators, and a name may be one already."""
+    return {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
+
+
+def _exported(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "ONNXProgram":
     import torch
 
     example = example_inputs(spec)
-    # the exporter names values after operators, and an output of that name would be defined twice: named afterwards
-    provisional = {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
-    inputs = [tensor.name for tensor in spec.inputs]
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
                 example,
-                input_names=inputs,
-                output_names=list(provisional),
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=list(_provisional_names(spec)),
                 opset_version=opset,
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes(spec),
@@ -181,26 +261,25 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
     except Exception as error:  # the exporter raises many types; each is the user's model's problem
         raise ExportError(_explain(error, model, example)) from error
     assert program is not None, "only an export to a file returns nothing"
-    proto = program.model_proto
+    return program
+
+
+def _finish(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> None:
+    """The spec's names, and what was asked for. Raises ExportError."""
     got = opset_of(proto)
     if got != opset:
         raise ExportError(
             f"asked for opset {opset}, the exporter gave {got}: this graph cannot be expressed in opset {opset}. "
             f"Raise the target's opset to {got}."
         )
+    provisional = _provisional_names(spec)
     _rename(proto, {name: f"{name}_inside" for name in provisional.values()})
     _rename(proto, provisional)
     _forget_source(proto)
-    _check_axes(proto, model, spec, example)
-    return proto
+    _check_axes(proto, model, spec)
 
 
-def _check_axes(
-    proto: "onnx.ModelProto",
-    model: "torch.nn.Module",
-    spec: "ModelSpec",
-    example: tuple["torch.Tensor", ...],
-) -> None:
+def _check_axes(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec") -> None:
     """Raises ExportError for a dynamic axis that the exporter made a constant, with what torch says of it.
 
     The exporter takes what torch.export suggests, and so gives a graph for one size where the model is traced for it.
@@ -212,7 +291,7 @@ def _check_axes(
         return
     try:
         with _quiet():
-            torch.export.export(model, example, dynamic_shapes=dynamic_shapes(spec), strict=False)
+            torch.export.export(model, example_inputs(spec), dynamic_shapes=dynamic_shapes(spec), strict=False)
     except Exception as error:  # a private type of torch's
         raise ExportError(f"{lost}. torch says: {told(error)}") from error
     raise ExportError(f"{lost}: the model turns its size into a number. Take it from the tensor's shape in forward().")
@@ -336,7 +415,9 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(request.output / FILE)
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
+    if request.source.is_dir():
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+    onnxruntime.InferenceSession(graph_file(request.source), options, providers=["CPUExecutionProvider"])
     return describe(request.output / FILE)
 
 

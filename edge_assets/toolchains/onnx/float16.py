@@ -22,10 +22,9 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 def convert(source: Path, path: Path) -> None:
     """Write the graph in half precision; inputs and outputs stay float32. Raises ExportError."""
-    import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    converted = convert_float_to_float16(onnx_format.load(source), keep_io_types=True)
     sort_topologically(converted)
     onnx_format.save(converted, path)
 

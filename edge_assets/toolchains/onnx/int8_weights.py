@@ -47,9 +47,7 @@ def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
 
     `exclude` names nodes that keep theirs.
     """
-    import onnx
-
-    model = block_weights.split_gemm(onnx.load(source))
+    model = block_weights.split_gemm(onnx_format.load(source))
     count = _expand_convolutions(model, exclude)
     count += quantize_rows(model, exclude)
     model = block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)

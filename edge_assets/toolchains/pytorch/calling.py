@@ -52,6 +52,14 @@ def load_network(spec: "ModelSpec", path: Path) -> "torch.nn.Module":
     return plain(model, spec)
 
 
+def network_bytes(model: "torch.nn.Module") -> int:
+    """Bytes of parameters and buffers."""
+    total = 0
+    for tensor in (*model.parameters(), *model.buffers()):
+        total += tensor.numel() * tensor.element_size()
+    return total
+
+
 def plain(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.nn.Module":
     """The network, in a class derived from its own where its `forward` is to be called in another way."""
     import torch

@@ -11,7 +11,7 @@ from edge_assets.core import data
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, told
-from edge_assets.toolchains.pytorch.calling import flattened, takes_by_name
+from edge_assets.toolchains.pytorch.calling import flattened, network_bytes, takes_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -152,12 +152,9 @@ def session_of(
 def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int | None]:
     """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`, None where they cannot be counted."""
     elements = sum(parameter.numel() for parameter in model.parameters())
-    size = 0
-    for tensor in (*model.parameters(), *model.buffers()):
-        size += tensor.numel() * tensor.element_size()
     return {
         "parameters": elements,
-        "weights_bytes": size,
+        "weights_bytes": network_bytes(model),
         "flops": _flops(model, feeds, inputs),
     }
 

@@ -166,6 +166,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"{parameters['precision']}: use tensorrt_engine_{parameters['gpu_precisions'][0]}"
         )
     refuse_layout(request.spec, "a TensorRT kit")
+    onnx_format.one_file(request.source, "a TensorRT kit")
     kit = _write_kit(request)
     trt = tensorrt_kit.load_builder(parameters["builder"])
     graph = (request.output / tensorrt_kit.MODEL).read_bytes()

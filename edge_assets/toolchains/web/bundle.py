@@ -110,6 +110,7 @@ class Visits(NamedTuple):
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Write the bundle, then visit it in Chromium: first and cached load of every variant."""
     refuse_layout(request.spec, "a web bundle")
+    onnx_format.one_file(request.source, "a web bundle")
     folder = request.output
     files: dict[str, StoredFile] = {}
     variants = _write_models(request, files)
