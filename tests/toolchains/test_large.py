@@ -1,0 +1,87 @@
+"""Graphs that no single file holds: weights beside them, and formats that cannot hold them say so before they start."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_assets.families.android import ANDROID
+from edge_assets.families.cpu import CPU
+from edge_assets.families.family import Family
+from edge_assets.families.nvidia import NVIDIA
+from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
+from edge_assets.targets.project import target
+from resources import checkpoints
+from resources.checkpoints import Checkpoint
+from resources.store import ArtifactStore, open_store
+from tests.conftest import trained
+from tests.tiny.network import Mlp
+from tests.tiny.spec import MLP
+
+LARGE = replace(MLP, gates=replace(MLP.gates, max_accuracy_drop_points=100.0))
+VERIFIED = ("onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """A store of its own, where a file holds less than the network's 38 kB, and less than half of them."""
+    monkeypatch.setattr("edge_assets.core.sizes.LARGEST_FILE_BYTES", 15_000)
+    return open_store(str(tmp_path / "store"), tmp_path / "cache")
+
+
+@pytest.fixture
+def checkpoint(own: ArtifactStore, tmp_path: Path) -> Checkpoint:
+    return checkpoints.register(own, "mlp", str(trained(Mlp, tmp_path / "mlp.safetensors")))
+
+
+def test_weights_lie_beside_a_graph_that_is_too_large(own: ArtifactStore, checkpoint: Checkpoint) -> None:
+    cell = Cell(LARGE, CPU.of(LARGE), target("graviton3"), checkpoint, own, lambda _line: None)
+    builts = cell.build_all()
+    for name in VERIFIED:
+        built = builts[name]
+        assert built.failed is None, (name, built.failed)
+        assert built.unverified is None, (name, built.unverified)
+        assert built.accuracy is not None, (name, built.build.refused)
+        assert built.accuracy.value > 0.85, name
+    for name in ("onnx_model", "onnx_optimized", "onnx_fp16"):
+        artifact = builts[name].artifact
+        assert artifact is not None
+        assert [file.path for file in artifact.files] == ["model.onnx", "model.onnx.data"]
+        assert artifact.files[0].size < artifact.files[1].size
+    judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
+    folder = own.checkout(judgement.release().artifact or pytest.fail("nothing was released"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    found = subprocess.run([sys.executable, folder / "infer.py"], capture_output=True, text=True, check=True)
+    assert "largest difference from the outputs recorded at release: 0" in found.stdout
+    assert manifest["artifact"] in VERIFIED
+
+
+def test_a_release_of_a_graph_with_its_weights_beside_it_runs(own: ArtifactStore, checkpoint: Checkpoint) -> None:
+    cell = Cell(LARGE, CPU.of(LARGE), target("graviton3"), checkpoint, own, lambda _line: None)
+    builts = {name: cell.build(name) for name in ("checkpoint", "onnx_model")}
+    judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
+    folder = own.checkout(judgement.release().artifact or pytest.fail("nothing was released"))
+    assert (folder / "onnx_model" / "model.onnx.data").is_file()
+    found = subprocess.run([sys.executable, folder / "infer.py"], capture_output=True, text=True, check=True)
+    assert "largest difference from the outputs recorded at release: 0" in found.stdout
+    assert '"onnx_model/model.onnx"' in (folder / "app" / "model_values.h").read_text()
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "variant", "words"),
+    [
+        (ANDROID, "pixel-8", "litert_fp32", "a LiteRT file holds less than 2"),
+        (NVIDIA, "l4", "tensorrt_engine_fp32", "a TensorRT kit takes a graph in one file"),
+    ],
+)
+def test_a_format_that_cannot_hold_it_says_so(
+    own: ArtifactStore, checkpoint: Checkpoint, family: Family, name: str, variant: str, words: str
+) -> None:
+    cell = Cell(LARGE, family.of(LARGE), target(name), checkpoint, own, lambda _line: None)
+    built = cell.build(variant)
+    assert built.failed is None, built.failed
+    assert words in (built.build.refused or "")
