@@ -13,14 +13,14 @@ STEPS = 6
 
 
 class Streaming(nn.Module):
-    """Frames float32 [batch, 4], state float32 [2, batch, 16] and a gain [] to scores [batch, 3] and the next state."""
+    """Frames float32 [batch, 4], state float32 [2, batch, 16] to scores [batch, 3] and the next state."""
 
     def __init__(self) -> None:
         super().__init__()
         self.frames, self.state, self.scores = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
 
-    def forward(self, frame: torch.Tensor, h: torch.Tensor, gain: torch.Tensor) -> dict[str, torch.Tensor]:
-        first = torch.tanh(self.frames(frame * gain) + self.state(h[0]))
+    def forward(self, frame: torch.Tensor, h: torch.Tensor) -> dict[str, torch.Tensor]:
+        first = torch.tanh(self.frames(frame) + self.state(h[0]))
         second = torch.tanh(first + self.state(h[1]))
         return {"h_next": torch.stack([first, second]), "scores": self.scores(second)}
 
@@ -32,7 +32,6 @@ STREAM = replace(
     inputs=(
         Tensor("frame", "float32", ("batch", 4)),
         Tensor("h", "float32", (2, "batch", 16)),
-        Tensor("gain", "float32", ()),
     ),
     outputs=(Tensor("scores", "float32", ("batch", 3)), Tensor("h_next", "float32", (2, "batch", 16))),
     states={"h": "h_next"},
@@ -51,17 +50,16 @@ def network() -> Streaming:
 
 
 def sequences(count: int, seed: int) -> dict[str, np.ndarray]:
-    """Frames float32 [count, steps, 4], a gain [count, steps], and the label int64 [count] that the network gives."""
+    """Frames float32 [count, steps, 4], and the label int64 [count] that the network gives."""
     frames = np.random.default_rng(seed).normal(size=(count, STEPS, 4)).astype(np.float32)
     model = network()
     state = torch.zeros(2, count, 16)
     scores = torch.zeros(count, 3)
     with torch.inference_mode():
         for step in range(STEPS):
-            given = model(torch.from_numpy(frames[:, step]), state, torch.tensor(1.5))
+            given = model(torch.from_numpy(frames[:, step]), state)
             state, scores = given["h_next"], given["scores"]
-    gain = np.full((count, STEPS), 1.5, np.float32)
-    return {"frame": frames, "gain": gain, "label": scores.argmax(1).numpy()}
+    return {"frame": frames, "label": scores.argmax(1).numpy()}
 
 
 def calibration() -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ SIGNAL = replace(
     axis_ranges={"length": (8, 32, 64)},
 )
 EVERY = replace(SIGNAL, outputs=(Tensor("y", "float32", ("batch", "length", 4)),))
-PICTURE = replace(SIGNAL, inputs=(Tensor("signal", "float32", ("batch", "height", "width")),))
+PICTURE = replace(SIGNAL, inputs=(Tensor("signal", "float32", ("batch", "height", "width")),), axis_ranges={})
 
 
 def signals(length: int) -> dict[str, np.ndarray]:

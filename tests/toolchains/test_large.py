@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from edge_assets.families.android import ANDROID
+from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
 from edge_assets.families.cpu import CPU
-from edge_assets.families.family import Family
 from edge_assets.families.nvidia import NVIDIA
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
+from edge_assets.toolchains.litert import convert
 from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, open_store
@@ -71,17 +72,18 @@ def test_a_release_of_a_graph_with_its_weights_beside_it_runs(own: ArtifactStore
     assert '"onnx_model/model.onnx"' in (folder / "app" / "model_values.h").read_text()
 
 
-@pytest.mark.parametrize(
-    ("family", "name", "variant", "words"),
-    [
-        (ANDROID, "pixel-8", "litert_fp32", "a LiteRT file holds less than 2"),
-        (NVIDIA, "l4", "tensorrt_engine_fp32", "a TensorRT kit takes a graph in one file"),
-    ],
-)
-def test_a_format_that_cannot_hold_it_says_so(
-    own: ArtifactStore, checkpoint: Checkpoint, family: Family, name: str, variant: str, words: str
-) -> None:
-    cell = Cell(LARGE, family.of(LARGE), target(name), checkpoint, own, lambda _line: None)
-    built = cell.build(variant)
+def test_a_format_that_cannot_hold_it_says_so(own: ArtifactStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    cell = Cell(LARGE, NVIDIA.of(LARGE), target("l4"), checkpoint, own, lambda _line: None)
+    built = cell.build("tensorrt_engine_fp32")
     assert built.failed is None, built.failed
-    assert words in (built.build.refused or "")
+    assert "a TensorRT kit takes a graph in one file" in (built.build.refused or "")
+    request = BuildRequest(
+        spec=LARGE,
+        parameters={},
+        source=Path(checkpoint.source),
+        calibration=dict,
+        output=tmp_path,
+        log=print,
+    )
+    with pytest.raises(Refused, match="a LiteRT file holds less than 2"):
+        convert.build_model(request)

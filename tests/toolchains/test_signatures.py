@@ -196,7 +196,7 @@ def test_what_has_no_batch_has_one_value() -> None:
 
 def test_states_go_from_step_to_step_in_every_runtime(tmp_path: Path) -> None:
     data = sequences(8, seed=3)
-    feeds = {"frame": data["frame"], "gain": data["gain"]}
+    feeds = {"frame": data["frame"]}
     outputs = eager(network(), STREAM).run(feeds)
     assert outputs["scores"].shape == (8, STEPS, 3)
     assert outputs["h_next"].shape == (8, 2, 16)
@@ -206,9 +206,9 @@ def test_states_go_from_step_to_step_in_every_runtime(tmp_path: Path) -> None:
 
 def test_a_state_that_is_lost_does_not_keep_parity() -> None:
     data = sequences(8, seed=3)
-    feeds = {"frame": data["frame"], "gain": data["gain"]}
+    feeds = {"frame": data["frame"]}
     expected = eager(network(), STREAM).run(feeds)
-    session = session_of(network(), ["frame", "h", "gain"], ["scores", "h_next"])
+    session = session_of(network(), ["frame", "h"], ["scores", "h_next"])
 
     def forgetful(placed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return session.run({**placed, "h": np.zeros_like(placed["h"])})
@@ -223,10 +223,10 @@ def test_a_state_that_is_lost_does_not_keep_parity() -> None:
 
 def test_a_timed_query_is_a_step_with_the_state_of_the_one_before() -> None:
     data = sequences(3, seed=3)
-    feeds = {"frame": data["frame"], "gain": data["gain"]}
+    feeds = {"frame": data["frame"]}
     layout = layout_of(STREAM)
     assert layout is not None
-    session = session_of(network(), ["frame", "h", "gain"], ["scores", "h_next"])
+    session = session_of(network(), ["frame", "h"], ["scores", "h_next"])
     stream = Stream(layout)
     first = stream.next(feeds)
     assert not first["h"].any()

@@ -180,7 +180,7 @@ def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
             array = np.moveaxis(array, 1, -1)
         if tensor.dtype != "int8":
             array = array.astype(tensor.dtype)
-        placed[tensor.name] = np.ascontiguousarray(array)
+        placed[tensor.name] = np.asarray(array, order="C")
     return placed
 
 

@@ -73,7 +73,7 @@ class ExecuTorchSession:
         """Outputs for one sample, as the model takes it."""
         import torch
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs]
+        tensors = [torch.from_numpy(np.asarray(feeds[name], order="C")) for name in self.inputs]
         results = self.method.execute(tensors)
         outputs = {}
         for name, tensor in zip(self.outputs, results, strict=True):

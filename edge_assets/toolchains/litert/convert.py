@@ -88,7 +88,7 @@ class Port:
             limits = np.iinfo(np.dtype(self.dtype))
             steps = np.rint(value / self.scale)
             value = np.clip(steps + self.zero_point, limits.min, limits.max)
-        return np.ascontiguousarray(value, self.dtype)
+        return np.asarray(value, self.dtype, order="C")  # a scalar stays one
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """The model's output from the file's: x = scale * (q - zero point)."""

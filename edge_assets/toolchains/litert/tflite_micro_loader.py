@@ -60,7 +60,7 @@ def quantized(array: np.ndarray, details: dict) -> np.ndarray:
         limits = np.iinfo(dtype)
         scaled = np.rint(array / scales[0]) + zero_points[0]
         array = np.clip(scaled, limits.min, limits.max)
-    return np.ascontiguousarray(array, dtype)
+    return np.asarray(array, dtype, order="C")
 
 
 def dequantized(array: np.ndarray, details: dict) -> np.ndarray:
