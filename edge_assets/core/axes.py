@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from edge_assets.hashing import Json
 from edge_assets.spec.model import ModelSpec, Tensor
 
 Axes = Mapping[str, Sequence[int | str]]  # of each input or output, by name: a size, or a name where it is dynamic
@@ -22,9 +23,9 @@ def example_sizes(spec: ModelSpec, batch: int) -> dict[str, int]:
     return sizes
 
 
-def example_parameters(spec: ModelSpec) -> dict[str, dict[str, int]]:
+def example_parameters(spec: ModelSpec) -> dict[str, Json]:
     """What of these sizes enters a recipe: nothing for a model whose batch alone is dynamic."""
-    sizes = example_sizes(spec, batch=2)
+    sizes: dict[str, Json] = dict(example_sizes(spec, batch=2))
     sizes.pop("batch")
     return {"traced_sizes": sizes} if sizes else {}
 

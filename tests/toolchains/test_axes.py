@@ -15,6 +15,7 @@ from edge_assets.core.verify import parity
 from edge_assets.core.verify.sizes import Resized, SavedSizes, resized_samples, save
 from edge_assets.errors import ExportError, ReferenceFault
 from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.pytorch.eager import TorchSession
 from tests.tiny import signatures
 from tests.tiny.spec import TINY
@@ -52,7 +53,7 @@ def test_a_model_is_traced_at_sizes_of_its_ranges(
 ) -> None:
     spec = replace(PICTURE, axis_ranges=ranges)
     assert example_sizes(spec, batch=2) == {"batch": 2} | expected
-    (example,) = onnx_format.example_inputs(spec)
+    (example,) = example_inputs(spec)
     assert list(example.shape) == [2, *expected.values()]
 
 

@@ -168,7 +168,7 @@ MIXED = specified(
 
 def test_other_types_places_of_the_batch_and_scalars_are_exported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    feeds = {
+    feeds: dict[str, np.ndarray] = {
         "double": rng.normal(size=(8, 3)),
         "half": rng.normal(size=(8, 2)).astype(np.float16),
         "small": rng.integers(-9, 9, size=(8, 2)).astype(np.int8),

@@ -377,7 +377,7 @@ def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]
-    return {"opset": target.opset, "inputs": inputs, "outputs": outputs} | example_parameters(spec)
+    return {"opset": target.opset, "inputs": inputs, "outputs": outputs, **example_parameters(spec)}
 
 
 MODEL = Variant(

@@ -70,16 +70,17 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # split here: the quantizer would do it itself, under names that `exclude` misses
-    model: onnx.ModelProto | Path = block_weights.split_gemm(onnx_format.load(source))
+    model = block_weights.split_gemm(onnx_format.load(source))
     quantize_rows(model, exclude)
     is_large = sizes.is_too_large(onnx_format.weights_bytes(model))
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     with tempfile.TemporaryDirectory() as scratch:
+        given: onnx.ModelProto | Path = model
         if is_large:  # the quantizer would copy it in memory, and have it there three times
-            onnx_format.write(model, Path(scratch) / onnx_format.FILE)
-            model = Path(scratch) / onnx_format.FILE
+            given = Path(scratch) / onnx_format.FILE
+            onnx_format.write(model, given)
         quantize_dynamic(
-            model,
+            given,
             path,
             op_types_to_quantize=list(OPERATORS),
             per_channel=parameters["per_channel"],

@@ -159,8 +159,9 @@ def _is_flat(result: object, count: int) -> bool:
     """Whether converters take it as it is: one tensor, or a tuple or list of as many as there are outputs."""
     if _is_tensor(result):
         return count == 1
-    is_sequence = isinstance(result, tuple | list) and not hasattr(result, "_fields")
-    return is_sequence and len(result) == count and all(_is_tensor(value) for value in result)  # type: ignore[arg-type]
+    if not isinstance(result, tuple | list) or hasattr(result, "_fields"):
+        return False
+    return len(result) == count and all(_is_tensor(value) for value in result)
 
 
 def _is_tensor(value: object) -> bool:
