@@ -5,8 +5,8 @@ LARGEST_FILE_BYTES = 2 * GIB  # of protobuf messages and flatbuffers, whose offs
 
 
 def is_too_large(weights_bytes: int) -> bool:
-    """Whether weights do not fit into one file of such a format."""
-    return weights_bytes >= LARGEST_FILE_BYTES
+    """Whether weights do not fit into one file of such a format, beside all else that is in it."""
+    return weights_bytes >= 0.95 * LARGEST_FILE_BYTES
 
 
 def divided(size_bytes: int | None, unit: int) -> float | None:

@@ -227,7 +227,6 @@ def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]
             op_types_to_calibrate=list(operators) or None,
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=methods[method],
-            use_external_data_format=graph.with_name(f"{graph.name}.data").exists(),
         )
 
 

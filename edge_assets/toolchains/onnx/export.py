@@ -8,7 +8,6 @@ onnx_optimized  the same graph after ONNX Runtime's EXTENDED optimisations, whic
 import contextlib
 import io
 import logging
-import math
 import re
 import warnings
 from collections import Counter
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 DATA = f"{FILE}.data"  # weights beside a graph that is too large for one file
-INLINE_BYTES = 1024  # of tensors that stay in the graph's own file: shapes and axes are read without the weights
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
 
@@ -75,13 +73,6 @@ def graph_file(path: Path) -> Path:
     return path / FILE if path.is_dir() else path
 
 
-def load(path: Path) -> "onnx.ModelProto":
-    """The graph of an artifact with its weights."""
-    import onnx
-
-    return onnx.load(graph_file(path))
-
-
 def one_file(path: Path, what: str) -> Path:
     """`path`, a graph in one file. Raises Refused for one with its weights beside it, which `what` does not take."""
     if not path.is_dir():
@@ -93,43 +84,23 @@ def one_file(path: Path, what: str) -> Path:
     )
 
 
-def weights_bytes(model: "onnx.ModelProto") -> int:
-    """Bytes of the graph's weights, wherever they lie."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    total = 0
-    for tensor in model.graph.initializer:
-        total += math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return total
-
-
-def write(model: "onnx.ModelProto", path: Path) -> None:
-    """Write a graph; one that is too large for one file with its weights beside it, and `model` keeps none then."""
+def save(model: "onnx.ModelProto", path: Path) -> None:
+    """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
     import onnx
 
-    if sizes.is_too_large(weights_bytes(model)):
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=INLINE_BYTES)
-    else:
-        onnx.save(model, path)
+    if model.ByteSize() >= sizes.LARGEST_FILE_BYTES:
+        raise ExportError(f"the graph has {model.ByteSize() / GIB:.1f} GiB, and a single ONNX file holds at most 2")
+    check(model)
+    onnx.save(model, path)
 
 
-def save(model: "onnx.ModelProto", path: Path) -> None:
-    """Check a graph with the ONNX checker, with shape inference, and write it as `write`. Raises ExportError."""
-    if sizes.is_too_large(weights_bytes(model)):
-        uses_contrib = _uses_contrib(model)
-        write(model, path)
-        _check(str(path), uses_contrib)
-        return
-    _check(model, _uses_contrib(model))
-    write(model, path)
-
-
-def _check(model: "onnx.ModelProto | str", uses_contrib: bool) -> None:
+def check(model: "onnx.ModelProto | str") -> None:
     """Raises ExportError where the ONNX checker does not take the graph, given itself or by its file."""
     import onnx
 
+    graph = onnx.load(model, load_external_data=False) if isinstance(model, str) else model
     try:
-        onnx.checker.check_model(model, full_check=not uses_contrib)
+        onnx.checker.check_model(model, full_check=not _uses_contrib(graph))
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the graph: {error}") from error
 
@@ -232,7 +203,7 @@ def _export_beside(model: "torch.nn.Module", spec: "ModelSpec", opset: int, path
     proto = onnx.load(path, load_external_data=False)
     _finish(proto, model, spec, opset)
     onnx.save(proto, path)
-    _check(str(path), _uses_contrib(proto))
+    check(str(path))
     return proto
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.variant import BuildRequest
+from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.graph import set_nodes
 
@@ -24,6 +25,12 @@ def convert(source: Path, path: Path) -> None:
     """Write the graph in half precision; inputs and outputs stay float32. Raises ExportError."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    if source.is_dir():
+        converted = beside.halved(beside.read(source))
+        sort_topologically(converted)
+        beside.write(converted, source, path)
+        onnx_format.check(str(path))
+        return
     converted = convert_float_to_float16(onnx_format.load(source), keep_io_types=True)
     sort_topologically(converted)
     onnx_format.save(converted, path)

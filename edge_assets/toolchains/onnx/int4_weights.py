@@ -49,14 +49,15 @@ def quantize(
     `exclude` names nodes that keep theirs. Raises Refused where products and embeddings hold too little of the model,
     or no node changed.
     """
+    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig
 
     block_weights.check_share(source, instead="onnx_int8_static")
-    model = block_weights.split_gemm(onnx_format.load(source))
+    source = onnx_format.one_file(source, "the quantizer of weights, which has them in memory several times,")
+    model = block_weights.split_gemm(onnx.load(source))
     # embeddings first, so that what comes after is fitted to what they really give
     model = block_weights.to_nearest(model, BLOCKS, ["Gather"], {*exclude, *unfit(model)})
     if method == "gptq":
-        onnx_format.one_file(source, "GPTQ")
         model = _gptq(model, path, calibration(), exclude)
     elif method == "hqq":
         config = HQQWeightOnlyQuantConfig(block_size=BLOCKS.size, bits=BLOCKS.bits)

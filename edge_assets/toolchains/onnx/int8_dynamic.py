@@ -6,26 +6,22 @@ fp32 on the CNNs we measured). A graph that keeps most of its weights in convolu
 being shipped slow or nearly unchanged.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core import sizes
 from edge_assets.core.scheme import Scheme, granularity_of, short_type
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.hashing import Json
-from edge_assets.toolchains.onnx import block_weights
+from edge_assets.toolchains.onnx import beside, block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
 from edge_assets.toolchains.onnx.tables import quantize_rows
 
 if TYPE_CHECKING:
-    import onnx
-
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -67,32 +63,34 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: 
 
     `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # split here: the quantizer would do it itself, under names that `exclude` misses
-    model = block_weights.split_gemm(onnx_format.load(source))
-    quantize_rows(model, exclude)
-    is_large = sizes.is_too_large(onnx_format.weights_bytes(model))
-    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    with tempfile.TemporaryDirectory() as scratch:
-        given: onnx.ModelProto | Path = model
-        if is_large:  # the quantizer would copy it in memory, and have it there three times
-            given = Path(scratch) / onnx_format.FILE
-            onnx_format.write(model, given)
-        quantize_dynamic(
-            given,
-            path,
-            op_types_to_quantize=list(OPERATORS),
-            per_channel=parameters["per_channel"],
-            reduce_range=parameters["reduce_range"],
-            weight_type=types[str(parameters["weights"])],
-            nodes_to_exclude=list(exclude),
-            use_external_data_format=is_large,
-        )
+    if source.is_dir():
+        beside.quantize_dynamic(source, path, parameters, exclude)
+    else:
+        _quantize(source, path, parameters, exclude)
     count = quantized_nodes(path)
     if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
     return count
+
+
+def _quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str]) -> None:
+    """By ONNX Runtime's quantizer, which has the weights in memory several times."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # split here: the quantizer would do it itself, under names that `exclude` misses
+    model = block_weights.split_gemm(onnx.load(source))
+    quantize_rows(model, exclude)
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=list(OPERATORS),
+        per_channel=parameters["per_channel"],
+        reduce_range=parameters["reduce_range"],
+        weight_type=types[str(parameters["weights"])],
+        nodes_to_exclude=list(exclude),
+    )
 
 
 def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Json]:

@@ -90,17 +90,8 @@ def prepare(source: Path, scratch: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = scratch / "prepared.onnx"
-    if source.is_dir():
-        quant_pre_process(
-            onnx_format.graph_file(source),
-            prepared,
-            skip_symbolic_shape=True,
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            external_data_location=f"{prepared.name}.data",
-        )
-    else:
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    source = onnx_format.one_file(source, "the static quantizer, which has the weights in memory several times,")
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     return prepared
 
 
@@ -143,7 +134,7 @@ def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, 
     quantizer.quantize_model()
     quantized = quantizer.model.model
     compact(quantized)
-    onnx_format.write(quantized, path)
+    onnx.save(quantized, path)
     count = quantized_nodes(path)
     if not count:
         raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")

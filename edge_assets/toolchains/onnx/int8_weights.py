@@ -47,7 +47,10 @@ def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
 
     `exclude` names nodes that keep theirs.
     """
-    model = block_weights.split_gemm(onnx_format.load(source))
+    import onnx
+
+    source = onnx_format.one_file(source, "the quantizer of weights, which has them in memory several times,")
+    model = block_weights.split_gemm(onnx.load(source))
     count = _expand_convolutions(model, exclude)
     count += quantize_rows(model, exclude)
     model = block_weights.to_nearest(model, BLOCKS, ["MatMul"], exclude)
