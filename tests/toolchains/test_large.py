@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_assets.core.benchmark import harness
+from edge_assets.core.benchmark.harness import Contestant
+from edge_assets.core.benchmark.statistics import Mode
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.families.cpu import CPU
@@ -88,3 +91,20 @@ def test_a_format_that_cannot_hold_it_says_so(own: ArtifactStore, checkpoint: Ch
     )
     with pytest.raises(Refused, match="a LiteRT file holds less than 2"):
         convert.build_model(request)
+
+
+def test_what_together_takes_too_much_memory_is_timed_in_groups(
+    own: ArtifactStore, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    cell = Cell(LARGE, CPU.of(LARGE), target("graviton3"), checkpoint, own, said.append)
+    builts = {name: cell.build(name) for name in ("checkpoint", "onnx_model")}
+    contestants = []
+    for name, built in builts.items():
+        loadable = cell.verification.loadable(built.runtime, built.build)
+        contestants.append(Contestant(name, built.build.sha256, loadable))
+    monkeypatch.setattr(harness, "TOGETHER_BYTES", 50_000)
+    mode = Mode(name="rapid", seconds=0.1, queries=32)
+    rows = cell.measurement.interleaved(contestants, mode, (1,))
+    assert all(row.latency_ms for row in rows.values())
+    assert any("measuring in 2 groups" in line for line in said), said
