@@ -63,7 +63,7 @@ def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
             shapes[tensor.name] = list(tensor.dims)
             tensor.dims[:] = [0]
             tensor.raw_data = b""
-    converted = convert_float_to_float16(inferred, keep_io_types=True, disable_shape_infer=True)
+    converted: onnx.ModelProto = convert_float_to_float16(inferred, keep_io_types=True, disable_shape_infer=True)
     for tensor in converted.graph.initializer:
         if tensor.name in shapes:
             tensor.dims[:] = shapes[tensor.name]

@@ -23,6 +23,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 
 def convert(source: Path, path: Path) -> None:
     """Write the graph in half precision; inputs and outputs stay float32. Raises ExportError."""
+    import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     if source.is_dir():
@@ -31,7 +32,7 @@ def convert(source: Path, path: Path) -> None:
         beside.write(converted, source, path)
         onnx_format.check(str(path))
         return
-    converted = convert_float_to_float16(onnx_format.load(source), keep_io_types=True)
+    converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
     sort_topologically(converted)
     onnx_format.save(converted, path)
 
