@@ -16,7 +16,7 @@ from edge_assets.toolchains.pytorch import eager, soundness
 from resources import checkpoints
 from resources.store import open_store
 from tests.tiny import signatures
-from tests.tiny.network import TinyNet
+from tests.tiny.network import Branching, TinyNet
 from tests.tiny.spec import TINY
 
 FAULTS = {
@@ -50,6 +50,11 @@ def test_a_network_whose_answer_depends_on_more_than_the_sample_is_named(name: s
     torch.manual_seed(0)
     with pytest.raises(ReferenceFault, match=FAULTS[name]):
         asked(getattr(signatures, name)())
+
+
+def test_a_branch_on_the_sum_of_a_batch_is_named() -> None:
+    with pytest.raises(ReferenceFault, match="gives other outputs alone than in a batch of 5"):
+        asked(Branching())
 
 
 @pytest.mark.parametrize("make", [TinyNet, signatures.PositionDropped, lambda: signatures.Padded(False)])

@@ -49,7 +49,7 @@ class Branching(TinyNet):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits = super().forward(image)
-        return logits if image.isfinite().all() else logits * 2
+        return logits if image.sum() > 0 else logits * 2
 
 
 class Atanh(TinyNet):
