@@ -62,6 +62,10 @@ class CheckpointError(EdgeAssetsError):
     """A checkpoint that is missing, truncated, unsafe to read, or not this architecture's."""
 
 
+class ReferenceFault(EdgeAssetsError):
+    """A network that is no reference: what it gives for a sample depends on something else than the sample."""
+
+
 class DataError(EdgeAssetsError):
     """Calibration or evaluation data that cannot give a trustworthy result."""
 

@@ -47,14 +47,16 @@ def verified(folder: Path, manifest: dict[str, Any]) -> dict[str, bytes]:
     for file in manifest["files"]:
         path, expected = file["path"], file["sha256"]
         try:
-            content = (folder / path).read_bytes()
+            if path.endswith(".py"):
+                contents[path] = (folder / path).read_bytes()
+                found = hashlib.sha256(contents[path]).hexdigest()
+            else:  # weights are not kept in memory
+                with (folder / path).open("rb") as opened_file:
+                    found = hashlib.file_digest(opened_file, "sha256").hexdigest()
         except OSError as error:
             raise MlflowException(f"{path} of the release cannot be read: {error.strerror}") from None
-        found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise MlflowException(f"{path} is not the released file: sha256 {found}, expected {expected}")
-        if path.endswith(".py"):
-            contents[path] = content
     return contents
 
 
@@ -65,9 +67,12 @@ def opened(folder: Path, manifest: dict[str, Any], contents: dict[str, bytes]) -
         raise MlflowException(f"{title} runs on its target only: no Python package here runs {manifest['runtime']}")
     about = ast.get_docstring(ast.parse(contents["runtime.py"])) or ""
     try:
-        return module("runtime", folder, contents).load(folder / manifest["file"], manifest)
+        run = module("runtime", folder, contents).load(folder / manifest["file"], manifest)
     except (ImportError, SystemExit) as error:  # loaders end the script that they were written for
         raise MlflowException(f"{title} cannot run here: {error}. {about}") from None
+    if "layout" not in manifest:
+        return run
+    return module("layout", folder, contents).arranged(run, manifest["layout"])
 
 
 def module(name: str, folder: Path, contents: dict[str, bytes]) -> ModuleType:

@@ -50,8 +50,18 @@ def as_arrays(fields: Mapping[object, object], reference: str, what: str) -> Arr
     return arrays
 
 
-def check_samples(kept: Kept, preprocess: Preprocessing, inputs: tuple[Tensor, ...], minimum: int, what: str) -> None:
-    """Raises DataError if there are too few samples, if they are all alike, or do not fit the model's inputs."""
+def check_samples(
+    kept: Kept,
+    preprocess: Preprocessing,
+    inputs: tuple[Tensor, ...],
+    minimum: int,
+    what: str,
+    in_steps: bool = False,
+) -> None:
+    """Raises DataError if there are too few samples, if they are all alike, or do not fit the model's inputs.
+
+    With `in_steps` a sample is a sequence, and the model takes a step of it at a time.
+    """
     if kept.samples < minimum:
         raise DataError(f"{what} data: {kept.samples} samples, at least {minimum} are needed")
     few = datasets.first(kept, PARITY_SAMPLES)
@@ -63,10 +73,18 @@ def check_samples(kept: Kept, preprocess: Preprocessing, inputs: tuple[Tensor, .
         if tensor.name not in feeds:
             raise DataError(f"{what} data gives no input '{tensor.name}', only {sorted(feeds)}")
         array = feeds[tensor.name]
-        if not _fits(tensor, array.shape) or array.dtype != tensor.dtype:
+        shape: tuple[int | str, ...] = ("samples", *tensor.sample_shape)
+        if in_steps:
+            shape = ("samples", "steps", *tensor.sample_shape)
+        if not fits(array.shape, shape) or array.dtype != tensor.dtype:
             raise DataError(
                 f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
-                f"the model takes {tensor.dtype} {tensor.shape}"
+                f"the model takes {tensor.dtype} {tensor.shape}{_told_layout(tensor, in_steps)}"
+            )
+        if tensor.batch_axis is None and (array != array[:1]).any():
+            raise DataError(
+                f"{what} data: input '{tensor.name}' has no axis 'batch', so all samples share one value, and these "
+                f"do not"
             )
     for name in preprocess_fields(few, preprocess):
         if few[name].dtype.kind == "f" and not kept.ranged(name).is_finite:
@@ -75,11 +93,18 @@ def check_samples(kept: Kept, preprocess: Preprocessing, inputs: tuple[Tensor, .
         raise DataError(f"{what} data: all {kept.samples} samples are alike")
 
 
-def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether an array of that shape is one of the tensor's: its fixed axes have their sizes."""
-    if len(shape) != len(tensor.shape):
+def _told_layout(tensor: Tensor, in_steps: bool) -> str:
+    """How samples are given of a tensor that does not begin with the batch, or a step at a time."""
+    if in_steps:
+        return ", a step of each at a time: data are [samples, steps, ...]"
+    return "" if tensor.batch_axis == 0 else ": data are [samples, ...] wherever the model has its batch"
+
+
+def fits(shape: tuple[int, ...], declared: tuple[int | str, ...]) -> bool:
+    """Whether an array of that shape is of the declared one: its fixed axes have their sizes."""
+    if len(shape) != len(declared):
         return False
-    return all(isinstance(axis, str) or axis == size for axis, size in zip(tensor.shape, shape, strict=True))
+    return all(isinstance(axis, str) or axis == size for axis, size in zip(declared, shape, strict=True))
 
 
 def check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_classes: bool) -> None:
@@ -99,7 +124,8 @@ def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_clas
     names = sorted(field.name for field in kept.fields)
     if labels not in names:
         raise DataError(f"{what} data: no field '{labels}' with the labels, only {names}")
-    classes = outputs[0].shape[-1]
+    shape = outputs[0].sample_shape
+    classes = shape[-1] if shape else None
     if not are_classes or not isinstance(classes, int):
         return
     found = kept.ranged(labels)

@@ -66,9 +66,12 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity(Difference):
-    """The worst of batches of 1, 2 and 5, and the difference by output and batch size."""
+    """The worst of batches of 1, 2 and 5 and of other sizes, and the difference by output and batch size."""
 
     by_output: Mapping[str, Mapping[str, Difference]]
+    by_size: Mapping[str, Mapping[str, Difference]] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # "length=32" -> by output; None: the batch alone is dynamic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +223,7 @@ class Network:
 
     parameters: int
     weights_bytes: int  # of parameters and buffers
-    flops: int
+    flops: int | None = None  # None: they could not be counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,7 +403,7 @@ class Row:
     mode: str | None = None
     evidence: tuple[Gate, ...] = ()
     parameters: int
-    flops: int
+    flops: int | None = None
     reused: bool = False
     notes: tuple[str, ...] = ()  # of the build
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares

@@ -1,6 +1,7 @@
 """Loaded models: what a session of any runtime can do, what it is fed, and how to open one in any process."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_assets.core.datasets.kept import Batch, Kept, KeptStream, first, joined, open_kept, whole
+from edge_assets.core.layout import Layout, Stream, arranged, place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.sizes import readable_size
-from edge_assets.errors import DataError
+from edge_assets.errors import DataError, Refused
 from edge_assets.settings import data_memory_bytes
-from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
 
@@ -34,6 +36,18 @@ class Session(Protocol):
         ...
 
 
+class Samples(dict[str, np.ndarray]):
+    """Inputs by name, samples first, that know how the model takes them."""
+
+    def __init__(self, arrays: Feeds, layout: Layout) -> None:
+        super().__init__(arrays)
+        self.layout = layout
+
+    def part(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Some of the samples as the model takes them."""
+        return place({name: array[start:stop] for name, array in self.items()}, self.layout)
+
+
 @dataclass(frozen=True)
 class SavedFeeds:
     """A data artifact, read when asked: picklable, so that a converter process can be told."""
@@ -42,6 +56,7 @@ class SavedFeeds:
     preprocess: Preprocessing
     load: str  # the dataset function, which is asked again where what it gives is not kept
     what: str
+    layout: Layout | None = None  # None: the batch comes first
 
     @property
     def kept(self) -> Kept:
@@ -57,7 +72,10 @@ class SavedFeeds:
         kept = self.kept
         if isinstance(kept, KeptStream):
             self._demand_room(kept)
-        return self.preprocess.apply(self.raw())
+        feeds = self.preprocess.apply(self.raw())
+        if self.layout is None:
+            return feeds
+        return Samples(feeds, self.layout)
 
     def _demand_room(self, kept: KeptStream) -> None:
         one = self.preprocess.apply(first(kept, 1))
@@ -79,6 +97,58 @@ class SavedFeeds:
             yield batch, self.preprocess.apply(batch.raw)
 
 
+class ArrangedSession:
+    """A session that takes and gives samples, of a model that has its batch elsewhere, or states.
+
+    Everything else that the session can do stays.
+    """
+
+    def __init__(self, session: Session, layout: Layout) -> None:
+        self._session = session
+        self._layout = layout
+        self._one = getattr(session, "run_one", None)  # of programs that take one sample at a time
+        self._streams: dict[int, Stream] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        def run(placed: Feeds) -> Feeds:
+            return self._session.run(placed)
+
+        if self._one is not None:
+            run.one = self._one  # type: ignore[attr-defined]  # as loaders of released folders have it
+        return arranged(run, self._layout)(feeds)
+
+    def time(self, feeds: Feeds) -> float:
+        """Milliseconds of one query: of one step, which takes the states that the one before gave."""
+        if self._one is None:
+            return self._timed(0, self._session.run, feeds)
+        total = 0.0
+        for position in range(len(next(iter(feeds.values())))):
+            sample = {name: array[position : position + 1] for name, array in feeds.items()}
+            total += self._timed(position, self._one, sample)
+        return total
+
+    def query(self, feeds: Feeds) -> tuple[Feeds, Feeds]:
+        """What the model itself takes of one sample, in its first step, and what it gives for it."""
+        placed = Stream(self._layout).next(feeds)
+        return placed, (self._one or self._session.run)(placed)
+
+    def _timed(self, number: int, run: Callable[[Feeds], Feeds], feeds: Feeds) -> float:
+        stream = self._streams.setdefault(number, Stream(self._layout))
+        placed = stream.next(feeds)
+        clock = getattr(self._session, "time", None)
+        if clock is not None:  # of another process, which gives no outputs
+            milliseconds: float = clock(placed)
+            return milliseconds
+        started = time.perf_counter()
+        outputs = run(placed)
+        elapsed = 1000 * (time.perf_counter() - started)
+        stream.keep(outputs)
+        return elapsed
+
+
 @dataclass(frozen=True)
 class Loadable:
     """How to open an artifact in any process: JSON-able, so that a benchmark worker can be told."""
@@ -94,8 +164,12 @@ class Loadable:
     def open(self, threads: int) -> Session:
         """Load the model with `threads` intra-op threads."""
         module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
-        session: Session = module.open_session(Path(self.path), threads=threads, **self.options)
-        return session
+        options = dict(self.options)
+        layout = options.pop("layout", None)
+        session: Session = module.open_session(Path(self.path), threads=threads, **options)
+        if layout is None:
+            return session
+        return ArrangedSession(session, layout)
 
     def weight_bytes(self) -> Mapping[str, int] | None:
         """Bytes of the weights in the file by precision; None where its format does not tell."""
@@ -117,6 +191,59 @@ class Loadable:
                 close()
 
 
+def inputs_by_step(session: Session, feeds: Feeds, layout: Layout, batch: int = 64) -> dict[str, np.ndarray]:
+    """What a model with states takes in every step of sequences [n, steps, ...]: [steps * n, ...], samples first."""
+    count = len(next(iter(feeds.values())))
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, count, batch):
+        some = {name: array[start : start + batch] for name, array in feeds.items()}
+        stream = Stream(layout)
+        for step in range(next(iter(some.values())).shape[1]):
+            placed = stream.next(some)
+            for name, array in some.items():
+                parts.setdefault(name, []).append(array[:, step])
+            for name, state in layout["states"].items():
+                parts.setdefault(name, []).append(np.moveaxis(placed[name], state["axis"], 0))
+            stream.keep(session.run(placed))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def layout_of(spec: ModelSpec) -> dict[str, dict[str, Any]] | None:
+    """Where the model has its batch and what its states are, as `core/layout` reads it; None where all is as usual."""
+    states = {}
+    for tensor in spec.inputs:
+        if tensor.name in spec.states:
+            states[tensor.name] = {
+                "output": spec.states[tensor.name],
+                "shape": list(tensor.sample_shape),
+                "axis": tensor.batch_axis,
+                "dtype": tensor.dtype,
+            }
+    layout: dict[str, dict[str, Any]] = {
+        "inputs": _batch_axes(spec.inputs),
+        "outputs": _batch_axes(spec.outputs),
+        "states": states,
+    }
+    return layout if any(layout.values()) else None
+
+
+def refuse_layout(spec: ModelSpec, what: str) -> None:
+    """Raises Refused where the model has states, or its batch elsewhere than first: for what is made for the usual."""
+    layout = layout_of(spec)
+    if layout is None:
+        return
+    names = sorted({*layout["inputs"], *layout["outputs"], *layout["states"]})
+    raise Refused(
+        f"{what} takes and gives samples on the first axis and keeps no states, and {', '.join(names)} of this model "
+        f"differ: use an ONNX, LiteRT, ExecuTorch or CoreML variant"
+    )
+
+
+def _batch_axes(tensors: Sequence[Tensor]) -> dict[str, int | None]:
+    """The batch axis of those that do not have it first."""
+    return {tensor.name: tensor.batch_axis for tensor in tensors if tensor.batch_axis != 0}
+
+
 def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, Any]:
     """What a runtime needs besides the file: names in order, what of the target it reads, and the architecture."""
     options: dict[str, Any] = {
@@ -127,4 +254,7 @@ def session_options(spec: ModelSpec, runtime: str, target: Target) -> dict[str, 
         options[name] = target.options[name]
     if RUNTIMES[runtime].takes_architecture:
         options["architecture"] = spec.architecture
+    layout = layout_of(spec)
+    if layout is not None:
+        options["layout"] = layout
     return options

@@ -1,6 +1,12 @@
-"""Sizes as people read them."""
+"""Sizes as people read them, and the largest of single files."""
 
-KIB, MIB = 2**10, 2**20
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+LARGEST_FILE_BYTES = 2 * GIB  # of protobuf messages and flatbuffers, whose offsets are 32-bit numbers
+
+
+def is_too_large(weights_bytes: int) -> bool:
+    """Whether weights do not fit into one file of such a format, beside all else that is in it."""
+    return weights_bytes >= 0.95 * LARGEST_FILE_BYTES
 
 
 def divided(size_bytes: int | None, unit: int) -> float | None:

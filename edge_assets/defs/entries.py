@@ -1,7 +1,7 @@
 """What the assets log to MLflow, as entries of the outbox: all that is sent is in them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote
 
@@ -72,6 +72,8 @@ def _source(cell: Cell, artifact: str) -> dict[str, str]:
 def _model(cell: Cell, built: Built, made_by: Variant | None) -> dict[str, Json] | None:
     """How MLflow keeps the artifact as a model of one of its flavors; None where it has none for it."""
     if built.artifact is None or made_by is None or made_by.mlflow_flavor is None:
+        return None
+    if len(built.artifact.files) > 1:  # a graph with its weights beside it, which MLflow would load to keep it
         return None
     return {
         "flavor": made_by.mlflow_flavor,
@@ -248,7 +250,11 @@ def _raw_inputs(spec: ModelSpec) -> Json:
         return [{"name": preprocess.input, "dtype": "float32", "shape": ["batch", "samples"]}]
     if isinstance(preprocess, TextPreprocessing):
         return [{"name": preprocess.field, "dtype": "string", "shape": ["batch"]}]
-    return written(spec.inputs)
+    steps = ("steps",) if spec.states else ()
+    fed = []
+    for tensor in spec.fed_inputs:
+        fed.append(replace(tensor, shape=("batch", *steps, *tensor.sample_shape)))
+    return written(fed)
 
 
 def _pinned(names: list[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dagster import TableColumn
 
 from edge_assets.core.evidence import Agreement, Gate, Parity, Row
 from edge_assets.core.sizes import KIB, MIB, divided
+from edge_assets.core.verify.sizes import SAMPLES
 from edge_assets.hashing import Json
 
 Value = str | int | float | bool | None
@@ -111,11 +112,14 @@ def memory(outcomes: Mapping[str, Gate]) -> dg.TableMetadataValue:
 
 
 def parity_by_output(parity: Parity) -> dg.TableMetadataValue:
-    """How far each output is from PyTorch eager's, in each batch size."""
+    """How far each output is from PyTorch eager's, in each batch size, and in other sizes of dynamic axes."""
     records: list[Record] = []
     for output, batches in parity.by_output.items():
         for batch, difference in batches.items():
             records.append({"output": output, "batch": int(batch), **vars(difference)})
+    for size, outputs in (parity.by_size or {}).items():
+        for output, difference in outputs.items():
+            records.append({"output": f"{output}, {size}", "batch": SAMPLES, **vars(difference)})
     return table(PARITY, records)
 
 

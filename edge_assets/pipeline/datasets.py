@@ -9,7 +9,8 @@ from edge_assets.core import data
 from edge_assets.core.datasets.kept import Kept, first, keep_stream
 from edge_assets.core.datasets.npz import Arrays, save_arrays
 from edge_assets.core.evidence import Samples
-from edge_assets.core.session import Feeds, SavedFeeds
+from edge_assets.core.layout import Stream
+from edge_assets.core.session import Feeds, SavedFeeds, layout_of
 from edge_assets.core.types import Recipe, Result
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline.identity import Identity
@@ -94,13 +95,17 @@ class Datasets:
         return self.saved_feeds(result).first(count)
 
     def example(self) -> Result:
-        """The model's inputs for the first sample of the evaluation data, as an artifact."""
+        """What the model takes for the first sample of the evaluation data, as an artifact."""
         inputs = {"evaluation": self.evaluation.sha256}
-        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()}
+        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()} | self.recipes.layout()
 
         def build(folder: Path) -> Mapping[str, object]:
             sample = data.first_sample(self.first(self.evaluation, 1), self.cell.spec.preprocess)
-            save_arrays(self.cell.spec.preprocess.apply(sample), folder / "example.npz")
+            fed: Feeds = self.cell.spec.preprocess.apply(sample)
+            layout = layout_of(self.cell.spec)
+            if layout:
+                fed = Stream(layout).next(fed)
+            save_arrays(fed, folder / "example.npz")
             return {}
 
         recipe = Recipe("example", "1", inputs, parameters, self.recipes.preprocessing_tools())
@@ -136,6 +141,8 @@ class Datasets:
         }
         if evaluation.others:
             parameters["metrics"] = [metric.computed() for metric in evaluation.others]
+        if spec.states:
+            parameters["states"] = dict(spec.states)
         if spec.finetuning:
             inputs["training"] = self.training.sha256
             parameters["training"] = [
@@ -157,8 +164,9 @@ class Datasets:
         preprocess, evaluation = spec.preprocess, spec.evaluation
         calibrating = self.kept(self.calibration)
         evaluating = self.kept(self.evaluation)
-        data.check_samples(calibrating, preprocess, spec.inputs, spec.calibration.minimum, "calibration")
-        data.check_samples(evaluating, preprocess, spec.inputs, evaluation.minimum, "evaluation")
+        fed, in_steps = spec.fed_inputs, bool(spec.states)
+        data.check_samples(calibrating, preprocess, fed, spec.calibration.minimum, "calibration", in_steps)
+        data.check_samples(evaluating, preprocess, fed, evaluation.minimum, "evaluation", in_steps)
         for metric in (evaluation.deciding, *evaluation.others):
             assert metric.labels is not None
             data.check_labels(evaluating, metric.labels, spec.outputs, metric.labels_are_classes)
@@ -170,7 +178,7 @@ class Datasets:
         if spec.finetuning:
             least = 2 * spec.finetuning.batch_size
             training = self.kept(self.training)
-            data.check_samples(training, preprocess, spec.inputs, least, "training")
+            data.check_samples(training, preprocess, fed, least, "training", in_steps)
             data.check_training_labels(training, spec.finetuning.labels, spec.outputs, spec.trains_classifier)
             data.check_disjoint(training, evaluating, preprocess, "training")
             facts["training_samples"] = count(self.training)

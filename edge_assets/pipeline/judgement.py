@@ -1,7 +1,7 @@
 """The last steps of a cell: judge the variants, report on them, release the winner."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from edge_assets.core import data
 from edge_assets.core.evidence import Row
 from edge_assets.core.select import Judged, closest, judge
-from edge_assets.core.session import Feeds, Loadable
+from edge_assets.core.session import ArrangedSession, Feeds, Loadable, layout_of
 from edge_assets.core.shapes import written
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.verify import parity
@@ -109,13 +109,17 @@ class Judgement:
         variant = cell.family.variant(winner.variant)
         inputs = cell.spec.preprocess.apply(sample)
         outputs = variant.call(_run_once, loadable, inputs)
+        values = ReleasedSample(raw=sample, inputs=inputs, outputs=outputs)
+        if layout_of(cell.spec):
+            placed, given = variant.call(_run_query, loadable, inputs)
+            values = replace(values, query=ReleasedSample(raw=sample, inputs=placed, outputs=given))
         release.write(
             folder,
             artifact=cell.store.checkout(shipped.artifact),
             manifest=manifest_of(self, winner, shipped),
             facts=winner.build.facts,
             needed=cell.spec.preprocess.files,
-            values=ReleasedSample(raw=sample, inputs=inputs, outputs=outputs),
+            values=values,
         )
 
     def _shipped(self, winner: Built) -> Built:
@@ -145,3 +149,10 @@ class Judgement:
 def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
     with loadable.opened(1) as session:
         return session.run(feeds)
+
+
+def _run_query(loadable: Loadable, feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """What the file itself takes of one sample, in its first step, and what it gives for it."""
+    with loadable.opened(1) as session:
+        assert isinstance(session, ArrangedSession)
+        return session.query(feeds)

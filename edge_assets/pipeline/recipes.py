@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from edge_assets.core.session import layout_of
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe
 from edge_assets.pipeline.identity import Identity, machine_digest
@@ -27,7 +28,11 @@ class Recipes:
     ) -> Recipe:
         """A recipe of a step that runs the user's architecture in PyTorch."""
         architecture = {"architecture": architecture_digest(self.cell.spec.architecture)}
-        named = {"architecture": self.cell.spec.architecture, "inputs": [t.name for t in self.cell.spec.inputs]}
+        named: dict[str, object] = {
+            "architecture": self.cell.spec.architecture,
+            "inputs": [tensor.name for tensor in self.cell.spec.inputs],
+        }
+        named |= self.layout()
         return Recipe(
             step,
             code_version,
@@ -42,6 +47,11 @@ class Recipes:
         if chosen is None:
             return {}
         return {"weights": chosen}
+
+    def layout(self) -> dict[str, object]:
+        """Where the model has its batch, and its states: nothing for one that has the batch first everywhere."""
+        found = layout_of(self.cell.spec)
+        return {"layout": found} if found else {}
 
     def timing(self) -> dict[str, str]:
         """The machine, where a search chooses by the latency that is measured on it."""

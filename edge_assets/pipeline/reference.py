@@ -2,19 +2,31 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_assets.core.checkpoint import shown
+from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.evidence import Verified
+from edge_assets.core.layout import Stream
 from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.progress import Progress
 from edge_assets.core.runtimes import build_session
-from edge_assets.core.session import Loadable, SavedFeeds, Session, session_options
-from edge_assets.core.shapes import record
+from edge_assets.core.session import (
+    ArrangedSession,
+    Feeds,
+    Loadable,
+    SavedFeeds,
+    Session,
+    inputs_by_step,
+    layout_of,
+    session_options,
+)
+from edge_assets.core.shapes import read, record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import accuracy, parity
@@ -28,15 +40,20 @@ from edge_assets.core.verify.scoring import (
     metrics_of,
     probes,
 )
+from edge_assets.core.verify.sizes import ResizedCases, SavedSizes, resized_samples, save
 from edge_assets.errors import CheckpointError, printable
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.architecture import fitting_digest
 from edge_assets.spec.model import PARITY_SAMPLES
+from edge_assets.spec.preprocess import Passthrough
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.targets import usable_cores
 from resources import checkpoints
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,8 @@ class Reference:
     def build(self) -> Built:
         """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
         self.data.check()
+        self._check_soundness()
+        self._sizes()
         reference = self.outputs()
         self._check_signature(reference)
         self._check_values(reference.said(Verified))
@@ -64,6 +83,85 @@ class Reference:
             evidence=reference,
         )
 
+    def _check_soundness(self) -> None:
+        """The model is a reference at all. Raises CheckpointError or ReferenceFault, before anything slow."""
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
+        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()} | self.recipes.weights()
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("soundness", "1", inputs, parameters, tools)
+
+        def build(_folder: Path) -> Mapping[str, object]:
+            from edge_assets.toolchains.pytorch import soundness
+
+            model = self._model(self._fetched())
+            soundness.check(model, self._eager(model), self._few_samples())
+            return {}
+
+        self.cell.store.remember(recipe, build)
+
+    def _eager(self, model: "torch.nn.Module") -> Session:
+        """The model in PyTorch eager."""
+        from edge_assets.toolchains.pytorch.eager import session_of
+
+        spec = self.cell.spec
+        inputs = [tensor.name for tensor in spec.inputs]
+        session = session_of(model, inputs, [tensor.name for tensor in spec.outputs])
+        layout = layout_of(spec)
+        return ArrangedSession(session, layout) if layout else session
+
+    def sizes(self) -> SavedSizes | None:
+        """What PyTorch eager gives where a dynamic axis has other sizes than in the data.
+
+        None for a model whose batch alone is dynamic. Raises ReferenceFault for an axis that it takes at one size only.
+        """
+        result = self._sizes()
+        if result is None or result.artifact is None:
+            return None
+        cases = read(ResizedCases, result.facts).cases
+        return SavedSizes(self.cell.store.checkout(result.artifact), cases)
+
+    def _sizes(self) -> Result | None:
+        spec = self.cell.spec
+        if not spec.dynamic_axes:
+            return None
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "evaluation": self.data.evaluation.sha256,
+        }
+        ranges = {axis: list(spec.axis_range(axis)) for axis in sorted(spec.dynamic_axes)}
+        parameters: dict[str, object] = {
+            "preprocessing": spec.preprocess.to_dict(),
+            "shapes": [[tensor.name, list(tensor.shape)] for tensor in spec.inputs],
+            "outputs": [tensor.name for tensor in spec.outputs],
+            "ranges": ranges,
+        }
+        parameters |= self.recipes.weights()
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("sizes", "1", inputs, parameters, tools)
+
+        def build(folder: Path) -> Mapping[str, object]:
+            session = self._eager(self._model(self._fetched()))
+            found = resized_samples(session, spec, self._few_samples())
+            if found:
+                save(found, folder / "sizes.npz")
+            return {"cases": [[case.axis, case.size, case.was] for case in found]}
+
+        return self.cell.store.remember(recipe, build)
+
+    def _model(self, path: Path) -> "torch.nn.Module":
+        """The architecture with the checkpoint's weights. Raises CheckpointError."""
+        from edge_assets.core.checkpoint import load_model
+
+        with self._told_of_the_checkpoint(path):
+            return load_model(self.cell.spec.architecture, path, self.cell.spec.weights)
+
+    def _few_samples(self) -> Feeds:
+        """The model's inputs for the first evaluation samples."""
+        return self.data.first_feeds(self.data.evaluation, PARITY_SAMPLES)
+
     def _validate(self, folder: Path) -> Mapping[str, object]:
         import shutil
 
@@ -74,6 +172,9 @@ class Reference:
         with self._told_of_the_checkpoint(path):
             loaded = load(spec.architecture, path, spec.weights)
         one = self.data.first_feeds(self.data.evaluation, 1)
+        layout = layout_of(spec)
+        if layout:
+            one = Stream(layout).next(one)
         if loaded.is_plain:
             shutil.copyfile(path, folder / path.name)
         else:  # what is made from it need not look for the weights again
@@ -157,12 +258,48 @@ class Reference:
             if broken:
                 names = ", ".join(broken)
                 raise CheckpointError(f"checkpoint {shown(path)} gives NaN or infinite values in {names}")
-            pytorch.check_outputs(outputs, spec.outputs, batch.stop - batch.start)
+            pytorch.check_outputs(outputs, spec, batch.stop - batch.start)
             scoring.add(outputs, batch.raw)
             found.add(batch.start, outputs, batch.raw)
             writer.add(outputs)
             progress.at(batch.stop)
         return scoring, found
+
+    def calibration(self) -> Result:
+        """The calibration data; of a model with states, its inputs in every step, as PyTorch eager comes to them."""
+        layout = layout_of(self.cell.spec)
+        if layout is None or not layout["states"]:
+            return self.data.calibration
+        inputs = {
+            "checkpoint": self.cell.checkpoint.file.sha256,
+            "calibration": self.data.calibration.sha256,
+        }
+        parameters = {"preprocessing": self.cell.spec.preprocess.to_dict()} | self.recipes.weights()
+        tools = self.recipes.preprocessing_tools()
+        recipe = self.recipes.of_architecture("calibration_steps", "1", inputs, parameters, tools)
+
+        def build(folder: Path) -> Mapping[str, object]:
+            from edge_assets.toolchains.pytorch.eager import session_of
+
+            spec = self.cell.spec
+            outputs = [tensor.name for tensor in spec.outputs]
+            session = session_of(self._model(self._fetched()), [tensor.name for tensor in spec.inputs], outputs)
+            feeds = self.data.feeds(self.data.calibration)
+            save_arrays(inputs_by_step(session, feeds, layout), folder / "calibration.npz")
+            return {}
+
+        return self.cell.store.remember(recipe, build)
+
+    def calibration_feeds(self) -> SavedFeeds:
+        """What variants calibrate with: the model's inputs, which know how it takes them."""
+        layout = layout_of(self.cell.spec)
+        saved = self.data.saved_feeds(self.calibration())
+        if layout is None:
+            return saved
+        if not layout["states"]:
+            return replace(saved, layout=layout)
+        names = tuple(tensor.name for tensor in self.cell.spec.inputs)
+        return replace(saved, preprocess=Passthrough(names), layout=layout | {"states": {}})
 
     def _statistics_names(self) -> dict[str, str]:
         names = [tensor.name for tensor in self.cell.spec.outputs]
@@ -195,14 +332,14 @@ class Reference:
             step="signature",
             code_version="1",
             inputs={"reference": reference.sha256},
-            parameters={"outputs": declared},
+            parameters={"outputs": declared} | self.recipes.layout(),
         )
 
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import eager as pytorch
 
             first = self.kept_outputs().rows(0, PARITY_SAMPLES)
-            pytorch.check_outputs(first, self.cell.spec.outputs, PARITY_SAMPLES)
+            pytorch.check_outputs(first, self.cell.spec, PARITY_SAMPLES)
             return {}
 
         self.cell.store.remember(recipe, build)
@@ -226,4 +363,7 @@ class Reference:
             "reference": self.outputs().sha256,
             "evaluation": self.data.evaluation.sha256,
         }
+        sizes = self._sizes()
+        if sizes is not None:
+            inputs["sizes"] = sizes.sha256
         return inputs | self.recipes.metric_inputs()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_assets.core import log_filters
+from edge_assets.core.axes import frozen
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts, MeasuredVariant
@@ -15,9 +16,7 @@ from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.core.verify.evaluate import VerificationRequest
-from edge_assets.errors import (
-    MissingTool,
-)
+from edge_assets.errors import ExportError, MissingTool
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
@@ -105,7 +104,7 @@ class Variants:
         parameters = variant.parameters(self.cell.spec, self.cell.target)
         tools = variant.tool_versions()
         if "calibration" in variant.needs:
-            inputs["calibration"] = self.data.calibration.sha256
+            inputs["calibration"] = self.reference.calibration().sha256
         if "training" in variant.needs:
             inputs["training"] = self.data.training.sha256
             inputs |= self.recipes.loss_inputs()
@@ -140,12 +139,24 @@ class Variants:
                 request = self._request(variant, source, others, folder)
                 if "search" in variant.needs:
                     request = replace(request, trials=self._trials(variant, recipe))
-                return variant.call(variant.build, replace(request, kept=kept))
+                facts = variant.call(variant.build, replace(request, kept=kept))
+            self._check_axes(facts)
+            return facts
 
         def check(result: Result) -> None:
             build_session(self.verification.runtime_of(variant, result.said(Facts)), result)
 
         return self.cell.store.remember(recipe, build, check)
+
+    def _check_axes(self, facts: Mapping[str, object]) -> None:
+        """Raises ExportError where what the build read back of its file's inputs has lost a dynamic axis."""
+        axes = facts.get("inputs")
+        if not isinstance(axes, Mapping):
+            return
+        listed = {name: found for name, found in axes.items() if isinstance(found, list)}
+        lost = frozen(self.cell.spec.inputs, listed)
+        if lost is not None:
+            raise ExportError(f"{lost}: the file takes no other size than the one that it was converted with")
 
     def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
         """What the variant is built from, into `folder`."""
@@ -161,7 +172,7 @@ class Variants:
             others={name: store.checkout(other.artifact) for name, other in others.items() if other.artifact},
         )
         if "calibration" in variant.needs:
-            request = replace(request, calibration=self.data.saved_feeds(self.data.calibration))
+            request = replace(request, calibration=self.reference.calibration_feeds())
         if "training" in variant.needs:
             request = replace(request, training=self.data.saved_feeds(self.data.training))
         return request

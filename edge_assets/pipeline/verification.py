@@ -42,8 +42,11 @@ class Verification:
             return variant.runtime
         return variant.stand_in
 
-    def request(self, loadable: Loadable, samples: int | None = None) -> VerificationRequest:
-        """What is asked of a model in a file, on the first `samples` evaluation samples or on all."""
+    def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
+        """What is asked of a model in a file, on the first `samples` evaluation samples or on all.
+
+        One that `is_static` is not asked for other sizes than the data's.
+        """
         reference = self.reference.outputs()
         assert reference.artifact is not None
         return VerificationRequest(
@@ -52,6 +55,7 @@ class Verification:
             data=self.data.saved_feeds(self.data.evaluation),
             reference=self.cell.store.checkout(reference.artifact),
             evaluation=self.cell.spec.evaluation,
+            sizes=None if is_static else self.reference.sizes(),
             samples=samples,
         )
 
@@ -87,20 +91,21 @@ class Verification:
         def build(_folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
-            return record(self._evaluated(variant, self.loadable(name, built), samples))
+            loadable = self.loadable(name, built)
+            is_static = "fixed_axes" in built.facts or "image" in loadable.options
+            return record(self._evaluated(variant, self.request(loadable, samples, is_static)))
 
         return self.cell.store.remember(recipe, build)
 
-    def _evaluated(self, variant: Variant, loadable: Loadable, samples: int | None) -> Verified:
+    def _evaluated(self, variant: Variant, request: VerificationRequest) -> Verified:
         """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
-        request = self.request(loadable, samples)
         cores = usable_cores()
         patient = replace(variant, seconds=variant.seconds * max(1.0, request.every / SAMPLES_IN_TIME))
         if variant.process is None:
             return evaluate(request, None, self.cell.log)
         with followed(self.cell.log) as report:
             request = replace(request, report=report)
-            if cores == 1 or not RUNTIMES[loadable.runtime].is_single_threaded:
+            if cores == 1 or not RUNTIMES[request.loadable.runtime].is_single_threaded:
                 return patient.call(evaluate, request, None)
             edges = request.data.kept.cuts(request.every, cores)
             parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])

@@ -23,7 +23,7 @@ from edge_assets.spec.project import project_path
 from edge_assets.spec.source import locate
 from edge_assets.spec.validation import STRICT, Listed, Number, Texts, filled, invalid, written_by_users
 
-DType = Literal["float32", "int64", "int32", "uint8", "bool"]
+DType = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 Schemes = Literal["usual", "all"]
 LOSSES = ("cross_entropy",)
@@ -46,8 +46,8 @@ def _tensor_name(name: str) -> str:
 
 
 def _shape(shape: tuple[object, ...]) -> tuple[object, ...]:
-    if not shape or shape[0] != "batch":
-        raise ValueError(f"{printable(shape)} must begin with the dynamic axis 'batch'")
+    if shape.count("batch") > 1:
+        raise ValueError(f"{printable(shape)} has the axis 'batch' more than once")
     for axis in shape:
         if not isinstance(axis, int | str) or isinstance(axis, bool):
             raise ValueError(f"{printable(shape)} has an axis that is neither a whole number nor a name")
@@ -85,7 +85,10 @@ def _repeated(names: tuple[str, ...]) -> list[str]:
 @written_by_users("tensor", by_name=True)
 @dataclass(frozen=True, config=STRICT)
 class Tensor:
-    """One input or output. A string in `shape` names a dynamic axis; axis 0 must be `"batch"`."""
+    """One input or output. A string in `shape` names a dynamic axis; `"batch"` is that of the samples, on any place.
+
+    Without `"batch"` it has one value for all samples. A scalar has the shape `()`.
+    """
 
     name: Annotated[str, AfterValidator(_tensor_name)]
     dtype: DType
@@ -94,6 +97,16 @@ class Tensor:
     @property
     def dynamic_axes(self) -> dict[int, str]:
         return {i: axis for i, axis in enumerate(self.shape) if isinstance(axis, str)}
+
+    @property
+    def batch_axis(self) -> int | None:
+        """Which axis is that of the samples; None where all have one value."""
+        return self.shape.index("batch") if "batch" in self.shape else None
+
+    @property
+    def sample_shape(self) -> tuple[int | str, ...]:
+        """The shape of one sample: all axes but the batch."""
+        return tuple(axis for axis in self.shape if axis != "batch")
 
 
 @written_by_users("dataset")
@@ -294,6 +307,7 @@ class ModelSpec:
     # least, best and largest size of dynamic axes besides the batch, for engines that are tuned to shapes
     axis_ranges: Mapping[str, AxisRange] = field(default_factory=dict, hash=False)
     schemes: Schemes = "usual"  # "all": also those that take long, or are worth a comparison more than a release
+    states: Mapping[str, str] = field(default_factory=dict, hash=False)  # inputs that are outputs of the step before
     finetuning: FineTuning | None = None  # without it there is no quantization-aware training
     search: Search | None = None  # without it there is no accuracy-bounded search
     automation: Automation = field(default_factory=Automation)
@@ -311,6 +325,11 @@ class ModelSpec:
         for tensor in self.inputs:
             axes.update(tensor.dynamic_axes.values())
         return axes - {"batch"}
+
+    @property
+    def fed_inputs(self) -> tuple[Tensor, ...]:
+        """The inputs that the data give: all but the states, which begin as zeros."""
+        return tuple(tensor for tensor in self.inputs if tensor.name not in self.states)
 
     @property
     def trains_classifier(self) -> bool:
@@ -332,8 +351,7 @@ class ModelSpec:
             return replace(self.preprocessing, tokenizer=str(project_path(self.preprocessing.tokenizer)))
         if self.preprocessing is not None:
             return self.preprocessing
-        names = tuple(tensor.name for tensor in self.inputs)
-        return Passthrough(names)
+        return Passthrough(tuple(tensor.name for tensor in self.fed_inputs))
 
 
 # --- what fields say together, and of the project --------------------------------------------------------
@@ -354,6 +372,8 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     preprocessing = list(preprocessing_faults(spec.preprocessing))
     yield from preprocessing
     yield from _axis_faults(spec)
+    yield from _batch_faults(spec)
+    yield from _state_faults(spec)
     if isinstance(spec.preprocessing, TextPreprocessing) and not preprocessing:
         yield from _text_faults(spec, spec.preprocessing)
 
@@ -429,6 +449,37 @@ def _axis_faults(spec: ModelSpec) -> Iterator[Fault]:
             known = ", ".join(sorted(axes)) or "none"
             sizes = (least, best, largest)
             yield "axis_ranges", f"{printable(axis)}: {sizes} must be ascending sizes of a dynamic axis ({known})"
+
+
+def _batch_faults(spec: ModelSpec) -> Iterator[Fault]:
+    if all(tensor.batch_axis is None for tensor in spec.inputs):
+        yield "inputs", f"none has the axis 'batch': {spec.inputs[0].name} is {spec.inputs[0].shape}"
+    if spec.outputs[0].batch_axis is None:
+        first = spec.outputs[0]
+        yield "outputs", f"the first, {first.name}, has no axis 'batch': {first.shape}"
+
+
+def _state_faults(spec: ModelSpec) -> Iterator[Fault]:
+    inputs = {tensor.name: tensor for tensor in spec.inputs}
+    outputs = {tensor.name: tensor for tensor in spec.outputs}
+    for name, output in spec.states.items():
+        if name not in inputs or output not in outputs:
+            yield "states", f"{printable(name)}: {printable(output)} must be an input and the output that becomes it"
+            continue
+        before, after = inputs[name], outputs[output]
+        if (before.dtype, before.shape) != (after.dtype, after.shape):
+            yield "states", f"{name}: {before.dtype} {before.shape} and {after.dtype} {after.shape} must be alike"
+        if set(before.dynamic_axes.values()) != {"batch"}:
+            yield "states", f"{name}: {before.shape} must have the axis 'batch' and numbers besides"
+    repeated = _repeated(tuple(spec.states.values()))
+    if repeated:
+        yield "states", f"outputs that become two states: {printable(repeated)}"
+    if not spec.fed_inputs:
+        yield "states", "every input is a state: at least one is given by the data"
+    if len(spec.states) == len(spec.outputs):
+        yield "states", "every output is a state: at least one is what the model is for"
+    if spec.states and spec.outputs[0].name in spec.states.values():
+        yield "outputs", f"the first, {spec.outputs[0].name}, is a state: begin with what the model is for"
 
 
 def _text_faults(spec: ModelSpec, text: TextPreprocessing) -> Iterator[Fault]:

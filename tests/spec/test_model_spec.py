@@ -43,6 +43,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "no",
     ),
     ({"targets": ()}, "targets", "at least one"),
+    ({"inputs": (Tensor("image", "float32", (1, 1, 32, 32)),)}, "inputs", "none has the axis 'batch'"),
+    ({"outputs": (Tensor("logits", "float32", (1, 10)),)}, "outputs", "the first, logits, has no axis 'batch'"),
+    ({"states": {"image": "features"}}, "states", "must be an input and the output that becomes it"),
+    ({"states": {"image": "logits"}}, "states", "must be alike"),
 ]
 
 
@@ -142,7 +146,7 @@ def test_a_spec_is_a_value_as_it_was_written() -> None:
         (("image", "float8", ("batch", 3)), "tensor 'image'.dtype: float8 must be 'float32'"),
         (("image", "float32", "batch"), "shape: batch must be a list"),
         (("image", "float32", ("batch", True)), "an axis that is neither a whole number nor a name"),
-        (("image", "float32", (1, 3)), "must begin with the dynamic axis 'batch'"),
+        (("image", "float32", ("batch", "batch")), "has the axis 'batch' more than once"),
         (("image", "float32", ("batch", 0)), "has an axis below 1"),
         (("an image", "float32", ("batch",)), "must be a Python identifier"),
     ],

@@ -279,7 +279,7 @@ def test_a_runtime_with_one_thread_is_asked_in_several_processes(
     found = []
     for cores in (1, 3):
         monkeypatch.setattr("edge_assets.pipeline.verification.usable_cores", lambda cores=cores: cores)
-        found.append(verification._evaluated(variant, loadable, 100))
+        found.append(verification._evaluated(variant, verification.request(loadable, 100)))
     assert found[0] == found[1]
     assert found[0].accuracy.samples == 100
 

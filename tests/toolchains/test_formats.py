@@ -197,7 +197,7 @@ def test_dynamic_int8_is_refused_where_convolutions_hold_the_weights(build: Call
 
 
 def test_torch_int8_is_refused_where_fx_cannot_trace(build: Callable[..., Built]) -> None:
-    built = build("torch_int8", replace(TINY, architecture="tests.tiny.network:Branching"))
+    built = build("torch_int8", replace(TINY, architecture="tests.tiny.signatures:Checking"))
     assert built.artifact is None
     assert "FX cannot trace this model" in (built.build.refused or "")
     assert "Use onnx_int8_static" in (built.build.refused or "")

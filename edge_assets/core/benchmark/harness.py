@@ -30,6 +30,7 @@ SWEEP_WARM_UP = 4  # queries
 MEMORY_QUERIES = 16  # of a variant whose memory alone is measured
 LONGEST_WARM_UP = 400  # queries until a variant that is timed must be steady
 SWEEP_SHARE = 1 / 12  # of a mode's duration, for each batch size besides the first
+TOGETHER_BYTES = 3 * 2**30  # on disk, of the models that are loaded at once to be timed in rotation
 TIMEOUT = 600  # seconds for an answer, besides those that the request itself asks for
 
 
@@ -141,15 +142,54 @@ def measure(
 ) -> dict[str, MeasuredVariant]:
     """Measure every contestant; by name: load time, peak memory and, with a `mode`, latency by batch size.
 
-    Without a mode only memory is measured, for targets that are not at hand. Raises MeasurementError.
+    Without a mode only memory is measured, for targets that are not at hand. Large models are measured in groups,
+    because all that are interleaved are loaded at once. Raises MeasurementError.
     """
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        inputs = scratch / "inputs.npz"
+    groups = _groups(contestants, TOGETHER_BYTES)
+    if len(groups) > 1:
+        names = "; ".join(", ".join(one.name for one in group) for group in groups)
+        log(f"measuring in {len(groups)} groups, which together would take too much memory: {names}")
+    rows: dict[str, MeasuredVariant] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Path(scratch) / "inputs.npz"
         save_arrays(feeds, inputs)
+        for group in groups:
+            rows |= _measured_together(group, inputs, mode, batch_sizes, threads, log)
+    return rows
+
+
+def _groups(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
+    """Contestants in their order, as many together as take no more bytes on disk, or one that takes more."""
+    groups: list[list[Contestant]] = []
+    taken = 0
+    for contestant in contestants:
+        size = _bytes_of(Path(contestant.loadable.path))
+        if not groups or taken + size > most_bytes:
+            groups.append([])
+            taken = 0
+        groups[-1].append(contestant)
+        taken += size
+    return groups
+
+
+def _bytes_of(path: Path) -> int:
+    """Of a file, or of all files of a folder; 0 where there is none, which its worker says."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _measured_together(
+    contestants: Sequence[Contestant],
+    inputs: Path,
+    mode: Mode | None,
+    batch_sizes: Sequence[int],
+    threads: int,
+    log: Callable[[str], None],
+) -> dict[str, MeasuredVariant]:
+    with ExitStack() as stack:
         workers: dict[str, WorkerProcess] = {}
         for contestant in contestants:
-            worker = WorkerProcess(contestant, inputs, errors=scratch / f"{contestant.name}.log")
+            worker = WorkerProcess(contestant, inputs, errors=inputs.with_name(f"{contestant.name}.log"))
             workers[contestant.name] = stack.enter_context(worker)
         longest = MEMORY_QUERIES if mode is None else LONGEST_WARM_UP
         rows = {name: _loaded(worker, threads, longest) for name, worker in workers.items()}

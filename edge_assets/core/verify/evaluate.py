@@ -16,6 +16,7 @@ from edge_assets.core.verify import accuracy, parity
 from edge_assets.core.verify.agreement import Agreements
 from edge_assets.core.verify.reference import ReferenceOutputs, statistics_names
 from edge_assets.core.verify.scoring import Scoring, metrics_of
+from edge_assets.core.verify.sizes import SavedSizes
 from edge_assets.errors import DataError
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import PARITY_SAMPLES, Evaluation, Metric
@@ -30,6 +31,7 @@ class VerificationRequest:
     data: SavedFeeds  # the evaluation data, raw and as inputs
     reference: Path  # .npz of PyTorch eager's outputs and scores for it
     evaluation: Evaluation
+    sizes: SavedSizes | None = None  # samples in other sizes; None: the artifact or the model takes one alone
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
     report: Path | None = None  # to which a child process appends how far it is
 
@@ -77,7 +79,8 @@ def evaluate(
         if parts is None:
             parts = [_evaluated(request, session, 0, request.every, log or _log(request))]
         first = request.outputs.rows(0, PARITY_SAMPLES)
-        measured = parity.measure(session, request.data.first(PARITY_SAMPLES), first)
+        resized = request.sizes.read() if request.sizes else ()
+        measured = parity.measure(session, request.data.first(PARITY_SAMPLES), first, resized)
     whole = parts[0]
     for part in parts[1:]:
         whole.extend(part)

@@ -2,15 +2,17 @@
 
 Per output: largest absolute and relative difference, cosine similarity, signal-to-noise ratio in dB, NaN
 and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked in its example's batch size
-agrees on that batch alone.
+agrees on that batch alone, and in other sizes of every other dynamic axis for the same reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from edge_assets.core.evidence import Difference, Parity
 from edge_assets.core.session import Feeds, Session
+from edge_assets.core.verify.sizes import Resized
+from edge_assets.errors import ExportError, told
 
 BATCHES = (1, 2, 5)
 SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold
@@ -50,10 +52,10 @@ def snr_db(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
 
 
-def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:
-    """Parity in batches of 1, 2 and 5 over the first eight samples, the worst of them, by output and overall.
+def measure(session: Session, feeds: Feeds, reference: Feeds, resized: Iterable[Resized] = ()) -> Parity:
+    """Parity in batches of 1, 2 and 5 over the first eight samples and in other sizes: the worst, and by output.
 
-    `feeds` and `reference` hold at least eight samples.
+    `feeds` and `reference` hold at least eight samples. Raises ExportError for a dynamic axis that takes one size.
     """
     by_output: dict[str, dict[str, Difference]] = {name: {} for name in reference}
     every: list[Difference] = []
@@ -66,11 +68,16 @@ def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:
             by_output[name][str(size)] = found
             every.append(found)
         start += size
+    by_size: dict[str, dict[str, Difference]] = {}
+    for case in resized:
+        by_size[case.title] = _at_size(session, case)
+        every += by_size[case.title].values()
     worst = every[0]
     for found in every[1:]:
         worst = _worse(worst, found)
     return Parity(
         by_output=by_output,
+        by_size=by_size or None,
         max_abs=worst.max_abs,
         max_rel=worst.max_rel,
         cosine=worst.cosine,
@@ -78,6 +85,21 @@ def measure(session: Session, feeds: Feeds, reference: Feeds) -> Parity:
         nan=worst.nan,
         inf=worst.inf,
     )
+
+
+def _at_size(session: Session, case: Resized) -> dict[str, Difference]:
+    """Differences by output where one axis has another size. Raises ExportError for a graph that has one size only."""
+    froze = f"the dynamic axis '{case.axis}' froze at {case.was}: with {case.size}"
+    try:
+        outputs = session.run(case.feeds)
+    except Exception as error:  # runtimes raise many types
+        raise ExportError(f"{froze} the artifact raises {told(error)}") from error
+    found = {}
+    for name, expected in case.outputs.items():
+        if outputs[name].shape != expected.shape:
+            raise ExportError(f"{froze} output '{name}' is {outputs[name].shape}, in PyTorch {expected.shape}")
+        found[name] = compare(expected, outputs[name])
+    return found
 
 
 def _worse(one: Difference, other: Difference) -> Difference:
@@ -101,8 +123,22 @@ def _pick(worse: Callable[[float, float], float], one: float | None, other: floa
 
 def verdict(parity: Difference, precision: str) -> tuple[bool, str]:
     """Whether parity is what this precision should keep, and the sentence that says so."""
+    at = _worst_size(parity)
     if parity.snr_db is None:
-        return False, f"{parity.nan} NaN and {parity.inf} infinite outputs, or outputs of another shape"
+        return False, f"{parity.nan} NaN and {parity.inf} infinite outputs{at}, or outputs of another shape"
     least = LEAST_SNR_DB[precision]
     comparison = "at least" if parity.snr_db >= least else "below"
-    return parity.snr_db >= least, f"SNR {parity.snr_db:.1f} dB, {comparison} {least:.0f} dB for {precision}"
+    return parity.snr_db >= least, f"SNR {parity.snr_db:.1f} dB{at}, {comparison} {least:.0f} dB for {precision}"
+
+
+def _worst_size(parity: Difference) -> str:
+    """Which other size of a dynamic axis the parity is of, in words; empty where a batch is as bad."""
+    if not isinstance(parity, Parity) or parity.by_size is None:
+        return ""
+    for batches in parity.by_output.values():
+        if any(found.snr_db == parity.snr_db for found in batches.values()):
+            return ""
+    for title, outputs in parity.by_size.items():
+        if any(found.snr_db == parity.snr_db for found in outputs.values()):
+            return f" with {title}"
+    return ""

@@ -7,6 +7,7 @@ tokenizer.json           of a model of texts: what preprocess.py reads
 infer.py                 runnable sample: verifies every hash before it imports anything, runs the model
 <package>/default.json   in a package of several variants: which of them was released
 runtime.py               how this format is loaded and run
+layout.py                of a model with states, or with its batch elsewhere than first: samples to what it takes
 sample.npz               one raw input and the outputs the released artifact gave for it
 app/                     a sample in the platform's own language, with this model's constants; see app.py
 MODEL_CARD.md            for people
@@ -21,7 +22,8 @@ from pathlib import Path
 import jinja2
 
 from edge_assets import toolchains
-from edge_assets.core.app_samples import NoAppSample
+from edge_assets.core import layout
+from edge_assets.core.app_samples import AppSample, NoAppSample
 from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import record
@@ -62,23 +64,34 @@ def write(
     if runtime.loader:  # else it runs on devices only
         shutil.copyfile(HERE / "infer.py", folder / "infer.py")
         shutil.copyfile(TOOLCHAINS / runtime.loader, folder / "runtime.py")
+        if manifest.layout:
+            shutil.copyfile(layout.__file__, folder / "layout.py")
     raw = {f"raw_{name}": array for name, array in values.raw.items()}
     outputs = {f"output_{name}": array for name, array in values.outputs.items()}
     save_arrays(raw | outputs, folder / "sample.npz")
-    if not isinstance(runtime.app, NoAppSample):
-        app.write(folder, runtime.app, record(manifest), facts, values)
+    query = values.query or values
+    reason = _without_app(runtime.app, facts, query)
+    if not isinstance(runtime.app, NoAppSample) and reason is None:
+        app.write(folder, runtime.app, record(manifest), facts, query)
     template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
-    card = template.render(record(manifest), app=_app(manifest))
+    card = template.render(record(manifest), app=_app(manifest, reason))
     (folder / "MODEL_CARD.md").write_text(card + "\n")
     whole = replace(manifest, files=listing(folder))
     (folder / "manifest.json").write_text(json.dumps(record(whole), indent=2, sort_keys=True) + "\n")
 
 
-def _app(manifest: Manifest) -> dict[str, object]:
+def _without_app(sample: AppSample | NoAppSample, facts: Mapping[str, object], values: ReleasedSample) -> str | None:
+    """Why there is no sample in the platform's language, if so."""
+    if isinstance(sample, NoAppSample):
+        return sample.reason
+    return app.reason_against(sample, facts, values)
+
+
+def _app(manifest: Manifest, reason: str | None) -> dict[str, object]:
     """What the model card says of the sample in the platform's language."""
     sample = RUNTIMES[manifest.runtime].app
-    if isinstance(sample, NoAppSample):
-        return {"without": sample.reason}
+    if isinstance(sample, NoAppSample) or reason is not None:
+        return {"without": reason}
     names = [Path(source).name for source in sample.sources]
     return asdict(sample) | {
         "files": [*names, app.VALUES[sample.language]],

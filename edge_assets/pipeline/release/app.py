@@ -26,12 +26,18 @@ from edge_assets.spec import preprocess
 from edge_assets.spec.preprocess import ImagePreprocessing
 
 FOLDER = "app"
+ONNX_FILE = "model.onnx"  # of a graph that has its weights beside it
 TOOLCHAINS = Path(toolchains.__path__[0])
 TEMPLATES = TOOLCHAINS / "native"
 VALUES: Mapping[Language, str] = {"c": "model_values.h", "kotlin": "ModelValues.kt", "swift": "ModelValues.swift"}
 SAMPLE_VALUES = "sample_values.h"
 PER_LINE = 12  # values of a constant array
 C_TYPES = {"float32": "float", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t", "bool": "uint8_t"}
+TYPES: Mapping[Language, tuple[str, ...]] = {  # that the samples know
+    "c": ("float32", "int64", "int32", "uint8", "bool", "int8"),
+    "kotlin": ("float32", "int64", "int32", "uint8", "bool"),
+    "swift": ("float32", "int32"),
+}
 COMPUTE_UNITS = {  # coremltools' names -> Swift's
     "ALL": "all",
     "CPU_ONLY": "cpuOnly",
@@ -64,6 +70,8 @@ class ReleasedSample:
     raw: Arrays  # as the dataset yields it
     inputs: Feeds  # preprocessed
     outputs: Feeds  # what the released artifact gave for them
+    # the same as the file takes and gives it, in the first step, where that is not as samples are; else None
+    query: "ReleasedSample | None" = None
 
 
 def write(
@@ -82,8 +90,10 @@ def write(
     inputs = _tensors(values.inputs, stated, sample)
     outputs = _tensors(values.outputs, stated, sample)
     image = _image(manifest["preprocessing"], inputs, values.raw)
+    in_folder = folder / manifest["file"] / ONNX_FILE
     constants = {
         **manifest,
+        "file": f"{manifest['file']}/{ONNX_FILE}" if in_folder.is_file() else manifest["file"],
         "inputs": inputs,
         "outputs": outputs,
         "image": image,
@@ -108,6 +118,17 @@ def write(
         "largest_count": largest,
     }
     _render(app / SAMPLE_VALUES, sample.language, arrays)
+
+
+def reason_against(sample: AppSample, facts: Mapping[str, Any], values: ReleasedSample) -> str | None:
+    """Why no sample can be written for this model, in words; None where one can."""
+    stated = _stated(facts)
+    for tensor in (*_tensors(values.inputs, stated, sample), *_tensors(values.outputs, stated, sample)):
+        if tensor.dtype not in TYPES[sample.language]:
+            return f"'{tensor.name}' is {tensor.dtype}, which the sample has no type for"
+        if not tensor.shape:
+            return f"'{tensor.name}' is a scalar, which the sample has no form for"
+    return None
 
 
 def _write_files(app: Path, fed: Feeds, given: Feeds) -> None:
@@ -136,7 +157,9 @@ def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: App
     for name, array in arrays.items():
         if entry := stated.get(name):
             tensors.append(_tensor_of(entry, array))
-        elif sample.only_int32 and array.dtype != np.float32:
+        elif sample.only_int32 and array.dtype.kind == "f":
+            tensors.append(AppTensor(name, "float32", array.shape, channels_last=False))
+        elif sample.only_int32:
             tensors.append(AppTensor(name, "int32", array.shape, channels_last=False))
         else:
             tensors.append(AppTensor(name, array.dtype.name, array.shape, channels_last=False))
@@ -165,7 +188,7 @@ def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
             array = np.moveaxis(array, 1, -1)
         if tensor.dtype != "int8":
             array = array.astype(tensor.dtype)
-        placed[tensor.name] = np.ascontiguousarray(array)
+        placed[tensor.name] = np.asarray(array, order="C")
     return placed
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Accuracy, Gate, Latency, Parity
 from edge_assets.core.runtimes import build_session
+from edge_assets.core.session import layout_of
 from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.core.types import Built, File, Recipe
 from edge_assets.targets.machine import Machine
@@ -53,6 +54,9 @@ class Manifest:
     not_measured: str  # why there is no latency, where there is none
     reason: str
     verdicts: Mapping[str, str]  # of every variant
+    layout: Mapping[str, object] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # of a model with states, or with its batch elsewhere than first: as layout.py reads it
     files: tuple[File, ...] = field(default=())  # every other file of the folder
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
@@ -114,4 +118,5 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         not_measured=cell.not_measured,
         reason=row.reason,
         verdicts=verdicts,
+        layout=layout_of(spec),
     )

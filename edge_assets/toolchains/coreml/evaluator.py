@@ -279,7 +279,7 @@ def to_tensors(feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[st
     """Arrays as the evaluator wants them: floats in fp32, integers in int64."""
     tensors = {}
     for name in names:
-        tensor = torch.from_numpy(np.ascontiguousarray(feeds[name]))
+        tensor = torch.from_numpy(np.asarray(feeds[name], order="C"))
         dtype = torch.float32 if tensor.is_floating_point() else torch.int64
         tensors[name] = tensor.to(dtype)
     return tensors

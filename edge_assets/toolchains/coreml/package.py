@@ -15,19 +15,19 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from edge_assets.core.checkpoint import load_model
+from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.hashing import sha256_of
 from edge_assets.spec.preprocess import ImagePreprocessing
-from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
     import coremltools
@@ -317,6 +317,8 @@ def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
 
     image = request.parameters["image"]
     specification = coremltools.utils.load_spec(str(package))
+    if not image:
+        _check_flexible(specification.description.input, request.spec)
     batch = f"flexible, 1 to {LARGEST_BATCH}"
     if image:
         batch = "one picture; many through CoreML's batch API (MLArrayBatchProvider)"
@@ -359,6 +361,31 @@ def _kind(feature: "FeatureDescription") -> str:
     return f"{element_type} [{', '.join(axes)}]"
 
 
+def _check_flexible(features: Iterable["FeatureDescription"], spec: "ModelSpec") -> None:
+    """Raises ExportError for a flexible axis that the converter made a constant."""
+    found = {}
+    for feature in features:
+        array = feature.type.multiArrayType
+        ranges = array.shapeRange.sizeRanges or [None] * len(array.shape)
+        axes: list[int | str] = []
+        for position, (bounds, size) in enumerate(zip(ranges, array.shape, strict=True)):
+            is_flexible = bounds is not None and bounds.lowerBound != bounds.upperBound
+            axes.append(f"{feature.name} {position}" if is_flexible else size)
+        found[feature.name] = axes
+    flexible = [replace(tensor, shape=tuple(_flexible(axis, spec) for axis in tensor.shape)) for tensor in spec.inputs]
+    lost = frozen(flexible, found)
+    if lost is not None:
+        raise ExportError(f"{lost}: the package takes no other size than the one that it was converted with")
+
+
+def _flexible(axis: int | str, spec: "ModelSpec") -> int | str:
+    """An axis of an input, as a number where its range has one size alone."""
+    if isinstance(axis, int):
+        return axis
+    least, largest = _bounds(axis, spec)
+    return axis if least < largest else least
+
+
 def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     """One sample with every other flexible axis at its largest size."""
     import torch
@@ -366,7 +393,7 @@ def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     inputs = {}
     for tensor in spec.inputs:
         shape = [_largest_size(axis, spec) for axis in tensor.shape]
-        dtype = torch.float32 if tensor.dtype == "float32" else torch.int64
+        dtype = torch.float32 if tensor.dtype.startswith("float") else torch.int64
         inputs[tensor.name] = torch.ones(shape, dtype=dtype)
     return inputs
 
@@ -390,7 +417,7 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
     deployment = request.parameters["deployment_target"]
     if is_below(deployment, OLDEST):
         raise Refused(f"ML programs need iOS {OLDEST}, this target deploys to {deployment}; use an ONNX variant")
-    model = load_model(request.spec.architecture, request.source)
+    model = load_network(request.spec, request.source)
     image = request.parameters["image"]
     with _quiet(), torch.inference_mode(False):
         exported = _export(_with_factors(model, image), request.spec, image)
@@ -540,7 +567,7 @@ def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
 
 def _dtype(tensor: "Tensor") -> type[np.generic]:
     """CoreML's tensors are float32 or int32."""
-    return np.float32 if tensor.dtype == "float32" else np.int32
+    return np.float32 if tensor.dtype.startswith("float") else np.int32
 
 
 def _explained(error: Exception) -> Exception:
@@ -588,7 +615,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
             bounds[axis] = [least, largest]
     if bounds:
         shaping["bounds"] = bounds
-    return shaping
+    return shaping | example_parameters(spec)
 
 
 PACKAGE = Variant(

@@ -14,9 +14,9 @@ from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.onnx.calibration import batches
-from edge_assets.toolchains.onnx.export import example_inputs
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
+from edge_assets.toolchains.pytorch.calling import example_inputs
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
     method = program.load_method("forward")
 
     def run_one(feeds: dict) -> dict:
-        inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in manifest["inputs"]]
+        inputs = [torch.from_numpy(np.asarray(feeds[name], order="C")) for name in manifest["inputs"]]
         outputs = {}
         for name, tensor in zip(manifest["outputs"], method.execute(inputs), strict=True):
             outputs[name] = tensor.numpy().copy()
@@ -30,6 +30,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         results = [run_one(sample) for sample in samples(feeds)]
         return joined(results, manifest["outputs"])
 
+    run.one = run_one  # as the model takes it
     run.program = program  # the method does not keep it alive
     return run
 

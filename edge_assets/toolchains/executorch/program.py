@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edge_assets.core.checkpoint import load_model
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.coreml.package import deployment_target
-from edge_assets.toolchains.onnx.export import example_inputs
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +67,13 @@ class ExecuTorchSession:
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_sizes(feeds, self.shapes)
-        return one_by_one(self._run, feeds)
+        return one_by_one(self.run_one, feeds)
 
-    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs for one sample, as the model takes it."""
         import torch
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs]
+        tensors = [torch.from_numpy(np.asarray(feeds[name], order="C")) for name in self.inputs]
         results = self.method.execute(tensors)
         outputs = {}
         for name, tensor in zip(self.outputs, results, strict=True):
@@ -121,7 +121,7 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
 
 def export_checkpoint(request: BuildRequest) -> "ExportedProgram":
     """The checkpoint's model, exported."""
-    return export(load_model(request.spec.architecture, request.source), request.spec)
+    return export(load_network(request.spec, request.source), request.spec)
 
 
 def lower(exported: "ExportedProgram", partitioners: "list[Partitioner]", request: BuildRequest) -> dict[str, Any]:
@@ -279,8 +279,8 @@ def _entry(tensor: "Tensor") -> dict[str, object]:
     return {
         "name": tensor.name,
         "dtype": tensor.dtype,
-        "shape": [1, *tensor.shape[1:]],
-        "layout": "NCHW" if len(tensor.shape) == IMAGE_RANK else "as in PyTorch",
+        "shape": [1 if axis == "batch" else axis for axis in tensor.shape],
+        "layout": "NCHW" if len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0 else "as in PyTorch",
     }
 
 

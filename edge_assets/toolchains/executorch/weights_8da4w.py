@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.checkpoint import load_model
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.executorch.int8 import check_linear
+from edge_assets.toolchains.pytorch.calling import load_network
 
 if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
@@ -36,7 +36,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     def takes(module: torch.nn.Module, _name: str) -> bool:
         return isinstance(module, torch.nn.Linear) and usable(module.weight.shape)
 
-    model = load_model(request.spec.architecture, request.source)
+    model = load_network(request.spec, request.source)
     share = executorch.linear_share(executorch.export(model, request.spec), usable)
     check_linear(share, f"8da4w in groups of {group}", "litert_int4 or executorch_int8_static")
     int4 = getattr(torch, "int4")  # noqa: B009  # PyTorch's stubs do not have it

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from edge_assets.core.checkpoint import load_model
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.session import Feeds, Session
+from edge_assets.core.sizes import GIB, is_too_large
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
-from edge_assets.toolchains.onnx.export import example_inputs
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ class Port:
             limits = np.iinfo(np.dtype(self.dtype))
             steps = np.rint(value / self.scale)
             value = np.clip(steps + self.zero_point, limits.min, limits.max)
-        return np.ascontiguousarray(value, self.dtype)
+        return np.asarray(value, self.dtype, order="C")  # a scalar stays one
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """The model's output from the file's: x = scale * (q - zero point)."""
@@ -124,9 +124,10 @@ class LiteRTSession:
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_sizes(feeds, self.shapes)
-        return one_by_one(self._run, feeds)
+        return one_by_one(self.run_one, feeds)
 
-    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs for one sample, as the model takes it."""
         for name, port in self.inputs.items():
             self.interpreter.set_tensor(port.index, port.encode(feeds[name]))
         self.interpreter.invoke()
@@ -184,7 +185,12 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     import litert_torch
 
     spec = fixed(request.spec)
-    model = load_model(spec.architecture, request.source)
+    model = load_network(spec, request.source)
+    if is_too_large(network_bytes(model)):
+        raise Refused(
+            f"the weights take {network_bytes(model) / GIB:.1f} GiB, and a LiteRT file holds less than 2: use an ONNX "
+            f"variant"
+        )
     wrapped = litert_torch.to_channel_last_io(
         model,
         args=_image_positions(spec.inputs),
@@ -201,7 +207,7 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def _is_image(tensor: "Tensor") -> bool:
-    return len(tensor.shape) == IMAGE_RANK
+    return len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0
 
 
 def _image_positions(tensors: Sequence["Tensor"]) -> list[int]:

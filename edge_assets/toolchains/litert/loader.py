@@ -17,7 +17,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         arrays = {}
         for name in details:
             array = np.moveaxis(feeds[name], 1, -1) if name in channels_last else feeds[name]
-            arrays[name] = np.ascontiguousarray(array, details[name]["dtype"])
+            arrays[name] = np.asarray(array, details[name]["dtype"], order="C")
         outputs = {}
         for name, array in runner(**arrays).items():
             outputs[name] = np.moveaxis(array, -1, 1) if name in channels_last else array
@@ -27,6 +27,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         results = [run_one(sample) for sample in samples(feeds)]
         return joined(results, manifest["outputs"])
 
+    run.one = run_one  # as the model takes it
     return run
 
 

@@ -76,9 +76,10 @@ class MicroSession:
             self.outputs[name] = Port.of(details, i, name in channels_last)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        return one_by_one(self._run, feeds)
+        return one_by_one(self.run_one, feeds)
 
-    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs for one sample, as the model takes it."""
         for name, port in self.inputs.items():
             self.interpreter.set_input(port.encode(feeds[name]), port.index)
         self.interpreter.invoke()

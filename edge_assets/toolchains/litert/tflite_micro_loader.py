@@ -32,6 +32,7 @@ def load(path: Path, manifest: dict) -> Callable[[dict], dict]:
         results = [run_one(sample) for sample in samples(feeds)]
         return joined(results, manifest["outputs"])
 
+    run.one = run_one  # as the model takes it
     return run
 
 
@@ -59,7 +60,7 @@ def quantized(array: np.ndarray, details: dict) -> np.ndarray:
         limits = np.iinfo(dtype)
         scaled = np.rint(array / scales[0]) + zero_points[0]
         array = np.clip(scaled, limits.min, limits.max)
-    return np.ascontiguousarray(array, dtype)
+    return np.asarray(array, dtype, order="C")
 
 
 def dequantized(array: np.ndarray, details: dict) -> np.ndarray:

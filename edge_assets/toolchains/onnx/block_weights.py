@@ -99,7 +99,7 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
     tensors = initializers(model.graph)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node.op_type == "Gemm" and node.input[1] in tensors and _is_linear(node):
+        if node.op_type == "Gemm" and node.input[1] in tensors and is_linear(node):
             weights = _linear_weights(node, tensors[node.input[1]])
             model.graph.initializer.append(weights)
             nodes.extend(_product_and_sum(node, weights.name))
@@ -109,9 +109,9 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _is_linear(gemm: "onnx.NodeProto") -> bool:
+def is_linear(gemm: "onnx.NodeProto") -> bool:
     """Whether it is a product and a sum alone: nothing scaled, its activations not transposed."""
-    options = _attributes(gemm)
+    options = attributes(gemm)
     return options.get("alpha", 1) == 1 and options.get("beta", 1) == 1 and not options.get("transA", 0)
 
 
@@ -120,7 +120,7 @@ def _linear_weights(gemm: "onnx.NodeProto", tensor: "onnx.TensorProto") -> "onnx
     from onnx import numpy_helper
 
     weights = numpy_helper.to_array(tensor)
-    if _attributes(gemm).get("transB", 0):
+    if attributes(gemm).get("transB", 0):
         weights = weights.T
     return numpy_helper.from_array(weights.copy(), f"{gemm.output[0]}_weights")
 
@@ -139,7 +139,8 @@ def _product_and_sum(gemm: "onnx.NodeProto", weights: str) -> "list[onnx.NodePro
     ]
 
 
-def _attributes(node: "onnx.NodeProto") -> dict[str, object]:
+def attributes(node: "onnx.NodeProto") -> dict[str, object]:
+    """A node's attributes by name."""
     from onnx import helper
 
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import Feeds, Samples
 from edge_assets.errors import DataError
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
@@ -110,19 +110,22 @@ def sample_count(feeds: Feeds) -> int:
 
 
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """`feeds` cut along axis 0 into batches of at most `size`."""
+    """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
     for start in range(0, sample_count(feeds), size):
+        if isinstance(feeds, Samples):
+            yield feeds.part(start, start + size)
+            continue
         yield {name: array[start : start + size] for name, array in feeds.items()}
 
 
 class BatchReader:
-    """ONNX Runtime's CalibrationDataReader over arrays in memory, one batch at a time."""
+    """ONNX Runtime's CalibrationDataReader over one batch, as the model takes it."""
 
-    def __init__(self, feeds: Feeds, batch: int = BATCH) -> None:
-        self.batches: Iterator[dict[str, np.ndarray]] = batches(feeds, batch)
+    def __init__(self, batch: Feeds) -> None:
+        self.batches = iter([dict(batch)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, or None at the end."""
+        """The batch, then None."""
         return next(self.batches, None)
 
 
@@ -131,7 +134,7 @@ class BatchReader:
 
 def fitting_batch(graph: Path, feeds: Feeds, batch: int, memory_bytes: int) -> int:
     """The largest batch up to `batch` whose activations take at most `memory_bytes`. Raises DataError if none does."""
-    sample = activation_bytes(graph, {name: array[:1] for name, array in feeds.items()})
+    sample = activation_bytes(graph, next(batches(feeds, 1)))
     if sample > memory_bytes:
         raise DataError(
             f"calibration: the activations of a single sample take {sample / 2**20:,.0f} MiB, more than the "
@@ -148,7 +151,7 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     import onnx
 
     shapes = {name: array.shape for name, array in feeds.items()}
-    inferred = with_input_shapes(onnx.load(graph), shapes).graph
+    inferred = with_input_shapes(onnx.load(graph, load_external_data=False), shapes).graph
     known: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.output):
         if (size := tensor_bytes(value)) is not None:
@@ -216,7 +219,7 @@ def _clipped(
             calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
         calibrator.tensors_to_calibrate = set(extremes)
         for one in batches(feeds, batch):
-            calibrator.collect_data(BatchReader(one, batch))
+            calibrator.collect_data(BatchReader(one))
         data = calibrator.compute_data()
     found = {}
     for tensor in extremes:

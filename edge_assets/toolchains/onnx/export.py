@@ -11,34 +11,36 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_assets.core.checkpoint import load_model
+from edge_assets.core import sizes
+from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.session import Feeds, Session
+from edge_assets.core.sizes import GIB
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from onnxruntime import InferenceSession
     from torch.export import Dim
+    from torch.onnx import ONNXProgram
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
 FILE = "model.onnx"
-LARGEST_BYTES = 2**31  # of a protobuf message
+DATA = f"{FILE}.data"  # weights beside a graph that is too large for one file
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
-EXAMPLE_BATCH = 2  # a batch of one would be specialised by torch.export
-EXAMPLE_SIZE = 16  # of other dynamic axes
 
 
 class OnnxSession:
@@ -62,21 +64,45 @@ def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Se
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph_file(path), options, providers=["CPUExecutionProvider"])
     return OnnxSession(session, inputs, outputs)
+
+
+def graph_file(path: Path) -> Path:
+    """The graph of an artifact: the file itself, or the one in its folder, which has its weights beside it."""
+    return path / FILE if path.is_dir() else path
+
+
+def one_file(path: Path, what: str) -> Path:
+    """`path`, a graph in one file. Raises Refused for one with its weights beside it, which `what` does not take."""
+    if not path.is_dir():
+        return path
+    size = sum(file.stat().st_size for file in path.iterdir())
+    raise Refused(
+        f"the weights take {size / GIB:.1f} GiB and lie beside the graph, because one file holds at most "
+        f"{sizes.LARGEST_FILE_BYTES / GIB:.1f} GiB: {what} takes a graph in one file. Use onnx_fp16 or an int8 variant"
+    )
 
 
 def save(model: "onnx.ModelProto", path: Path) -> None:
     """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
     import onnx
 
-    if model.ByteSize() >= LARGEST_BYTES:
-        raise ExportError(f"the graph has {model.ByteSize() / 2**30:.1f} GiB, and a single ONNX file holds at most 2")
+    if model.ByteSize() >= sizes.LARGEST_FILE_BYTES:
+        raise ExportError(f"the graph has {model.ByteSize() / GIB:.1f} GiB, and a single ONNX file holds at most 2")
+    check(model)
+    onnx.save(model, path)
+
+
+def check(model: "onnx.ModelProto | str") -> None:
+    """Raises ExportError where the ONNX checker does not take the graph, given itself or by its file."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False) if isinstance(model, str) else model
     try:
-        onnx.checker.check_model(model, full_check=not _uses_contrib(model))
+        onnx.checker.check_model(model, full_check=not _uses_contrib(graph))
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses the graph: {error}") from error
-    onnx.save(model, path)
 
 
 def finish(path: Path, source: Path) -> dict[str, Any]:
@@ -87,15 +113,17 @@ def finish(path: Path, source: Path) -> dict[str, Any]:
     """
     import onnx
 
-    model, versions = onnx.load(path), onnx.load(source, load_external_data=False)
+    model = onnx.load(path, load_external_data=False)
+    versions = onnx.load(graph_file(source), load_external_data=False)
     later = opset_of(model)
     if later > opset_of(versions) or model.ir_version > versions.ir_version:
         model.ir_version = min(model.ir_version, versions.ir_version)
         for entry in model.opset_import:
             if entry.domain in DEFAULT_DOMAINS:
                 entry.version = opset_of(versions)
+        onnx.save(model, path)
         try:
-            save(model, path)
+            check(str(path))
         except ExportError as error:
             raise Refused(
                 f"the result needs opset {later}, and the target asks for {opset_of(versions)}. Raise the target's "
@@ -108,16 +136,21 @@ def describe(path: Path) -> dict[str, Any]:
     """What can be read back from an ONNX file: opset, operator counts, inputs with their axes."""
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(graph_file(path), load_external_data=False)
     operators = Counter(node.op_type for node in model.graph.node)
-    inputs = {}
-    for value in model.graph.input:
-        inputs[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
     return {
         "opset": opset_of(model),
         "operators": dict(operators.most_common()),
-        "inputs": inputs,
+        "inputs": axes_of(model.graph.input),
     }
+
+
+def axes_of(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, list[int | str]]:
+    """The axes of inputs or outputs by name: a size, a name, or 0 where the graph says neither."""
+    axes = {}
+    for value in values:
+        axes[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    return axes
 
 
 def products(model: "onnx.ModelProto") -> dict[str, int]:
@@ -158,33 +191,14 @@ def _uses_contrib(model: "onnx.ModelProto") -> bool:
 
 def build_model(request: BuildRequest) -> Mapping[str, Any]:
     """Export the checkpoint. Raises ExportError naming the operator and module, or the opset limit."""
-    model = load_model(request.spec.architecture, request.source)
-    exported = export(model, request.spec, request.parameters["opset"])
-    save(exported, request.output / FILE)
-    return describe(request.output / FILE) | {"graph": products(exported)}
-
-
-def example_inputs(spec: "ModelSpec", batch: int = EXAMPLE_BATCH) -> tuple["torch.Tensor", ...]:
-    """Inputs of the declared dtypes and shapes; dynamic axes other than the batch get 16."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    examples = []
-    for tensor in spec.inputs:
-        shape = [_example_size(axis, batch) for axis in tensor.shape]
-        dtype: torch.dtype = getattr(torch, tensor.dtype)
-        values = torch.rand(shape, generator=generator)  # drawn even if not used: the next input's numbers follow it
-        if dtype.is_floating_point:
-            examples.append(values.to(dtype))
-        else:
-            examples.append(torch.ones(shape, dtype=dtype))
-    return tuple(examples)
-
-
-def _example_size(axis: int | str, batch: int) -> int:
-    if isinstance(axis, int):
-        return axis
-    return batch if axis == "batch" else EXAMPLE_SIZE
+    model = load_network(request.spec, request.source)
+    path, opset = request.output / FILE, request.parameters["opset"]
+    if sizes.is_too_large(network_bytes(model)):
+        exported = _export_beside(model, request.spec, opset, path)
+    else:
+        exported = export(model, request.spec, opset)
+        save(exported, path)
+    return describe(path) | {"graph": products(exported)}
 
 
 def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
@@ -203,19 +217,39 @@ def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
 
 def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
     """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
+    proto = _exported(model, spec, opset).model_proto
+    _finish(proto, model, spec, opset)
+    return proto
+
+
+def _export_beside(model: "torch.nn.Module", spec: "ModelSpec", opset: int, path: Path) -> "onnx.ModelProto":
+    """The same with the weights beside the graph, written tensor by tensor. The graph, without its weights."""
+    import onnx
+
+    _exported(model, spec, opset).save(path, external_data=True)
+    proto = onnx.load(path, load_external_data=False)
+    _finish(proto, model, spec, opset)
+    onnx.save(proto, path)
+    check(str(path))
+    return proto
+
+
+def _provisional_names(spec: "ModelSpec") -> dict[str, str]:
+    """What outputs are called at first: the exporter names values after operators, and a name may be one already."""
+    return {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
+
+
+def _exported(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "ONNXProgram":
     import torch
 
     example = example_inputs(spec)
-    # the exporter names values after operators, and an output of that name would be defined twice: named afterwards
-    provisional = {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
-    inputs = [tensor.name for tensor in spec.inputs]
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
                 example,
-                input_names=inputs,
-                output_names=list(provisional),
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=list(_provisional_names(spec)),
                 opset_version=opset,
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes(spec),
@@ -225,17 +259,40 @@ def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.Mod
     except Exception as error:  # the exporter raises many types; each is the user's model's problem
         raise ExportError(_explain(error, model, example)) from error
     assert program is not None, "only an export to a file returns nothing"
-    proto = program.model_proto
+    return program
+
+
+def _finish(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> None:
+    """The spec's names, and what was asked for. Raises ExportError."""
     got = opset_of(proto)
     if got != opset:
         raise ExportError(
             f"asked for opset {opset}, the exporter gave {got}: this graph cannot be expressed in opset {opset}. "
             f"Raise the target's opset to {got}."
         )
+    provisional = _provisional_names(spec)
     _rename(proto, {name: f"{name}_inside" for name in provisional.values()})
     _rename(proto, provisional)
     _forget_source(proto)
-    return proto
+    _check_axes(proto, model, spec)
+
+
+def _check_axes(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec") -> None:
+    """Raises ExportError for a dynamic axis that the exporter made a constant, with what torch says of it.
+
+    The exporter takes what torch.export suggests, and so gives a graph for one size where the model is traced for it.
+    """
+    import torch
+
+    lost = frozen(spec.inputs, axes_of(proto.graph.input)) or frozen(spec.outputs, axes_of(proto.graph.output))
+    if lost is None:
+        return
+    try:
+        with _quiet():
+            torch.export.export(model, example_inputs(spec), dynamic_shapes=dynamic_shapes(spec), strict=False)
+    except Exception as error:  # a private type of torch's
+        raise ExportError(f"{lost}. torch says: {told(error)}") from error
+    raise ExportError(f"{lost}: the model turns its size into a number. Take it from the tensor's shape in forward().")
 
 
 def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
@@ -318,7 +375,7 @@ def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]
-    return {"opset": target.opset, "inputs": inputs, "outputs": outputs}
+    return {"opset": target.opset, "inputs": inputs, "outputs": outputs, **example_parameters(spec)}
 
 
 MODEL = Variant(
@@ -356,7 +413,9 @@ def build_optimized(request: BuildRequest) -> Mapping[str, Any]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(request.output / FILE)
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(request.source, options, providers=["CPUExecutionProvider"])
+    if request.source.is_dir():
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+    onnxruntime.InferenceSession(graph_file(request.source), options, providers=["CPUExecutionProvider"])
     return finish(request.output / FILE, request.source)
 
 

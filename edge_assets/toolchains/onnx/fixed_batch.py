@@ -46,8 +46,8 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
 
 
 def input_shapes(spec: ModelSpec) -> dict[str, tuple[int | str, ...]]:
-    """Shapes of the static program's inputs by name."""
-    return {tensor.name: tensor.shape for tensor in fixed(spec).inputs}
+    """Shapes of the static program's inputs by name, samples first."""
+    return {tensor.name: ("batch", *tensor.sample_shape) for tensor in fixed(spec).inputs}
 
 
 def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> None:

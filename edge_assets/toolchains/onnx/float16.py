@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
+from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, fitting_batch
 from edge_assets.toolchains.onnx.graph import set_nodes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LARGEST = 65504.0  # of IEEE 754 binary16
 SAMPLES = 64  # that are looked at: calibration samples
+NOT_LOOKED_AT = "larger than one ONNX file, so not run to find values beyond fp16's 65504"
 SHOWN = 4  # operators named in a note
 
 
@@ -44,8 +46,15 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
 def convert(source: Path, path: Path, calibration: Feeds) -> list[str]:
     """Write the graph in half precision but for what exceeds it; returns sentences on what stayed in fp32.
 
-    Inputs and outputs stay float32. Raises ExportError, and DataError if the graph gives NaN.
+    Inputs and outputs stay float32. Raises ExportError, and DataError if the graph gives NaN. A graph that has its
+    weights beside it is written tensor by tensor, and not run for its range.
     """
+    if source.is_dir():
+        converted = beside.halved(beside.read(source))
+        sort_topologically(converted)
+        beside.write(converted, source, path)
+        onnx_format.check(str(path))
+        return [NOT_LOOKED_AT]
     with tempfile.TemporaryDirectory() as scratch:
         named = Path(scratch) / onnx_format.FILE
         shutil.copyfile(source, named)

@@ -34,7 +34,7 @@ def weight_elements(path: Path) -> Counter[str]:
     """Floating-point weight elements by the operator type that consumes them (Conv, MatMul, Gemm, Gather, ...)."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(_graph_file(path), load_external_data=False)
     sizes: dict[str, int] = {}
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATS:
@@ -44,6 +44,11 @@ def weight_elements(path: Path) -> Counter[str]:
         if node.op_type in WEIGHTED:
             held[node.op_type] += max((sizes.get(name, 0) for name in node.input), default=0)
     return held
+
+
+def _graph_file(path: Path) -> Path:
+    """The graph itself where its weights lie beside it."""
+    return path / "model.onnx" if path.is_dir() else path
 
 
 def quantized_nodes(path: Path) -> int:

@@ -54,6 +54,7 @@ def quantize(
     from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig
 
     block_weights.check_share(source, instead="onnx_int8_static")
+    source = onnx_format.one_file(source, "the quantizer of weights, which has them in memory several times,")
     model = block_weights.split_gemm(onnx.load(source))
     # embeddings first, so that what comes after is fitted to what they really give
     model = block_weights.to_nearest(model, BLOCKS, ["Gather"], {*exclude, *unfit(model)})

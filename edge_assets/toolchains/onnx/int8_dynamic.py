@@ -16,7 +16,7 @@ from edge_assets.core.scheme import Scheme, granularity_of, short_type
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.hashing import Json
-from edge_assets.toolchains.onnx import block_weights
+from edge_assets.toolchains.onnx import beside, block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
 from edge_assets.toolchains.onnx.tables import quantize_rows
@@ -64,6 +64,18 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: 
 
     `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
     """
+    if source.is_dir():
+        beside.quantize_dynamic(source, path, parameters, exclude)
+    else:
+        _quantize(source, path, parameters, exclude)
+    count = quantized_nodes(path)
+    if not count:
+        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
+    return count
+
+
+def _quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str]) -> None:
+    """By ONNX Runtime's quantizer, which has the weights in memory several times."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -80,10 +92,6 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: 
         weight_type=types[str(parameters["weights"])],
         nodes_to_exclude=list(exclude),
     )
-    count = quantized_nodes(path)
-    if not count:
-        raise Refused("no node of this graph was changed, so the result would be fp32 under an int8 name")
-    return count
 
 
 def parameters(_spec: "ModelSpec", target: "Target") -> dict[str, Json]:

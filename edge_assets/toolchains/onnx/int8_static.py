@@ -95,6 +95,7 @@ def prepare(source: Path, scratch: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = scratch / "prepared.onnx"
+    source = onnx_format.one_file(source, "the static quantizer, which has the weights in memory several times,")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     name_nodes(prepared)
     return prepared

@@ -50,6 +50,7 @@ def quantize(source: Path, path: Path, exclude: Collection[str] = ()) -> int:
     """
     import onnx
 
+    source = onnx_format.one_file(source, "the quantizer of weights, which has them in memory several times,")
     model = block_weights.split_gemm(onnx.load(source))
     count = _expand_convolutions(model, exclude)
     count += quantize_rows(model, exclude)

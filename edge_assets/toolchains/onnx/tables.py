@@ -1,6 +1,6 @@
 """Tables of embeddings as int8 with a scale per row, applied to the rows that are read."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     import onnx
 
 
-def quantize_rows(model: "onnx.ModelProto", exclude: Collection[str] = ()) -> int:
+def quantize_rows(
+    model: "onnx.ModelProto",
+    exclude: Collection[str] = (),
+    weights_of: "Callable[[onnx.TensorProto], np.ndarray] | None" = None,
+) -> int:
     """Replace what reads a table [rows, ...], in place; returns how many tables are int8 now.
 
     `exclude` names Gather nodes that keep theirs, as does a table with several readers. The rows are read first: a
-    DequantizeLinear of the table would make all of it in fp32 at every call.
+    DequantizeLinear of the table would make all of it in fp32 at every call. `weights_of` reads a tensor that is
+    not in the graph itself.
     """
     from onnx import numpy_helper
 
@@ -28,7 +33,7 @@ def quantize_rows(model: "onnx.ModelProto", exclude: Collection[str] = ()) -> in
             continue
         name = node.input[0]
         table = tensors[name]
-        codes, scales = per_channel(numpy_helper.to_array(table), 0)
+        codes, scales = per_channel((weights_of or numpy_helper.to_array)(table), 0)
         model.graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))
         model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
         model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), f"{name}_axis"))

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_assets.toolchains.onnx.export import graph_file
+
 if TYPE_CHECKING:
     import onnx
 
@@ -37,7 +39,7 @@ def weight_bytes(path: Path) -> dict[str, int]:
     import onnx
 
     held: Counter[str] = Counter()
-    for graph in _graphs(onnx.load(path).graph):
+    for graph in _graphs(onnx.load(graph_file(path), load_external_data=False).graph):
         parameters = _parameters(graph)
         packed = _packed(graph)
         for name, tensor in _constants(graph):

@@ -1,38 +1,50 @@
 """PyTorch eager: the reference that every variant is compared with, and the baseline of every benchmark."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from edge_assets.core import data
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
-from edge_assets.errors import EdgeAssetsError
+from edge_assets.errors import EdgeAssetsError, told
+from edge_assets.toolchains.pytorch.calling import flattened, network_bytes, takes_by_name
 
 if TYPE_CHECKING:
     import torch
 
-    from edge_assets.spec.model import Tensor
+    from edge_assets.spec.model import ModelSpec
 
     Outputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class TorchSession:
-    """A torch module, eager or scripted, with inputs by position and outputs by name."""
+    """A torch module, eager or scripted, with inputs by position or by name and outputs by name."""
 
-    def __init__(self, model: "torch.nn.Module", inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: "torch.nn.Module",
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        by_name: bool = False,
+    ) -> None:
         self.model = model
         self.inputs = inputs
         self.outputs = outputs
+        self.by_name = by_name
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         import torch
 
         with torch.inference_mode():
-            results = as_tuple(self.model(*in_order(feeds, self.inputs)))
-        return {name: tensor.numpy() for name, tensor in zip(self.outputs, results, strict=True)}
+            results = flattened(called(self.model, in_order(feeds, self.inputs), self._names()), self.outputs)
+        return as_arrays(results, self.outputs)
+
+    def _names(self) -> Sequence[str] | None:
+        return self.inputs if self.by_name else None
 
 
 class CudaSession:
@@ -43,32 +55,58 @@ class CudaSession:
         program: "torch.nn.Module",
         inputs: Sequence[str],
         outputs: Sequence[str],
-        largest_batch: int,
+        largest_batch: int | None = None,
+        by_name: bool = False,
     ) -> None:
         self.program = program
         self.inputs = inputs
         self.outputs = outputs
-        self.largest = largest_batch
+        self.largest = largest_batch  # None: any, so that the batch may be any axis
+        self.by_name = by_name
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        import torch
-
+        if self.largest is None:
+            return self._run(feeds)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         count = len(feeds[self.inputs[0]])
-        with torch.inference_mode():
-            for start in range(0, count, self.largest):
-                batch = {name: feeds[name][start : start + self.largest] for name in self.inputs}
-                tensors = [tensor.cuda() for tensor in in_order(batch, self.inputs)]
-                results = as_tuple(self.program(*tensors))
-                for i, name in enumerate(self.outputs):
-                    parts[name].append(results[i].cpu().numpy())
+        for start in range(0, count, self.largest):
+            batch = {name: feeds[name][start : start + self.largest] for name in self.inputs}
+            for name, array in self._run(batch).items():
+                parts[name].append(array)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            tensors = [tensor.cuda() for tensor in in_order(feeds, self.inputs)]
+            results = flattened(called(self.program, tensors, self.inputs if self.by_name else None), self.outputs)
+        return as_arrays(results, self.outputs)
 
     def peak_memory_bytes(self) -> int:
         """Most GPU memory that PyTorch's allocator has held."""
         import torch
 
         return torch.cuda.max_memory_reserved()
+
+
+def called(model: "torch.nn.Module", tensors: "Sequence[torch.Tensor]", names: Sequence[str] | None) -> object:
+    """What the model returns, its inputs given by position or by `names`."""
+    if names is None:
+        return model(*tensors)
+    return model(**dict(zip(names, tensors, strict=True)))
+
+
+def as_arrays(results: "Sequence[torch.Tensor]", names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Outputs by name on the host. Raises EdgeAssetsError for a type that NumPy has not."""
+    import torch
+
+    arrays = {}
+    for name, tensor in zip(names, results, strict=True):
+        if tensor.dtype == torch.bfloat16:
+            raise EdgeAssetsError(f"output '{name}' is bfloat16, which NumPy has not: end forward() with .float()")
+        arrays[name] = tensor.cpu().numpy()
+    return arrays
 
 
 def in_order(feeds: Feeds, names: Sequence[str]) -> tuple["torch.Tensor", ...]:
@@ -102,50 +140,63 @@ def open_session(
     import torch
 
     torch.set_num_threads(threads)
-    model = load_model(architecture, path, weights)
+    return session_of(load_model(architecture, path, weights), inputs, outputs, device)
+
+
+def session_of(
+    model: "torch.nn.Module", inputs: Sequence[str], outputs: Sequence[str], device: str = "cpu"
+) -> "TorchSession | CudaSession":
+    """A session of a network that is loaded."""
+    by_name = takes_by_name(model, inputs)
     if device == "cuda":
-        return CudaSession(model.cuda(), inputs, outputs, sys.maxsize)
-    return TorchSession(model, inputs, outputs)
+        return CudaSession(model.cuda(), inputs, outputs, by_name=by_name)
+    return TorchSession(model, inputs, outputs, by_name)
 
 
-def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int]:
-    """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`.
+def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int | None]:
+    """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`, None where they cannot be counted."""
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "parameters": elements,
+        "weights_bytes": network_bytes(model),
+        "flops": _flops(model, feeds, inputs),
+    }
 
-    FLOPs are torch.utils.flop_counter's: two per multiply-accumulate, convolutions and matrix products only.
+
+def _flops(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> int | None:
+    """torch.utils.flop_counter's: two per multiply-accumulate, convolutions and matrix products only.
+
+    Its hooks look up the gradient of whatever a module is called on, so nothing may want one. No release needs the
+    number: where the counter fails all the same, it is not known.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(*in_order(feeds, inputs))
-    elements = sum(parameter.numel() for parameter in model.parameters())
-    size = 0
-    for tensor in (*model.parameters(), *model.buffers()):
-        size += tensor.numel() * tensor.element_size()
-    return {
-        "parameters": elements,
-        "weights_bytes": size,
-        "flops": counter.get_total_flops(),
-    }
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            called(model, in_order(feeds, inputs), inputs if takes_by_name(model, inputs) else None)
+        total: int = counter.get_total_flops()
+    except Exception as error:  # it looks into every operator and every module
+        logging.getLogger(__name__).warning("FLOPs are not known: %s", told(error))
+        return None
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
+    return total
 
 
-def check_outputs(outputs: Feeds, expected: "Sequence[Tensor]", batch: int) -> None:
-    """Raises EdgeAssetsError if the model's outputs are not what the spec declares."""
-    for tensor in expected:
+def check_outputs(outputs: Feeds, spec: "ModelSpec", samples: int) -> None:
+    """Raises EdgeAssetsError if the model's outputs, samples first, are not what the spec declares."""
+    for tensor in spec.outputs:
         array = outputs[tensor.name]
-        if array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape, batch):
+        shape: tuple[int | str, ...] = (samples, *tensor.sample_shape)
+        if spec.states and tensor.name not in spec.states.values():
+            shape = (samples, "steps", *tensor.sample_shape)
+        if array.dtype != tensor.dtype or not data.fits(array.shape, shape):
             raise EdgeAssetsError(
                 f"output '{tensor.name}' is {array.dtype} {array.shape}, "
                 f"the spec declares {tensor.dtype} {tensor.shape}"
             )
-
-
-def _fits(shape: Sequence[int], declared: Sequence[int | str], batch: int) -> bool:
-    """Whether a shape is of the declared kind: axes of numbers have that size, `batch` is the batch's."""
-    if len(shape) != len(declared):
-        return False
-    for size, axis in zip(shape, declared, strict=True):
-        wanted = batch if axis == "batch" else axis
-        if isinstance(wanted, int) and size != wanted:
-            return False
-    return True

@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.checkpoint import load_model
+from edge_assets.core.axes import example_parameters
 from edge_assets.core.scheme import Method, Scheme, granularity_of
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
-from edge_assets.toolchains.onnx.export import example_inputs
+from edge_assets.toolchains.pytorch.calling import example_inputs, is_adapted, load_network
 from edge_assets.toolchains.pytorch.eager import in_order
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     if engine not in torch.backends.quantized.supported_engines:
         raise ExportError(f"this PyTorch build has no '{engine}' quantized engine")
     before = torch.backends.quantized.engine
-    model = load_model(request.spec.architecture, request.source)
+    model = load_network(request.spec, request.source)
+    if is_adapted(model):
+        raise Refused(
+            "FX traces networks that take tensors by position and return a tensor or a flat tuple of them, and this "
+            "one takes keywords or returns something else; use onnx_int8_static"
+        )
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
     feeds = request.calibration()
@@ -119,6 +124,7 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
         "reduce_range": flavour.reduce_range,
         "method": observer,
         "batch": BATCH,
+        **example_parameters(spec),
     }
 
 

@@ -13,8 +13,9 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.architecture import build_architecture
-from edge_assets.core.checkpoint import load_model, read_state
+from edge_assets.core.checkpoint import read_state
 from edge_assets.core.scheme import Scheme, short_type
+from edge_assets.core.session import refuse_layout
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
@@ -25,6 +26,7 @@ from edge_assets.toolchains.onnx.compact import compact
 from edge_assets.toolchains.onnx.flavour import retype
 from edge_assets.toolchains.onnx.graph import quantized_nodes
 from edge_assets.toolchains.pytorch import finetuning
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, plain
 from edge_assets.toolchains.pytorch.eager import in_order
 from edge_assets.toolchains.pytorch.folding import fold_batch_norm
 
@@ -51,7 +53,8 @@ def build_trained(request: BuildRequest) -> Mapping[str, Any]:
 
     recipe = request.spec.finetuning
     assert recipe is not None and request.training is not None and request.kept is not None
-    model = load_model(request.spec.architecture, request.source)
+    refuse_layout(request.spec, "quantization-aware training")
+    model = load_network(request.spec, request.source)
     prepared = prepare(model, request.spec)
     samples = _samples(request)
     progress = finetuning.fine_tune(
@@ -85,7 +88,7 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
-    example = onnx_format.example_inputs(spec)
+    example = example_inputs(spec)
     shapes = onnx_format.dynamic_shapes(spec)
     try:
         exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False).module()
@@ -103,7 +106,7 @@ def converted(request: BuildRequest) -> "torch.fx.GraphModule":
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     # the architecture gives the graph; all its numbers are the trained ones
-    model = build_architecture(request.spec.architecture).eval()
+    model = plain(build_architecture(request.spec.architecture).eval(), request.spec)
     prepared = prepare(model, request.spec)
     finetuning.load_state(prepared, read_state(request.source / WEIGHTS))
     quantized: torch.fx.GraphModule = convert_pt2e(prepared)

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Precision
-from edge_assets.core.session import Feeds, Session
+from edge_assets.core.session import Feeds, Session, refuse_layout
 from edge_assets.core.tools import installed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.core.verify.parity import LEAST_SNR_DB
@@ -30,6 +30,7 @@ from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16
+from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.tensorrt import graph_memory
 from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
@@ -164,6 +165,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"GPUs of compute capability {parameters['compute_capability']} are offered {have}, not "
             f"{parameters['precision']}: use tensorrt_engine_{parameters['gpu_precisions'][0]}"
         )
+    refuse_layout(request.spec, "a TensorRT kit")
+    onnx_format.one_file(request.source, "a TensorRT kit")
     kit = _write_kit(request)
     trt = tensorrt_kit.load_builder(parameters["builder"])
     graph = (request.output / tensorrt_kit.MODEL).read_bytes()
@@ -215,7 +218,7 @@ def _write_sample(request: BuildRequest, path: Path) -> None:
 
     inputs = [tensor.name for tensor in request.spec.inputs]
     outputs = [tensor.name for tensor in request.spec.outputs]
-    examples = onnx_format.example_inputs(request.spec)
+    examples = example_inputs(request.spec)
     feeds = {name: tensor.numpy() for name, tensor in zip(inputs, examples, strict=True)}
     session = onnx_format.open_session(request.source, threads=1, inputs=inputs, outputs=outputs)
     sample = {}

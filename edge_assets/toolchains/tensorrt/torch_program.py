@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.checkpoint import load_model
-from edge_assets.core.session import Session
+from edge_assets.core.session import Session, refuse_layout
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.hashing import Json
 from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
+from edge_assets.toolchains.pytorch.calling import load_network
 from edge_assets.toolchains.pytorch.eager import CudaSession, as_tuple
 from edge_assets.toolchains.tensorrt.engine import profile
 
@@ -55,7 +55,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     parameters = request.parameters
     if parameters["gpu"] is None:
         raise Refused("torch_tensorrt.compile needs the target's GPU: run the build on it")
-    model = half_inside(load_model(request.spec.architecture, request.source)).cuda()
+    refuse_layout(request.spec, "Torch-TensorRT")
+    model = half_inside(load_network(request.spec, request.source)).cuda()
     inputs = []
     for tensor in parameters["inputs"]:
         shaped = torch_tensorrt.Input(

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from edge_assets.core.session import refuse_layout
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.hashing import Json, digest, sha256_of
 from edge_assets.spec.preprocess import TextPreprocessing
@@ -108,6 +109,8 @@ class Visits(NamedTuple):
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Write the bundle, then visit it in Chromium: first and cached load of every variant."""
+    refuse_layout(request.spec, "a web bundle")
+    onnx_format.one_file(request.source, "a web bundle")
     folder = request.output
     files: dict[str, StoredFile] = {}
     variants = _write_models(request, files)

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, Refused
+from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def open_session(
     execution_provider: str,
 ) -> Session:
     """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks."""
+    if (path / onnx_format.FILE).is_file():
+        onnx_format.one_file(path, "ONNX Runtime Web")
     return OrtWebSession(path, threads, outputs, execution_provider)
 
 

@@ -19,6 +19,7 @@ from edge_assets.toolchains.onnx import block_weights, float16, int4_weights, in
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.block_weights import Blocks
 from edge_assets.toolchains.onnx.calibration import Ranges, observe
+from edge_assets.toolchains.onnx.export import one_file
 from edge_assets.toolchains.onnx.graph import weight_elements
 from edge_assets.toolchains.onnx.int8_static import Flavour
 from edge_assets.toolchains.onnx.layers import Layer, layers, name_nodes
@@ -125,7 +126,7 @@ def _half(request: BuildRequest, path: Path) -> None:
 def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
     import onnx
 
-    path = int8_static.prepare(request.source, scratch)
+    path = int8_static.prepare(one_file(request.source, "the search for schemes"), scratch)
     name_nodes(path)
     batch = request.parameters["static"]["batch"]
 
