@@ -293,13 +293,19 @@ class Reference:
     def calibration_feeds(self) -> SavedFeeds:
         """What variants calibrate with: the model's inputs, which know how it takes them."""
         layout = layout_of(self.cell.spec)
-        saved = self.data.saved_feeds(self.calibration())
         if layout is None:
-            return saved
+            return self.data.saved_feeds(self.data.calibration)
         if not layout["states"]:
-            return replace(saved, layout=layout)
-        names = tuple(tensor.name for tensor in self.cell.spec.inputs)
-        return replace(saved, preprocess=Passthrough(names), layout=layout | {"states": {}})
+            return replace(self.data.saved_feeds(self.data.calibration), layout=layout)
+        steps = self.calibration()
+        assert steps.artifact is not None
+        return SavedFeeds(
+            path=self.cell.store.checkout(steps.artifact),
+            preprocess=Passthrough(tuple(tensor.name for tensor in self.cell.spec.inputs)),
+            load=self.cell.spec.calibration.data.load,
+            what="calibration",
+            layout=layout | {"states": {}},
+        )
 
     def _statistics_names(self) -> dict[str, str]:
         names = [tensor.name for tensor in self.cell.spec.outputs]

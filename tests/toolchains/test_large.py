@@ -84,7 +84,7 @@ def test_a_format_that_cannot_hold_it_says_so(own: ArtifactStore, checkpoint: Ch
     request = BuildRequest(
         spec=LARGE,
         parameters={},
-        source=Path(checkpoint.source),
+        source=tmp_path / "mlp.safetensors",
         calibration=dict,
         output=tmp_path,
         log=print,
