@@ -43,6 +43,10 @@ class Samples(dict[str, np.ndarray]):
         super().__init__(arrays)
         self.layout = layout
 
+    def first(self, count: int) -> "Samples":
+        """The first samples."""
+        return Samples({name: array[:count] for name, array in self.items()}, self.layout)
+
     def part(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Some of the samples as the model takes them."""
         return place({name: array[start:stop] for name, array in self.items()}, self.layout)

@@ -109,6 +109,13 @@ def sample_count(feeds: Feeds) -> int:
     return len(next(iter(feeds.values())))
 
 
+def first_samples(feeds: Feeds, count: int) -> Feeds:
+    """The first samples, which still know how the model takes them."""
+    if isinstance(feeds, Samples):
+        return feeds.first(count)
+    return {name: array[:count] for name, array in feeds.items()}
+
+
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
     """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
     for start in range(0, sample_count(feeds), size):

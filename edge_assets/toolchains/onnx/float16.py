@@ -17,7 +17,7 @@ from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, fitting_batch
+from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, first_samples, fitting_batch
 from edge_assets.toolchains.onnx.graph import set_nodes
 from edge_assets.toolchains.onnx.layers import name_nodes
 
@@ -71,7 +71,7 @@ def beyond_range(graph: Path, feeds: Feeds) -> dict[str, float]:
     """
     import onnx
 
-    few = {name: array[:SAMPLES] for name, array in feeds.items()}
+    few = first_samples(feeds, SAMPLES)
     batch = fitting_batch(graph, few, BATCH, MEMORY_BYTES)
     largest = {}
     for tensor, bounds in extremes_of(graph, few, (), batch).items():
