@@ -237,20 +237,13 @@ class _Look:
             if entry.number is not None:
                 continue
             if entry.key:
-                self.waiting[name] = replace(entry, number=self._number_of(entry.key))
+                self.waiting[name] = replace(entry, number=_number_of(self.store, self.spec.name, entry.key))
             elif entry.look != self.number:
                 new.append(name)
         new.sort(key=checkpoints.natural)
         first = checkpoints.reserve(self.store, self.spec.name, len(new)) if new else 0
         for number, name in enumerate(new, first):
             self.waiting[name] = replace(self.waiting[name], number=number)
-
-    def _number_of(self, key: str) -> int:
-        """The place in the order that a checkpoint has already."""
-        try:
-            return checkpoints.lookup(self.store, self.spec.name, key).number
-        except (Malformed, UnknownName):
-            return 0  # said when it is its turn
 
     def _settle(self, files: Mapping[str, CheckpointFile]) -> None:
         """Register and ask for what has settled, the newest first, while there is time."""
@@ -358,3 +351,11 @@ def _read_record(store: ArtifactStore, at: str) -> Record:
         return Record.from_dict(store.pointers.get(at) or {"waiting": {}})
     except (AttributeError, KeyError, TypeError):
         return Record()  # of another form: everything is sighted anew
+
+
+def _number_of(store: ArtifactStore, model: str, key: str) -> int:
+    """The place in the order that a checkpoint has already."""
+    try:
+        return checkpoints.lookup(store, model, key).number
+    except (Malformed, UnknownName):
+        return 0  # said when it is its turn

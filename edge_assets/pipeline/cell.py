@@ -17,6 +17,7 @@ from edge_assets.errors import (
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.identity import RELEASE, REPORT, Identity
 from edge_assets.pipeline.measurement import Measurement
+from edge_assets.pipeline.network import Network
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.variants import Variants
@@ -38,8 +39,12 @@ class Cell(Identity):
         return Recipes(self)
 
     @cached_property
+    def network(self) -> Network:
+        return Network(self, self.data, self.recipes)
+
+    @cached_property
     def reference(self) -> Reference:
-        return Reference(self, self.data, self.recipes)
+        return Reference(self, self.data, self.recipes, self.network)
 
     @cached_property
     def verification(self) -> Verification:

@@ -104,7 +104,7 @@ class Variants:
         parameters = variant.parameters(self.cell.spec, self.cell.target)
         tools = variant.tool_versions()
         if "calibration" in variant.needs:
-            inputs["calibration"] = self.reference.calibration().sha256
+            inputs["calibration"] = self.reference.network.calibration().sha256
         if "training" in variant.needs:
             inputs["training"] = self.data.training.sha256
             inputs |= self.recipes.loss_inputs()
@@ -172,7 +172,7 @@ class Variants:
             others={name: store.checkout(other.artifact) for name, other in others.items() if other.artifact},
         )
         if "calibration" in variant.needs:
-            request = replace(request, calibration=self.reference.calibration_feeds())
+            request = replace(request, calibration=self.reference.network.calibration_feeds())
         if "training" in variant.needs:
             request = replace(request, training=self.data.saved_feeds(self.data.training))
         return request

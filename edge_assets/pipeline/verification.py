@@ -55,7 +55,7 @@ class Verification:
             data=self.data.saved_feeds(self.data.evaluation),
             reference=self.cell.store.checkout(reference.artifact),
             evaluation=self.cell.spec.evaluation,
-            sizes=None if is_static else self.reference.sizes(),
+            sizes=None if is_static else self.reference.network.sizes(),
             samples=samples,
         )
 

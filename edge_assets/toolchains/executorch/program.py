@@ -276,11 +276,13 @@ def _signature(spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
 
 
 def _entry(tensor: "Tensor") -> dict[str, object]:
+    is_image = len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0
+    shape = [1 if axis == "batch" else axis for axis in tensor.shape]
     return {
         "name": tensor.name,
         "dtype": tensor.dtype,
-        "shape": [1 if axis == "batch" else axis for axis in tensor.shape],
-        "layout": "NCHW" if len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0 else "as in PyTorch",
+        "shape": shape,
+        "layout": "NCHW" if is_image else "as in PyTorch",
     }
 
 
