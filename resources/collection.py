@@ -38,7 +38,7 @@ from resources.workspaces import WORK
 GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
 RELEASE = "release"  # the asset whose result is a released folder
 # What a plan asks for though no pointer names it and nothing is made from it: kept while what it was made from is.
-COMPANIONS = ("data_check", "signature", "benchmark_report")
+COMPANIONS = ("data_check", "soundness", "sizes", "signature", "benchmark_report")
 ASSET_PARTS = 6  # of an asset pointer's key: assets/model/family/artifact/checkpoint/target
 NO_ROOTS = ("scorecards", "sources")  # pointers that name results without needing them
 

@@ -143,7 +143,11 @@ def test_unsupported_operator_names_operator_and_module(project: Project) -> Non
     [
         ("calibration", "few", "calibration data: 10 samples, at least 100 are needed"),
         ("calibration", "constant", "calibration data: all 200 samples are alike"),
-        ("calibration", "wrong_shape", "calibration data does not fit the preprocessing: 'image' must be uint8"),
+        (
+            "calibration",
+            "wrong_shape",
+            "calibration data does not fit the preprocessing: a picture of 'image'",
+        ),
         ("calibration", "leaking", "calibration and evaluation data overlap: 200 samples are in both"),
         ("evaluation", "few", "evaluation data: 10 samples, at least 500 are needed"),
         ("evaluation", "wrong_labels", "labels are outside 0..9"),

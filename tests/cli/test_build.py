@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_architecture_is_named_and_never_taken_for_the_n
     named = copy_of_built.build("--checkpoint", str(other))
     assert named.returncode == 1
     assert "checkpoint other-" in named.stderr
-    assert f"({other}) holds no tensor of the architecture" in named.stderr
+    assert f"({other.name}) holds no tensor of the architecture" in named.stderr
     newest = copy_of_built.build()
     assert newest.returncode == 0, newest.stdout + newest.stderr
     assert "0 built, 1 up to date, 0 failed" in newest.stdout, newest.stdout + newest.stderr

@@ -116,6 +116,8 @@ def test_every_field_of_a_spec_can_be_said() -> None:
         "owners": ["team:vision"],
         "schemes": "all",
         "search": {"objective": "latency", "max_trials": 3},
+        "states": {},
+        "weights": "ema",
     }
     spec = model_spec(parsed({**WRITTEN, **every}))
     assert set(attributes_type().model_fields) == {"spec", *every, *WRITTEN}
@@ -126,6 +128,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
     assert spec.search.objective == "latency"
     assert spec.owners == ("team:vision",)
     assert spec.schemes == "all"
+    assert spec.weights == "ema"
     assert (spec.automation.on_checkpoint, spec.automation.nightly) == (False, True)
 
 
@@ -139,7 +142,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
         ({**NAMED, "targets": ["l4"]}, "stands for all fields, so leave out targets"),
         ({"spec": "tests.tiny.spec"}, "is not of the form"),
         ({"spec": "tests.tiny.spec:SPLITS"}, None),
-        ({**WRITTEN, "preprocessing": {"kind": "sound"}}, "'image', 'passthrough', 'text'"),
+        ({**WRITTEN, "preprocessing": {"kind": "sound"}}, "'image', 'audio', 'passthrough', 'text'"),
         ({**WRITTEN, "preprocessing": {**WRITTEN["preprocessing"], "mean": [1, 2]}}, "one value per channel"),
         ({**WRITTEN, "checkpoints": "{{ env.HOME }}"}, "is a template"),
         ({**WRITTEN, "name": "My model"}, "name: 'My model' must match"),

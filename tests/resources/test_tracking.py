@@ -154,7 +154,7 @@ def test_the_parent_is_described_and_has_the_winners_numbers(runs: dict[str, mlf
 
 def test_runs_name_the_data_by_the_hashes_of_the_store(built: Project, runs: dict[str, mlflow.entities.Run]) -> None:
     blobs = {path.name for path in (built.home / "store" / "blobs").glob("*/*")}
-    for name, contexts in (("onnx_fp16", {"evaluation"}), ("onnx_int8_static", {"evaluation", "calibration"})):
+    for name, contexts in (("onnx_optimized", {"evaluation"}), ("onnx_int8_static", {"evaluation", "calibration"})):
         given_to = runs[name].inputs
         assert given_to is not None
         inputs = given_to.dataset_inputs
