@@ -17,6 +17,9 @@ from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from tests.tiny.spec import TINY
 
 
@@ -183,3 +186,59 @@ def test_coreml_refuses_any_number_of_steps() -> None:
 def test_coreml_converts_after_a_conversion_that_failed(tmp_path: Path) -> None:
     coreml._tensor_inputs(STEPS)  # which is as far as one comes that fails
     assert packaged(Cell().eval(), CELL, tmp_path)
+
+
+# --- ONNX: int8 of recurrent weights -------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    """One recurrent layer, which holds most of the weights, and a layer on its last step."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(16, 32, batch_first=True, bidirectional=True)
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps, _ = self.layer(x)
+        scores: torch.Tensor = self.last(steps[:, -1])
+        return scores
+
+
+SEQUENCE = specified(
+    (Tensor("x", "float32", ("batch", 6, 16)),),
+    (Tensor("scores", "float32", ("batch", 4)),),
+)
+
+
+def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> BuildRequest:
+    source, output = folder / "fp32.onnx", folder / "int8"
+    output.mkdir()
+    onnx_format.save(onnx_format.export(network, SEQUENCE, 20), source)
+    return BuildRequest(
+        spec=SEQUENCE,
+        parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
+        source=source,
+        calibration=dict,
+        output=output,
+        log=print,
+    )
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Recurrent(nn.LSTM).eval()
+    request = dynamic_int8(network, tmp_path, per_channel)
+    int8_dynamic.build(request)
+    path = request.output / onnx_format.FILE
+    held = weight_bytes(path)
+    assert held["int8"] > 5 * held["fp32"]  # of biases
+    session = onnx_format.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
+    assert min(snr(network, session.run(feeds), feeds)) > 25
+
+
+def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="97 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
+        int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))

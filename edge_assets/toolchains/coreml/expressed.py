@@ -42,6 +42,7 @@ def _unrolled(program: "torch.export.ExportedProgram") -> "torch.export.Exported
     layers = {node.target for node in program.graph.nodes if _operator(node) in RECURRENT}
     layers.add(torch.ops.aten.unsafe_split.Tensor)  # what a cell becomes
     try:
-        return program.run_decompositions({layer: every[layer] for layer in layers})
+        unrolled: torch.export.ExportedProgram = program.run_decompositions({layer: every[layer] for layer in layers})
     except Exception as error:
         raise ExportError(f"recurrent layers could not be written out step by step: {told(error)}") from error
+    return unrolled

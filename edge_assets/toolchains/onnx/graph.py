@@ -11,10 +11,14 @@ from edge_assets.errors import Refused
 if TYPE_CHECKING:
     import onnx
 
-WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather")
+RECURRENT = ("LSTM", "GRU", "RNN")
+WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", *RECURRENT)
 LEAST_SHARE = 0.5  # of a graph's weights that a scheme must apply to
 FLOATS = (1, 10)  # FLOAT and FLOAT16 of onnx.TensorProto
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+QUANTIZED = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM"),
+)
 
 
 def initializers(graph: "onnx.GraphProto") -> "dict[str, onnx.TensorProto]":
@@ -41,7 +45,9 @@ def weight_elements(path: Path) -> Counter[str]:
             sizes[tensor.name] = math.prod(tensor.dims)
     held: Counter[str] = Counter()
     for node in model.graph.node:
-        if node.op_type in WEIGHTED:
+        if node.op_type in RECURRENT:
+            held[node.op_type] += sum(sizes.get(name, 0) for name in node.input[1:3])  # of the input, of the state
+        elif node.op_type in WEIGHTED:
             held[node.op_type] += max((sizes.get(name, 0) for name in node.input), default=0)
     return held
 
