@@ -20,6 +20,7 @@ from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import int8_dynamic
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
+from edge_assets.toolchains.pytorch.steps import recurrent_steps
 from tests.tiny.spec import TINY
 
 
@@ -84,6 +85,38 @@ def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> 
         int8_static.build(request)
         session = litert.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"])
         assert min(snr(network, session.run(feeds), feeds)) > 30
+
+
+# --- LiteRT: the number of steps -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "steps"),
+    [
+        (nn.LSTM(4, 4, num_layers=2, bidirectional=True), (7, 1, 4), 28),
+        (nn.GRU(4, 4, batch_first=True), (1, 7, 4), 7),
+        (nn.RNN(4, 4, batch_first=True), (7, 4), 7),
+        (nn.Sequential(nn.GRUCell(4, 4), nn.GRUCell(4, 4)), (1, 4), 2),
+        (nn.Linear(4, 4), (1, 4), 0),
+    ],
+)
+def test_steps_of_recurrent_layers_are_counted(layer: nn.Module, shape: tuple[int, ...], steps: int) -> None:
+    assert recurrent_steps(layer, (torch.zeros(shape),)) == steps
+
+
+def test_litert_refuses_more_steps_than_it_converts_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(SEQUENCE, inputs=(Tensor("x", "float32", ("batch", 600, 16)),))
+    monkeypatch.setattr(litert, "load_network", lambda _spec, _path: Recurrent(nn.LSTM).eval())
+    request = BuildRequest(
+        spec=spec,
+        parameters={},
+        source=tmp_path,
+        calibration=dict,
+        output=tmp_path,
+        log=print,
+    )
+    with pytest.raises(Refused, match="recurrent layers take 1200 steps for one sample, and a LiteRT file has operat"):
+        litert.build_model(request)
 
 
 # --- CoreML: pooling, recurrent layers, sizes that move ------------------------------------------------
