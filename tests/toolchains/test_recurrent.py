@@ -227,7 +227,7 @@ def test_coreml_converts_after_a_conversion_that_failed(tmp_path: Path) -> None:
 class Recurrent(nn.Module):
     """One recurrent layer, which holds most of the weights, and a layer on its last step."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
         self.layer = kind(16, 32, batch_first=True, bidirectional=True)
         self.last = nn.Linear(64, 4)
