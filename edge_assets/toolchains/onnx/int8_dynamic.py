@@ -18,7 +18,7 @@ from edge_assets.errors import Refused
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import beside, block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE, fold_recurrent_weights, quantized_nodes, weight_elements
 from edge_assets.toolchains.onnx.tables import quantize_rows
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude:
 
     # split here: the quantizer would do it itself, under names that `exclude` misses
     model = block_weights.split_gemm(onnx.load(source))
+    fold_recurrent_weights(model)
     quantize_rows(model, exclude)
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     quantize_dynamic(
