@@ -259,6 +259,8 @@ def test_what_only_mil_has_computes_the_same(inputs: tuple[Tensor, Tensor], seen
             mb.softsign(x=x),
             mb.gelu(x=x, mode="TANH_APPROXIMATION"),
             mb.einsum(values=(x, mb.transpose(x=y, perm=[0, 2, 3, 1])), equation="nchw,nwhu->nchu"),
+            mb.reverse(x=x, axes=[1, -1]),
+            mb.reverse(x=y),
         )
 
     model = coremltools.convert(
@@ -274,6 +276,8 @@ def test_what_only_mil_has_computes_the_same(inputs: tuple[Tensor, Tensor], seen
         "softsign": functional.softsign(x),
         "gelu": functional.gelu(x, approximate="tanh"),
         "einsum": torch.einsum("nchw,nwhu->nchu", x, y.permute(0, 2, 3, 1)),
+        "reverse": x.flip(1, 3),
+        "reverse all": y.flip(0, 1, 2, 3),
     }
     loaded = saved(model, tmp_path)
     assert_same(loaded, inputs, expected)

@@ -231,6 +231,18 @@ def test_a_graph_within_the_range_is_wholly_in_half_precision(tmp_path: Path) ->
     assert float16.convert(path, tmp_path / "half" / "model.onnx", {"x": np.ones((4, 8), np.float32)}) == []
 
 
+def test_weights_below_the_normal_numbers_are_counted(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    weights = np.full((8, 8), 0.5, np.float32)
+    weights[0] = 0  # exact
+    weights[1, :4] = [1e-5, -6e-5, 1e-9, 6.2e-5]
+    path = saved(graph_of(nodes, {"w": weights}, ("x",), 8), tmp_path)
+    (tmp_path / "half").mkdir()
+    notes = float16.convert(path, tmp_path / "half" / "model.onnx", {"x": np.ones((4, 8), np.float32)})
+    said = "3 weights (5 %) are below fp16's smallest normal number, 6.1e-05, and lose precision"
+    assert notes == [said]
+
+
 def test_a_coreml_program_overflows_where_fp16_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
     facts = convert(LOUD, Loud().eval(), tmp_path)

@@ -667,6 +667,11 @@ def fill(shape: Integers, value: float = 0.0) -> Tensor:
     return torch.full(integers(shape), value)
 
 
+def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
+    """Values in the opposite order along `axes`, along all where none are given."""
+    return torch.flip(x, list(range(x.ndim)) if axes is None else integers(axes))
+
+
 def range_1d(start: Number, end: Number, step: Number) -> Tensor:
     """start, start + step, ... before end."""
     first = _tensor(start).item()
@@ -797,6 +802,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "pad": pad,
     "crop": crop,
     "fill": fill,
+    "reverse": reverse,
     "range_1d": range_1d,
     "pixel_shuffle": pixel_shuffle,
     "upsample_nearest_neighbor": upsample_nearest_neighbor,

@@ -27,6 +27,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.hashing import sha256_of
 from edge_assets.spec.preprocess import ImagePreprocessing
+from edge_assets.toolchains.coreml.expressed import expressed
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
@@ -493,8 +494,21 @@ def _export(model: "torch.nn.Module", spec: "ModelSpec", image: Picture | None) 
         exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
         decomposed: torch.export.ExportedProgram = exported.run_decompositions({})
     except Exception as error:
-        raise ExportError(f"torch.export failed: {told(error)}") from error
-    return decomposed
+        raise _not_exported(error, model) from error
+    return expressed(decomposed)
+
+
+def _not_exported(error: Exception, model: "torch.nn.Module") -> Exception:
+    """Refused for recurrent layers over any number of steps, ExportError otherwise."""
+    import torch
+
+    fixed = re.search(r"marked (\S+) as dynamic but your code specialized it to be a constant", str(error))
+    if fixed and any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
+        return Refused(
+            f"CoreML gets recurrent layers step by step, so their number is fixed, and the axis {fixed[1]} is dynamic: "
+            f"declare it as a number, or use an ONNX variant"
+        )
+    return ExportError(f"torch.export failed: {told(error)}")
 
 
 def _dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, "torch.export.Dim"], ...]:
@@ -549,7 +563,9 @@ def _picture_input(tensor: "Tensor", image: Picture) -> "coremltools.ImageType":
 
 def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
     import coremltools
+    from coremltools.converters.mil.mil.types.symbolic import k_used_symbols
 
+    k_used_symbols.clear()  # a conversion that failed in this process leaves its own, and a name is taken once
     ranges = {}
     for axis, (least, largest) in _bounds_by_axis(spec).items():
         ranges[axis] = coremltools.RangeDim(least, largest, default=least, symbol=axis)

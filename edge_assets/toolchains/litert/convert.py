@@ -23,6 +23,7 @@ from edge_assets.toolchains.litert.c_array import read_array
 from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
+from edge_assets.toolchains.pytorch.steps import recurrent_steps
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 IMAGE_RANK = 4  # NCHW in PyTorch
+MOST_STEPS = 1000  # of recurrent layers: about 16 operators each, 0.1 s to convert and 1 ms a sample to calibrate
 DELEGATE = "DELEGATE"
 INDEX_TYPES = ("INT32", "INT64")  # of shapes and axes, which are no weights
 WEIGHT_TYPES = {"FLOAT32": ("fp32", 32), "FLOAT16": ("fp16", 16), "INT8": ("int8", 8), "INT4": ("int4", 4)}
@@ -181,7 +183,7 @@ def interpreter(path: Path, threads: int = 1) -> "Interpreter":
 
 
 def build_model(request: BuildRequest) -> Mapping[str, Any]:
-    """Convert the checkpoint. Raises Refused naming an operator that LiteRT lacks, ExportError for anything else."""
+    """Convert the checkpoint. Raises ExportError, or Refused for an operator that LiteRT lacks, size or many steps."""
     import litert_torch
 
     spec = fixed(request.spec)
@@ -191,6 +193,7 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
             f"the weights take {network_bytes(model) / GIB:.1f} GiB, and a LiteRT file holds less than 2: use an ONNX "
             f"variant"
         )
+    _check_steps(recurrent_steps(model, example_inputs(spec, batch=1)))
     wrapped = litert_torch.to_channel_last_io(
         model,
         args=_image_positions(spec.inputs),
@@ -204,6 +207,16 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     converted.export(str(path))
     _name_interface(path, request.spec)
     return describe(path, request.spec)
+
+
+def _check_steps(steps: int) -> None:
+    """Raises Refused where recurrent layers take more steps than can be converted in minutes."""
+    if steps > MOST_STEPS:
+        raise Refused(
+            f"recurrent layers take {steps} steps for one sample, and a LiteRT file has operators for each: at most "
+            f"{MOST_STEPS}, which take minutes to convert and to calibrate. Export a shorter sequence with the "
+            f"state as input and output (ModelSpec(states=...)), or use an ONNX variant."
+        )
 
 
 def _is_image(tensor: "Tensor") -> bool:

@@ -9,6 +9,7 @@ ai-edge-quantizer has no other method that a graph of this kind can use.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Scheme
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+CONVERTED = {"FLOAT32", "INT8"}  # the types of activations
 SCHEME = Scheme(
     precision="int8",
     kind="static",
@@ -48,6 +51,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     quantized = quantizer.Quantizer(str(request.source), recipe).quantize(ranges)
     quantized.export_model(str(path))
     litert.inline_buffers(path)
+    _read_in_own_type(path)
     if not changed_share(path, "INT8"):
         raise Refused("no weight of this graph was changed, so the result would be fp32 under an int8 name")
     samples = len(next(iter(feeds.values())))
@@ -55,6 +59,35 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "recipe": request.parameters["recipe"],
         "calibration_samples": samples,
     }
+
+
+def _read_in_own_type(path: Path) -> None:
+    """Let integer operators read integers, float operators floats, where the quantizer confused them.
+
+    It gives an output of the graph a conversion of its own, and hands that to the last operator as well if this one
+    reads the output: its mark for outputs, -1, is also Python's index of the last operator.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    graph = model.subgraphs[0]
+    kinds = [flatbuffer_utils.type_to_name(tensor.type) for tensor in graph.tensors]
+    before = {}  # what a conversion reads, by what it gives
+    for operator in graph.operators:
+        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) in CONVERSIONS:
+            before[int(operator.outputs[0])] = int(operator.inputs[0])
+    is_changed = False
+    for operator in graph.operators:
+        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) in CONVERSIONS:
+            continue
+        wanted = kinds[operator.outputs[0]]
+        for position, tensor in enumerate(operator.inputs):
+            source = before.get(int(tensor))
+            if source is not None and {kinds[tensor], kinds[source]} == CONVERTED and kinds[source] == wanted:
+                operator.inputs[position] = source
+                is_changed = True
+    if is_changed:
+        flatbuffer_utils.write_model(model, str(path))
 
 
 def _recipe(integer_interface: bool) -> "ModelQuantizationRecipe":

@@ -42,7 +42,7 @@ def check_share(source: Path, instead: str) -> None:
         raise Refused(
             f"matrix products and embeddings hold {100 * share:.0f} % of the weights (at least "
             f"{100 * LEAST_SHARE:.0f} % needed), and MatMulNBits, ONNX Runtime's operator for them, has no form for "
-            f"convolutions. Use {instead}."
+            f"convolutions and recurrent layers. Use {instead}."
         )
 
 

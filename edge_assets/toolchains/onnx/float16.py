@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 LARGEST = 65504.0  # of IEEE 754 binary16
+SMALLEST = 2.0**-14  # normal number of it: what is smaller has fewer bits
+TOLD = 0.01  # of the weights that may be smaller before a note says so: any bell around zero has some
 SAMPLES = 64  # that are looked at: calibration samples
 NOT_LOOKED_AT = "larger than one ONNX file, so not run to find values beyond fp16's 65504"
 SHOWN = 4  # operators named in a note
@@ -61,7 +63,30 @@ def convert(source: Path, path: Path, calibration: Feeds) -> list[str]:
         name_nodes(named)
         too_large = beyond_range(named, calibration)
         _convert(named, path, too_large)
-    return [_note(too_large)] if too_large else []
+    notes = [_note(too_large)] if too_large else []
+    subnormal, weights = _subnormal(path)
+    if subnormal > TOLD * weights:
+        notes.append(
+            f"{subnormal} weights ({100 * subnormal / weights:.0f} %) are below fp16's smallest normal number, "
+            f"{SMALLEST:.1e}, and lose precision"
+        )
+    return notes
+
+
+def _subnormal(path: Path) -> tuple[int, int]:
+    """How many weights the graph in half precision has below its smallest normal number, and how many in all.
+
+    Zeros are exact. What would become one is not, and is counted: the converter writes the smallest number instead.
+    """
+    import onnx
+
+    count, weights = 0, 0
+    for tensor in onnx.load(path).graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT16:
+            sizes = np.abs(onnx.numpy_helper.to_array(tensor))
+            count += int(np.count_nonzero((sizes > 0) & (sizes < SMALLEST)))
+            weights += sizes.size
+    return count, weights
 
 
 def beyond_range(graph: Path, feeds: Feeds) -> dict[str, float]:

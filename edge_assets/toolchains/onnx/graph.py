@@ -11,10 +11,14 @@ from edge_assets.errors import Refused
 if TYPE_CHECKING:
     import onnx
 
-WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather")
+RECURRENT = ("LSTM", "GRU", "RNN")
+WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", *RECURRENT)
 LEAST_SHARE = 0.5  # of a graph's weights that a scheme must apply to
 FLOATS = (1, 10)  # FLOAT and FLOAT16 of onnx.TensorProto
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+QUANTIZED = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM"),
+)
 
 
 def initializers(graph: "onnx.GraphProto") -> "dict[str, onnx.TensorProto]":
@@ -35,15 +39,98 @@ def weight_elements(path: Path) -> Counter[str]:
     import onnx
 
     model = onnx.load(_graph_file(path), load_external_data=False)
+    givers = _givers(model.graph)
     sizes: dict[str, int] = {}
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATS:
             sizes[tensor.name] = math.prod(tensor.dims)
     held: Counter[str] = Counter()
     for node in model.graph.node:
-        if node.op_type in WEIGHTED:
+        if node.op_type in RECURRENT:
+            for name in node.input[1:3]:  # of the input, and of the state
+                _nodes, sources = _constant_source(name, givers, model.graph)
+                held[node.op_type] += sum(sizes.get(source, 0) for source in sources)
+        elif node.op_type in WEIGHTED:
             held[node.op_type] += max((sizes.get(name, 0) for name in node.input), default=0)
     return held
+
+
+def _givers(graph: "onnx.GraphProto") -> "dict[str, onnx.NodeProto]":
+    """The node that gives each tensor."""
+    return {output: node for node in graph.node for output in node.output}
+
+
+def _constant_source(
+    tensor: str,
+    givers: "Mapping[str, onnx.NodeProto]",
+    graph: "onnx.GraphProto",
+) -> tuple[set[str], set[str]]:
+    """First outputs of the nodes that a tensor is computed by, and names of the constants that it is computed from.
+
+    Both are empty where an input of the graph is among what it depends on.
+    """
+    constants = set(initializers(graph))
+    nodes: set[str] = set()
+    sources: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name in constants:
+            sources.add(name)
+        elif name in givers:
+            node = givers[name]
+            if node.output[0] not in nodes:
+                nodes.add(node.output[0])
+                waiting.extend(given for given in node.input if given)
+        else:
+            return set(), set()
+    return nodes, sources
+
+
+def fold_recurrent_weights(model: "onnx.ModelProto") -> None:
+    """Compute, in place, what the weights of LSTMs are made by: exporters reorder gates by operators of the graph."""
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    givers = _givers(graph)
+    wanted, needed, sources = [], set(), set()
+    for node in graph.node:
+        if node.op_type != "LSTM":
+            continue
+        for name in node.input[1:3]:
+            nodes, constants = _constant_source(name, givers, graph)
+            if nodes and name not in wanted:
+                wanted.append(name)
+                needed |= nodes
+                sources |= constants
+    if not wanted:
+        return
+    weights = helper.make_graph(
+        [node for node in graph.node if node.output[0] in needed],
+        "weights",
+        [],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted],
+        initializer=[tensor for tensor in graph.initializer if tensor.name in sources],
+    )
+    alone = helper.make_model(weights, opset_imports=model.opset_import, ir_version=model.ir_version)
+    values = ReferenceEvaluator(alone).run(None, {})
+    set_nodes(graph, [node for node in graph.node if not set(node.output) & set(wanted)])
+    for name, value in zip(wanted, values, strict=True):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    _drop_unread(graph, needed)
+
+
+def _drop_unread(graph: "onnx.GraphProto", outputs: Collection[str]) -> None:
+    """Leave out those of the nodes with these first outputs that nothing reads any more, then unread weights."""
+    read = set(reads(graph.node))
+    read.update(value.name for value in graph.output)
+    unread = {node.output[0] for node in graph.node if node.output[0] in outputs and not read & set(node.output)}
+    if unread:
+        set_nodes(graph, [node for node in graph.node if node.output[0] not in unread])
+        _drop_unread(graph, outputs)
+        return
+    drop_unused(graph)
 
 
 def _graph_file(path: Path) -> Path:

@@ -1,9 +1,9 @@
 """Dynamic int8: weights quantized ahead of time, activations at run time. No calibration data.
 
-Tables of embeddings are int8 too, with a scale per row. Of what computes, only matrix products are quantized: dynamic
-convolutions run as ConvInteger, which ONNX Runtime's CPU provider has no fast kernel for (4 to 12 times slower than
-fp32 on the CNNs we measured). A graph that keeps most of its weights in convolutions is therefore refused instead of
-being shipped slow or nearly unchanged.
+Tables of embeddings are int8 too, with a scale per row. Of what computes, matrix products and LSTMs are quantized:
+dynamic convolutions run as ConvInteger, which ONNX Runtime's CPU provider has no fast kernel for (4 to 12 times slower
+than fp32 on the CNNs we measured), and GRUs have no int8 kernel. A graph that keeps most of its weights in those is
+therefore refused instead of being shipped slow or nearly unchanged.
 """
 
 from collections import Counter
@@ -18,18 +18,19 @@ from edge_assets.errors import Refused
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import beside, block_weights
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx.graph import LEAST_SHARE, quantized_nodes, weight_elements
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE, fold_recurrent_weights, quantized_nodes, weight_elements
 from edge_assets.toolchains.onnx.tables import quantize_rows
 
 if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
-OPERATORS = ("MatMul", "Gemm")
+OPERATORS = ("MatMul", "Gemm", "LSTM")
+NO_KERNEL = ("GRU", "RNN")  # ONNX Runtime's only int8 kernel of a recurrent layer is DynamicQuantizeLSTM
 
 
 def share(held: Counter[str]) -> float:
-    """Part of a graph's weights that is in matrix products. Tables of embeddings, which only are read, do not count."""
+    """Part of a graph's weights that is in `OPERATORS`. Tables of embeddings, which only are read, do not count."""
     return sum(held[name] for name in OPERATORS) / _computing(held)
 
 
@@ -39,24 +40,36 @@ def _computing(held: Counter[str]) -> int:
 
 
 def suits(held: Counter[str]) -> bool:
-    """Whether matrix products hold enough of a graph's weights."""
+    """Whether matrix products and LSTMs hold enough of a graph's weights."""
     return share(held) >= LEAST_SHARE
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
-    """Quantize matrix products. Raises Refused where they hold too little of the model."""
+    """Quantize matrix products and LSTMs. Raises Refused where they hold too little of the model."""
     held = weight_elements(request.source)
     if not suits(held):
-        convolutions = 100 * (held["Conv"] + held["ConvTranspose"]) / _computing(held)
-        raise Refused(
-            f"{convolutions:.0f} % of the weights are in convolutions, which dynamic int8 runs as ConvInteger, 4 to 12 "
-            f"times slower than fp32 on CPUs; matrix products hold {100 * share(held):.0f} % (at least "
-            f"{100 * LEAST_SHARE:.0f} % needed). Use onnx_int8_static."
-        )
+        raise _refused(held)
     path = request.output / onnx_format.FILE
     count = quantize(request.source, path, request.parameters)
     described = onnx_format.finish(path, request.source)
     return described | {"recipe": request.parameters["recipe"], "quantized_nodes": count}
+
+
+def _refused(held: Counter[str]) -> Refused:
+    """By the operators without a kernel that hold most of the weights."""
+    products = f"matrix products hold {100 * share(held):.0f} % (at least {100 * LEAST_SHARE:.0f} % needed)"
+    convolutions = held["Conv"] + held["ConvTranspose"]
+    recurrent = sum(held[name] for name in NO_KERNEL)
+    if recurrent > convolutions:
+        named = " and ".join(name for name in NO_KERNEL if held[name])
+        return Refused(
+            f"{100 * recurrent / _computing(held):.0f} % of the weights are in {named}, which ONNX Runtime has no int8 "
+            f"kernel for (of recurrent layers it has LSTM's alone); {products}. Use onnx_fp16, or an LSTM."
+        )
+    return Refused(
+        f"{100 * convolutions / _computing(held):.0f} % of the weights are in convolutions, which dynamic int8 runs as "
+        f"ConvInteger, 4 to 12 times slower than fp32 on CPUs; {products}. Use onnx_int8_static."
+    )
 
 
 def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str] = ()) -> int:
@@ -81,6 +94,7 @@ def _quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude:
 
     # split here: the quantizer would do it itself, under names that `exclude` misses
     model = block_weights.split_gemm(onnx.load(source))
+    fold_recurrent_weights(model)
     quantize_rows(model, exclude)
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     quantize_dynamic(

@@ -1,0 +1,277 @@
+"""What converters take and give wrong: outputs that are also read inside, recurrent layers, sizes that move."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import litert_torch
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edge_assets import ModelSpec, Tensor
+from edge_assets.core.session import Session
+from edge_assets.core.variant import BuildRequest
+from edge_assets.errors import Refused
+from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import int8_static
+from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
+from edge_assets.toolchains.pytorch.steps import recurrent_steps
+from tests.tiny.spec import TINY
+
+
+def specified(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> ModelSpec:
+    return replace(TINY, inputs=inputs, outputs=outputs, preprocessing=None)
+
+
+def snr(network: nn.Module, found: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray]) -> list[float]:
+    """Of each output, in dB."""
+    with torch.no_grad():
+        outputs = network(*[torch.from_numpy(array) for array in feeds.values()])
+    if isinstance(outputs, torch.Tensor):
+        outputs = (outputs,)
+    ratios = []
+    for name, output in zip(found, outputs, strict=True):
+        expected = output.numpy().astype(np.float64)
+        noise = np.square(expected - found[name]).sum()
+        ratios.append(float(10 * np.log10(np.square(expected).sum() / max(noise, 1e-12))))
+    return ratios
+
+
+# --- LiteRT: outputs that are read inside --------------------------------------------------------------
+
+
+class Inner(nn.Module):
+    """Returns what its last layer reads, and what that gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.relu(self.first(x))
+        return hidden, self.last(hidden)
+
+
+INNER = specified(
+    (Tensor("x", "float32", ("batch", 8)),),
+    (Tensor("hidden", "float32", ("batch", 16)), Tensor("scores", "float32", ("batch", 4))),
+)
+
+
+def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Inner().eval()
+    source = tmp_path / "fp32.tflite"
+    litert_torch.convert(network, (torch.zeros(1, 8),)).export(str(source))
+    litert._name_interface(source, INNER)
+    feeds = {"x": np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)}
+    for has_integers in (False, True):
+        output = tmp_path / str(has_integers)
+        output.mkdir()
+        request = BuildRequest(
+            spec=INNER,
+            parameters={"recipe": "int8", "integer_interface": has_integers},
+            source=source,
+            calibration=lambda: feeds,
+            output=output,
+            log=print,
+        )
+        int8_static.build(request)
+        session = litert.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"])
+        assert min(snr(network, session.run(feeds), feeds)) > 30
+
+
+# --- LiteRT: the number of steps -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "steps"),
+    [
+        (nn.LSTM(4, 4, num_layers=2, bidirectional=True), (7, 1, 4), 28),
+        (nn.GRU(4, 4, batch_first=True), (1, 7, 4), 7),
+        (nn.RNN(4, 4, batch_first=True), (7, 4), 7),
+        (nn.Sequential(nn.GRUCell(4, 4), nn.GRUCell(4, 4)), (1, 4), 2),
+        (nn.Linear(4, 4), (1, 4), 0),
+    ],
+)
+def test_steps_of_recurrent_layers_are_counted(layer: nn.Module, shape: tuple[int, ...], steps: int) -> None:
+    assert recurrent_steps(layer, (torch.zeros(shape),)) == steps
+
+
+def test_litert_refuses_more_steps_than_it_converts_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(SEQUENCE, inputs=(Tensor("x", "float32", ("batch", 600, 16)),))
+    monkeypatch.setattr(litert, "load_network", lambda _spec, _path: Recurrent(nn.LSTM).eval())
+    request = BuildRequest(
+        spec=spec,
+        parameters={},
+        source=tmp_path,
+        calibration=dict,
+        output=tmp_path,
+        log=print,
+    )
+    with pytest.raises(Refused, match="recurrent layers take 2400 steps for one sample, and a LiteRT file has operat"):
+        litert.build_model(request)
+
+
+# --- CoreML: pooling, recurrent layers, sizes that move ------------------------------------------------
+
+
+class Pooled(nn.Module):
+    """Pools without a stride, at any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.max_pool2d(self.layer(x), 2).mean((2, 3))
+
+
+class Steps(nn.Module):
+    """Two recurrent layers, one of them in both directions, and the state of the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(6, 8, batch_first=True, bidirectional=True)
+        self.second = nn.GRU(16, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        steps, _ = self.first(x)
+        steps, last = self.second(steps)
+        return steps, last[0]
+
+
+class Cell(nn.Module):
+    """One step, with the state in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(6, 8)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h, c = self.cell(x, (h, c))
+        return h, c
+
+
+POOLED = replace(
+    specified(
+        (Tensor("x", "float32", ("batch", 3, "height", "width")),),
+        (Tensor("y", "float32", ("batch", 4)),),
+    ),
+    axis_ranges={"height": (8, 16, 32), "width": (8, 16, 32)},
+)
+STEPS = specified(
+    (Tensor("x", "float32", ("batch", 4, 6)),),
+    (Tensor("y", "float32", ("batch", 4, 8)), Tensor("h", "float32", ("batch", 8))),
+)
+STATES = (Tensor("h", "float32", ("batch", 8)), Tensor("c", "float32", ("batch", 8)))
+CELL = specified(
+    (Tensor("x", "float32", ("batch", 6)), *STATES),
+    (Tensor("h_next", "float32", ("batch", 8)), Tensor("c_next", "float32", ("batch", 8))),
+)
+
+
+def packaged(network: nn.Module, spec: ModelSpec, folder: Path) -> Session:
+    """The network's package, in the evaluator."""
+    exported = coreml._export(network, spec, None)
+    model = coreml._converted(exported, spec, None, "iOS17")
+    coreml.save(model, folder, spec, {"checkpoint_sha256": "0" * 64})
+    inputs, outputs = [tensor.name for tensor in spec.inputs], [tensor.name for tensor in spec.outputs]
+    return coreml.open_session(folder, threads=1, inputs=inputs, outputs=outputs, compute_units="ALL")
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "sizes"),
+    [(Pooled, POOLED, [(8, 8), (32, 12)]), (Steps, STEPS, [()]), (Cell, CELL, [()])],
+)
+def test_coreml_computes_the_same(
+    kind: type[nn.Module], spec: ModelSpec, sizes: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = kind().eval()
+    session = packaged(network, spec, tmp_path)
+    rng = np.random.default_rng(0)
+    for size in sizes:
+        named = {"batch": 3} | dict(zip(("height", "width"), size, strict=False))
+        feeds = {}
+        for tensor in spec.inputs:
+            shape = [axis if isinstance(axis, int) else named[axis] for axis in tensor.shape]
+            feeds[tensor.name] = rng.normal(size=shape).astype(np.float32)
+        assert min(snr(network, session.run(feeds), feeds)) > 50
+
+
+def test_coreml_refuses_any_number_of_steps() -> None:
+    moving = replace(
+        STEPS,
+        inputs=(Tensor("x", "float32", ("batch", "time", 6)),),
+        axis_ranges={"time": (2, 4, 9)},
+    )
+    with pytest.raises(Refused, match="step by step, so their number is fixed, and the axis time is dynamic"):
+        coreml._export(Steps().eval(), moving, None)
+
+
+def test_coreml_converts_after_a_conversion_that_failed(tmp_path: Path) -> None:
+    coreml._tensor_inputs(STEPS)  # which is as far as one comes that fails
+    assert packaged(Cell().eval(), CELL, tmp_path)
+
+
+# --- ONNX: int8 of recurrent weights -------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    """One recurrent layer, which holds most of the weights, and a layer on its last step."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.layer = kind(16, 64, num_layers=2, batch_first=True, bidirectional=True)
+        self.last = nn.Linear(128, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps, _ = self.layer(x)
+        scores: torch.Tensor = self.last(steps[:, -1])
+        return scores
+
+
+SEQUENCE = specified(
+    (Tensor("x", "float32", ("batch", 6, 16)),),
+    (Tensor("scores", "float32", ("batch", 4)),),
+)
+
+
+def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> BuildRequest:
+    source, output = folder / "fp32.onnx", folder / "int8"
+    output.mkdir()
+    onnx_format.save(onnx_format.export(network, SEQUENCE, 20), source)
+    return BuildRequest(
+        spec=SEQUENCE,
+        parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
+        source=source,
+        calibration=dict,
+        output=output,
+        log=print,
+    )
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Recurrent(nn.LSTM).eval()
+    request = dynamic_int8(network, tmp_path, per_channel)
+    int8_dynamic.build(request)
+    path = request.output / onnx_format.FILE
+    held = weight_bytes(path)
+    assert held["int8"] > 5 * held["fp32"]  # of biases
+    session = onnx_format.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
+    assert min(snr(network, session.run(feeds), feeds)) > 25
+
+
+def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="100 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
+        int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
