@@ -133,5 +133,5 @@ VARIANT = replace(
     precision="int8",
     build=build,
     parameters=parameters,
-    code_version="5",
+    code_version="6",
 )
