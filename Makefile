@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WEB := edge_assets/toolchains/web/static/node_modules/.installed
-DEMO := cortex-m7 iphone-15-pro pixel-8 l4 this-cpu browser-wasm
+DEMO := cortex-m7 browser-wasm iphone-15-pro pixel-8 l4 this-cpu
 EARLIER := --checkpoint digits-epoch08 --target this-cpu
 IN_DEPTH := EDGE_ASSETS_MODELS=examples.digits.spec:DIGITS_IN_DEPTH
 HOME_FOLDER := $(or $(EDGE_ASSETS_HOME),.edge-assets)
@@ -21,7 +21,7 @@ LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rt
 
 .PHONY: demo demo-all test coverage serve lock audit chromium headers
 
-# one target per family; the microcontroller first, whose kernels take longest to be verified
+# one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
 	$(BIN)/edge-assets build --model digits $(foreach target,$(DEMO),--target $(target))
 	$(BIN)/edge-assets scorecard --model digits
