@@ -27,7 +27,7 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per fa
 	$(BIN)/edge-assets scorecard --model digits
 	@echo
 	@echo "Scorecard, a page:  $(SCORECARDS)/digits/*/scorecard.html"
-	@echo "Dagster and MLflow: make serve, then http://127.0.0.1:3000 and http://127.0.0.1:5000"
+	@echo "Dagster and MLflow: make serve, then the two addresses that it prints"
 	@echo "Released folders:   $(HOME_FOLDER)/releases/digits/"
 
 demo-all: $(STAMP) $(WEB) chromium  ## Two checkpoints, all 22 targets, every scheme, with fine-tuning and search: half an hour

@@ -141,7 +141,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 
 def tokens_in(text: str) -> list[str]:
     """Tokens in the addresses that `serve` printed."""
-    return re.findall(r"\?token=(\S+)", text)
+    return re.findall(r"\?token=([^\s#]+)", text)
 
 
 def held_project(folder: Path, checkpoint_file: Path) -> Project:

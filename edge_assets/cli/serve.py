@@ -30,6 +30,7 @@ from edge_assets.settings import Home, allowed_hosts, home, token
 
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 90, 15
+EXPERIMENTS = "#/experiments?workflowType=machine_learning"  # the page of MLflow: it opens on that of GenAI else
 LOOK_SECONDS, PATIENCE = 5, 3  # how often the code server is asked, and how many times in vain
 LOCATION = "edge_assets"  # the code location's name, as in workspace.yaml and pyproject.toml
 CODE, DAEMON, WEB, MLFLOW = "code-server", "dagster-daemon", "dagster-webserver", "mlflow"
@@ -99,9 +100,9 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         servers = Servers(logs, sockets)
         with _stoppable(servers):
             _start_all(servers, dagster_port, mlflow_port, secret)
-            suffix = f"/?token={quote(secret, safe='')}" if secret else ""
+            suffix = f"/?token={quote(secret, safe='')}" if secret else "/"
             click.echo(f"Dagster  http://{HOST}:{dagster_port}{suffix}")
-            click.echo(f"MLflow   http://{HOST}:{mlflow_port}{suffix}")
+            click.echo(f"MLflow   http://{HOST}:{mlflow_port}{suffix}{EXPERIMENTS}")
             click.echo(f"state in {settings.root}, logs in {logs}. Ctrl-C stops both.")
             _watch(servers, instance)
 

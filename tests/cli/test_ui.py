@@ -91,6 +91,18 @@ def test_the_printed_address_signs_in_once_and_the_cookie_is_not_the_token(serve
     assert elsewhere.headers["location"].startswith("/evil.example")
 
 
+def test_the_printed_address_of_mlflow_opens_on_the_experiments_of_model_training(served: Served, page: Page) -> None:
+    assert page.context.browser is not None
+    (printed,) = re.findall(r"MLflow +(\S+)", "".join(served.printed))
+    opened = page.context.browser.new_context().new_page()  # a browser that has signed in nowhere yet
+    opened.goto(printed)
+    expect(opened.get_by_role("heading", name="Experiments")).to_be_visible(timeout=60_000)
+    expect(opened.get_by_role("link", name="Model registry")).to_be_visible()
+    expect(opened.get_by_role("link", name="tiny", exact=True)).to_be_visible()
+    assert "token" not in opened.url
+    opened.context.close()
+
+
 def test_the_token_does_not_open_the_door_for_other_sites(served: Served) -> None:
     assert served.request("GET", "/server_info", **BEARER, Host="evil.example").status == 403
     assert served.request("GET", "/server_info", **BEARER, Sec_Fetch_Site="cross-site").status == 403
