@@ -1,7 +1,7 @@
 """Builds of several families at once, in processes of their own: for what is not being timed.
 
-Each worker keeps to its share of the cores, so that the threads of two do not wait for each other. What it has to say
-and what it finished comes back as events while it works.
+Each worker keeps to its share of the cores, so that the threads of two do not wait for each other; the last ones get
+those of the workers that are done. What a worker has to say and what it finished comes back as events while it works.
 """
 
 import multiprocessing
@@ -10,10 +10,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from typing import TypeAlias
+
+import psutil
 
 from edge_assets.cli.interruptions import never_dropped
 from edge_assets.targets import this_machine
@@ -88,7 +90,9 @@ def at_once(
     try:
         with _ended_together():
             futures: dict[Future[list[Result]], Work] = {executor.submit(_run, do, work): work for work in works}
-            for future in as_completed(futures):
+            for done, future in enumerate(as_completed(futures), 1):
+                if len(futures) - done < workers:
+                    _give_all_cores()
                 yield futures[future], future.result()
     finally:
         executor.shutdown(cancel_futures=True)
@@ -102,6 +106,19 @@ def _shares(workers: int) -> list[set[int]]:
         return [set() for _ in range(workers)]
     cores = sorted(os.sched_getaffinity(0))
     return [set(cores[number::workers]) for number in range(workers)]
+
+
+def _give_all_cores() -> None:
+    """Let the workers, and what they started, have every core of this process: there is less work than workers."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = os.sched_getaffinity(0)
+    for worker in multiprocessing.active_children():
+        with suppress(psutil.Error, ProcessLookupError):  # one that ends meanwhile needs none
+            process = psutil.Process(worker.pid)
+            for one in (process, *process.children(recursive=True)):
+                for thread in one.threads():
+                    os.sched_setaffinity(thread.id, cores)
 
 
 def _pass_on(events: "Queue[Event | None]", hear: Callable[[Event], None]) -> None:

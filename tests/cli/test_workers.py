@@ -42,6 +42,15 @@ def tell(work: Work, hear: Callable[[Event], None]) -> list[Result]:
     return [Result(name, "built", f"{os.getpid()} {cores}", {"onnx_fp16": "why"}) for name in work.targets]
 
 
+def wait_for_cores(work: Work, hear: Callable[[Event], None]) -> list[Result]:
+    """The first work is done at once; the second has other cores than at its beginning, or waits in vain."""
+    before = os.sched_getaffinity(0)
+    deadline = time.monotonic() + 20
+    while work == WORKS[1] and os.sched_getaffinity(0) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return tell(work, hear)
+
+
 def die(work: Work, hear: Callable[[Event], None]) -> list[Result]:
     os.kill(os.getpid(), signal.SIGKILL)
     return []
@@ -89,11 +98,18 @@ def all_cores() -> Iterator[set[int]]:
 
 def test_workers_keep_to_cores_of_their_own(all_cores: set[int]) -> None:
     results = [results[0] for _work, results in at_once(WORKS * 4, tell, 2, lambda _event: None)]
-    cores = {result.message.split(" ", 1)[0]: result.message.split(" ", 1)[1] for result in results}
+    before_the_last = results[:-1]  # which gets all cores
+    cores = {result.message.split(" ", 1)[0]: result.message.split(" ", 1)[1] for result in before_the_last}
     shares = [set(yaml.safe_load(text)) for text in cores.values()]
     assert all(len(share) < len(all_cores) for share in shares)
     assert set.union(*shares) <= all_cores
     assert all(not one & other for one in shares for other in shares if one is not other)
+
+
+def test_the_last_worker_gets_the_cores_of_those_that_are_done(all_cores: set[int]) -> None:
+    results = dict(at_once(WORKS, wait_for_cores, 2, lambda _event: None))
+    cores = results[WORKS[1]][0].message.partition(" ")[2]
+    assert set(yaml.safe_load(cores)) == all_cores
 
 
 def test_an_interruption_that_falls_into_a_callback_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
