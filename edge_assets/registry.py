@@ -44,6 +44,8 @@ class Registry:
             return self.model(name)
         if len(self.models) == 1 and not self.broken:
             return next(iter(self.models.values()))
+        if self.broken and not self.models:
+            raise EdgeAssetsError(f"no model could be loaded. {self._not_loaded()}")
         if self.broken:
             raise EdgeAssetsError(f"say which model with --model. {self._not_loaded()}")
         if not self.models:

@@ -129,6 +129,9 @@ def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_clas
     if not are_classes or not isinstance(classes, int):
         return
     found = kept.ranged(labels)
+    is_of_several = any(field.name == labels and field.shape for field in kept.fields)
+    if is_of_several and (found.least, found.largest) in ((0, 1), (0, 0), (1, 1)):
+        return  # 0 and 1 of each class are no numbers of classes
     if found.least is None or found.largest is None:
         raise DataError(f"{what} data: labels '{labels}' are {found.dtype}, not finite numbers: classes are wanted")
     if found.least < 0 or found.largest >= classes:

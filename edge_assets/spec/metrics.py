@@ -30,7 +30,11 @@ OUTPUT = {"output": ""}  # which output is judged; the first if it is not named
 BUILT_IN: Mapping[str, BuiltIn] = {
     DEFAULT: BuiltIn(labels_are_classes=True),
     "topk_accuracy": BuiltIn({"k": 5, **OUTPUT}, labels_are_classes=True),
-    "f1": BuiltIn({"average": "macro", "threshold": 0.0, **OUTPUT}, choices={"average": AVERAGES}),
+    "f1": BuiltIn(
+        {"average": "macro", "threshold": 0.0, **OUTPUT},
+        choices={"average": AVERAGES},
+        labels_are_classes=True,
+    ),
     "auroc": BuiltIn({"positive": 1, **OUTPUT}),
     "mean_iou": BuiltIn({"class_axis": 1, "ignore": 255, **OUTPUT}),
     "coco_map": BuiltIn(

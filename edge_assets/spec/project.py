@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from edge_assets.errors import InvalidSpec, printable
 
 if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
 
 COMPONENT = ("edge_assets.EdgeModel", "edge_assets.defs.component.EdgeModel")  # one class by its two names
+SETTINGS = ("models", "targets")
 DEFS_FOLDER = "dagster.DefsFolderComponent"  # whose folder is looked into further
 DEFS_FILES = ("defs.yaml", "defs.yml", "component.yaml")  # the first that a folder has counts, as for Dagster
 
@@ -36,18 +39,36 @@ def project_file() -> Path | None:
     """The nearest pyproject.toml with a [tool.edge_assets] table, from the working directory upwards."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         path = folder / "pyproject.toml"
-        if path.is_file() and "edge_assets" in tomllib.loads(path.read_text()).get("tool", {}):
+        if path.is_file() and "edge_assets" in _toml(path).get("tool", {}):
             return path
     return None
 
 
+def _toml(path: Path) -> dict[str, Any]:
+    """Raises InvalidSpec naming the file and the line that is no TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSpec(str(path), f"is no TOML: {error}") from None
+
+
 @cache
 def project_settings() -> dict[str, list[str]]:
-    """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none."""
+    """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none.
+
+    Raises InvalidSpec for another key, and for what is no list of texts.
+    """
     path = project_file()
     if path is None:
         return {}
-    settings: dict[str, list[str]] = tomllib.loads(path.read_text())["tool"]["edge_assets"]
+    settings: dict[str, list[str]] = {}
+    for name, value in _toml(path)["tool"]["edge_assets"].items():
+        where = f"{path}, [tool.edge_assets] {printable(name)}"
+        if name not in SETTINGS:
+            raise InvalidSpec(where, f"is no setting: there are {', '.join(SETTINGS)}")
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise InvalidSpec(where, 'must be a list of texts, such as ["package.module:NAME"]')
+        settings[name] = value
     return settings
 
 

@@ -168,6 +168,16 @@ def test_untrustworthy_data_is_refused_before_slow_work(
     assert all(line.startswith("loading") for line in lines), "nothing but the data was touched"
 
 
+def test_labels_of_f1_are_classes_too(tmp_path: Path, checkpoint_file: Path) -> None:
+    data = replace(TINY.evaluation.data, load="tests.tiny.data:wrong_labels")
+    spec = replace(TINY, evaluation=replace(TINY.evaluation, data=data, metric="f1"))
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+    cell = Cell(spec, FAMILIES["cpu"], target("graviton3"), checkpoint, store, lambda _line: None)
+    with pytest.raises(DataError, match="labels are outside 0..9"):
+        cell.reference.build()
+
+
 def generated() -> object:
     return {"image": (number for number in range(200))}
 

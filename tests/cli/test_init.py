@@ -140,3 +140,22 @@ def test_build_asks_which_model_only_where_there_are_several(tmp_path: Path, mad
     assert "say which model with --model: mlp, tiny" in asked.stderr
     (tmp_path / "pyproject.toml").write_text("[tool.edge_assets]\nmodels = []\n")
     assert "no model is registered" in run("build", folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('[tool.edge_assets]\nmodels = "two:A"\n', "[tool.edge_assets] models: must be a list of texts"),
+        (
+            '[tool.edge_assets]\nmodel = ["two:A"]\n',
+            "[tool.edge_assets] model: is no setting: there are models, targets",
+        ),
+        ("[tool.edge_assets\n", "pyproject.toml: is no TOML: "),
+    ],
+)
+def test_wrong_settings_of_a_project_are_one_sentence(tmp_path: Path, written: str, message: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(written)
+    result = run("build", folder=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -28,19 +28,27 @@ def load(path, manifest):
         return feeds
     return run
 """
+# a classifier that gives an embedding too
+TWO_OUTPUTS = """
+import numpy as np
+
+def load(path, manifest):
+    return lambda feeds: {"logits": np.array([[1.0, 5.0]]), "embedding": np.arange(9.0)[None]}
+"""
 COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 GREY = ImagePreprocessing("image", 24, 32, 1, mean=(0.1,), std=(0.4,))
 
 
-def released(folder: Path, declared: Preprocessing) -> Path:
+def released(folder: Path, declared: Preprocessing, runtime: str = RUNTIME, classes: tuple[str, ...] = ()) -> Path:
     """A folder that `infer.py` takes for a release."""
     folder.mkdir()
     shutil.copy(release.HERE / "infer.py", folder)
     shutil.copy(preprocess.__file__, folder / "preprocess.py")
-    (folder / "runtime.py").write_text(RUNTIME)
+    (folder / "runtime.py").write_text(runtime)
     np.savez(folder / "sample.npz", raw_image=np.zeros((1, 24, 32, 3), np.uint8))
     files = [{"path": path.name, "sha256": sha256_of(path)} for path in folder.iterdir()]
-    manifest = {"files": files, "preprocessing": declared.to_dict(), "file": "given.npz", "class_names": []}
+    manifest: dict[str, object] = {"files": files, "preprocessing": declared.to_dict(), "file": "given.npz"}
+    manifest["class_names"] = list(classes)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -101,3 +109,12 @@ def test_a_file_that_cannot_be_taken_is_one_sentence(name: str, reason: str, tmp
     assert result.returncode
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_class_is_that_of_the_first_output_and_no_other(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "photo.png")
+    folder = released(tmp_path / "released", COLOUR, TWO_OUTPUTS, ("cat", "dog"))
+    result = infer(folder, "--image", str(tmp_path / "photo.png"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("class: ") == 1
+    assert "class: dog" in result.stdout

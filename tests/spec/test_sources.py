@@ -43,6 +43,15 @@ def folder(tmp_path: Path) -> Path:
 # --- folders of pictures -------------------------------------------------------------------------------
 
 
+def test_what_tools_hide_in_folders_is_no_class_and_no_picture(folder: Path) -> None:
+    for place in (folder / ".ipynb_checkpoints", folder / "cat" / ".thumbnails"):
+        place.mkdir()
+        (place / "9.png").write_bytes(png(PICTURES[0]))
+    source = edge_assets.image_folder(str(folder))
+    assert source.classes == ("cat", "dog")
+    assert len(read(source)) == 6
+
+
 def test_a_folder_per_class(folder: Path, tmp_path: Path) -> None:
     source = edge_assets.image_folder(str(folder))
     assert source.classes == ("cat", "dog")

@@ -122,11 +122,13 @@ def main() -> None:
     if "layout" in manifest:  # the batch is not first everywhere, or a step's states are the next one's
         run = module("layout", manifest).arranged(run, manifest["layout"])
     outputs = run(feeds)
+    classes = manifest["class_names"]
+    first = next(iter(outputs))  # of a classifier, the output that has the classes
     for name, array in outputs.items():
         for one in array:
             print(f"{name} {array.dtype} {array.shape}: {np.array2string(one, precision=4, threshold=16)}")
-            if manifest["class_names"] and array.ndim == 2:
-                print(f"class: {manifest['class_names'][int(one.argmax())]}")
+            if name == first and array.ndim == 2 and array.shape[1] == len(classes):
+                print(f"class: {classes[int(one.argmax())]}")
         if own is None:
             difference = float(np.abs(array - sample[f"output_{name}"]).max())
             print(f"largest difference from the outputs recorded at release: {difference:.3g}")

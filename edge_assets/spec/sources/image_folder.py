@@ -64,7 +64,8 @@ def image_folder(
 
 
 def _by_folder(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = tuple(sorted(path.name for path in folders))
     names = classes or found
     unknown = sorted({*found} - {*names})
     if unknown:
@@ -72,10 +73,15 @@ def _by_folder(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list
     pictures, numbers = [], []
     for number, name in enumerate(names):
         for path in sorted((folder / name).rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder)):
                 pictures.append(path)
                 numbers.append(number)
     return pictures, numbers, names
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a tool keeps it for itself, such as a notebook's checkpoints."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _by_file(folder: Path, file: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
