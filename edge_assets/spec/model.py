@@ -363,7 +363,6 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     if repeated:
         yield "inputs and outputs", f"repeated names {repeated}"
     yield from _architecture_faults(spec.architecture)
-    yield from _class_name_faults(spec)
     if spec.weights == "":
         yield "weights", "must be a name, or left out"
     yield from _dataset_faults(spec)
@@ -441,14 +440,6 @@ def _dataset_faults(spec: ModelSpec) -> Iterator[Fault]:
         yield "calibration.data", "is the evaluation data itself"
     if spec.finetuning and spec.finetuning.data in (spec.calibration.data, spec.evaluation.data):
         yield "finetuning.data", "is the calibration or evaluation data itself"
-
-
-def _class_name_faults(spec: ModelSpec) -> Iterator[Fault]:
-    shape = spec.outputs[0].sample_shape
-    classes = shape[-1] if shape else None
-    judged = spec.evaluation.deciding.labels_are_classes
-    if spec.class_names and judged and isinstance(classes, int) and classes != len(spec.class_names):
-        yield "class_names", f"{len(spec.class_names)} names, and '{spec.outputs[0].name}' has {classes} classes"
 
 
 def _axis_faults(spec: ModelSpec) -> Iterator[Fault]:

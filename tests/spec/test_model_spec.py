@@ -45,7 +45,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"targets": ()}, "targets", "at least one"),
     ({"inputs": (Tensor("image", "float32", (1, 1, 32, 32)),)}, "inputs", "none has the axis 'batch'"),
     ({"outputs": (Tensor("logits", "float32", (1, 10)),)}, "outputs", "the first, logits, has no axis 'batch'"),
-    ({"class_names": ("one", "two")}, "class_names", "2 names, and 'logits' has 10 classes"),
     ({"states": {"image": "features"}}, "states", "must be an input and the output that becomes it"),
     ({"states": {"image": "logits"}}, "states", "must be alike"),
 ]
