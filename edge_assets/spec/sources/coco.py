@@ -3,42 +3,32 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_assets.errors import DataError, one_line
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import check_channels, read_picture
+from edge_assets.spec.sources.pictures import PictureFiles, check_channels, read_picture
 
 Boxes = np.ndarray  # float32 [k, 4]: x1, y1, x2, y2 in pixels of the picture
 BoxTransform = Callable[[np.ndarray, Boxes], tuple[np.ndarray, Boxes]]
 
 
 @dataclass(frozen=True)
-class CocoDetection:
+class CocoDetection(PictureFiles):
     """Samples `{"image": uint8 [height, width, channels], "label": float32 [most, 6], "image_id": int64}`.
 
     A label's rows are x1, y1, x2, y2, class and 1 for a crowd, as the metric `coco_map` takes them; class -1 where
     there is no box. `most` is the largest number of boxes in one picture of the file.
     """
 
-    pictures: tuple[Path, ...]
     ids: tuple[int, ...]
     boxes: tuple[np.ndarray, ...]  # by picture, float32 [k, 6]
     classes: tuple[str, ...]
     most: int
     channels: int
     transform: BoxTransform | None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that samples are read from."""
-        return self.pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         path, boxes = self.pictures[position], self.boxes[position].copy()

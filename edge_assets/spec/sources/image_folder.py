@@ -8,26 +8,17 @@ import numpy as np
 
 from edge_assets.errors import DataError
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import SUFFIXES, Transform, check_channels, read_picture
+from edge_assets.spec.sources.pictures import SUFFIXES, PictureFiles, Transform, check_channels, read_picture
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(PictureFiles):
     """Samples `{"image": uint8 [height, width, channels], "label": int64}`."""
 
-    pictures: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]  # by label; empty where a file gives numbers
     channels: int
     transform: Transform | None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that samples are read from."""
-        return self.pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         path = self.pictures[position]

@@ -1,6 +1,7 @@
 """Pictures from files, as uint8 [height, width, channels]. Needs Pillow."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,21 @@ from edge_assets.errors import DataError, MissingTool, one_line
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 Transform = Callable[[np.ndarray], np.ndarray]  # of one picture
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """A sample for each of some picture files."""
+
+    pictures: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that samples are read from."""
+        return self.pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 def read_picture(content: bytes | Path, channels: int, transform: Transform | None, where: str) -> np.ndarray:

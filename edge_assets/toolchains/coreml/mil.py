@@ -48,6 +48,15 @@ def holds_compressed(operation: MilOperation) -> bool:
     return operation.op_type.startswith("constexpr_")
 
 
+def is_plain_weight(operation: MilOperation) -> bool:
+    """Whether an operation holds a floating-point array that nothing decompresses further."""
+    held = operation.outputs[0]
+    if operation.op_type != "const" or not held.rank:
+        return False
+    is_float = np.issubdtype(np.asarray(held.val).dtype, np.floating)
+    return is_float and not any(holds_compressed(child) for child in held.child_ops)
+
+
 def computes(operation: MilOperation) -> bool:
     """Whether an operation computes, rather than holds a constant."""
     return operation.op_type != "const" and not holds_compressed(operation)

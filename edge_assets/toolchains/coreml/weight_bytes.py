@@ -4,11 +4,9 @@ from collections import Counter
 from math import prod
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.toolchains.coreml import mil
 from edge_assets.toolchains.coreml.evaluator import main_block
-from edge_assets.toolchains.coreml.mil import MilOperation, MilVariable
+from edge_assets.toolchains.coreml.mil import MilOperation
 from edge_assets.toolchains.coreml.package import package_in
 
 # what holds the codes of a compressed constant, by the names that MIL has in iOS 16 and in iOS 18
@@ -28,16 +26,10 @@ def weight_bytes(path: Path) -> dict[str, int]:
         if mil.holds_compressed(operation):
             bits = _bits(operation)
             held[_precision(operation, bits)] += elements * bits // 8
-        elif operation.op_type == "const" and _is_plain_weight(variable):
+        elif mil.is_plain_weight(operation):
             width = mil.element_bytes(variable)
             held[FLOATS[width]] += elements * width
     return dict(held)
-
-
-def _is_plain_weight(variable: MilVariable) -> bool:
-    """Whether a constant is a floating-point array that nothing decompresses further."""
-    is_float = np.issubdtype(np.asarray(variable.val).dtype, np.floating)
-    return is_float and not any(mil.holds_compressed(child) for child in variable.child_ops)
 
 
 def _precision(operation: MilOperation, bits: int) -> str:

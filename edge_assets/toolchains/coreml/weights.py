@@ -19,7 +19,6 @@ from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import mil
 from edge_assets.toolchains.coreml import package as coreml
-from edge_assets.toolchains.coreml.mil import MilOperation
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel
@@ -123,18 +122,9 @@ def _compressed_share(model: "MLModel") -> float:
     for operation in model._mil_program.functions["main"].operations:
         if mil.holds_compressed(operation):
             compressed += int(np.prod(operation.outputs[0].shape))
-        elif _is_plain_weight(operation):
+        elif mil.is_plain_weight(operation):
             plain += int(np.prod(operation.outputs[0].shape))
     return compressed / max(1, compressed + plain)
-
-
-def _is_plain_weight(operation: MilOperation) -> bool:
-    """Whether an operation holds a floating-point array that nothing decompresses further."""
-    held = operation.outputs[0]
-    if operation.op_type != "const" or not held.rank:
-        return False
-    is_float = np.issubdtype(np.asarray(held.val).dtype, np.floating)
-    return is_float and not any(mil.holds_compressed(child) for child in held.child_ops)
 
 
 def _linear(precision: Precision, granularity: Granularity, block: int | None = None) -> Scheme:

@@ -106,13 +106,10 @@ def fold_recurrent_weights(model: "onnx.ModelProto") -> None:
                 sources |= constants
     if not wanted:
         return
-    weights = helper.make_graph(
-        [node for node in graph.node if node.output[0] in needed],
-        "weights",
-        [],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted],
-        initializer=[tensor for tensor in graph.initializer if tensor.name in sources],
-    )
+    makers = [node for node in graph.node if node.output[0] in needed]
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted]
+    held = [tensor for tensor in graph.initializer if tensor.name in sources]
+    weights = helper.make_graph(makers, "weights", [], made, initializer=held)
     alone = helper.make_model(weights, opset_imports=model.opset_import, ir_version=model.ir_version)
     values = ReferenceEvaluator(alone).run(None, {})
     set_nodes(graph, [node for node in graph.node if not set(node.output) & set(wanted)])
