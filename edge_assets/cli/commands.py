@@ -242,6 +242,43 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
 
 
+@main.group()
+def emulator() -> None:
+    """CPUs that are emulated, to check on their arithmetic what runs on hardware that is not at hand."""
+
+
+@emulator.command("install")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def install_emulators(names: tuple[str, ...]) -> None:
+    """Install emulated CPUs, all by default, from Debian's packages and the package index. Needs no root."""
+    from edge_assets.devices.installing import install
+
+    done = install(names, click.echo)
+    if done:
+        click.echo(f"installed: {', '.join(done)}")
+
+
+@emulator.command("list")
+@clear_errors
+def list_emulators() -> None:
+    """Which CPUs can be emulated, which of them are installed, and what that takes."""
+    from edge_assets.cli.emulators import print_emulators
+
+    print_emulators()
+
+
+@emulator.command("remove")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def remove_emulators(names: tuple[str, ...]) -> None:
+    """Free emulated CPUs, all by default. Those of one architecture share their files and go together."""
+    from edge_assets.cli.emulators import print_removed
+    from edge_assets.devices.emulators import remove
+
+    print_removed(remove(names))
+
+
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds
 
 

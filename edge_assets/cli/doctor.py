@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
+from edge_assets.cli import emulators
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
 from edge_assets.errors import MissingTool
@@ -97,6 +98,7 @@ def _devices(console: Console) -> None:
         )
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
+    console.print(emulators.summary(), soft_wrap=True)
 
 
 def _models(console: Console) -> bool:

@@ -21,6 +21,7 @@ from pydantic import (
 from edge_assets.errors import InvalidSpec, UnknownName, one_line, printable
 from edge_assets.spec.tiers import Tier
 from edge_assets.spec.validation import STRICT, faults_of, invalid
+from edge_assets.targets.emulation import EMULATED
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once
@@ -82,6 +83,7 @@ class Target:
     quantization: Quantization
     size_bytes: int
     memory_bytes: int
+    emulation: tuple[str, ...] = ()  # emulated CPUs, by name: the instruction sets that it may have
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family reads
     evidence: Tier | None = None  # the least by which parity and accuracy have to be known
 
@@ -144,10 +146,21 @@ def _begins_with_one(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def _emulated(name: str) -> str:
+    if name not in EMULATED:
+        raise ValueError(f"'{printable(name)}' is no emulated CPU: {', '.join(sorted(EMULATED))}")
+    return name
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=1, le=65536)]
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{SIZE}$"})]
 Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no tuples
+EmulatedName = Annotated[
+    str,
+    AfterValidator(_emulated),
+    WithJsonSchema({"type": "string", "enum": sorted(EMULATED)}),
+]
 BatchSizes = Annotated[
     tuple[Count, ...],
     Field(strict=False, min_length=1, json_schema_extra={"prefixItems": [{"const": 1}]}),
@@ -205,6 +218,10 @@ class TargetEntry(Entry):
     device: Literal["local"] | None = Field(default=None, description="local: measured when this machine is one")
     opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = Field(default=OPSET, description="of ONNX")
     quantization: QuantizationEntry = QuantizationEntry()
+    emulation: Annotated[tuple[EmulatedName, ...], Field(strict=False)] = Field(
+        default=(),
+        description="emulated CPUs that have the instruction sets that it may have",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="what only this family reads")
     evidence: Tier | None = Field(
         default=None,
@@ -238,6 +255,10 @@ def parse_target(name: object, entry: object) -> Target:
         form = TargetEntry.model_validate(dict(entry))
     except ValidationError as error:
         raise invalid(faults_of(error, where)) from None
+    for cpu in form.emulation:
+        if EMULATED[cpu].architecture != form.architecture:
+            others = f"{EMULATED[cpu].architecture}, the target of {printable(form.architecture)}"
+            raise InvalidSpec(f"{where}.emulation", f"{cpu} is a CPU of {others}")
     return Target(
         name=name,
         family=form.family,
@@ -251,6 +272,7 @@ def parse_target(name: object, entry: object) -> Target:
         quantization=Quantization(**form.quantization.model_dump()),
         size_bytes=form.budgets.size,
         memory_bytes=form.budgets.memory,
+        emulation=form.emulation,
         options=form.options,
         evidence=form.evidence,
     )
