@@ -242,6 +242,28 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
 
 
+@main.group(name="devices", invoke_without_command=True)
+@click.pass_context
+@clear_errors
+def devices_group(context: click.Context) -> None:
+    """The project's devices, with their state; without a command they are listed."""
+    if context.invoked_subcommand is None:
+        from edge_assets.cli.devices import print_devices
+
+        if not print_devices():
+            raise SystemExit(1)
+
+
+@devices_group.command("check")
+@click.argument("name")
+@clear_errors
+def check_device(name: str) -> None:
+    """Try the whole way to the device NAME: reach, recognise, send, lease."""
+    from edge_assets.cli.devices import check_device as check
+
+    check(name)
+
+
 @main.group()
 def emulator() -> None:
     """CPUs that are emulated, to check on their arithmetic what runs on hardware that is not at hand."""

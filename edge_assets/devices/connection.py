@@ -105,19 +105,19 @@ class Connection:
                 raise self._gone(answer)
         self.hello = read(Hello, self.ask("hello", seconds=patience))
 
-    def ask(self, command: str, payload: bytes = b"", seconds: float = 0, **request: object) -> Message:
-        """The answer to a request that asks for so many seconds of work. Raises DeviceError, AgentError, Refused."""
-        answer, _ = self.exchange(command, payload, seconds, **request)
-        return answer
+    def ask(self, command: str, **request: object) -> Message:
+        """The answer to a request. Raises DeviceError, AgentError, Refused."""
+        return self.exchange({"command": command, **request})[0]
 
-    def exchange(
-        self, command: str, payload: bytes = b"", seconds: float = 0, **request: object
-    ) -> tuple[Message, bytes]:
-        """The answer and its payload. Raises DeviceError, AgentError, and Refused as the runtime there does."""
+    def exchange(self, request: Message, payload: bytes = b"") -> tuple[Message, bytes]:
+        """The answer and its payload. `seconds` of a request are those that it asks for, of work.
+
+        Raises DeviceError, AgentError, and Refused as the runtime there does.
+        """
         assert self.process.stdin and self.process.stdout
         try:
-            with self.turn, self._watched(PATIENCE + seconds):
-                send(self.process.stdin, {"command": command, "seconds": seconds, **request}, payload)
+            with self.turn, self._watched(PATIENCE + float(request.get("seconds", 0))):
+                send(self.process.stdin, request, payload)
                 came = receive(self.process.stdout)
         except BrokenWire as error:
             raise DeviceError(
@@ -126,7 +126,7 @@ class Connection:
         except OSError:
             came = None
         if came is None:
-            raise self._gone(b"", f"during '{command}'")
+            raise self._gone(b"", f"during '{request['command']}'")
         answer, data = came
         if "error" in answer:
             if answer.get("refused"):
@@ -137,7 +137,7 @@ class Connection:
 
     def run(self, feeds: Mapping[str, np.ndarray], one: bool = False) -> dict[str, np.ndarray]:
         """Outputs of the loaded model."""
-        _, data = self.exchange("run", packed(dict(feeds)), one=one)
+        _, data = self.exchange({"command": "run", "one": one}, packed(dict(feeds)))
         return unpacked(data)
 
     def send_bytes(self, content: bytes) -> str:
@@ -176,7 +176,7 @@ class Connection:
         while not is_whole:
             content = file.read(CHUNK)
             is_whole = file.tell() >= size
-            self.ask("put", content, sha256=sha256, offset=start, last=is_whole)
+            self.exchange({"command": "put", "sha256": sha256, "offset": start, "last": is_whole}, content)
             start += len(content)
 
     def close(self) -> None:

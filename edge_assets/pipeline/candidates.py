@@ -178,7 +178,19 @@ class Candidates:
             return "refused", built.build.refused
         if built.unverified:
             return "unverified", built.unverified
-        return self._unfit(built)
+        return self._cannot_run_there(built) or self._unfit(built)
+
+    def _cannot_run_there(self, built: Built) -> tuple[Verdict, str] | None:
+        """Why a variant was not measured on the target's device, where others were."""
+        for result in built.elsewhere or ():
+            if result.refused is not None and result.recipe.parameters.get("tier") == "device":
+                return "failed", result.refused
+        if self.conditions.device is None or built.artifact is None or built.variant in self.measured.rows:
+            return None
+        if built.variant == CHECKPOINT:
+            return None
+        runtime = RUNTIMES[built.runtime]
+        return "unavailable", f"agents of devices do not have its runtime, {', '.join(runtime.distributions)}"
 
     def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
         """Why a variant is not what it says, though it was built and verified."""
