@@ -52,9 +52,10 @@ class Apt:
 
     def download(self, package: str) -> Path:
         """The file of one package, without what it depends on."""
-        own = self.folder / f"only-{package.replace(':', '-')}"
-        own.mkdir(parents=True)
-        self._run("download", package, folder=own)
+        own = self.folder / f"only-{package}"
+        if not own.exists():
+            own.mkdir()
+            self._run("download", package, folder=own)
         return next(own.glob("*.deb"))
 
     def with_dependencies(self, packages: Sequence[str]) -> list[Path]:
@@ -114,6 +115,7 @@ def _finished(command: Sequence[str], folder: Path) -> subprocess.CompletedProce
     try:
         return subprocess.run(
             command,
+            check=False,
             cwd=folder,
             env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ from edge_assets.errors import EdgeAssetsError, MissingTool, log_end
 from edge_assets.settings import home
 from edge_assets.targets.emulation import EMULATED, EmulatedCpu
 from resources import folders
-from resources.storage.workspaces import disk_errors
+from resources.workspaces import disk_errors
 
 ROOM = 2**30  # free bytes that an installation for ARM needs while it works; what stays is about a third
 TRYING = 600  # seconds for importing the runtimes on an emulated CPU: usually 10
@@ -133,7 +133,10 @@ def _add_qemu(folder: Path, architecture: str, apt: Apt) -> None:
 
     It is called qemu-aarch64-static in Debian 12 and qemu-aarch64 later, in another package.
     """
-    for package, program in (("qemu-user-static", f"qemu-{architecture}-static"), ("qemu-user", f"qemu-{architecture}")):
+    for package, program in (
+        ("qemu-user-static", f"qemu-{architecture}-static"),
+        ("qemu-user", f"qemu-{architecture}"),
+    ):
         path = f"usr/bin/{program}"
         unpacked = folder / package
         debian.extract(apt.download(package), unpacked, path.__eq__)
@@ -143,7 +146,9 @@ def _add_qemu(folder: Path, architecture: str, apt: Apt) -> None:
             shutil.rmtree(unpacked)
             return
         shutil.rmtree(unpacked, ignore_errors=True)
-    raise EdgeAssetsError(f"Debian's qemu-user-static and qemu-user have no {path}: this release of it is not known here")
+    raise EdgeAssetsError(
+        f"Debian's qemu-user-static and qemu-user have no {path}: this release of it is not known here"
+    )
 
 
 def _qemu_version(program: Path) -> str:

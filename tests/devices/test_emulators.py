@@ -35,7 +35,12 @@ FILES = {
     "signed": ("onnx_int8_static", "graviton3"),
     "litert": ("litert_int8_static", "pixel-8"),
 }
-ON_X86 = ("fp32", "full_range", "reduced_range", "signed")  # an emulated Haswell takes a second for LiteRT's import alone
+ON_X86 = (
+    "fp32",
+    "full_range",
+    "reduced_range",
+    "signed",
+)  # an emulated Haswell takes a second for LiteRT's import alone
 # opens files by the loaders that are given, and keeps what they compute
 RUN = """
 import importlib.util, json, sys

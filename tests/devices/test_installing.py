@@ -154,7 +154,9 @@ def test_an_installation_of_other_versions_is_none_and_is_made_anew(packages: Pa
     assert record is not None
     others = {**record.runtimes, "onnxruntime": "1.0.0"}
     Record(record.layout, record.qemu, record.python, others).write(folder)
-    with pytest.raises(MissingTool, match="it has onnxruntime 1.0.0, this environment .*: edge-assets emulator install"):
+    with pytest.raises(
+        MissingTool, match="it has onnxruntime 1.0.0, this environment .*: edge-assets emulator install"
+    ):
         installed("cortex-a76")
     said: list[str] = []
     assert install(["cortex-a76"], said.append) == ARM
