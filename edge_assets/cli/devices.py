@@ -29,7 +29,9 @@ def print_devices() -> bool:
     for problem in inventory.broken.values():
         console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
     if not inventory.devices and not inventory.broken:
-        console.print('no devices: name a file in pyproject.toml, [tool.edge_assets] devices = "devices.yaml"', markup=False)
+        console.print(
+            'no devices: name a file in pyproject.toml, [tool.edge_assets] devices = "devices.yaml"', markup=False
+        )
         return True
     table = Table("device", "target", "address", Column("state", overflow="fold"))
     is_ready = not inventory.broken
@@ -121,7 +123,9 @@ def _clock(hello: Hello) -> str:
     """Nothing is decided by a device's clock."""
     difference = hello.clock - time.time()
     if abs(difference) > CLOCK_TOLERANCE:
-        return f"its clock differs by {difference / 3600:.1f} h: times are taken from this machine's, so that is no harm"
+        return (
+            f"its clock differs by {difference / 3600:.1f} h: times are taken from this machine's, so that is no harm"
+        )
     return "its clock agrees with this machine's"
 
 

@@ -12,8 +12,8 @@ from edge_assets.addresses import without_credentials
 from edge_assets.cli import emulators
 from edge_assets.cli.devices import summary
 from edge_assets.core.tools import version
-from edge_assets.devices.inventory import devices
 from edge_assets.defs.instance import missing_settings
+from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
 from edge_assets.families.families import FAMILIES
 from edge_assets.settings import home, home_mode

@@ -52,9 +52,10 @@ class Apt:
 
     def download(self, package: str) -> Path:
         """The file of one package, without what it depends on."""
-        own = self.folder / f"only-{package.replace(':', '-')}"
-        own.mkdir(parents=True)
-        self._run("download", package, folder=own)
+        own = self.folder / f"only-{package}"
+        if not own.exists():
+            own.mkdir()
+            self._run("download", package, folder=own)
         return next(own.glob("*.deb"))
 
     def with_dependencies(self, packages: Sequence[str]) -> list[Path]:
@@ -64,7 +65,7 @@ class Apt:
 
     def _run(self, *arguments: str, folder: Path | None = None) -> None:
         command = ["apt-get", "--config-file", str(self.folder / "apt.conf"), "--quiet=2", *arguments]
-        done = _finished(command, folder or self.folder)
+        done = finished(command, folder or self.folder, FETCHING)
         with (self.folder / "apt.log").open("a") as log:
             log.write(done.stdout)
         if done.returncode != 0:
@@ -109,18 +110,21 @@ def extract(package: Path, into: Path, wanted: Callable[[str], bool]) -> None:
         raise EdgeAssetsError(f"{package.name} could not be unpacked: dpkg-deb ended with {unpacking.returncode}")
 
 
-def _finished(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command that ran to its end in `folder`, with what it printed. Raises EdgeAssetsError after half an hour."""
+def finished(command: Sequence[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+    """A command that ran to its end in `folder`, with all that it printed. Raises EdgeAssetsError after `seconds`."""
     try:
         return subprocess.run(
             command,
+            check=False,
             cwd=folder,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=FETCHING,
+            errors="replace",
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise EdgeAssetsError(f"{command[0]} took longer than {FETCHING // 60} minutes and was stopped") from None
+        named = " ".join(command[:4])
+        raise EdgeAssetsError(f"{named} ... took longer than {seconds / 60:.0f} minutes and was stopped") from None

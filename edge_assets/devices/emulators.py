@@ -77,14 +77,8 @@ class Emulator:
             return ["env", *variables, *qemu, str(python), *arguments]
         root = self.folder / CPUS / self.name
         variables.append(f"PYTHONPATH={self.folder / SITE}")
-        foreign = [
-            "-u",
-            "PYTHONHOME",
-            "-u",
-            "LD_PRELOAD",
-            "-u",
-            "LD_LIBRARY_PATH",
-        ]  # they name this machine's libraries
+        # what names libraries for this machine's CPU
+        foreign = ["-u", "PYTHONHOME", "-u", "LD_PRELOAD", "-u", "LD_LIBRARY_PATH"]
         python = root / "usr" / "bin" / f"python{self.record.python}"
         return ["env", *foreign, *variables, *qemu, "-L", str(root), str(python), *arguments]
 

@@ -1,7 +1,7 @@
 """Installing emulated CPUs: qemu and a Python for ARM from Debian's packages, the runtimes from the index's wheels.
 
-Any account can: nothing is installed into the system. What is installed is tried on each CPU before it counts, and takes
-its place in one step, so that an interrupted installation leaves nothing.
+Any account can: nothing is installed into the system. What is installed is tried on each CPU before it counts, and
+takes its place in one step, so that an interrupted installation leaves nothing.
 """
 
 import importlib.util
@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from resources.storage.workspaces import disk_errors
-
 from edge_assets.devices import debian
-from edge_assets.devices.debian import Apt
+from edge_assets.devices.debian import FETCHING, Apt
 from edge_assets.devices.emulators import (
     CPUS,
     LAYOUT,
@@ -37,6 +35,7 @@ from edge_assets.errors import EdgeAssetsError, MissingTool, log_end
 from edge_assets.settings import home
 from edge_assets.targets.emulation import EMULATED, EmulatedCpu
 from resources import folders
+from resources.workspaces import disk_errors
 
 ROOM = 2**30  # free bytes that an installation for ARM needs while it works; what stays is about a third
 TRYING = 600  # seconds for importing the runtimes on an emulated CPU: usually 10
@@ -69,8 +68,8 @@ def install(names: Sequence[str], say: Say) -> list[str]:
     for cpu in chosen:
         if not runs_here(cpu):
             raise EdgeAssetsError(
-                f"{cpu.name} runs this environment's own Python, which is for {this_architecture()}: it can be emulated "
-                f"on {cpu.architecture} alone"
+                f"{cpu.name} runs this environment's own Python, which is for {this_architecture()}: it can be "
+                f"emulated on {cpu.architecture} alone"
             )
     if not chosen:
         chosen = [cpu for cpu in EMULATED.values() if runs_here(cpu)]
@@ -134,10 +133,8 @@ def _add_qemu(folder: Path, architecture: str, apt: Apt) -> None:
 
     It is called qemu-aarch64-static in Debian 12 and qemu-aarch64 later, in another package.
     """
-    for package, program in (
-        ("qemu-user-static", f"qemu-{architecture}-static"),
-        ("qemu-user", f"qemu-{architecture}"),
-    ):
+    programs = {"qemu-user-static": f"qemu-{architecture}-static", "qemu-user": f"qemu-{architecture}"}
+    for package, program in programs.items():
         path = f"usr/bin/{program}"
         unpacked = folder / package
         debian.extract(apt.download(package), unpacked, path.__eq__)
@@ -147,9 +144,7 @@ def _add_qemu(folder: Path, architecture: str, apt: Apt) -> None:
             shutil.rmtree(unpacked)
             return
         shutil.rmtree(unpacked, ignore_errors=True)
-    raise EdgeAssetsError(
-        f"Debian's qemu-user-static and qemu-user have no {path}: this release of it is not known here"
-    )
+    raise EdgeAssetsError(f"Debian's {' and '.join(programs)} have no program that emulates {architecture}")
 
 
 def _qemu_version(program: Path) -> str:
@@ -191,7 +186,7 @@ def _python_version(sysroot: Path) -> str:
     """Such as "3.11"."""
     for program in (sysroot / "usr" / "bin").glob("python3.*"):
         return program.name.removeprefix("python")
-    raise EdgeAssetsError(f"Debian's {', '.join(PACKAGES)} brought no Python: this release of it is not known here")
+    raise EdgeAssetsError(f"Debian's {', '.join(PACKAGES)} brought no program python3.*")
 
 
 def _add_wheels(site: Path, python: str, runtimes: Mapping[str, str]) -> None:
@@ -204,14 +199,7 @@ def _add_wheels(site: Path, python: str, runtimes: Mapping[str, str]) -> None:
         command += ["--platform", f"manylinux_2_{glibc}_aarch64"]
     command += ["--platform", "manylinux2014_aarch64"]
     command += [f"{name}=={number}" for name, number in runtimes.items()]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=debian.FETCHING,
-    )
+    done = debian.finished(command, site.parent, FETCHING)
     if done.returncode != 0:
         raise EdgeAssetsError(f"the runtimes for ARM could not be had: pip failed. {log_end(done.stdout)}")
 
@@ -232,11 +220,12 @@ def _try(emulator: Emulator) -> None:
     runtimes = emulator.record.runtimes or runtimes_here()
     modules = [MODULES.get(name, name) for name in runtimes]
     command = emulator.command("-c", TRY, ",".join(modules), ",".join(runtimes))
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=TRYING, stdin=subprocess.DEVNULL)
+    tried = debian.finished(command, emulator.folder, TRYING)
     if tried.returncode != 0:
         raise EdgeAssetsError(
-            f"{emulator.name} does not run its runtimes (exit code {tried.returncode}). {log_end(tried.stderr)}"
+            f"{emulator.name} does not run its runtimes (exit code {tried.returncode}). {log_end(tried.stdout)}"
         )
-    found = json.loads(tried.stdout.splitlines()[-1])
+    (answer,) = [line for line in tried.stdout.splitlines() if line.startswith("{")]  # runtimes may print as well
+    found = json.loads(answer)
     if found != {"architecture": emulator.cpu.architecture, "versions": dict(runtimes)}:
         raise EdgeAssetsError(f"{emulator.name} does not run what was installed: {found}")

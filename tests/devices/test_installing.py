@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,13 +50,12 @@ exec(sys.argv.pop(1))' "$@"
 """
 
 
-@pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A mirror and an index: Debian packages and wheels, by which an installation takes a second."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian packages and wheels."""
+    folder = tmp_path_factory.mktemp("mirror")
     debian(folder, "qemu-user-static", "1%3a7.2_amd64", {"usr/bin/qemu-aarch64-static": EMULATE})
-    files = {
+    files: dict[str, str | Path] = {
         "usr/bin/python3.11": "an interpreter for ARM",
         "usr/lib/python3.11/os.py": "",
         "lib/ld-linux-aarch64.so.1": "a loader",
@@ -66,6 +65,16 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     debian(folder, "python3.11-minimal", "3.11.2-6_arm64", files)
     for name, number in runtimes_here().items():
         wheel(folder, name, number)
+    return folder
+
+
+@pytest.fixture
+def packages(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mirror and an index of this test's own, by which an installation takes a second or two."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for file in mirror.glob("*.*"):
+        (folder / file.name).hardlink_to(file)
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "apt-get").write_text(APT)
@@ -76,7 +85,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv("EDGE_ASSETS_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("EDGE_ASSETS_EMULATORS", raising=False)
-    yield folder
+    return folder
 
 
 def debian(folder: Path, name: str, version: str, files: dict[str, str | Path]) -> None:
@@ -101,12 +110,12 @@ def debian(folder: Path, name: str, version: str, files: dict[str, str | Path]) 
     subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, package], check=True)
 
 
-def wheel(folder: Path, name: str, number: str) -> None:
-    """A wheel for ARM of a runtime that can be imported and does nothing."""
+def wheel(folder: Path, name: str, number: str, code: str = "") -> None:
+    """A wheel for ARM of a runtime that runs `code` when it is imported, and does nothing else."""
     module = name.replace("-", "_")
     info = f"{module}-{number}.dist-info"
     with zipfile.ZipFile(folder / f"{module}-{number}-cp311-cp311-manylinux_2_27_aarch64.whl", "w") as archive:
-        archive.writestr(f"{module}/__init__.py", "")
+        archive.writestr(f"{module}/__init__.py", code)
         archive.writestr(f"{module}/interpreter.py", "")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: false\n")
@@ -144,7 +153,7 @@ def test_each_cpu_has_its_own_cpuinfo_and_shares_the_rest(packages: Path) -> Non
 def command_of(name: str) -> dict[str, str]:
     """What follows each word of an emulated CPU's command."""
     command = installed(name).command("script.py")
-    return dict(zip(command, command[1:], strict=False))
+    return dict(pairwise(command))
 
 
 def test_an_installation_of_other_versions_is_none_and_is_made_anew(packages: Path) -> None:
@@ -154,9 +163,7 @@ def test_an_installation_of_other_versions_is_none_and_is_made_anew(packages: Pa
     assert record is not None
     others = {**record.runtimes, "onnxruntime": "1.0.0"}
     Record(record.layout, record.qemu, record.python, others).write(folder)
-    with pytest.raises(
-        MissingTool, match="it has onnxruntime 1.0.0, this environment .*: edge-assets emulator install"
-    ):
+    with pytest.raises(MissingTool, match="onnxruntime 1.0.0, this environment .*: edge-assets emulator install"):
         installed("cortex-a76")
     said: list[str] = []
     assert install(["cortex-a76"], said.append) == ARM
@@ -165,12 +172,17 @@ def test_an_installation_of_other_versions_is_none_and_is_made_anew(packages: Pa
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "aarch64"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"layout": 99, "qemu": "7", "python": "3"}', '{"layout": "x"}'])
-def test_a_record_that_says_nothing_is_no_installation(content: str, packages: Path) -> None:
-    install(["cortex-a76"], print)
-    (emulators.folder_of("aarch64") / "emulator.json").write_text(content)
-    with pytest.raises(MissingTool, match="cortex-a76 is not installed: edge-assets emulator install cortex-a76"):
-        installed("cortex-a76")
+def test_a_record_that_says_nothing_is_no_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_ASSETS_EMULATORS", str(tmp_path))
+    record = emulators.folder_of("aarch64") / "emulator.json"
+    record.parent.mkdir()
+    Record(emulators.LAYOUT, "7.2", "3.11", runtimes_here()).write(record.parent)
+    good = record.read_text()
+    assert installed("cortex-a76")
+    for content in ("", "{}", "[1]", '{"layout": 99}', good[:-9], good.replace('"qemu": "7.2"', '"qemu": 7')):
+        record.write_text(content)
+        with pytest.raises(MissingTool, match="cortex-a76 is not installed: edge-assets emulator install cortex-a76"):
+            installed("cortex-a76")
 
 
 def test_what_apt_says_is_told_and_nothing_is_left(packages: Path) -> None:
@@ -182,22 +194,16 @@ def test_what_apt_says_is_told_and_nothing_is_left(packages: Path) -> None:
 
 def test_what_pip_says_is_told_and_nothing_is_left(packages: Path) -> None:
     next(packages.glob("onnxruntime-*.whl")).unlink()
-    with pytest.raises(EdgeAssetsError, match="runtimes for ARM could not be had: pip failed.*onnxruntime"):
+    with pytest.raises(EdgeAssetsError, match="runtimes for ARM could not be had: pip failed(.|\n)*onnxruntime"):
         install(ARM, print)
     assert left() == [".lock"]
 
 
 def test_runtimes_that_do_not_run_are_no_installation(packages: Path) -> None:
     file = next(packages.glob("numpy-*.whl"))
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("numpy/core.py", "")
-    with zipfile.ZipFile(file) as archive:
-        others = {name: archive.read(name) for name in archive.namelist() if name != "numpy/__init__.py"}
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in others.items():
-            archive.writestr(name, content)
-        archive.writestr("numpy/__init__.py", "raise ImportError('illegal instruction')")
-    with pytest.raises(EdgeAssetsError, match="cortex-a72 does not run its runtimes.*illegal instruction"):
+    file.unlink()
+    wheel(packages, "numpy", runtimes_here()["numpy"], "raise ImportError('illegal instruction')")
+    with pytest.raises(EdgeAssetsError, match="cortex-a72 does not run its runtimes(.|\n)*illegal instruction"):
         install(ARM, print)
     assert left() == [".lock"]
 
@@ -250,7 +256,8 @@ def test_the_commands_install_list_and_remove(packages: Path) -> None:
     assert "installed: cortex-a72, cortex-a76, arm-max" in run("install", "cortex-a76")
     listed = run("list")
     assert "raspberry-pi-5" in listed
-    assert f"aarch64: qemu 7.2.99, Python 3.11, numpy {runtimes_here()['numpy']}" in listed
+    assert "aarch64: qemu 7.2.99, Python 3.11, " in listed
+    assert f"numpy {runtimes_here()['numpy']}" in listed
     assert "removed cortex-a72, cortex-a76, arm-max: " in run("remove", "arm-max")
     with pytest.raises(MissingTool):
         installed("cortex-a76")
