@@ -22,8 +22,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
 
 def runtimes_of(target: Target) -> list[str]:
     """Those of a target's variants that agents have, by name."""
-    family = next(family for family in FAMILIES if family.name == target.family)
-    names = {variant.runtime for variant in family.variants}
+    names = {variant.runtime for variant in FAMILIES[target.family].variants}
     return sorted(names & set(SESSIONS))
 
 

@@ -95,10 +95,10 @@ def command(device: Device) -> list[str]:
         return [*ssh(device), remote([device.interpreter, *arguments])]
     if device.kind == "local":
         return [_interpreter_here(device), *arguments]
-    from edge_assets.devices import emulators
+    from edge_assets.devices.emulators import installed
 
     assert device.emulator is not None
-    return emulators.installed(device.emulator).command(*arguments)
+    return installed(device.emulator).command(*arguments)
 
 
 def ssh(device: Device) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who can say something of a target's artifacts besides this machine: its devices, and the CPUs that stand in for it."""
+"""Who can say something of a target's artifacts besides this machine: its devices, and CPUs that stand in for it."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -67,7 +67,7 @@ def observers(cell: Identity) -> Observers:
         if device.kind == "browser":
             continue  # it comes by itself: edge-assets devices browser
         if device.kind == "emulated":
-            found += _emulated(cell, device)
+            found += _emulated(device)
             continue
         known, is_here = None, True
         try:
@@ -83,7 +83,7 @@ def observers(cell: Identity) -> Observers:
     if not cell.is_local:
         for name in cell.target.emulation:
             stand_in = Device(name=name, target=cell.target.name, address="emulated", emulator=name)
-            found += _emulated(cell, stand_in)
+            found += _emulated(stand_in)
     return Observers(tuple(found), absent)
 
 
@@ -97,7 +97,7 @@ def not_emulated(cell: Identity) -> str | None:
     return f"its instruction set can be emulated here: {emulators.INSTALL} {' '.join(lacking)}"
 
 
-def _emulated(cell: Identity, device: Device) -> Iterator[Observer]:
+def _emulated(device: Device) -> Iterator[Observer]:
     """The emulated CPU, if it is installed."""
     assert device.emulator is not None
     if emulators.state(device.emulator).lack:
