@@ -53,6 +53,7 @@ class Device:
     folder: str = FOLDER  # on the device: the agent and what it was sent
     limits: Limits = Limits()
     power: str | None = None  # a file on the device that holds its power in microwatts
+    sensors: str = "/"  # below which the device shows sys and proc
     samples: int | None = None  # evaluation samples that are run there; None: all
     emulator: str | None = None  # which emulated CPU, where the address is `emulated`
     ssh_config: str | None = None  # a configuration file besides the user's own
@@ -111,6 +112,7 @@ class DeviceEntry(Entry):
     folder: Text = Field(default=FOLDER, description="on the device, for the agent and what it is sent")
     limits: LimitsEntry = LimitsEntry()
     power: Text | None = Field(default=None, description="a file on the device with its power in microwatts")
+    sensors: Text = Field(default="/", description="below which the device shows sys and proc, where that is not /")
     samples: Annotated[int, Field(ge=8)] | None = Field(default=None, description="evaluation samples; default: all")
     emulator: Text | None = Field(default=None, description="the emulated CPU, where the address is emulated")
     ssh_config: Text | None = Field(default=None, description="a configuration file for SSH besides the user's own")
@@ -180,6 +182,7 @@ def parse_device(name: object, entry: object, catalog: Catalog) -> Device:
         folder=form.folder,
         limits=Limits(limits.temperature, limits.load, limits.free_memory, limits.free_disk),
         power=form.power,
+        sensors=form.sensors,
         samples=form.samples,
         emulator=form.emulator,
         ssh_config=form.ssh_config,

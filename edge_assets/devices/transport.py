@@ -89,7 +89,7 @@ def command(device: Device) -> list[str]:
     if device.kind == "browser":
         raise DeviceError(f"{device.name} is a browser, which comes by itself: edge-assets devices browser")
     agent = packing.packed()
-    settings = {"home": device.folder, "version": agent.sha256, "power": device.power}
+    settings = {"home": device.folder, "version": agent.sha256, "power": device.power, "root": device.sensors}
     arguments = ["-c", BOOT, device.folder, agent.sha256, str(len(agent.content)), json.dumps(settings)]
     if device.kind == "ssh":
         return [*ssh(device), remote([device.interpreter, *arguments])]
