@@ -44,7 +44,7 @@ BOARD: Target = parse_target(
         "description": "this machine, over SSH",
         "architecture": os.uname().machine,
         "match": {"system": "Linux"},
-        "batch_sizes": [1, 4],
+        "batch_sizes": [1],
         "threads": 1,
         "quantization": {"activations": "uint8", "weights": "int8", "reduce_range": True, "torch_engine": "x86"},
         "budgets": {"size": "128 MiB", "memory": "1 GiB"},
@@ -373,14 +373,14 @@ def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_awa
 def test_a_device_that_was_never_there_leaves_the_others_of_the_release(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = replace(observers.devices().device("board-1"), address="ssh://127.0.0.1:1")
+    away = replace(observers.devices().device("board-1"), name="board-2", address="ssh://127.0.0.1:1")
     monkeypatch.setattr(observers, "devices", lambda: Inventory({away.name: away}))
     judgement = judged(cell)
     winner = judgement.winning_row()
     assert winner.p50_ms is None
     assert winner.not_measured is not None
-    assert winner.not_measured.startswith("not measured: board-1 cannot be reached: nothing answers")
-    assert "latency not measured: board-1 cannot be reached" in winner.reason
+    assert winner.not_measured.startswith("not measured: board-2 cannot be reached: nothing answers")
+    assert "latency not measured: board-2 cannot be reached" in winner.reason
     assert winner.provenance is not None
     assert winner.provenance["parity"].tier == "host"
 
