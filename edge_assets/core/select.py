@@ -355,13 +355,22 @@ def _why_it_won(winner: Candidate, contest: Contest) -> str:
         rank = "the only variant that passed every gate"
     if not contest.is_timed:
         return f"{rank}: {readable_size(_size(winner))}; latency {contest.not_measured}"
-    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
+    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware{_disturbed(contest)}"
     if contest.baseline is None or contest.baseline.latency is None:
         return text
     ratio = _p50(contest.baseline) / _p50(winner)
     if ratio < 1:
         return f"{text}, slower than PyTorch eager"
     return f"{text}, {ratio:.1f} times as fast as PyTorch eager"
+
+
+def _disturbed(contest: Contest) -> str:
+    """That others took part in the timing of some, in words; empty where nobody did."""
+    surroundings = [candidate.latency.surroundings for candidate in contest.passing if candidate.latency]
+    disturbed = [found for found in surroundings if found and found.disturbed]
+    if not disturbed:
+        return ""
+    return f" while something else ran on it, so that no time is certain ({disturbed[0].said})"
 
 
 def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:

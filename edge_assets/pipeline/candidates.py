@@ -23,6 +23,7 @@ from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.identity import Identity
+from edge_assets.pipeline.observers import not_emulated
 from edge_assets.spec.tiers import Tier
 from resources.records import parsed
 
@@ -122,7 +123,9 @@ class Candidates:
         """Why a variant has no latency."""
         if self.conditions.no_device:
             return f"not measured: {self.conditions.no_device}"
-        return self.builts[name].facts.not_measured or self.cell.not_measured
+        reason = self.builts[name].facts.not_measured or self.cell.not_measured
+        emulation = not_emulated(self.cell)
+        return f"{reason}; {emulation}" if emulation else reason
 
     def all(self) -> list[Candidate]:
         """Everything that is no intermediate, the baseline first."""

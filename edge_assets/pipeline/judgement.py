@@ -76,7 +76,7 @@ class Judgement:
 
             return benchmark.write(folder, self.rows, self.candidates.measured)
 
-        return self.cell.store.remember(Recipe("benchmark_report", "1", inputs), build)
+        return self.cell.store.remember(Recipe("benchmark_report", "2", inputs), build)
 
     def release(self) -> Result:
         """The released folder. Raises NothingReleasable."""
@@ -101,7 +101,7 @@ class Judgement:
             self._write_release(folder, winner, shipped)
             return {"variant": winner.variant, "sha256": winner.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "4", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "5", inputs, parameters), build)
 
     def _write_release(self, folder: Path, winner: Built, shipped: Built) -> None:
         """The folder, with one sample of the evaluation data and what the winner gives for it."""

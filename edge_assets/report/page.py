@@ -67,6 +67,8 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["drop"] = words.drop
     environment.filters["drop_interval"] = words.drop_interval
     environment.filters["other_metrics"] = words.other_metrics
+    environment.filters["known_by"] = words.known_by
+    environment.filters["tiers"] = words.tiers
     return environment.get_template(name)
 
 
@@ -109,5 +111,12 @@ def _timed(line: Line) -> str:
 def _verified(line: Line) -> str:
     """What computed the numbers of the winner; of all variants where none ships."""
     asked = [line.winner] if line.winner else line.rows
-    runtimes = dict.fromkeys(row.verified_with for row in asked if row.verified_with)
-    return f"accuracy and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"
+    origins = []
+    for row in asked:
+        for kind in ("accuracy", "parity"):
+            origin = (row.provenance or {}).get(kind)
+            if origin is not None:
+                origins.append(f"{kind} with {origin.by} ({origin.tier})")
+        if not row.provenance and row.verified_with:
+            origins.append(f"accuracy and parity with {row.verified_with}")
+    return "; ".join(dict.fromkeys(origins)) or "nothing verified"

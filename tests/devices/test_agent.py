@@ -45,7 +45,7 @@ def _imports(node: ast.AST) -> list[str]:
 
 def _is_for_types(node: ast.AST, tree: ast.Module) -> bool:
     """Whether it stands below `if TYPE_CHECKING`."""
-    guarded = []
+    guarded: list[ast.AST] = []
     for statement in tree.body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             guarded += ast.walk(statement)

@@ -50,6 +50,7 @@ BOARD: Target = parse_target(
         "budgets": {"size": "128 MiB", "memory": "1 GiB"},
     },
 )
+BOARDS: list[Device] = []  # the one of the test that runs
 BUSY = Limits(load=64)  # the tests themselves keep the cores busy
 
 
@@ -327,6 +328,7 @@ def test_a_throttled_turn_is_repeated_and_then_marked(board: Device, doubling: P
 def cell(
     board: Device, store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Cell:
+    BOARDS[:] = [board]
     monkeypatch.setattr(observers, "devices", lambda: Inventory({board.name: board}))
     monkeypatch.setattr("edge_assets.devices.reach.KEPT", 0.0)
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
@@ -364,7 +366,7 @@ def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_awa
     gates = {gate.name: gate.tier for gate in winner.evidence}
     assert gates == {"parity": "device", "accuracy": "device", "size": None, "memory": "device"}
 
-    away = Device(**{**vars(observers.devices().device("board-1")), "address": "ssh://127.0.0.1:1"})
+    away = replace(BOARDS[0], address="ssh://127.0.0.1:1")
     monkeypatch.setattr(observers, "devices", lambda: Inventory({away.name: away}))
     again = judged(replace(cell)).rows
     assert [row.latency_ms for row in again] == [rows[row.artifact].latency_ms for row in again]
@@ -373,7 +375,7 @@ def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_awa
 def test_a_device_that_was_never_there_leaves_the_others_of_the_release(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = replace(observers.devices().device("board-1"), name="board-2", address="ssh://127.0.0.1:1")
+    away = replace(BOARDS[0], name="board-2", address="ssh://127.0.0.1:1")
     monkeypatch.setattr(observers, "devices", lambda: Inventory({away.name: away}))
     judgement = judged(cell)
     winner = judgement.winning_row()
