@@ -111,12 +111,12 @@ def _timed(line: Line) -> str:
 def _verified(line: Line) -> str:
     """What computed the numbers of the winner; of all variants where none ships."""
     asked = [line.winner] if line.winner else line.rows
-    origins = []
+    kinds: dict[str, list[str]] = {}  # by what computed them
     for row in asked:
         for kind in ("accuracy", "parity"):
             origin = (row.provenance or {}).get(kind)
             if origin is not None:
-                origins.append(f"{kind} with {origin.by} ({origin.tier})")
-        if not row.provenance and row.verified_with:
-            origins.append(f"accuracy and parity with {row.verified_with}")
-    return "; ".join(dict.fromkeys(origins)) or "nothing verified"
+                computed = kinds.setdefault(f"{origin.by} ({origin.tier})", [])
+                computed += [] if kind in computed else [kind]
+    parts = [f"{' and '.join(computed)} with {by}" for by, computed in kinds.items()]
+    return "; ".join(parts) or "nothing verified"
