@@ -116,16 +116,17 @@ class Project:
         moved(home / "mlflow" / "mlflow.db")
         return Project(home, shutil.copytree(self.checkpoints, folder / "checkpoints"))
 
-    def start(
-        self, *arguments: str, stderr: int = subprocess.PIPE, in_background: bool = False
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, in_background: bool = False) -> warm.Started:
         """Start `edge-assets ...`, to be read from and signalled while it runs.
 
         `in_background`: as a script's `&` does, with Ctrl-C ignored.
         """
-        before = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if in_background else []
+        return warm.start("edge_assets.cli", arguments, self.folder, self.env(), in_background)
+
+    def start_cold(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """The same in a process with imports of its own, as a user starts it."""
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "edge_assets.cli", *arguments],
+            [sys.executable, "-m", "edge_assets.cli", *arguments],
             cwd=self.folder,
             env=self.env(PYTHONUNBUFFERED="1"),
             stdout=subprocess.PIPE,
@@ -265,7 +266,7 @@ def built(once: Callable[..., Path], checkpoint_file: Path, tmp_path_factory: py
     def build(folder: Path) -> None:
         (folder / "checkpoints").mkdir()
         shutil.copy(checkpoint_file, folder / "checkpoints")
-        process = Project(folder / "home", folder / "checkpoints").start(*BUILD)  # with imports of its own
+        process = Project(folder / "home", folder / "checkpoints").start_cold(*BUILD)
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, output + errors
 
