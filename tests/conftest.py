@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -63,11 +64,19 @@ ARTIFACT_PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+MEMORY, MEMORY_NEEDED = Path("/dev/shm"), 10 * 2**30  # bytes, most of them for what the workers import
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
 def pytest_configure() -> None:
-    """Each parallel worker keeps to one core: threads of two would spin against each other for the same cores."""
+    """Temporary folders in memory where there is plenty, and each parallel worker on one core.
+
+    The databases of Dagster and MLflow wait for the disk hundreds of times a build; threads of two workers would spin
+    against each other for the same cores.
+    """
+    memory = psutil.virtual_memory().available
+    if MEMORY.is_dir() and min(memory, shutil.disk_usage(MEMORY).free) > MEMORY_NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
