@@ -189,10 +189,13 @@ def ticks(instance: dg.DagsterInstance) -> int:
 
 def release_checks(instance: dg.DagsterInstance) -> list[tuple[bool, str]]:
     """What was said of the tiny model's releases, the earliest first: whether they are of the newest checkpoint."""
-    said = []
+    events = []
     for record in instance.event_log_storage.get_asset_check_execution_history(RELEASE_CHECK, limit=10):
-        event = record.event.dagster_event if record.event else None
-        if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            evaluation = event.asset_check_evaluation_data
-            said.append((evaluation.passed, evaluation.description or ""))
-    return said[::-1]
+        event = record.event
+        if event and event.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            events.append(event)
+    said = []
+    for event in sorted(events, key=lambda event: event.timestamp):  # not as their runs were asked for
+        evaluation = event.get_dagster_event().asset_check_evaluation_data
+        said.append((evaluation.passed, evaluation.description or ""))
+    return said
