@@ -3,6 +3,7 @@
 What is made once is made once for all parallel workers, by the first that asks for it.
 """
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -19,6 +20,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from edge_assets.core import garbage
 from tests import warm
 
 if TYPE_CHECKING:
@@ -81,6 +83,12 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """What was imported to collect the tests stays, and need not be gone through with the garbage of each."""
+    gc.freeze()
+    garbage.look_less_often()
 
 
 def pytest_unconfigure() -> None:

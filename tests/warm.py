@@ -145,8 +145,10 @@ def _server(imported: tuple[str, ...]) -> subprocess.Popen[str]:
 
 def serve() -> None:
     """Fork for every request, until there are no more."""
+    gc.disable()  # what is imported stays
     for name in sys.argv[1:]:
         import_module(name)
+    gc.enable()
     gc.freeze()  # a collection in a fork would copy all that these hold
     for line in sys.stdin:
         request = json.loads(line)
