@@ -88,8 +88,15 @@ def start(
     server = _server(COMMAND)
     assert server.stdin is not None
     assert server.stdout is not None
-    request = {"module": module, "arguments": list(arguments), "folder": str(folder), "env": dict(env)}
-    request |= {"output": [str(path) for path in output], "status": str(status), "in_background": in_background}
+    request = {
+        "module": module,
+        "arguments": list(arguments),
+        "folder": str(folder),
+        "env": dict(env),
+        "output": [str(path) for path in output],
+        "status": str(status),
+        "in_background": in_background,
+    }
     server.stdin.write(json.dumps(request) + "\n")
     server.stdin.flush()
     assert server.stdout.readline(), "the process to fork from has died"
@@ -148,6 +155,8 @@ def serve() -> None:
     gc.disable()  # what is imported stays
     for name in sys.argv[1:]:
         import_module(name)
+    if "mlflow" in sys.argv:  # which packages its modules are of: each process would look at what is installed
+        import_module("mlflow.utils.requirements_utils")._init_modules_to_packages_map()
     gc.enable()
     gc.freeze()  # a collection in a fork would copy all that these hold
     for line in sys.stdin:
