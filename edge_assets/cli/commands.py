@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
-from edge_assets.core import failures
+from edge_assets.core import failures, garbage
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
@@ -57,6 +57,7 @@ def warn(message: str) -> None:
 @click.version_option(package_name="edge-assets")
 def main() -> None:
     """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
+    garbage.look_less_often()
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
