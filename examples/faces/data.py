@@ -15,7 +15,7 @@ import numpy as np
 HEIGHT, WIDTH = 96, 128
 SIDE, FACES = 25, 100
 SPLITS = ("calibration", "test")
-CALIBRATION_PICTURES, TEST_PICTURES = 128, 400
+CALIBRATION_PICTURES, TEST_PICTURES = 128, 240
 MOST = 3  # faces in a picture
 SIZES = (16, 56)  # least and largest side of a pasted face, in pixels
 # where the face is within its 25 x 25 pixels, from forehead to chin: left, top, right, bottom as shares of the side

@@ -27,7 +27,7 @@ FACES = ModelSpec(
     evaluation=Evaluation(
         Dataset("examples.faces.data:evaluation", version=_versions()),
         metric=Metric("coco_map", {"nms": 0.3, "min_score": 0.5, "iou": 0.5}),
-        minimum=400,
+        minimum=240,
     ),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=2**20, max_memory_bytes=2**29),
     targets=(

@@ -16,7 +16,7 @@ def _twice(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Pictures float32 [batch, 3, 64, 64] to logits float32 [batch, 5, 64, 64]. Sides must be multiples of 8."""
+    """Pictures float32 [batch, 3, 48, 48] to logits float32 [batch, 5, 48, 48]. Sides must be multiples of 8."""
 
     def __init__(self) -> None:
         super().__init__()

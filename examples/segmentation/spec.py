@@ -13,8 +13,8 @@ from edge_assets import (
 
 PREPROCESSING = ImagePreprocessing(
     input="image",
-    height=64,
-    width=64,
+    height=48,
+    width=48,
     channels=3,
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25),
@@ -26,8 +26,8 @@ SEGMENTATION = ModelSpec(
     description="Shapes over textures: a U-Net of 98 thousand parameters that names the class of every pixel.",
     architecture="examples.segmentation.network:UNet",
     checkpoints="examples/segmentation/checkpoints",
-    inputs=(Tensor("image", "float32", ("batch", 3, 64, 64)),),
-    outputs=(Tensor("logits", "float32", ("batch", 5, 64, 64)),),
+    inputs=(Tensor("image", "float32", ("batch", 3, 48, 48)),),
+    outputs=(Tensor("logits", "float32", ("batch", 5, 48, 48)),),
     preprocessing=PREPROCESSING,
     calibration=Calibration(Dataset("examples.segmentation.data:calibration")),
     evaluation=Evaluation(

@@ -13,11 +13,12 @@ from examples.segmentation.data import CLASS_NAMES, draw, evaluation
 from examples.segmentation.network import UNet
 from examples.segmentation.spec import PREPROCESSING
 
-EPOCHS, BATCH, PICTURES = 6, 32, 2400
+EPOCHS, BATCH, PICTURES = 10, 16, 3200
+WEIGHTS = torch.tensor([0.4, 1.0, 1.0, 1.0, 1.0])  # half of all pixels are background
 
 
 def tensors(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures uint8 [n, 64, 64, 3] as the model's input, float32 [n, 3, 64, 64]."""
+    """Pictures uint8 [n, 48, 48, 3] as the model's input, float32 [n, 3, 48, 48]."""
     return torch.from_numpy(PREPROCESSING.apply({"image": pictures})["image"])
 
 
@@ -50,7 +51,7 @@ def train(output: Path, epochs: int = EPOCHS, seed: int = 0) -> None:
             batch, wanted = inputs[chosen].to(memory_format=torch.channels_last), targets[chosen]
             if torch.rand(()) < 0.5:
                 batch, wanted = batch.flip(-1), wanted.flip(-1)
-            loss = cross_entropy(model(batch), wanted)
+            loss = cross_entropy(model(batch), wanted, weight=WEIGHTS)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
