@@ -114,7 +114,9 @@ def _paste(canvas: np.ndarray, face: np.ndarray, place: np.ndarray, rng: np.rand
 
     def drawn(values: np.ndarray) -> np.ndarray:
         offset = (0.5 - corner) * scale - 0.5
-        return affine_transform(values, (scale, scale), offset=offset, output_shape=canvas.shape, order=1, mode="nearest")
+        return affine_transform(
+            values, (scale, scale), offset=offset, output_shape=canvas.shape, order=1, mode="nearest"
+        )
 
     inside = np.zeros((SIDE, SIDE), np.float32)
     inside[1:-1, 1:-1] = 1
