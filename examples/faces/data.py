@@ -1,7 +1,7 @@
 """Pictures with faces whose places are known: faces of Labeled Faces in the Wild, pasted into two photographs.
 
-The faces are the 100 of scikit-image's `lfw_subset.npy`, grey and 25 x 25 pixels; half of them are for calibration, half
-for evaluation. The photographs are scikit-learn's, of a temple and of a flower: the left half of each for calibration,
+The faces are the 100 of scikit-image's `lfw_subset.npy`, grey and 25 x 25 pixels; half of them are for calibration,
+half for evaluation. The photographs are scikit-learn's, of a temple and of a flower: the left half of each for calibration,
 the right half for evaluation. Files are read from the installed packages, which are not imported. Everything is seeded:
 the same versions of the packages give the same pictures.
 """

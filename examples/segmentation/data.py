@@ -1,7 +1,8 @@
 """Pictures of shapes over textures, drawn from a seed, and the class of every pixel.
 
-Background and shapes are textures of a few waves in colours of their own, so that neither colour nor brightness tells a
-shape; shapes cover each other, and the sensor is noisy. Training, calibration and test pictures have seeds of their own.
+Background and shapes are textures of a few waves in colours of their own, so that neither colour nor brightness tells
+a shape; shapes cover each other, and the sensor is noisy. Training, calibration and test pictures have seeds of their
+own.
 """
 
 import numpy as np

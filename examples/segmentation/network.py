@@ -1,5 +1,7 @@
 """A U-Net (Ronneberger et al., 2015) of three levels with 8 to 48 channels, BatchNorm and transposed convolutions."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -23,7 +25,7 @@ class UNet(nn.Module):
         self.first = _twice(3, WIDTHS[0])
         self.pool = nn.MaxPool2d(2)
         self.down, self.up, self.joined = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for fine, coarse in zip(WIDTHS[:-1], WIDTHS[1:], strict=True):
+        for fine, coarse in pairwise(WIDTHS):
             self.down.append(_twice(fine, coarse))
             self.up.append(nn.ConvTranspose2d(coarse, fine, 2, stride=2))
             self.joined.append(_twice(2 * fine, fine))

@@ -1,9 +1,9 @@
 """Voices that are synthesised, and the task to find the other utterance of the same voice.
 
-A voice is a source and a filter (Fant, 1960): pulses at its pitch, with its tilt and breath, through four resonances at
-the formants of vowels (Peterson and Barney, 1952) as long as its vocal tract makes them. An utterance is a row of random
-vowels, hisses and pauses over 1.6 seconds, with noise. The two utterances of a voice stand beside each other, so that a
-prefix of even length is a task as well. Calibration and test voices are others. Everything is seeded.
+A voice is a source and a filter (Fant, 1960): pulses at its pitch, with its tilt and breath, through four resonances
+at the formants of vowels (Peterson and Barney, 1952) as its vocal tract scales them. An utterance is a row of random
+vowels, hisses and pauses over 1.6 seconds, with noise. The two utterances of a voice stand beside each other, so that
+a prefix of even length is a task as well. Calibration and test voices are others. Everything is seeded.
 """
 
 from dataclasses import dataclass
