@@ -1,9 +1,9 @@
 """Pictures with faces whose places are known: faces of Labeled Faces in the Wild, pasted into two photographs.
 
 The faces are the 100 of scikit-image's `lfw_subset.npy`, grey and 25 x 25 pixels; half of them are for calibration,
-half for evaluation. The photographs are scikit-learn's, of a temple and of a flower: the left half of each for calibration,
-the right half for evaluation. Files are read from the installed packages, which are not imported. Everything is seeded:
-the same versions of the packages give the same pictures.
+half for evaluation. The photographs are scikit-learn's, of a temple and of a flower: the left half of each for
+calibration, the right half for evaluation. Files are read from the installed packages, which are not imported.
+Everything is seeded: the same versions of the packages give the same pictures.
 """
 
 from functools import cache
@@ -114,9 +114,15 @@ def _paste(canvas: np.ndarray, face: np.ndarray, place: np.ndarray, rng: np.rand
 
     def drawn(values: np.ndarray) -> np.ndarray:
         offset = (0.5 - corner) * scale - 0.5
-        return affine_transform(
-            values, (scale, scale), offset=offset, output_shape=canvas.shape, order=1, mode="nearest"
+        found: np.ndarray = affine_transform(
+            values,
+            (scale, scale),
+            offset=offset,
+            output_shape=canvas.shape,
+            order=1,
+            mode="nearest",
         )
+        return found
 
     inside = np.zeros((SIDE, SIDE), np.float32)
     inside[1:-1, 1:-1] = 1
