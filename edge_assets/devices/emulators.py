@@ -8,10 +8,10 @@ import json
 import os
 import platform
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from pathlib import Path
 
 from filelock import FileLock
@@ -71,7 +71,7 @@ class Emulator:
         qemu = [str(self.folder / QEMU), "-cpu", self.cpu.qemu_model]
         variables = ["PYTHONNOUSERSITE=1", "PYTHONDONTWRITEBYTECODE=1"]
         if self._is_of_this_environment:
-            paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+            paths = {str(distribution(name).locate_file("")) for name in runtimes_here()}
             variables.append(f"PYTHONPATH={os.pathsep.join(sorted(paths))}")
             python = Path(sys.executable).resolve()  # a link in an environment names no real interpreter to qemu
             return ["env", *variables, *qemu, str(python), *arguments]
@@ -85,7 +85,7 @@ class Emulator:
     def machine(self) -> Machine:
         """What evidence says of who computed it. It is no target: a target's `emulation` says whom it stands in for."""
         return Machine(
-            cpu=f"{self.cpu.description} (qemu {self.record.qemu})",
+            cpu=f"{self.cpu.cpu} (qemu {self.record.qemu})",
             architecture=self.cpu.architecture,
             cores=usable_cores(),
             instruction_sets=tuple(sorted(self.cpu.instruction_sets)),

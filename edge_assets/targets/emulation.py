@@ -14,7 +14,8 @@ class EmulatedCpu:
     """One instruction set to compute on."""
 
     name: str
-    description: str  # in words, of what it is and where qemu's CPU is not the one that is named
+    cpu: str  # in words, as evidence says who computed it
+    description: str  # what it is, and where it is not the one that a target has
     architecture: str  # aarch64, x86_64
     qemu_model: str  # qemu's -cpu
     instruction_sets: tuple[str, ...]  # as Linux on it says them in /proc/cpuinfo: `Features`, `flags`
@@ -53,7 +54,8 @@ _HASWELL = ("sse", "sse2", "pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "aes", 
 _CPUS = (
     EmulatedCpu(
         name="cortex-a72",
-        description="Cortex-A72",
+        cpu="Cortex-A72",
+        description="ARMv8.0 without dot products, as in a Raspberry Pi 4",
         architecture="aarch64",
         qemu_model="cortex-a72",
         instruction_sets=_ARMV8,
@@ -61,7 +63,8 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="cortex-a76",
-        description="Cortex-A76",
+        cpu="Cortex-A76",
+        description="ARMv8.2 with dot products, as in a Raspberry Pi 5",
         architecture="aarch64",
         qemu_model="cortex-a76",
         instruction_sets=_ARMV8_2,
@@ -69,7 +72,8 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="arm-max",
-        description="qemu's `max`: ARMv8 with I8MM, BF16 and SVE2, no CPU that there is",
+        cpu="ARM with I8MM, BF16 and SVE2",
+        description="qemu's `max`: all that qemu has, without SME; no CPU that there is",
         architecture="aarch64",
         # with SME, LiteRT's int8 kernels give garbage: qemu's fault or theirs, no CPU of a target has it
         qemu_model="max,sme=off",
@@ -78,9 +82,10 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="haswell",
-        description="Haswell: AVX2 without VNNI",
+        cpu="Haswell",
+        description="x86-64 with AVX2 and without VNNI",
         architecture="x86_64",
-        qemu_model="Haswell",
+        qemu_model="Haswell-noTSX,invpcid=off",  # what qemu lacks of the rest, it warns of in each run
         instruction_sets=_HASWELL,
     ),
 )

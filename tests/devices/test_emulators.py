@@ -142,7 +142,7 @@ def test_haswell_has_the_instruction_sets_that_it_says_and_no_vnni() -> None:
 @pytest.mark.parametrize("name", EMULATED)
 def test_an_emulated_machine_says_that_it_is_one(name: str) -> None:
     machine = emulator(name).machine()
-    assert machine.cpu.startswith(EMULATED[name].description)
+    assert machine.cpu.startswith(EMULATED[name].cpu)
     assert "(qemu " in machine.cpu
     assert machine.system == "Linux (emulated)"
 
