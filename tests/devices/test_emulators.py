@@ -81,7 +81,7 @@ def ask(leaf, subleaf):
     words = (ctypes.c_uint * 4)()
     cpuid(leaf, subleaf, ctypes.addressof(words))
     return list(words)
-print(json.dumps([ask(1, 0), ask(7, 0), ask(7, 1), ask(0x80000001, 0)]))
+print(json.dumps([ask(1, 0), ask(7, 0), ask(7, 1), ask(0x80000001, 0), open("/proc/cpuinfo").read()]))
 """
 # instruction set -> which answer of ASK_X86, register and bit
 CPUID = {
@@ -134,9 +134,10 @@ def test_an_arm_cpu_has_the_instruction_sets_that_it_says(name: str) -> None:
 
 
 def test_haswell_has_the_instruction_sets_that_it_says_and_no_vnni() -> None:
-    answers = asked("haswell", ASK_X86)
+    *answers, cpuinfo = asked("haswell", ASK_X86)
     has = {name for name, (answer, register, bit) in CPUID.items() if answers[answer][register] >> bit & 1}
     assert has == set(EMULATED["haswell"].instruction_sets)
+    assert cpuinfo == EMULATED["haswell"].cpuinfo()
 
 
 @pytest.mark.parametrize("name", EMULATED)
