@@ -291,6 +291,19 @@ def list_emulators() -> None:
     print_emulators()
 
 
+@emulator.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENT]...")
+@clear_errors
+def run_emulated(name: str, arguments: tuple[str, ...]) -> None:
+    """Run Python on the emulated CPU NAME: `edge-assets emulator run cortex-a76 FOLDER/infer.py` checks a release."""
+    from edge_assets.devices.emulators import installed
+
+    command = installed(name).command(*arguments)
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
 @emulator.command("remove")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @clear_errors

@@ -101,13 +101,18 @@ def extract(package: Path, into: Path, wanted: Callable[[str], bool]) -> None:
     """
     unpacking = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
     with unpacking, tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
+        archive.extraction_filter = getattr(tarfile, "tar_filter", _as_it_is)  # Python 3.11.4 was the first to have it
         for member in archive:
             name = member.name.removeprefix("./").rstrip("/")
             leads_out = member.issym() and member.linkname.startswith("/")
             if name and wanted(name) and not leads_out:
-                archive.extract(member, into, set_attrs=not member.isdir(), filter="tar")
+                archive.extract(member, into, set_attrs=not member.isdir())
     if unpacking.returncode != 0:
         raise EdgeAssetsError(f"{package.name} could not be unpacked: dpkg-deb ended with {unpacking.returncode}")
+
+
+def _as_it_is(member: tarfile.TarInfo, _into: str) -> tarfile.TarInfo:
+    return member
 
 
 def finished(command: Sequence[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:

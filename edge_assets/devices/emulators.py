@@ -1,17 +1,18 @@
 """Emulated CPUs: Python, with the runtimes of this environment, on instruction sets that this machine does not have.
 
 One folder per architecture, below the state folder's cache: qemu, for ARM a Python and the runtimes as wheels for ARM,
-and per CPU a root that differs in /proc/cpuinfo alone. What they compute counts; how long they take never.
+and per CPU a root in which qemu looks first for what a program opens, with a /proc/cpuinfo of its own. What they
+compute counts; how long they take never.
 """
 
 import json
 import os
 import platform
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from pathlib import Path
 
 from filelock import FileLock
@@ -68,24 +69,24 @@ class Emulator:
 
         The environment of who calls counts, but for what names packages and libraries of this machine.
         """
-        qemu = [str(self.folder / QEMU), "-cpu", self.cpu.qemu_model]
+        root = self.folder / CPUS / self.name
+        qemu = [str(self.folder / QEMU), "-cpu", self.cpu.qemu_model, "-L", str(root)]
         variables = ["PYTHONNOUSERSITE=1", "PYTHONDONTWRITEBYTECODE=1"]
         if self._is_of_this_environment:
-            paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+            paths = {str(distribution(name).locate_file("")) for name in runtimes_here()}
             variables.append(f"PYTHONPATH={os.pathsep.join(sorted(paths))}")
             python = Path(sys.executable).resolve()  # a link in an environment names no real interpreter to qemu
             return ["env", *variables, *qemu, str(python), *arguments]
-        root = self.folder / CPUS / self.name
         variables.append(f"PYTHONPATH={self.folder / SITE}")
         # what names libraries for this machine's CPU
         foreign = ["-u", "PYTHONHOME", "-u", "LD_PRELOAD", "-u", "LD_LIBRARY_PATH"]
         python = root / "usr" / "bin" / f"python{self.record.python}"
-        return ["env", *foreign, *variables, *qemu, "-L", str(root), str(python), *arguments]
+        return ["env", *foreign, *variables, *qemu, str(python), *arguments]
 
     def machine(self) -> Machine:
         """What evidence says of who computed it. It is no target: a target's `emulation` says whom it stands in for."""
         return Machine(
-            cpu=f"{self.cpu.description} (qemu {self.record.qemu})",
+            cpu=f"{self.cpu.cpu} (qemu {self.record.qemu})",
             architecture=self.cpu.architecture,
             cores=usable_cores(),
             instruction_sets=tuple(sorted(self.cpu.instruction_sets)),

@@ -122,6 +122,7 @@ def _fill(folder: Path, architecture: str, apt: Apt, say: Say) -> None:
         record = _add_python(folder, record, apt, say)
     for cpu in EMULATED.values():
         if cpu.architecture == architecture:
+            _add_root(folder / CPUS / cpu.name, cpu)
             say(f"trying {cpu.name}")
             _try(Emulator(cpu, folder, record))
     record = replace(record, size_bytes=folders.size_of(folder))
@@ -154,7 +155,7 @@ def _qemu_version(program: Path) -> str:
 
 
 def _add_python(folder: Path, record: Record, apt: Apt, say: Say) -> Record:
-    """A Python for ARM, this environment's runtimes for it, and a root per CPU."""
+    """A Python for ARM, and this environment's runtimes for it."""
     say("Python for ARM, from Debian's packages")
     sysroot = folder / SYSROOT
     packages = _add_sysroot(sysroot, apt)
@@ -163,9 +164,6 @@ def _add_python(folder: Path, record: Record, apt: Apt, say: Say) -> Record:
     named = [f"{name} {number}" for name, number in runtimes.items()]
     say(f"{', '.join(named)} for ARM, from the package index")
     _add_wheels(folder / SITE, python, runtimes)
-    for cpu in EMULATED.values():
-        if cpu.architecture == "aarch64":
-            _add_root(folder / CPUS / cpu.name, cpu)
     return replace(record, python=python, runtimes=runtimes, packages=packages)
 
 
@@ -205,12 +203,11 @@ def _add_wheels(site: Path, python: str, runtimes: Mapping[str, str]) -> None:
 
 
 def _add_root(root: Path, cpu: EmulatedCpu) -> None:
-    """Where a CPU's programs look first: the common files, and /proc/cpuinfo of its own.
-
-    Two CPUs that run at once never share that file.
-    """
+    """Where a CPU's programs look first: /proc/cpuinfo of its own, which no two CPUs share, and ARM's common files."""
     (root / "proc").mkdir(parents=True)
     (root / "proc" / "cpuinfo").write_text(cpu.cpuinfo())
+    if cpu.architecture != "aarch64":
+        return
     (root / "usr").symlink_to(Path("..", "..", SYSROOT, "usr"))
     (root / "lib").symlink_to(Path("usr", "lib"))
 

@@ -14,27 +14,32 @@ class EmulatedCpu:
     """One instruction set to compute on."""
 
     name: str
-    description: str  # in words, of what it is and where qemu's CPU is not the one that is named
+    cpu: str  # in words, as evidence says who computed it
+    description: str  # what it is, and where it is not the one that a target has
     architecture: str  # aarch64, x86_64
     qemu_model: str  # qemu's -cpu
     instruction_sets: tuple[str, ...]  # as Linux on it says them in /proc/cpuinfo: `Features`, `flags`
     arm_part: str | None = None  # ARM's /proc/cpuinfo "CPU part"
 
     def cpuinfo(self) -> str:
-        """What /proc/cpuinfo of an ARM machine with this CPU says.
+        """What Linux on a machine with this CPU says in /proc/cpuinfo.
 
-        Libraries choose their kernels by it. qemu 7 shows the machine's own file, of another architecture, which ends
-        ONNX Runtime by SIGSEGV; and a file that promises more than the CPU has ends LiteRT by SIGILL.
+        Programs choose their kernels by it, and say by it what they ran on. qemu 7 shows the file of the machine that
+        it runs on: another architecture's ends ONNX Runtime by SIGSEGV, and one that promises more than the CPU has
+        ends LiteRT by SIGILL.
         """
-        block = [
-            "BogoMIPS\t: 108.00",
-            f"Features\t: {' '.join(self.instruction_sets)}",
-            "CPU implementer\t: 0x41",
-            "CPU architecture: 8",
-            "CPU variant\t: 0x0",
-            f"CPU part\t: {self.arm_part}",
-            "CPU revision\t: 3",
-        ]
+        sets = " ".join(self.instruction_sets)
+        block = ["vendor_id\t: GenuineIntel", f"model name\t: {self.cpu}", f"flags\t\t: {sets}"]
+        if self.architecture == "aarch64":
+            block = [
+                "BogoMIPS\t: 108.00",
+                f"Features\t: {sets}",
+                "CPU implementer\t: 0x41",
+                "CPU architecture: 8",
+                "CPU variant\t: 0x0",
+                f"CPU part\t: {self.arm_part}",
+                "CPU revision\t: 3",
+            ]
         lines = []
         for core in range(CPUINFO_CORES):
             lines += [f"processor\t: {core}", *block, ""]
@@ -53,7 +58,8 @@ _HASWELL = ("sse", "sse2", "pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "aes", 
 _CPUS = (
     EmulatedCpu(
         name="cortex-a72",
-        description="Cortex-A72",
+        cpu="Cortex-A72",
+        description="ARMv8.0 without dot products, as in a Raspberry Pi 4",
         architecture="aarch64",
         qemu_model="cortex-a72",
         instruction_sets=_ARMV8,
@@ -61,7 +67,8 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="cortex-a76",
-        description="Cortex-A76",
+        cpu="Cortex-A76",
+        description="ARMv8.2 with dot products, as in a Raspberry Pi 5",
         architecture="aarch64",
         qemu_model="cortex-a76",
         instruction_sets=_ARMV8_2,
@@ -69,7 +76,8 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="arm-max",
-        description="qemu's `max`: ARMv8 with I8MM, BF16 and SVE2, no CPU that there is",
+        cpu="ARM with I8MM, BF16 and SVE2",
+        description="qemu's `max`: all that qemu has, without SME; no CPU that there is",
         architecture="aarch64",
         # with SME, LiteRT's int8 kernels give garbage: qemu's fault or theirs, no CPU of a target has it
         qemu_model="max,sme=off",
@@ -78,9 +86,11 @@ _CPUS = (
     ),
     EmulatedCpu(
         name="haswell",
-        description="Haswell: AVX2 without VNNI",
+        cpu="Haswell",
+        description="x86-64 with AVX2 and without VNNI",
         architecture="x86_64",
-        qemu_model="Haswell",
+        # without what qemu lacks, none of it arithmetic: it would warn of each in every run
+        qemu_model="Haswell-noTSX,invpcid=off,pcid=off,x2apic=off,tsc-deadline=off",
         instruction_sets=_HASWELL,
     ),
 )

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from edge_assets.targets.catalog import Match, Target
 
 # ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
-ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+ARM_PARTS = {
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse N1",
+    "0xd40": "Neoverse V1",
+    "0xd4f": "Neoverse V2",
+}
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # as macOS and Windows call them
 ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
 BROWSERS = {"chromium": ("chromium", "google-chrome", "chrome")}  # commands, by the name that a target asks for

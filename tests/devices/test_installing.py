@@ -73,7 +73,7 @@ def packages(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A mirror and an index of this test's own, by which an installation takes a second or two."""
     folder = tmp_path / "packages"
     folder.mkdir()
-    for file in mirror.glob("*.*"):
+    for file in (*mirror.glob("*.deb"), *mirror.glob("*.whl")):
         (folder / file.name).hardlink_to(file)
     tools = tmp_path / "tools"
     tools.mkdir()

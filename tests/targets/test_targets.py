@@ -140,12 +140,13 @@ def test_targets_are_emulated_by_cpus_that_have_what_they_match() -> None:
                 assert set(wanted.split("|")) & set(EMULATED[cpu].instruction_sets), f"{cpu} has no {wanted}"
 
 
-def test_the_cpuinfo_of_an_emulated_cpu_is_read_as_linux_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = EMULATED["cortex-a76"].cpuinfo()
+@pytest.mark.parametrize("name", ["cortex-a76", "haswell"])
+def test_the_cpuinfo_of_an_emulated_cpu_is_read_as_a_machines(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = EMULATED[name].cpuinfo()
     monkeypatch.setattr("edge_assets.targets.machine._read", lambda path: lines if path == "/proc/cpuinfo" else None)
     machine = this_machine.__wrapped__()
-    assert machine.cpu == "Cortex-A76"
-    assert machine.instruction_sets == tuple(sorted(EMULATED["cortex-a76"].instruction_sets))
+    assert machine.cpu == EMULATED[name].cpu
+    assert machine.instruction_sets == tuple(sorted(EMULATED[name].instruction_sets))
 
 
 def printed_schema() -> Draft202012Validator:
