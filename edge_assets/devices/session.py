@@ -17,6 +17,8 @@ from edge_assets.devices.connection import AgentError, Connection
 from edge_assets.devices.inventory import Device
 from edge_assets.errors import MeasurementError
 
+BUILD_SECONDS = 3600.0  # of a TensorRT engine
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceLoadable(Loadable):
@@ -38,6 +40,8 @@ class DeviceLoadable(Loadable):
     def load(self, connection: Connection, threads: int) -> dict[str, object]:
         """Send what the device has not, and load it. Returns load time and memory before."""
         path = connection.send_artifact(self.artifact, Path(self.path))
+        if self.runtime == "tensorrt":  # an engine runs on the kind of GPU alone that it was built for
+            path = str(connection.ask("build", path=path, sha256=self.artifact.sha256, seconds=BUILD_SECONDS)["path"])
         return connection.ask(
             "load",
             runtime=self.runtime,

@@ -39,8 +39,8 @@ with dg.DagsterInstance.get() as instance:
     repository = defs.get_repository_def()
     sensor = repository.get_sensor_def("boarded_devices_sensor")
     with dg.build_sensor_context(instance=instance, repository_def=repository, resources=resources()) as context:
-        tick = sensor.evaluate_tick(context)
-    print([request.partition_key for request in tick.run_requests], tick.skip_message)
+        tick = sensor(context)
+    print([request.partition_key for request in tick.run_requests], tick.skip_reason and tick.skip_reason.skip_message)
 """
 
 
