@@ -22,6 +22,7 @@ def project_definitions() -> dg.Definitions:
     return dg.load_from_defs_folder(path_within_project=folder)
 
 
+registry().log_broken()
 defs = dg.Definitions.merge(
     resource_definitions(),
     location_definitions(),

@@ -10,6 +10,7 @@ from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Judged
 from edge_assets.core.types import Built
 from edge_assets.pipeline.candidates import Candidates
+from edge_assets.pipeline.identity import own_name
 from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -77,6 +78,7 @@ def _with_verification(row: Row, built: Built, deciding: Metric) -> Row:
         weight_share=built.verified.weight_share(row.precision),
         verified_with=RUNTIMES[built.runtime].verified_with,
         own_unit=None if deciding.is_share else deciding.label,
+        metric=own_name(deciding),
         metrics=built.verified.metrics,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,

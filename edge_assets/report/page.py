@@ -38,6 +38,7 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> 
         rows=rows,
         lines=table,
         schemes=matrix.schemes(table),
+        headings=words.headings(rows),
         verdicts=_present(rows),
         bases=_bases(table),
         ranges=by_scheme(tradeoffs(rows)),
@@ -110,4 +111,5 @@ def _verified(line: Line) -> str:
     """What computed the numbers of the winner; of all variants where none ships."""
     asked = [line.winner] if line.winner else line.rows
     runtimes = dict.fromkeys(row.verified_with for row in asked if row.verified_with)
-    return f"accuracy and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"
+    metric, _drop = words.headings(asked)
+    return f"{metric} and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"

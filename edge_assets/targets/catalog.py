@@ -226,7 +226,7 @@ def parse_target(name: object, entry: object) -> Target:
     try:
         form = TargetEntry.model_validate(dict(entry))
     except ValidationError as error:
-        raise invalid(faults_of(error, where)) from None
+        raise invalid(faults_of(error, where, form=TargetEntry)) from None
     return Target(
         name=name,
         family=form.family,
