@@ -88,8 +88,8 @@ def check_samples(
         if not fits(array.shape, shape) or array.dtype != tensor.dtype:
             raise DataError(
                 f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
-                f"the model takes {tensor.dtype} {tensor.shape}{_told_layout(tensor, in_steps)}. Change what the dataset "
-                f"or the preprocessing gives, or the spec's `inputs`"
+                f"the model takes {tensor.dtype} {tensor.shape}{_told_layout(tensor, in_steps)}. Change what the "
+                f"dataset or the preprocessing gives, or the spec's `inputs`"
             )
         if tensor.batch_axis is None and (array != array[:1]).any():
             raise DataError(
@@ -101,7 +101,7 @@ def check_samples(
             raise DataError(f"{what} data: field '{name}' has NaN or infinite values")
     if len(set(sample_hashes(kept, preprocess))) == 1:
         raise DataError(
-            f"{what} data: all {kept.samples} samples are alike: does {what}'s function load what it should?"
+            f"{what} data: all {kept.samples} samples are alike: look at what the dataset's function returns"
         )
 
 
@@ -136,7 +136,7 @@ def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_clas
     names = sorted(field.name for field in kept.fields)
     if labels not in names:
         part = "finetuning" if what == "training" else what
-        reason = f"{what} data: no field '{labels}' with the labels, only {names}: name theirs by `labels` of the spec's {part}"
+        reason = f"{what} data: no field '{labels}' with the labels, only {names}: say which by the {part}'s `labels`"
         raise DataError(with_nearest(reason, labels, names))
     shape = outputs[0].sample_shape
     classes = shape[-1] if shape else None

@@ -101,9 +101,11 @@ class Change:
         low, high = accuracy.interval or (accuracy.difference, accuracy.difference)
         half = (high - low) / 2
         by = f"{accuracy.shown(loss)} {accuracy.unit}".strip()
+        if accuracy.label != "accuracy":
+            by = f"{accuracy.label} {by}"
         return (
-            f"{self.target}: {accuracy.label} is worse than before by {by} ({accuracy.shown(loss - half)} to "
-            f"{accuracy.shown(loss + half)}), over the gate of {accuracy.shown(gate)}"
+            f"{self.target}: {by} worse than before ({accuracy.shown(loss - half)} to {accuracy.shown(loss + half)}), "
+            f"over the gate of {accuracy.shown(gate)}"
         )
 
 
@@ -111,8 +113,9 @@ class Change:
 class Comparison:
     """A checkpoint against an earlier one, both by their keys.
 
-    `metric` is the deciding one, and `is_share` whether it is shown in percent. `fp32` is the newer one's value of it in
-    PyTorch eager against the older one's; None where they have no evaluation samples in common. `regressions` has a sentence for each target that became worse by more than the gate.
+    `metric` is the deciding one, and `is_share` whether it is shown in percent. `fp32` is the newer one's value of it
+    in PyTorch eager against the older one's; None where they have no evaluation samples in common. `regressions` has a
+    sentence for each target that became worse by more than the gate.
     """
 
     before: str

@@ -453,7 +453,7 @@ def _dataset_faults(spec: ModelSpec) -> Iterator[Fault]:
 
 
 def _given_input_faults(spec: ModelSpec) -> Iterator[Fault]:
-    """Where what the preprocessing makes is not what the model takes: the data would show it only once they are read."""
+    """Where what the preprocessing makes is not what the model takes: data would show it only once they are read."""
     if spec.preprocessing is None:
         return
     given = given_inputs(spec.preprocessing)

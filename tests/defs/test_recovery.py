@@ -117,7 +117,8 @@ def test_inside_containers_a_reboot_cannot_be_told_from_another_machine(tmp_path
 
 RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
 MESSAGES = """
-query M($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
+query M($run: ID!) { logsForRun(runId: $run) {
+  ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
 TERMINATE = "mutation T($run: String!) { terminateRun(runId: $run) { __typename ... on PythonError { message } } }"
 LAUNCH = """
 mutation L($tags: [ExecutionTag!]) { launchRun(executionParams: {

@@ -180,6 +180,8 @@ def compared(before: list[Row], after: list[Row], fp32: Accuracy | None) -> Comp
     return Comparison(
         before="old-00000000",
         after="new-00000000",
+        metric="accuracy",
+        is_share=True,
         fp32=fp32,
         changes=changes,
         regressions=regressions(changes, TINY.gates.max_accuracy_drop_points),
