@@ -470,7 +470,7 @@ def _given_input_faults(spec: ModelSpec) -> Iterator[Fault]:
             yield "preprocessing", f"makes no '{tensor.name}', which the model takes, but {made}"
             continue
         made_input = given[tensor.name]
-        if made_input is None or spec.states:  # of a model with states, a sample is a sequence of steps
+        if made_input is None or tensor.batch_axis is None or spec.states:  # with states, a sample is several steps
             continue
         if made_input.dtype != tensor.dtype or not _may_agree(made_input.sample_shape, tensor.sample_shape):
             made = f"{made_input.dtype} {('batch', *made_input.sample_shape)}"

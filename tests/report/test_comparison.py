@@ -204,5 +204,5 @@ def test_the_page_says_what_changed_and_what_is_a_regression(tmp_path: Path) -> 
 def test_the_page_says_why_accuracies_are_not_compared(tmp_path: Path) -> None:
     page.write_comparison(tmp_path / "page.html", TINY, compared([WINNER], [WINNER], None))
     text = (tmp_path / "page.html").read_text()
-    assert "not evaluated on the same samples, so their accuracies are not compared" in text
+    assert "not evaluated on the same samples, so their values of accuracy are not compared" in text
     assert "Regressions" not in text

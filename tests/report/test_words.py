@@ -65,7 +65,7 @@ def test_every_table_calls_a_metric_by_its_name_and_unit(tmp_path: Path, capsys:
         assert words.metric(row) in printed
         assert regression is not None
         if row is DEPTH:
-            assert regression.startswith("graviton3: rmse 2.4 worse than before (2.2")
+            assert regression.startswith("graviton3: rmse 2.4 worse than before (2.188 to 2.612)")
             assert regression.endswith("over the gate of 0.005")
             assert "2.5 -> 0.1" in printed
         else:

@@ -179,5 +179,5 @@ def test_what_is_declared_is_json_and_a_wrong_value_is_named() -> None:
         replace(WHISPER, n_mels=0, log="log2")  # type: ignore[arg-type]
     assert str(error.value).splitlines() == [
         "preprocessing.n_mels: 0 must be greater than or equal to 1",
-        "preprocessing.log: log2 must be 'none', 'ln', 'log10' or 'db'",
+        "preprocessing.log: log2 must be 'none', 'ln', 'log10' or 'db'. Did you mean log10?",
     ]

@@ -114,7 +114,7 @@ def test_a_wrong_part_is_named_where_it_is_written(
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "fault"),
+    ("change", "fault"),
     [
         ({"height": "32"}, "preprocessing.height: 32 must be a whole number"),
         ({"width": 0}, "preprocessing.width: 0 must be greater than or equal to 1"),

@@ -289,5 +289,5 @@ def test_yaml_says_the_same_preprocessing() -> None:
         "targets": ["graviton3"],
     }
     assert model_spec(parsed(written)).preprocess == replace(COLOUR, resize="crop", resize_to=(40,), order="BGR")
-    with pytest.raises(InvalidSpec, match=r"preprocessing.image.filter: Input should be 'nearest'"):
+    with pytest.raises(InvalidSpec, match=r"preprocessing.filter: lanczos must be 'nearest'"):
         parsed(written | {"preprocessing": {**written["preprocessing"], "filter": "lanczos"}})  # type: ignore[dict-item]
