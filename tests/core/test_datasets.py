@@ -313,7 +313,12 @@ def test_a_folder_counts_by_the_names_and_contents_of_its_files(
         (folder / "cat" / f"{number}.png").write_bytes(bytes([number]))
     first = content_digest(folder, notes)
     read: list[Path] = []
-    monkeypatch.setattr(contents, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1])
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(contents, "sha256_of", noted)
     assert content_digest(folder, notes) == first
     assert read == [], "what did not change is not read again"
     (folder / "cat" / ".DS_Store").touch()

@@ -444,7 +444,7 @@ def test_killed_again_and_again_on_s3_nothing_that_is_needed_goes_and_the_next_c
         settle(store)
         current = filled.results.keys() - {"superseded", "onnx_model-old", "onnx_int8-old"}
         needed = filled.blobs(*current - {"check"}) | {file.sha256 for file in (*filled.weights, filled.waiting)}
-        exits = []
+        exits: list[int | None] = []
         while 0 not in exits:
             assert len(exits) < 20
             process = multiprocessing.get_context("fork").Process(target=collect_anew, args=(store, policy))
