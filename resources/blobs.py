@@ -116,7 +116,7 @@ def blob_key(sha256: str) -> str:
 def touch_if_old(storage: Storage, key: str) -> bool:
     """Mark a file as used, unless that was done a while ago. False where it is gone.
 
-    On an object store a collector may have looked at the file before and remove it after: so it is looked for once more.
+    On an object store a collector may have looked at it before, and remove it after: so it is looked for once more.
     """
     stat = storage.stat(key)
     if stat is None:

@@ -340,9 +340,8 @@ def made_and_read(store: ArtifactStore, recipe: Recipe) -> Result:
             assert store.checkout(result.artifact).read_text() == f"model of {recipe.step} []"
             break
         except StoreError as error:
-            assert not store.is_local
-            assert attempt == 0
-            assert "is missing from the store; run again to rebuild it" in str(error)
+            if store.is_local or attempt or "is missing from the store; run again to rebuild it" not in str(error):
+                raise
     return result
 
 
