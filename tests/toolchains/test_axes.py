@@ -10,12 +10,13 @@ import torch
 
 from edge_assets import ModelSpec, Passthrough, Tensor
 from edge_assets.core.axes import example_sizes, frozen
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.session import Feeds
 from edge_assets.core.verify import parity
 from edge_assets.core.verify.sizes import Resized, SavedSizes, resized_samples, save
 from edge_assets.errors import ExportError, ReferenceFault, Refused
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, input_shapes
+from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.pytorch.eager import TorchSession
 from tests.tiny import signatures
