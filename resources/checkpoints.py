@@ -28,7 +28,15 @@ from upath import UPath
 from edge_assets.addresses import without_credentials
 from edge_assets.core.checkpoint import SAFETENSORS, SUFFIXES
 from edge_assets.core.types import Artifact, File, checked_path
-from edge_assets.errors import CheckpointError, Malformed, StoreError, UnknownName, one_line, printable
+from edge_assets.errors import (
+    CheckpointError,
+    EdgeAssetsError,
+    Malformed,
+    StoreError,
+    UnknownName,
+    one_line,
+    printable,
+)
 from edge_assets.hashing import digest, sha256_of
 from resources import shards
 from resources.inspection import Content, download, inspect, is_local, local_path
@@ -345,7 +353,7 @@ class Ledger:
         own_name = shards.stem_of(place.name)
         if "/" in name:
             own_name = name.partition("/")[0]  # the files in folders are all called alike
-        stem = re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", own_name)  # a partition key must not hold "..."
+        stem = _in_keys(own_name)
         file = File(f"{stem[:KEY_LETTERS]}{place.suffix.lower()}", content.sha256, content.size)
         source = name if name and is_local(url) else recorded(url)
         for letters in HASH_LETTERS:
@@ -446,6 +454,33 @@ def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
     if checkpoint is None:
         raise UnknownName(f"checkpoint of {model}", key, store.pointers.names(f"checkpoints/{model}"))
     return checkpoint
+
+
+def find(store: ArtifactStore, model: str, name: str) -> Checkpoint:
+    """The registered checkpoint that a person names: by its key, by its file's name or stem, or by how its key begins.
+
+    Of several contents of one file it is the newest. Raises UnknownName with the nearest keys, EdgeAssetsError where
+    the beginning is that of several, and Malformed where its record cannot be read.
+    """
+    keys = store.pointers.names(f"checkpoints/{model}")
+    if name in keys:
+        return lookup(store, model, name)
+    stem = _in_keys(shards.stem_of(PurePosixPath(name.replace(os.sep, "/")).name))
+    same_file = [key for key in keys if key.rpartition("-")[0] == stem]
+    if same_file:
+        contents = [lookup(store, model, key) for key in same_file]
+        return max(contents, key=lambda checkpoint: checkpoint.order)
+    beginning = [key for key in keys if key.startswith(name)] if name else []
+    if len(beginning) > 1:
+        raise EdgeAssetsError(f"'{printable(name)}' may be {' or '.join(beginning)}: give more of the name")
+    if not beginning:
+        raise UnknownName(f"checkpoint of {model}", name, keys)
+    return lookup(store, model, beginning[0])
+
+
+def _in_keys(stem: str) -> str:
+    """A file's stem as keys have it: those must not hold "..."."""
+    return re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", stem)
 
 
 def _readable(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:

@@ -475,6 +475,7 @@ class Row:
     reused: bool = False
     notes: tuple[str, ...] = ()  # of the build
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
+    metric: str | None = field(default=None, metadata=LEFT_OUT)  # the deciding one, where it is not top1_accuracy
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
     # by kind of number (parity, accuracy, latency, memory, energy): how it is known
     provenance: Mapping[str, Provenance] | None = field(default=None, metadata=LEFT_OUT)

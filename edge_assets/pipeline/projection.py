@@ -9,6 +9,7 @@ from edge_assets.core.evidence import Latency, MeasuredVariant, Provenance, Row
 from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
 from edge_assets.pipeline.candidates import Candidates, known_of
+from edge_assets.pipeline.identity import own_name
 from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -81,6 +82,7 @@ def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:
         observations=known.observations(),
         findings=known.findings(row.precision),
         own_unit=None if deciding.is_share else deciding.label,
+        metric=own_name(deciding),
         metrics=verified.metrics,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,

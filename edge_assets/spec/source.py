@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told, with_nearest
 
 
 def locate(reference: str, field: str) -> Path:
@@ -28,8 +28,9 @@ def locate(reference: str, field: str) -> Path:
     path = _find(module)
     if path is None:
         raise InvalidSpec(field, f"no module named '{module}' (from '{reference}')")
-    if attribute not in _top_level_names(_parse(path)):
-        raise InvalidSpec(field, f"module '{module}' defines no '{attribute}'")
+    defined = _top_level_names(_parse(path))
+    if attribute not in defined:
+        raise InvalidSpec(field, with_nearest(f"module '{module}' defines no '{attribute}'", attribute, defined))
     return path
 
 
@@ -62,6 +63,17 @@ def source_digest(reference: str) -> str:
         hasher.update(name.encode())
         hasher.update(_code(_find(name)).encode())
     return hasher.hexdigest()
+
+
+def imports_of(reference: str) -> set[str]:
+    """What the named module, and every module of its own package that it imports, imports, by dotted names.
+
+    An imported attribute is among them as `package.module.attribute`. Nothing is imported for it.
+    """
+    found: set[str] = set()
+    for name in _closure(reference.partition(":")[0]):
+        found.update(_imports(name))
+    return found
 
 
 def _closure(module: str) -> set[str]:

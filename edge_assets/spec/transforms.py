@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edge_assets.errors import InvalidSpec
 from edge_assets.spec.preprocess import ImagePreprocessing
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic"]
@@ -50,7 +51,7 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         resize_to = before[:1]
     else:
         raise ValueError(f"timm's crop_mode '{mode}' is not known")
-    return ImagePreprocessing(
+    return _made(
         input=name,
         height=height,
         width=width,
@@ -62,6 +63,13 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         filter=_filter(config["interpolation"]),
         fill=fill,
     )
+
+
+def _made(**fields: Any) -> ImagePreprocessing:
+    try:
+        return ImagePreprocessing(**fields)
+    except InvalidSpec as error:
+        raise ValueError(str(error)) from None
 
 
 def _filter(interpolation: object) -> Filter:
@@ -114,7 +122,7 @@ def from_torchvision(transform: object, name: str = "image", channels: int | Non
     count = channels or _channels(read)
     mean = read.mean or (0.0,)
     std = read.std or (1.0,)
-    return ImagePreprocessing(
+    return _made(
         input=name,
         height=read.height,
         width=read.width,

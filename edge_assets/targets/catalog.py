@@ -254,7 +254,7 @@ def parse_target(name: object, entry: object) -> Target:
     try:
         form = TargetEntry.model_validate(dict(entry))
     except ValidationError as error:
-        raise invalid(faults_of(error, where)) from None
+        raise invalid(faults_of(error, where, form=TargetEntry)) from None
     for cpu in form.emulation:
         if EMULATED[cpu].architecture != form.architecture:
             others = f"{EMULATED[cpu].architecture}, the target of {printable(form.architecture)}"

@@ -1,21 +1,33 @@
 """Data sets that stream: what gives samples, what is kept of them, and files of arrays read and written in parts."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_assets.core import data
+from edge_assets.core.datasets import contents
 from edge_assets.core.datasets import kept as datasets
+from edge_assets.core.datasets.contents import content_digest
 from edge_assets.core.datasets.kept import BATCH, KeptStream, keep_stream
 from edge_assets.core.datasets.npz import NpzWriter, open_npz, save_arrays
 from edge_assets.core.datasets.stream import as_stream, samples
 from edge_assets.core.progress import Progress, appended, duration, followed
 from edge_assets.core.session import SavedFeeds
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError
+from edge_assets.families.families import FAMILIES
+from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.preprocess import Passthrough
+from edge_assets.targets.project import target
+from resources import checkpoints
+from resources.store import open_store
 from tests.samples import kept
+from tests.tiny.spec import TINY
 
 COUNT = 150
 NUMBERS = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
@@ -287,3 +299,63 @@ def test_progress_says_how_long_the_rest_takes() -> None:
         progress.at(done)
     assert lines == ["evaluating: 250 of 1,000 samples, about 3 min left"]
     assert [duration(seconds) for seconds in (40, 700, 3900)] == ["40 s", "12 min", "1 h 5 min"]
+
+
+# --- folders that a data set is read from --------------------------------------------------------------
+
+
+def test_a_folder_counts_by_the_names_and_contents_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, notes = tmp_path / "pictures", tmp_path / "notes"
+    (folder / "cat").mkdir(parents=True)
+    for number in range(3):
+        (folder / "cat" / f"{number}.png").write_bytes(bytes([number]))
+    first = content_digest(folder, notes)
+    read: list[Path] = []
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(contents, "sha256_of", noted)
+    assert content_digest(folder, notes) == first
+    assert read == [], "what did not change is not read again"
+    (folder / "cat" / ".DS_Store").touch()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x").touch()
+    assert content_digest(folder, notes) == first
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert content_digest(tmp_path / "elsewhere", notes) == first
+    read.clear()
+    changed = folder / "cat" / "1.png"
+    before = changed.stat()
+    changed.write_bytes(b"9")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # of equal size and time
+    second = content_digest(folder, notes)
+    assert second != first
+    assert read == [changed]
+    changed.rename(changed.with_name("9.png"))
+    third = content_digest(folder, notes)
+    assert third not in (first, second)
+    for text in ("{", "[]", '{"cat/0.png": 5}'):
+        next(notes.iterdir()).write_text(text)
+        assert content_digest(folder, notes) == third
+
+
+def test_a_picture_that_was_changed_is_seen_by_the_plan(tmp_path: Path, checkpoint_file: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"1")
+    data_set = replace(TINY.calibration.data, files=(str(tmp_path / "pictures"),))
+    spec = replace(TINY, calibration=replace(TINY.calibration, data=data_set))
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+
+    def recipe() -> str:
+        cell = Cell(spec, FAMILIES["cpu"], target("graviton3"), checkpoint, store, lambda _line: None)
+        return cell.data.calibration.recipe.sha256
+
+    first = recipe()
+    assert recipe() == first
+    (tmp_path / "pictures" / "a.png").write_bytes(b"2")
+    assert recipe() != first

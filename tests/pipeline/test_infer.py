@@ -97,7 +97,7 @@ def test_a_sound_file_gives_the_datasets_numbers(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("wide.png", "must have 24 x 32 pixels (height x width), got 32 x 96; `resize` of the preprocessing would say"),
-        ("absent.png", "absent.png"),
+        ("absent.png", "absent.png; without the option the bundled sample is run"),
         ("text.png", "text.png is no picture that Pillow can read"),
     ],
 )

@@ -147,7 +147,7 @@ def test_quantized_graph_has_tensorrts_flavour(build: Build, store: ArtifactStor
 
 
 def test_profile_is_the_targets_batches_and_the_specs_axes() -> None:
-    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),))
+    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),), preprocessing=None)
     (entry,) = tensorrt.profile(text, target("l4"))
     assert entry == {"name": "tokens", "dtype": "int64", "min": [1, 1], "opt": [8, 128], "max": [32, 512]}
     (entry,) = tensorrt.profile(replace(text, axis_ranges={"length": (4, 16, 64)}), target("jetson-orin"))
