@@ -22,9 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.types import Artifact, File, Recipe, Result
 from edge_assets.errors import Refused
@@ -35,6 +33,9 @@ from resources.memos import Check, Memos
 from resources.records import Pointers, Records
 from resources.storage import Storage, open_storage
 from resources.workspaces import Workspaces, disk_errors
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 Build = Callable[[Path], Mapping[str, Any]]  # writes files into the folder, returns facts; may raise Refused
 
@@ -64,7 +65,7 @@ class ArtifactStore:
         return self.records.storage
 
     @property
-    def root(self) -> UPath:
+    def root(self) -> "UPath":
         return self.storage.root
 
     @property

@@ -9,13 +9,15 @@ step. A layout says, as JSON, where a model has its batch and what its states ar
 A state begins as zeros. An input without a batch has one value, the same in every sample.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
+from edge_assets.later import np
 
-Arrays = dict[str, np.ndarray]
-Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+Arrays: TypeAlias = "dict[str, np.ndarray]"
+Run: TypeAlias = "Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]"
 Layout = Mapping[str, Mapping[str, Any]]
 
 

@@ -6,7 +6,10 @@ file itself is copied into each release. So it imports NumPy alone, Pillow where
 nothing but what reads the declarations of others, in `from_timm` and `from_torchvision`.
 """
 
+from __future__ import annotations
+
 import hashlib
+import math
 import wave
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,10 +17,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer
+else:
+
+    class _NumPy:
+        """NumPy, imported when something of it is first asked for: who only declares a preprocessing needs none."""
+
+        def __getattr__(self, name):
+            import numpy
+
+            return getattr(numpy, name)
+
+    np = _NumPy()
 
 HERE = Path(__file__).parent
 
@@ -105,7 +118,7 @@ class ImagePreprocessing:
             raise ValueError("background needs three values: red, green and blue")
 
     @classmethod
-    def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> "ImagePreprocessing":
+    def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> ImagePreprocessing:
         """What a data config of timm's says. Raises ValueError where that has no equal. Needs edge-assets itself."""
         from edge_assets.spec.transforms import from_timm
 
@@ -117,7 +130,7 @@ class ImagePreprocessing:
         transform: object,
         input: str = "image",
         channels: int | None = None,
-    ) -> "ImagePreprocessing":
+    ) -> ImagePreprocessing:
         """What TorchVision's transforms do. Raises ValueError where that has no equal. Needs edge-assets itself.
 
         `channels` is for transforms that do not tell: the least they say of it is one mean per channel.
@@ -457,7 +470,7 @@ ENCODED = ("ids", "attention_mask", "type_ids")  # attributes of an encoding
 
 
 @cache
-def _tokenizer(path: str, max_length: int, sha256: str | None) -> "Tokenizer":
+def _tokenizer(path: str, max_length: int, sha256: str | None) -> Tokenizer:
     """A tokenizer that cuts and pads to `max_length`. Raises ValueError for another file than expected."""
     try:
         from tokenizers import Tokenizer
@@ -669,7 +682,7 @@ def _htk_hertz(mel: np.ndarray) -> np.ndarray:
 
 
 SLANEY_LINEAR = 200.0 / 3.0  # Hz per mel, up to 1000 Hz, which are 15 mel
-SLANEY_LOG = np.log(6.4) / 27.0  # of the frequency, per mel above
+SLANEY_LOG = math.log(6.4) / 27.0  # of the frequency, per mel above
 
 
 def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
@@ -711,7 +724,7 @@ def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
 
 
 def _told(
-    kind: str, preprocessing: "ImagePreprocessing | AudioPreprocessing", always: tuple[str, ...]
+    kind: str, preprocessing: ImagePreprocessing | AudioPreprocessing, always: tuple[str, ...]
 ) -> dict[str, object]:
     """A preprocessing as JSON has it. A field at its default is left out, so that a new field changes no recipe."""
     told: dict[str, object] = {"kind": kind}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
@@ -51,8 +51,9 @@ def _forms() -> dict[type, type[BaseModel]]:
     forms: dict[type, type[BaseModel]] = {}
     for kind in KINDS.values():
         form: dict[str, Any] = {}
+        hints = get_type_hints(kind)
         for entry in fields(kind):
-            value = LISTS.get(entry.name, SIZES.get(entry.type, entry.type))
-            form[entry.name] = (value, ...)
+            hint = hints[entry.name]
+            form[entry.name] = (LISTS.get(entry.name, SIZES.get(hint, hint)), ...)
         forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
     return forms

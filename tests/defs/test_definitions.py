@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.tiny.spec import TINY
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
-HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "s3fs"]
+HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "fsspec", "numpy"]
 HEAVY += ["dagster_aws", "executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
 
 

@@ -6,6 +6,8 @@ function again, chunk by chunk, each held against its hash. So a number can be r
 others now.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -15,14 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from edge_assets.core.datasets.npz import Arrays, NpzReader, open_npz, read_arrays, save_arrays
 from edge_assets.core.datasets.stream import MapStyle, Stream, as_stream, samples, stacked
 from edge_assets.core.progress import Progress
 from edge_assets.core.shapes import read, record
 from edge_assets.core.sizes import readable_size
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.source import call
 

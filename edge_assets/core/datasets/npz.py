@@ -1,17 +1,18 @@
 """Arrays in `.npz` files, read and written some rows at a time, so that neither needs the memory of the whole."""
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-import numpy as np
-from numpy.lib import format as npy
+from edge_assets.later import np
 
-Arrays = dict[str, np.ndarray]
+Arrays: TypeAlias = "dict[str, np.ndarray]"
 LOCAL_HEADER = 30  # bytes of a zip entry's own header before its name
 
 
@@ -76,8 +77,8 @@ def open_npz(path: Path) -> NpzReader:
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: BinaryIO) -> Member:
     with archive.open(entry) as stream:
-        version = npy.read_magic(stream)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read_header(stream)
         header = stream.tell()
     if dtype.hasobject:
@@ -122,7 +123,7 @@ class NpzWriter:
             for name in sorted([*self._files, *others]):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     if name in others:
-                        npy.write_array(entry, others[name], allow_pickle=False)
+                        np.lib.format.write_array(entry, others[name], allow_pickle=False)
                     else:
                         self._copy(name, entry)  # type: ignore[arg-type]
         self._scratch.cleanup()
@@ -130,11 +131,11 @@ class NpzWriter:
     def _copy(self, name: str, entry: BinaryIO) -> None:
         dtype, shape = self._kinds[name]
         header = {
-            "descr": npy.dtype_to_descr(dtype),
+            "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
             "shape": (self._rows[name], *shape),
         }
-        npy.write_array_header_1_0(entry, header)
+        np.lib.format.write_array_header_1_0(entry, header)
         file = self._files[name]
         file.seek(0)
         shutil.copyfileobj(file, entry, 2**22)

@@ -1,8 +1,8 @@
 """Metrics of classes: accuracy, F1 and the area under the ROC curve."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
 from edge_assets.core.metrics.metric import (
     MeanMetric,
@@ -14,6 +14,7 @@ from edge_assets.core.metrics.metric import (
     safely_divided,
 )
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def top1_accuracy() -> MeanMetric:

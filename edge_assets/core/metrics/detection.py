@@ -6,16 +6,16 @@ monotone and read at 101 values of recall. Here each image keeps its matched det
 again for an interval.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_assets.core.metrics.metric import Outputs, SetMetric, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
+RECALLS = 101  # equally spaced, from 0 to 1
 LABELS = "[n, most, 5 or 6]: x1, y1, x2, y2, class, and 1 for a crowd; class -1 where there is no box"
 MATCHED, IGNORED, MISSED = 1, -1, 0
 
@@ -28,7 +28,7 @@ class Detections:
     classes: np.ndarray
     scores: np.ndarray
 
-    def at(self, positions: np.ndarray) -> "Detections":
+    def at(self, positions: np.ndarray) -> Detections:
         return Detections(self.boxes[positions], self.classes[positions], self.scores[positions])
 
 
@@ -48,7 +48,9 @@ def coco_map(
     give that have suppressed overlaps themselves. With `nms` above 0, of overlapping boxes of a class with an IoU above
     it only the best stays. Labels are [n, most, 5 or 6], see `LABELS`.
     """
-    thresholds = np.array([iou]) if iou else THRESHOLDS
+    thresholds = np.linspace(0.5, 0.95, 10)
+    if iou:
+        thresholds = np.array([iou])
 
     def per_sample(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
         demand_shape(labels, 3, "labels", LABELS)
@@ -188,6 +190,7 @@ def _average_precision(samples: np.ndarray, most: int, thresholds: int) -> Calla
 
 def _precision(outcomes: np.ndarray, counts: np.ndarray, boxes: float) -> float:
     """The mean over thresholds and recalls of one class's precision. `outcomes` [k, thresholds], the best first."""
+    recalls = np.linspace(0, 1, RECALLS)
     total = 0.0
     for column in outcomes.T:
         hits = np.cumsum(counts * (column == MATCHED))
@@ -195,8 +198,8 @@ def _precision(outcomes: np.ndarray, counts: np.ndarray, boxes: float) -> float:
         recall = hits / boxes
         precision = hits / np.maximum(hits + misses, np.spacing(1))
         precision = np.maximum.accumulate(precision[::-1])[::-1]
-        places = np.searchsorted(recall, RECALLS, side="left")
+        places = np.searchsorted(recall, recalls, side="left")
         reached = places < len(precision)
-        total += float(precision[places[reached]].sum()) / len(RECALLS)
+        total += float(precision[places[reached]].sum()) / RECALLS
     thresholds: int = outcomes.shape[1]
     return total / thresholds

@@ -1,9 +1,10 @@
 """Errors of numbers, in the labels' unit."""
 
-import numpy as np
+from __future__ import annotations
 
 from edge_assets.core.metrics.metric import MeanMetric, Outputs, SumMetric, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def mae(output: str) -> MeanMetric:

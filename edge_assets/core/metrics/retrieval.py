@@ -1,9 +1,10 @@
 """Search by cosine among the embeddings of the set itself."""
 
-import numpy as np
+from __future__ import annotations
 
 from edge_assets.core.metrics.metric import MeanMetric, Outputs, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 ROWS = 256  # queries that are compared with all others at a time
 

@@ -1,9 +1,10 @@
 """Mean intersection over union, of classes per pixel."""
 
-import numpy as np
+from __future__ import annotations
 
 from edge_assets.core.metrics.metric import Outputs, SumMetric, output_of, safely_divided
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def mean_iou(class_axis: int, ignore: int, output: str) -> SumMetric:

@@ -1,11 +1,12 @@
 """Metrics of recognised and predicted text."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from edge_assets.core.metrics.metric import Outputs, SumMetric, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def wer(vocabulary: str, blank: int, output: str) -> SumMetric:

@@ -6,13 +6,15 @@ to the Bootstrap, 1993, chapter 13), seeded: of the differences of scores where 
 metric itself, whose value is computed anew for both models on each drawing of samples.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from edge_assets.core.evidence import Accuracy
 from edge_assets.core.metrics.metric import MeanMetric, Measure, OutputsMetric, SetMetric, SumMetric
 from edge_assets.core.session import Feeds, Session
+from edge_assets.later import np
 
 BATCH = 64
 RESAMPLES = 2000
@@ -88,7 +90,7 @@ def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -
     )
 
 
-Drawn = tuple[int, float, np.ndarray]  # how many samples, the value of all, and those of drawings
+Drawn: TypeAlias = "tuple[int, float, np.ndarray]"  # how many samples, the value of all, and those of drawings
 
 
 def _of_sums(measure: SumMetric, found: np.ndarray) -> Drawn:

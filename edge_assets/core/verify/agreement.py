@@ -1,12 +1,13 @@
 """Agreement of outputs with the reference's, summed up over samples that come some at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from edge_assets.core.evidence import Agreement
 from edge_assets.core.verify.parity import snr_db
+from edge_assets.later import np
 
 
 @dataclass
@@ -32,7 +33,7 @@ class OutputAgreement:
         self.signal += float(np.square(ref).sum())
         self.noise += float(np.square(ref - out).sum())
 
-    def extend(self, other: "OutputAgreement") -> None:
+    def extend(self, other: OutputAgreement) -> None:
         """The samples of the next part of the set."""
         self.cosines.extend(other.cosines)
         self.signal += other.signal
@@ -63,7 +64,7 @@ class Agreements:
         for name, array in reference.items():
             self.by_output.setdefault(name, OutputAgreement()).add(array, outputs[name])
 
-    def extend(self, other: "Agreements") -> None:
+    def extend(self, other: Agreements) -> None:
         """The samples of the next part of the set."""
         for name, agreement in other.by_output.items():
             self.by_output.setdefault(name, OutputAgreement()).extend(agreement)

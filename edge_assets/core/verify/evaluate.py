@@ -1,10 +1,10 @@
 """Parity and accuracy of one artifact, in this process or in a converter's."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from edge_assets.core.datasets.kept import KeptStream, samples_of_a_chunk
 from edge_assets.core.evidence import Accuracy, Verified
@@ -18,6 +18,7 @@ from edge_assets.core.verify.reference import ReferenceOutputs, statistics_names
 from edge_assets.core.verify.scoring import Scoring, metrics_of
 from edge_assets.core.verify.sizes import SavedSizes
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import PARITY_SAMPLES, Evaluation, Metric
 
@@ -54,7 +55,7 @@ class Part:
     scoring: Scoring
     agreements: Agreements = field(default_factory=Agreements)
 
-    def extend(self, other: "Part") -> None:
+    def extend(self, other: Part) -> None:
         """The samples that follow."""
         self.scoring.extend(other.scoring)
         self.agreements.extend(other.agreements)

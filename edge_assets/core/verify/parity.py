@@ -5,14 +5,15 @@ and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked
 agrees on that batch alone, and in other sizes of every other dynamic axis for the same reason.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from edge_assets.core.evidence import Difference, Parity
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.verify.sizes import Resized
 from edge_assets.errors import ExportError, told
+from edge_assets.later import np
 
 BATCHES = (1, 2, 5)
 SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold

@@ -1,9 +1,9 @@
 """Metrics of outputs that come some samples at a time: what is kept of them is as small as each metric allows."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from edge_assets.core.datasets.kept import joined
 from edge_assets.core.metrics.metric import MeanMetric, Measure, Outputs, OutputsMetric
@@ -11,6 +11,7 @@ from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.metrics import BUILT_IN
 from edge_assets.spec.model import Evaluation, Metric
@@ -59,7 +60,7 @@ class Scoring:
             )
         self.outputs.append(dict(outputs))
 
-    def extend(self, other: "Scoring") -> None:
+    def extend(self, other: Scoring) -> None:
         """The samples of the next part of the set."""
         for label, arrays in other.kept.items():
             self.kept.setdefault(label, []).extend(arrays)

@@ -1,15 +1,16 @@
 """Samples in other sizes: what parity compares besides batches, for models with more dynamic axes than the batch."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from edge_assets.core.axes import other_sizes
 from edge_assets.core.datasets.npz import read_arrays, save_arrays
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ReferenceFault, told
+from edge_assets.later import np
 from edge_assets.spec.model import ModelSpec, Tensor
 
 SAMPLES = 2

@@ -4,13 +4,14 @@ What quantizes or converts such a graph must not have all of its weights in memo
 there several times.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from edge_assets.hashing import Json
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.block_weights import attributes, is_linear
 from edge_assets.toolchains.onnx.graph import drop_unused, initializers, replace_nodes
 from edge_assets.toolchains.onnx.tables import quantize_rows
@@ -22,7 +23,7 @@ ALIGNMENT = 4096  # bytes, so that a runtime can map a tensor from the file
 INLINE_BYTES = 1024  # of tensors that stay in the graph's own file: shapes and axes are read without the weights
 
 
-def read(folder: Path) -> "onnx.ModelProto":
+def read(folder: Path) -> onnx.ModelProto:
     """The graph in a folder, without the weights beside it: their tensors are empty, and still say where they lie."""
     import onnx
 
@@ -32,7 +33,7 @@ def read(folder: Path) -> "onnx.ModelProto":
     return model
 
 
-def write(model: "onnx.ModelProto", source: Path, path: Path) -> None:
+def write(model: onnx.ModelProto, source: Path, path: Path) -> None:
     """Write a graph whose weights lie partly in the folder `source` and partly in itself, all of them beside it.
 
     A weight of `source` whose tensor is declared float16 here is converted on its way.
@@ -51,7 +52,7 @@ def write(model: "onnx.ModelProto", source: Path, path: Path) -> None:
     onnx.save(model, path)
 
 
-def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def halved(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph in half precision, its weights declared so: `write` converts them."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -74,11 +75,11 @@ def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return converted
 
 
-def _is_outside(tensor: "onnx.TensorProto") -> bool:
+def _is_outside(tensor: onnx.TensorProto) -> bool:
     return len(tensor.external_data) > 0
 
 
-def _read(tensor: "onnx.TensorProto", folder: Path) -> np.ndarray:
+def _read(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """A weight as the source has it: in float32 where it is only declared to be float16 by now."""
     import onnx
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -104,7 +105,7 @@ def _halved(array: np.ndarray) -> np.ndarray:
     return halves
 
 
-def _put(tensor: "onnx.TensorProto", array: np.ndarray, data: BinaryIO, name: str) -> None:
+def _put(tensor: onnx.TensorProto, array: np.ndarray, data: BinaryIO, name: str) -> None:
     """Append an array to the file of weights, and let the tensor say where it is."""
     from onnx.external_data_helper import set_external_data
 
@@ -125,7 +126,7 @@ def quantize_dynamic(source: Path, path: Path, parameters: Mapping[str, Json], e
 
     model = read(source)
 
-    def weights_of(tensor: "onnx.TensorProto") -> np.ndarray:
+    def weights_of(tensor: onnx.TensorProto) -> np.ndarray:
         return _read(tensor, source)
 
     quantize_rows(model, exclude, weights_of)
@@ -161,7 +162,7 @@ def _codes(array: np.ndarray, parameters: Mapping[str, Json]) -> tuple[np.ndarra
     return np.ascontiguousarray(codes), scales, np.full(scales.shape, middle, dtype)
 
 
-def _product(node: "onnx.NodeProto", quantized: dict[str, str]) -> "list[onnx.NodeProto]":
+def _product(node: onnx.NodeProto, quantized: dict[str, str]) -> list[onnx.NodeProto]:
     """What is in the place of a matrix product; `quantized` gets its input where it was not quantized yet."""
     from onnx import TensorProto, helper
 

@@ -11,6 +11,8 @@ a second adds each batch to histograms that already span them. So the result doe
 what is held at a time is one batch's activations, which are bounded in bytes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import tempfile
@@ -19,10 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from edge_assets.core.session import Feeds, Samples
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from onnxruntime.quantization.calibrate import CalibraterBase
 
 # smallest and largest value by tensor: scalars of the tensor's own float type
-Extremes: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Extremes: TypeAlias = "Mapping[str, tuple[np.ndarray, np.ndarray]]"
 BATCH = 32
 MEMORY_BYTES = 2**30  # of one batch's activations
 BINS = {"percentile": 2048, "entropy": 1024}  # over both signs; entropy's search takes the square of them in time
@@ -236,7 +237,7 @@ def _clipped(
 
 
 @contextlib.contextmanager
-def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> "Iterator[CalibraterBase]":
+def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> Iterator[CalibraterBase]:
     """ONNX Runtime's calibrator with its session on the augmented graph."""
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
     from onnxruntime.quantization.calibrate import create_calibrator
@@ -281,7 +282,7 @@ def _unfit(graph: Path, extremes: Extremes, samples: int) -> dict[str, str]:
     return unfit
 
 
-def depend_on_data(graph: "onnx.GraphProto") -> set[str]:
+def depend_on_data(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors computed from what the inputs hold, not only from their shapes."""
     names = {value.name for value in graph.input} - initializers(graph).keys()
     for node in graph.node:

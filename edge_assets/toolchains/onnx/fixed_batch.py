@@ -4,14 +4,15 @@ Their memory is planned ahead of time. A session takes larger batches by running
 and accuracy are those of the very program that ships. Other dynamic axes are fixed at the best of their sizes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from edge_assets.core.session import Feeds
 from edge_assets.errors import Refused
+from edge_assets.later import np
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.toolchains.onnx.calibration import batches
 

@@ -5,13 +5,14 @@ The recipe of Frantar et al., "GPTQ: Accurate Post-Training Quantization for Gen
 the triangle of the Cholesky factor that is zero), so its result is that of rounding to nearest.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge_assets.core.session import Feeds
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
 from edge_assets.toolchains.onnx.graph import initializers
 
@@ -96,7 +97,7 @@ def _grid(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scale, zero.astype(np.uint8)
 
 
-def products(model: "onnx.ModelProto", size: int) -> Mapping[str, np.ndarray]:
+def products(model: onnx.ModelProto, size: int) -> Mapping[str, np.ndarray]:
     """Constant weights [inputs, outputs] of the MatMuls that `size` cuts evenly, by node name."""
     from onnx import numpy_helper
 
