@@ -34,26 +34,25 @@ def preprocessing_faults(preprocessing: object) -> Iterator[Fault]:
     if preprocessing is None:
         return
     kind = type(preprocessing)
-    form = _forms().get(kind)
-    if form is None:
+    if kind not in KINDS.values():
         known = ", ".join(known.__name__ for known in KINDS.values())
         yield "preprocessing", f"{printable(kind.__name__)} is not one of {known}"
         return
     try:
-        form.model_validate(vars(preprocessing))
+        _form(kind).model_validate(vars(preprocessing))
     except ValidationError as error:
         yield from faults_of(error, "preprocessing")
 
 
 @cache
-def _forms() -> dict[type, type[BaseModel]]:
-    """By the dataclass of a preprocessing, a model with its fields."""
-    forms: dict[type, type[BaseModel]] = {}
-    for kind in KINDS.values():
-        form: dict[str, Any] = {}
-        hints = get_type_hints(kind)
-        for entry in fields(kind):
-            hint = hints[entry.name]
-            form[entry.name] = (LISTS.get(entry.name, SIZES.get(hint, hint)), ...)
-        forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
-    return forms
+def _form(kind: type[Any]) -> type[BaseModel]:
+    """A model with the fields of a preprocessing's dataclass."""
+    form: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        hint = hints[entry.name]
+        value = SIZES.get(hint, hint)
+        if entry.name in LISTS:
+            value = LISTS[entry.name]
+        form[entry.name] = (value, ...)
+    return create_model(kind.__name__, __base__=_Form, **form)
