@@ -13,6 +13,7 @@ from edge_assets.spec.validation import STRICT, as_tuple, faults_of
 
 Size = Annotated[int, Field(ge=1)]  # every whole number of a preprocessing is one
 Byte = Annotated[int, Field(ge=0, le=255)]
+NAMES: dict[type, str] = {kind: name for name, kind in KINDS.items()}
 SIZES: dict[object, Any] = {int: Size, int | None: Size | None}
 LISTS: dict[str, Any] = {  # lists of whole numbers by field
     "resize_to": tuple[Size, ...],
@@ -34,19 +35,21 @@ def preprocessing_faults(preprocessing: object) -> Iterator[Fault]:
     if preprocessing is None:
         return
     kind = type(preprocessing)
-    if kind not in KINDS.values():
+    name = NAMES.get(kind)
+    if name is None:
         known = ", ".join(known.__name__ for known in KINDS.values())
         yield "preprocessing", f"{printable(kind.__name__)} is not one of {known}"
         return
     try:
-        _form(kind).model_validate(vars(preprocessing))
+        _form(name).model_validate(vars(preprocessing))
     except ValidationError as error:
         yield from faults_of(error, "preprocessing")
 
 
 @cache
-def _form(kind: type[Any]) -> type[BaseModel]:
-    """A model with the fields of a preprocessing's dataclass."""
+def _form(name: str) -> type[BaseModel]:
+    """A model with the fields of the dataclass of that kind of preprocessing."""
+    kind = KINDS[name]
     form: dict[str, Any] = {}
     hints = get_type_hints(kind)
     for entry in fields(kind):

@@ -15,7 +15,8 @@ from tests.tiny.spec import TINY
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
 HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3"]
-HEAVY += ["numpy", "fsspec", "dagster_aws", "executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
+HEAVY += ["numpy", "fsspec", "dagster_aws"]
+HEAVY += ["executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
 
 
 @pytest.fixture(scope="module")
