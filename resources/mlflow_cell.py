@@ -96,7 +96,13 @@ class CellLog:
 
     @classmethod
     def open(
-        cls, client: "MlflowClient", store: ArtifactStore, cell: str, uri: str, artifacts: str, say: Say
+        cls,
+        client: "MlflowClient",
+        store: ArtifactStore,
+        cell: str,
+        uri: str,
+        artifacts: str,
+        say: Say,
     ) -> "CellLog":
         """The cell's log at the MLflow of `uri`, whose parent run can be added to."""
         log = cls(client, store, cell, CellRuns.read(store, cell), say)
@@ -144,7 +150,11 @@ class CellLog:
 
     def _create(self, entry: Entry) -> str:
         tags = {**entry.tags, PARENT_TAG: self.state.runs[PARENT]}
-        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=entry.run).info.run_id
+        run_id: str = self.client.create_run(
+            self.state.experiment,
+            tags=tags,
+            run_name=entry.run,
+        ).info.run_id
         self.state.runs[entry.run] = run_id
         self.state.begun[entry.run] = BARE
         self.save()  # now, so that a failure later does not leave a second run
@@ -176,7 +186,11 @@ class CellLog:
         if checkpoint != HISTORY:
             tags["checkpoint"] = checkpoint
             name = f"{target} {checkpoint}"
-        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=name).info.run_id
+        run_id: str = self.client.create_run(
+            self.state.experiment,
+            tags=tags,
+            run_name=name,
+        ).info.run_id
         return run_id
 
     def _show_views(self) -> None:
@@ -325,7 +339,12 @@ class CellLog:
                 self._upload(run_id, lambda: self.client.log_artifacts(run_id, str(folder), name))
                 return f"runs:/{run_id}/{name}"
             place = self.client.get_logged_model(model_id).artifact_location
-            about = Model(artifact_path=place, model_uuid=model_id, model_id=model_id, run_id=run_id)
+            about = Model(
+                artifact_path=place,
+                model_uuid=model_id,
+                model_id=model_id,
+                run_id=run_id,
+            )
             write_model(self.store, entry.model or {}, path, folder, about)
             self._upload(run_id, lambda: self.client.log_model_artifacts(model_id, str(folder)))
         self.client.finalize_logged_model(model_id, "READY")

@@ -21,7 +21,13 @@ RELEASED = "release"  # the flavor of a released folder: MLflow's python_functio
 EXAMPLE_NUMBERS = 20_000  # in a larger input example, MLflow's JSON of it would outweigh the model
 
 
-def write_model(store: ArtifactStore, about: Mapping[str, Any], artifact: Path, folder: Path, model: Model) -> None:
+def write_model(
+    store: ArtifactStore,
+    about: Mapping[str, Any],
+    artifact: Path,
+    folder: Path,
+    model: Model,
+) -> None:
     """Write the layout of the flavor that `about` names.
 
     What a model needs is stated: MLflow would otherwise find it by running the model in a new process.
@@ -93,7 +99,11 @@ def _write_torchscript(
 
 
 def _write_release(
-    about: Mapping[str, Any], released: Path, folder: Path, model: Model, signature: ModelSignature
+    about: Mapping[str, Any],
+    released: Path,
+    folder: Path,
+    model: Model,
+    signature: ModelSignature,
 ) -> None:
     import mlflow
 

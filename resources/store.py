@@ -124,7 +124,12 @@ class ArtifactStore:
         return self.workspaces.kept(recipe.sha256)
 
 
-def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, **storage_options: Any) -> ArtifactStore:
+def open_store(
+    root: str,
+    cache: Path,
+    verifier: trust.Verifier | None = None,
+    **storage_options: Any,
+) -> ArtifactStore:
     """The store at a folder or an fsspec URL, with its local folder. `storage_options` go to fsspec.
 
     With a `verifier`, only memos that it verifies are taken.
@@ -132,7 +137,12 @@ def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, *
     return assembled(open_storage(root, storage_options), cache, verifier, read_only=False)
 
 
-def assembled(storage: Storage, cache: Path, verifier: trust.Verifier | None, read_only: bool) -> ArtifactStore:
+def assembled(
+    storage: Storage,
+    cache: Path,
+    verifier: trust.Verifier | None,
+    read_only: bool,
+) -> ArtifactStore:
     """The parts of a store, put together."""
     workspaces = Workspaces(cache)
     records = Records(storage, workspaces)
@@ -162,7 +172,13 @@ def _built(store: ArtifactStore, recipe: Recipe, build: Build) -> Result:
         except Refused as reason:
             refused = str(reason)
         seconds = round(time.perf_counter() - started, 3)
-        result = Result(recipe=recipe, artifact=artifact, facts=facts, refused=refused, seconds=seconds)
+        result = Result(
+            recipe=recipe,
+            artifact=artifact,
+            facts=facts,
+            refused=refused,
+            seconds=seconds,
+        )
         store.memos.keep(result)
     return result
 

@@ -62,7 +62,12 @@ class Trials:
         """Samples that candidates are judged on: even, since a metric may work on pairs."""
         return max(PARITY_SAMPLES, self.samples // 2 // 2 * 2)
 
-    def run(self, parameters: Mapping[str, object], write: Write, samples: int | None = None) -> Trial:
+    def run(
+        self,
+        parameters: Mapping[str, object],
+        write: Write,
+        samples: int | None = None,
+    ) -> Trial:
         """Write a candidate and verify it on the first `samples` samples, half of the set by default.
 
         Raises Refused if the candidate's file cannot be made or run.

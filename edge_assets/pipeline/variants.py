@@ -38,7 +38,12 @@ class Variants:
     verification: Verification
     measurement: Measurement
 
-    def build(self, variant: Variant, source: Built, others: Mapping[str, Built] | None = None) -> Built:
+    def build(
+        self,
+        variant: Variant,
+        source: Built,
+        others: Mapping[str, Built] | None = None,
+    ) -> Built:
         """Build one variant from its source and verify it.
 
         A refusal is a result, with its reason. So are a missing toolchain and a failure, of the conversion or of the
@@ -81,7 +86,13 @@ class Variants:
         reason = f"there is no {source.variant} to make it from: {why}"
         return self._not_built(variant, source, reason, {"unavailable": source.facts.unavailable})
 
-    def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
+    def _not_built(
+        self,
+        variant: Variant,
+        source: Built,
+        reason: str,
+        facts: Mapping[str, object],
+    ) -> Built:
         recipe = Recipe(
             step=variant.name,
             code_version=variant.code_version,
@@ -131,7 +142,13 @@ class Variants:
             tools=tools,
         )
 
-    def _run(self, variant: Variant, recipe: Recipe, source: Built, others: Mapping[str, Built]) -> Result:
+    def _run(
+        self,
+        variant: Variant,
+        recipe: Recipe,
+        source: Built,
+        others: Mapping[str, Built],
+    ) -> Result:
         def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"building {variant.name} from {source.variant}")
             log_filters.silence()
@@ -158,7 +175,13 @@ class Variants:
         if lost is not None:
             raise ExportError(f"{lost}: the file takes no other size than the one that it was converted with")
 
-    def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
+    def _request(
+        self,
+        variant: Variant,
+        source: Built,
+        others: Mapping[str, Built],
+        folder: Path,
+    ) -> BuildRequest:
         """What the variant is built from, into `folder`."""
         assert source.artifact is not None
         store = self.cell.store

@@ -42,7 +42,12 @@ class Verification:
             return variant.runtime
         return variant.stand_in
 
-    def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
+    def request(
+        self,
+        loadable: Loadable,
+        samples: int | None = None,
+        is_static: bool = False,
+    ) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all.
 
         One that `is_static` is not asked for other sizes than the data's.

@@ -337,7 +337,12 @@ def _amounts(name: str, distance: np.ndarray, antialias: bool) -> np.ndarray:
     return np.select([x < 1.0, x < 2.0], [near, far], 0.0)
 
 
-def _resampled(pixels: np.ndarray, axis: int, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _resampled(
+    pixels: np.ndarray,
+    axis: int,
+    positions: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
     """Pixels uint8 with one axis resized, each value rounded to a byte."""
     lines = np.ascontiguousarray(np.moveaxis(pixels, axis, 0)).astype(np.int32)
     shape = (len(positions),) + (1,) * (lines.ndim - 1)
@@ -724,7 +729,9 @@ def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
 
 
 def _told(
-    kind: str, preprocessing: ImagePreprocessing | AudioPreprocessing, always: tuple[str, ...]
+    kind: str,
+    preprocessing: ImagePreprocessing | AudioPreprocessing,
+    always: tuple[str, ...],
 ) -> dict[str, object]:
     """A preprocessing as JSON has it. A field at its default is left out, so that a new field changes no recipe."""
     told: dict[str, object] = {"kind": kind}

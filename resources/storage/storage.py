@@ -163,7 +163,11 @@ def _read_once(storage: Storage, key: str) -> bytes | None:
             return None
 
 
-def _read_batch(storage: Storage, objects: ObjectStore, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _read_batch(
+    storage: Storage,
+    objects: ObjectStore,
+    keys: Sequence[str],
+) -> Iterator[tuple[str, bytes]]:
     with storage.errors("read", keys[0]):
         found = objects.read_batch(keys)
     for key, answer in zip(keys, found, strict=True):

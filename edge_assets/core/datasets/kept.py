@@ -140,7 +140,13 @@ class KeptArrays:
             size += member.dtype.itemsize * int(np.prod(member.shape[1:]))
         yield from self._batches(start, stop, samples_of_a_chunk(size), None)
 
-    def _batches(self, start: int, stop: int | None, count: int, names: Iterable[str] | None) -> Iterator[Batch]:
+    def _batches(
+        self,
+        start: int,
+        stop: int | None,
+        count: int,
+        names: Iterable[str] | None,
+    ) -> Iterator[Batch]:
         end = min(self.samples, self.samples if stop is None else stop)
         for first in range(start, end, count):
             last = min(first + count, end)
@@ -264,7 +270,12 @@ def keep_stream(stream: Stream, folder: Path, where: str, log: Callable[[str], N
     if not chunks:
         raise DataError(f"{where} gives no samples. An iterator can be read once: return what makes one anew")
     fields = [ranges.field(name, array.dtype, array.shape[1:]) for name, array in raw.items()]
-    manifest = Manifest(samples=start, fields=tuple(fields), chunks=tuple(chunks), files=_files(stream))
+    manifest = Manifest(
+        samples=start,
+        fields=tuple(fields),
+        chunks=tuple(chunks),
+        files=_files(stream),
+    )
     (folder / MANIFEST).write_text(json.dumps(record(manifest), indent=1) + "\n")
     save_arrays(hashes.arrays(), folder / BY_SAMPLE)
     return start

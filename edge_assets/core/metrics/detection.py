@@ -72,7 +72,12 @@ def coco_map(
     return SetMetric(per_sample, lambda samples: _average_precision(samples, max_detections, len(thresholds)))
 
 
-def _detections(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray | None, min_score: float) -> Detections:
+def _detections(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray | None,
+    min_score: float,
+) -> Detections:
     """What counts of one image's outputs, the best first."""
     if scores.ndim == 1:
         if classes is None:
@@ -165,7 +170,11 @@ def _outcomes(matrix: np.ndarray, crowd: np.ndarray, threshold: float) -> np.nda
     return outcomes
 
 
-def _average_precision(samples: np.ndarray, most: int, thresholds: int) -> Callable[[np.ndarray], float]:
+def _average_precision(
+    samples: np.ndarray,
+    most: int,
+    thresholds: int,
+) -> Callable[[np.ndarray], float]:
     """mAP of what `_matched` gave of each image, by how often each image counts."""
     split = most * (2 + thresholds)
     rows = samples[:, :split].reshape(-1, 2 + thresholds)

@@ -19,7 +19,12 @@ def cer(vocabulary: str, blank: int, output: str) -> SumMetric:
     return _error_rate(vocabulary, blank, output, list)
 
 
-def _error_rate(vocabulary: str, blank: int, output: str, split: Callable[[str], list[str]]) -> SumMetric:
+def _error_rate(
+    vocabulary: str,
+    blank: int,
+    output: str,
+    split: Callable[[str], list[str]],
+) -> SumMetric:
     """Edit distance over length, both summed over the set (Levenshtein, 1966).
 
     Outputs are scores of CTC [n, steps, symbols], of which the largest counts at each step, or their numbers

@@ -41,7 +41,12 @@ def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def against(measure: Measure, found: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> Accuracy:
+def against(
+    measure: Measure,
+    found: np.ndarray,
+    reference: np.ndarray,
+    higher_is_better: bool,
+) -> Accuracy:
     """A metric's value and its drop, of what it keeps of the same samples of both models."""
     if isinstance(measure, MeanMetric | OutputsMetric):
         return compare(found, reference, higher_is_better)
@@ -118,7 +123,12 @@ def _drawings(samples: int) -> Callable[[], np.ndarray]:
     return lambda: np.bincount(generator.integers(0, samples, samples), minlength=samples)
 
 
-def _compare_values(found: Drawn, reference: Drawn, resamples: int, higher_is_better: bool) -> Accuracy:
+def _compare_values(
+    found: Drawn,
+    reference: Drawn,
+    resamples: int,
+    higher_is_better: bool,
+) -> Accuracy:
     sign = 1 if higher_is_better else -1
     samples, value, drawn = found
     _, before, drawn_before = reference

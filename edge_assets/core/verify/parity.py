@@ -53,7 +53,12 @@ def snr_db(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
 
 
-def measure(session: Session, feeds: Feeds, reference: Feeds, resized: Iterable[Resized] = ()) -> Parity:
+def measure(
+    session: Session,
+    feeds: Feeds,
+    reference: Feeds,
+    resized: Iterable[Resized] = (),
+) -> Parity:
     """Parity in batches of 1, 2 and 5 over the first eight samples and in other sizes: the worst, and by output.
 
     `feeds` and `reference` hold at least eight samples. Raises ExportError for a dynamic axis that takes one size.
@@ -115,7 +120,11 @@ def _worse(one: Difference, other: Difference) -> Difference:
     )
 
 
-def _pick(worse: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+def _pick(
+    worse: Callable[[float, float], float],
+    one: float | None,
+    other: float | None,
+) -> float | None:
     """The worse of two numbers; None, of what has none, is the worst."""
     if one is None or other is None:
         return None

@@ -130,7 +130,11 @@ def _resize(spec: ModelSpec, feeds: Feeds, axis: str, size: int) -> dict[str, np
     for tensor in spec.fed_inputs:
         for position, name in _positions(spec, tensor):
             if name == axis:
-                resized[tensor.name] = resized[tensor.name].take(range(size), axis=position, mode="wrap")
+                resized[tensor.name] = resized[tensor.name].take(
+                    range(size),
+                    axis=position,
+                    mode="wrap",
+                )
     return resized
 
 

@@ -481,7 +481,11 @@ def _with_factors(model: torch.nn.Module, image: Picture | None) -> torch.nn.Mod
     return Scaled().eval()
 
 
-def _export(model: torch.nn.Module, spec: ModelSpec, image: Picture | None) -> torch.export.ExportedProgram:
+def _export(
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    image: Picture | None,
+) -> torch.export.ExportedProgram:
     """The model as an exported program: for one picture, or with the spec's flexible axes."""
     import torch
 

@@ -64,7 +64,11 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
             shapes[tensor.name] = list(tensor.dims)
             tensor.dims[:] = [0]
             tensor.raw_data = b""
-    converted: onnx.ModelProto = convert_float_to_float16(inferred, keep_io_types=True, disable_shape_infer=True)
+    converted: onnx.ModelProto = convert_float_to_float16(
+        inferred,
+        keep_io_types=True,
+        disable_shape_infer=True,
+    )
     for tensor in converted.graph.initializer:
         if tensor.name in shapes:
             tensor.dims[:] = shapes[tensor.name]
@@ -120,7 +124,12 @@ def _put(tensor: onnx.TensorProto, array: np.ndarray, data: BinaryIO, name: str)
 # --- dynamic int8 --------------------------------------------------------------------------------------
 
 
-def quantize_dynamic(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str]) -> None:
+def quantize_dynamic(
+    source: Path,
+    path: Path,
+    parameters: Mapping[str, Json],
+    exclude: Collection[str],
+) -> None:
     """Write the graph in the folder `source` with int8 products and tables, in the nodes that ONNX Runtime fuses."""
     from onnx import numpy_helper
 
@@ -178,7 +187,13 @@ def _product(node: onnx.NodeProto, quantized: dict[str, str]) -> list[onnx.NodeP
     integers = [f"{prefix}_codes", f"{name}_codes", f"{prefix}_zero", f"{name}_zero"]
     nodes += [
         helper.make_node("MatMulInteger", integers, [f"{name}_sum"], name=f"{name}_integer"),
-        helper.make_node("Cast", [f"{name}_sum"], [f"{name}_float"], name=f"{name}_cast", to=TensorProto.FLOAT),
+        helper.make_node(
+            "Cast",
+            [f"{name}_sum"],
+            [f"{name}_float"],
+            name=f"{name}_cast",
+            to=TensorProto.FLOAT,
+        ),
         helper.make_node("Mul", [f"{prefix}_scale", f"{name}_scales"], [f"{name}_scale"], name=f"{name}_scaling"),
         helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [product], name=name),
     ]

@@ -237,7 +237,11 @@ def _clipped(
 
 
 @contextlib.contextmanager
-def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> Iterator[CalibraterBase]:
+def _calibrator(
+    graph: Path,
+    method: CalibrationMethod,
+    operators: Sequence[str],
+) -> Iterator[CalibraterBase]:
     """ONNX Runtime's calibrator with its session on the augmented graph."""
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
     from onnxruntime.quantization.calibrate import create_calibrator

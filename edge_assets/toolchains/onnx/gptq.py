@@ -24,7 +24,12 @@ CHUNK = 128  # inputs whose errors reach the rest of the weights at once, as in 
 LARGEST = 15
 
 
-def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BATCH) -> dict[str, np.ndarray]:
+def hessians(
+    graph: Path,
+    feeds: Feeds,
+    tensors: Sequence[str],
+    batch: int = BATCH,
+) -> dict[str, np.ndarray]:
     """X^T X of each of `tensors`, float64 [channels, channels], over all rows that the samples give.
 
     One batch's activations are held at a time. Raises DataError if those of a single sample do not fit into memory.
@@ -49,7 +54,11 @@ def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BAT
     return found
 
 
-def round_weights(weights: np.ndarray, hessian: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def round_weights(
+    weights: np.ndarray,
+    hessian: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes uint8 [inputs, outputs] in 0..15, scales float32 and zero points uint8 [inputs / size, outputs].
 
     `weights` [inputs, outputs], whose inputs `size` divides; `hessian` [inputs, inputs].

@@ -91,7 +91,11 @@ class CudaSession:
         return torch.cuda.max_memory_reserved()
 
 
-def called(model: torch.nn.Module, tensors: Sequence[torch.Tensor], names: Sequence[str] | None) -> object:
+def called(
+    model: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    names: Sequence[str] | None,
+) -> object:
     """What the model returns, its inputs given by position or by `names`."""
     if names is None:
         return model(*tensors)
@@ -145,7 +149,10 @@ def open_session(
 
 
 def session_of(
-    model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], device: str = "cpu"
+    model: torch.nn.Module,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    device: str = "cpu",
 ) -> TorchSession | CudaSession:
     """A session of a network that is loaded."""
     by_name = takes_by_name(model, inputs)

@@ -32,7 +32,13 @@ class EncodedTensor(TypedDict):
 class OrtWebSession:
     """A page with one model loaded. `load_ms` is the runtime's own loading; `baseline_bytes` the page's before it."""
 
-    def __init__(self, path: Path, threads: int, outputs: Sequence[str], execution_provider: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        outputs: Sequence[str],
+        execution_provider: str,
+    ) -> None:
         self.server = Server(routes(path))
         try:
             self.chromium = Chromium(webgpu=execution_provider == "webgpu")
