@@ -42,7 +42,10 @@ def hessians(
     for name in tensors:
         if name not in outputs:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(),
+        providers=["CPUExecutionProvider"],
+    )
     found: dict[str, np.ndarray] = {}
     size = fitting_batch(graph, feeds, batch, MEMORY_BYTES)
     for one in batches(feeds, size):
@@ -78,7 +81,8 @@ def round_weights(
                 scales[block], zeros[block] = _grid(left[i : i + size])
             scale = scales[block].astype(np.float64)
             zero = zeros[block]
-            codes[i] = np.clip(np.round(left[i] / scale) + zero, 0, LARGEST)
+            nearest = np.round(left[i] / scale) + zero
+            codes[i] = np.clip(nearest, 0, LARGEST)
             rounded = scale * (codes[i].astype(int) - zero)
             error = (left[i] - rounded) / upper[i, i]
             errors[i - start] = error
@@ -92,8 +96,10 @@ def _error_factors(hessian: np.ndarray) -> np.ndarray:
     damped = hessian.copy()
     dead = np.diag(damped) == 0  # inputs that were always 0 teach nothing
     damped[dead, dead] = 1
-    damped[np.diag_indices(len(damped))] += DAMPING * np.mean(np.diag(damped))
-    return np.linalg.cholesky(np.linalg.inv(damped)).T
+    diagonal = np.diag_indices(len(damped))
+    damped[diagonal] += DAMPING * np.mean(damped[diagonal])
+    inverse = np.linalg.inv(damped)
+    return np.linalg.cholesky(inverse).T
 
 
 def _grid(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +122,7 @@ def products(model: onnx.ModelProto, size: int) -> Mapping[str, np.ndarray]:
         if node.op_type != "MatMul" or node.input[1] not in tensors:
             continue
         tensor = tensors[node.input[1]]
-        if len(tensor.dims) == 2 and tensor.dims[0] % size == 0:
+        is_matrix = len(tensor.dims) == 2
+        if is_matrix and tensor.dims[0] % size == 0:
             found[node.name] = numpy_helper.to_array(tensor)
     return found
