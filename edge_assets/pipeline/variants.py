@@ -111,7 +111,8 @@ class Variants:
     def recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
         inputs = {"source": source.build.sha256}
-        inputs |= {name: other.build.sha256 for name, other in others.items()}
+        for name, other in others.items():
+            inputs[name] = other.build.sha256
         parameters = variant.parameters(self.cell.spec, self.cell.target)
         tools = variant.tool_versions()
         if "calibration" in variant.needs:
@@ -185,6 +186,10 @@ class Variants:
         """What the variant is built from, into `folder`."""
         assert source.artifact is not None
         store = self.cell.store
+        built = {}
+        for name, other in others.items():
+            if other.artifact is not None:
+                built[name] = store.checkout(other.artifact)
         request = BuildRequest(
             spec=self.cell.spec,
             parameters=variant.parameters(self.cell.spec, self.cell.target),
@@ -192,7 +197,7 @@ class Variants:
             calibration=_no_calibration,
             output=folder,
             log=print if variant.process else self.cell.log,
-            others={name: store.checkout(other.artifact) for name, other in others.items() if other.artifact},
+            others=built,
         )
         if "calibration" in variant.needs:
             request = replace(request, calibration=self.reference.network.calibration_feeds())
@@ -202,7 +207,8 @@ class Variants:
 
     def _trials(self, variant: Variant, recipe: Recipe) -> Trials:
         """Trials of a search, kept by what decides their outcome: neither the gates nor the budget do."""
-        cell, runtime = self.cell, variant.runtime
+        cell = self.cell
+        runtime = variant.runtime
         inputs = self.reference.inputs()
         for name in ("source", "calibration"):
             if name in recipe.inputs:
@@ -213,7 +219,8 @@ class Variants:
             every = self.recipes.evaluation_parameters()
             every["runtime"] = runtime
             every |= parameters
-            return cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
+            trial = Recipe("trial", "1", inputs, every, tools)
+            return cell.store.remember(trial, build)
 
         def loadable(path: Path) -> Loadable:
             options = session_options(cell.spec, runtime, cell.target)

@@ -147,10 +147,11 @@ class KeptArrays:
         count: int,
         names: Iterable[str] | None,
     ) -> Iterator[Batch]:
-        end = min(self.samples, self.samples if stop is None else stop)
+        end = _end(self.samples, stop)
         for first in range(start, end, count):
             last = min(first + count, end)
-            yield Batch(first, last, self._file.rows(first, last, names))
+            raw = self._file.rows(first, last, names)
+            yield Batch(first, last, raw)
 
     def hashes(self, name: str) -> np.ndarray:
         parts = [hashes_of(batch.raw[name]) for batch in self._batches(0, None, BATCH, [name])]
@@ -196,18 +197,21 @@ class KeptStream:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Raises DataError, naming the samples, where they are not what they were."""
-        end = min(self.samples, self.samples if stop is None else stop)
+        end = _end(self.samples, stop)
         edges = self._edges()
         first = int(np.searchsorted(edges, start, side="right")) - 1
         if start >= end:
             return
-        found = samples(as_stream(call(self.load, f"{self.what} data"), self.where), self.where, edges[first])
+        stream = as_stream(call(self.load, f"{self.what} data"), self.where)
+        found = samples(stream, self.where, edges[first])
         for chunk, begin in zip(self.manifest.chunks[first:], edges[first:], strict=False):
             if begin >= end:
                 return
             raw = self._checked(found, chunk, begin)
-            low, high = max(start - begin, 0), min(end - begin, chunk.samples)
-            yield Batch(begin + low, begin + high, {name: array[low:high] for name, array in raw.items()})
+            low = max(start - begin, 0)
+            high = min(end - begin, chunk.samples)
+            wanted = {name: array[low:high] for name, array in raw.items()}
+            yield Batch(begin + low, begin + high, wanted)
         if next(found, None) is not None:
             raise DataError(f"{self.where} gives more than the {self.samples} samples that it had. {CHANGED}")
 
@@ -234,13 +238,15 @@ class KeptStream:
 
     def cuts(self, stop: int, parts: int) -> list[int]:
         """At the edges of chunks, so that none is read twice."""
-        edges = [*(edge for edge in self._edges() if edge < stop), stop]
+        edges = [edge for edge in self._edges() if edge < stop]
+        edges.append(stop)
         wanted = _evenly(len(edges) - 1, parts)
         return [edges[position] for position in wanted]
 
     def _edges(self) -> list[int]:
         """Where chunks begin."""
-        edges, start = [], 0
+        edges = []
+        start = 0
         for chunk in self.manifest.chunks:
             edges.append(start)
             start += chunk.samples
@@ -309,7 +315,11 @@ def _files(stream: Stream) -> tuple[SourceFile, ...]:
     found: Iterable[Path] = getattr(stream, "files", ())
     if not isinstance(found, tuple | list):
         return ()
-    return tuple(SourceFile(path=str(path), size_bytes=Path(path).stat().st_size) for path in found)
+    read_files = []
+    for path in found:
+        size = Path(path).stat().st_size
+        read_files.append(SourceFile(path=str(path), size_bytes=size))
+    return tuple(read_files)
 
 
 @dataclass
@@ -334,15 +344,23 @@ class Ranges:
 
     def add(self, raw: Mapping[str, np.ndarray]) -> None:
         for name, array in raw.items():
-            if array.dtype.kind in "biuf" and array.size:
-                # NaN is both, and stays
-                least, largest = float(array.min()), float(array.max())
-                before = self.found.get(name, (least, largest))
-                self.found[name] = (float(np.minimum(least, before[0])), float(np.maximum(largest, before[1])))
+            if array.dtype.kind not in "biuf" or array.size == 0:
+                continue
+            least = float(array.min())
+            largest = float(array.max())
+            before = self.found.get(name, (least, largest))
+            self.found[name] = (
+                float(np.minimum(least, before[0])),  # NaN is both, and stays
+                float(np.maximum(largest, before[1])),
+            )
 
     def field(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Field:
-        least, largest = self.found.get(name, (None, None))
-        is_finite = least is None or largest is None or (math.isfinite(least) and math.isfinite(largest))
+        least: float | None = None
+        largest: float | None = None
+        is_finite = True
+        if name in self.found:
+            least, largest = self.found[name]
+            is_finite = math.isfinite(least) and math.isfinite(largest)
         if not is_finite:
             least = largest = None
         return Field(
@@ -369,9 +387,11 @@ def whole(kept: Kept, what: str) -> Arrays:
     """All samples at once. Raises DataError for a stream that takes more than the memory for data."""
     if isinstance(kept, KeptArrays):
         return read_arrays(kept.path)
-    size = 0
+    sample_bytes = 0
     for entry in kept.fields:
-        size += kept.samples * np.dtype(entry.dtype).itemsize * int(np.prod(entry.shape))
+        elements = int(np.prod(entry.shape))
+        sample_bytes += elements * np.dtype(entry.dtype).itemsize
+    size = kept.samples * sample_bytes
     if size > data_memory_bytes():
         raise DataError(
             f"{what} data are needed at once, and take {readable_size(size)} of memory, more than the "
@@ -396,7 +416,8 @@ def joined(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
 
 def samples_of_a_chunk(sample_bytes: int) -> int:
     """How many samples of that size are held at a time."""
-    return int(np.clip(data_memory_bytes() // SHARE // max(sample_bytes, 1), 1, BATCH))
+    fitting = data_memory_bytes() // SHARE // max(sample_bytes, 1)
+    return int(np.clip(fitting, 1, BATCH))
 
 
 def hashes_of(array: np.ndarray) -> np.ndarray:
@@ -412,10 +433,21 @@ def hash_of(raw: Mapping[str, np.ndarray]) -> str:
     hasher = hashlib.sha256()
     for name, array in sorted(raw.items()):
         hasher.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        hasher.update(np.ascontiguousarray(array).data if array.dtype.kind not in "SU" else array.tobytes())
+        if array.dtype.kind in "SU":
+            hasher.update(array.tobytes())
+        else:
+            hasher.update(np.ascontiguousarray(array).data)
     return hasher.hexdigest()
 
 
 def _evenly(count: int, parts: int) -> list[int]:
-    edges: list[int] = np.linspace(0, count, min(parts, count) + 1).astype(int).tolist()
+    exact = np.linspace(0, count, min(parts, count) + 1)
+    edges: list[int] = exact.astype(int).tolist()
     return edges
+
+
+def _end(samples: int, stop: int | None) -> int:
+    """Where reading ends: at `stop`, or with the set."""
+    if stop is None:
+        return samples
+    return min(samples, stop)

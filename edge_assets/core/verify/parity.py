@@ -25,19 +25,31 @@ LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 8.0, "lut6": 15.0, "int4": 8
 
 def compare(reference: np.ndarray, output: np.ndarray) -> Difference:
     """Differences of one output of any shape. SNR is capped at 200 dB."""
-    ref, out = reference.astype(np.float64).ravel(), output.astype(np.float64).ravel()
-    finite = np.isfinite(out)
-    nan, inf = int(np.isnan(out).sum()), int(np.isinf(out).sum())
-    if reference.shape != output.shape or not finite.all():
-        return Difference(max_abs=None, max_rel=None, cosine=None, snr_db=None, nan=nan, inf=inf)
+    ref = reference.astype(np.float64).ravel()
+    out = output.astype(np.float64).ravel()
+    nan = int(np.isnan(out).sum())
+    inf = int(np.isinf(out).sum())
+    if reference.shape != output.shape or nan or inf:
+        return Difference(
+            max_abs=None,
+            max_rel=None,
+            cosine=None,
+            snr_db=None,
+            nan=nan,
+            inf=inf,
+        )
     error = np.abs(ref - out)
-    noise, signal = float(np.square(error).sum()), float(np.square(ref).sum())
+    noise = float(np.square(error).sum())
+    signal = float(np.square(ref).sum())
     norms = float(np.linalg.norm(ref) * np.linalg.norm(out))
+    cosine = float(noise == 0)
+    if norms:
+        cosine = float(ref @ out) / norms
     relative = error / np.maximum(np.abs(ref), 1e-6)
     return Difference(
         max_abs=float(error.max(initial=0)),
         max_rel=float(relative.max(initial=0)),
-        cosine=float(ref @ out) / norms if norms else float(noise == 0),
+        cosine=cosine,
         snr_db=snr_db(signal, noise),
         nan=nan,
         inf=inf,
@@ -50,7 +62,8 @@ def snr_db(signal: float, noise: float) -> float:
         return SNR_CAP_DB
     if signal == 0:
         return -SNR_CAP_DB
-    return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
+    decibels = 10 * np.log10(signal / noise)
+    return float(np.clip(decibels, -SNR_CAP_DB, SNR_CAP_DB))
 
 
 def measure(
@@ -137,8 +150,9 @@ def verdict(parity: Difference, precision: str) -> tuple[bool, str]:
     if parity.snr_db is None:
         return False, f"{parity.nan} NaN and {parity.inf} infinite outputs{at}, or outputs of another shape"
     least = LEAST_SNR_DB[precision]
-    comparison = "at least" if parity.snr_db >= least else "below"
-    return parity.snr_db >= least, f"SNR {parity.snr_db:.1f} dB{at}, {comparison} {least:.0f} dB for {precision}"
+    is_kept = parity.snr_db >= least
+    comparison = "at least" if is_kept else "below"
+    return is_kept, f"SNR {parity.snr_db:.1f} dB{at}, {comparison} {least:.0f} dB for {precision}"
 
 
 def _worst_size(parity: Difference) -> str:

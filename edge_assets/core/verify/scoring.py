@@ -42,7 +42,8 @@ class Scoring:
             labels = labels_of(metric, raw)
             measure = measure_of(metric)
             if not isinstance(measure, OutputsMetric):
-                found = checked(metric, measure, measure.per_sample(outputs, labels), len(labels))
+                given = measure.per_sample(outputs, labels)
+                found = checked(metric, measure, given, len(labels))
                 self.kept.setdefault(metric.label, []).append(found)
                 continue
             self.labels.setdefault(metric.label, []).append(labels)
@@ -76,9 +77,11 @@ class Scoring:
             measure = measure_of(metric)
             if isinstance(measure, OutputsMetric):
                 labels = np.concatenate(self.labels[metric.label])
-                found[metric.label] = checked(metric, measure, measure.score(outputs, labels), len(labels))
+                scores = measure.score(outputs, labels)
+                found[metric.label] = checked(metric, measure, scores, len(labels))
             else:
-                found[metric.label] = finished(measure, np.concatenate(self.kept[metric.label]))
+                kept = np.concatenate(self.kept[metric.label])
+                found[metric.label] = finished(measure, kept)
         return found
 
 
@@ -100,7 +103,9 @@ def finished(measure: Measure, kept: np.ndarray) -> np.ndarray:
 def checked(metric: Metric, measure: Measure, found: object, samples: int) -> np.ndarray:
     """What a metric gave of some samples. Raises DataError if it is of another shape, or not finite."""
     array = np.asarray(found)
-    is_scores = isinstance(measure, OutputsMetric) or (isinstance(measure, MeanMetric) and not measure.finish)
+    is_scores = isinstance(measure, OutputsMetric)
+    if isinstance(measure, MeanMetric):
+        is_scores = measure.finish is None
     if is_scores:
         array = array.astype(np.float64)
         if array.shape != (samples,) or not np.isfinite(array).all():
@@ -127,8 +132,9 @@ class Probes:
 
     def add(self, start: int, outputs: Outputs, raw: Mapping[str, np.ndarray]) -> None:
         """The next samples of the set, which begin at `start`."""
-        count = len(next(iter(outputs.values())))
-        mine = self.positions[(self.positions >= start) & (self.positions < start + count)] - start
+        stop = start + len(next(iter(outputs.values())))
+        is_here = (self.positions >= start) & (self.positions < stop)
+        mine = self.positions[is_here] - start
         if len(mine):
             self.outputs.append({name: array[mine] for name, array in outputs.items()})
             self.raw.append({name: array[mine] for name, array in raw.items()})
@@ -136,7 +142,8 @@ class Probes:
 
 def probes(samples: int) -> Probes:
     """Evenly over the set, so that samples that are sorted by their labels are of many."""
-    return Probes(np.unique(np.linspace(0, samples - 1, PROBES).astype(np.int64)))
+    positions = np.linspace(0, samples - 1, PROBES)
+    return Probes(np.unique(positions.astype(np.int64)))
 
 
 def demand_says_something(metric: Metric, statistics: np.ndarray, found: Probes) -> None:
