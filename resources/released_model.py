@@ -31,12 +31,7 @@ class Release:
         self.preprocessing = module("preprocess", folder, contents).from_dict(manifest["preprocessing"])
         self.run = opened(folder, manifest, contents)
 
-    def predict(
-        self,
-        context,
-        model_input,
-        params=None,
-    ):  # type: ignore[no-untyped-def]  # hints would be a schema
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # hints would be a schema
         """Outputs by name. Raises ValueError for fields that the preprocessing does not take."""
         del context, params
         return self.run(self.preprocessing.apply(fields(model_input)))
