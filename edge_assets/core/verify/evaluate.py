@@ -85,14 +85,17 @@ def evaluate(
     whole = parts[0]
     for part in parts[1:]:
         whole.extend(part)
-    compared = min(request.every, request.outputs.kept)
+    compared = None  # all of them
+    if request.outputs.kept < request.every:
+        compared = request.outputs.kept
     found = _accuracies(request, whole.scoring)
     deciding, *others = metrics_of(request.evaluation)
+    beside = {metric.label: found[metric.label] for metric in others}
     return Verified(
         parity=measured,
-        agreement=whole.agreements.results(compared if compared < request.every else None),
+        agreement=whole.agreements.results(compared),
         accuracy=found[deciding.label],
-        metrics={metric.label: found[metric.label] for metric in others} or None,
+        metrics=beside or None,
         weight_bytes=request.loadable.weight_bytes(),
     )
 
@@ -111,7 +114,9 @@ def most_output_bytes(data: SavedFeeds) -> int | None:
 
 
 def _log(request: VerificationRequest) -> Callable[[str], None] | None:
-    return appended(request.report) if request.report else None
+    if request.report is None:
+        return None
+    return appended(request.report)
 
 
 def _evaluated(
@@ -121,15 +126,19 @@ def _evaluated(
     stop: int,
     log: Callable[[str], None] | None,
 ) -> Part:
-    part = Part(Scoring(metrics_of(request.evaluation), most_output_bytes(request.data)))
+    metrics = metrics_of(request.evaluation)
+    part = Part(Scoring(metrics, most_output_bytes(request.data)))
     reference = request.outputs
-    progress = Progress("evaluating", stop - start, log) if log else None
+    progress = None
+    if log is not None:
+        progress = Progress("evaluating", stop - start, log)
     for batch, feeds in request.data.batches(start, stop):
         outputs = run(session, feeds)
         part.scoring.add(outputs, batch.raw)
         kept = min(batch.stop, reference.kept)
-        if kept > batch.start:
-            few = {name: array[: kept - batch.start] for name, array in outputs.items()}
+        compared = kept - batch.start
+        if compared > 0:
+            few = {name: array[:compared] for name, array in outputs.items()}
             part.agreements.add(reference.rows(batch.start, kept), few)
         if progress:
             progress.at(batch.stop - start)
@@ -140,9 +149,10 @@ def _accuracies(request: VerificationRequest, scoring: Scoring) -> dict[str, Acc
     """The value of each metric and its drop, by its label."""
     metrics = metrics_of(request.evaluation)
     references = _reference_statistics(request, metrics)
+    by_label = {metric.label: metric for metric in metrics}
     found = {}
     for label, statistics in scoring.statistics().items():
-        metric = next(metric for metric in metrics if metric.label == label)
+        metric = by_label[label]
         assert metric.higher_is_better is not None
         found[label] = accuracy.against(
             measure_of(metric),
@@ -169,7 +179,9 @@ def _reference_statistics(request: VerificationRequest, metrics: Sequence[Metric
 def _depends_on_the_set(metric: Metric) -> bool:
     """Whether the score of a sample depends on which others there are, such as in a search among them."""
     measure = measure_of(metric)
-    return isinstance(measure, OutputsMetric) or (isinstance(measure, MeanMetric) and measure.finish is not None)
+    if isinstance(measure, MeanMetric):
+        return measure.finish is not None
+    return isinstance(measure, OutputsMetric)
 
 
 def _scored_again(request: VerificationRequest, metrics: Sequence[Metric]) -> dict[str, np.ndarray]:

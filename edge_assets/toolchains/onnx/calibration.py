@@ -71,8 +71,10 @@ class Ranges:
     def kept(self) -> str:
         """What stays in floating point because of tensors without a usable range, in a sentence."""
         first, reason = next(iter(self.unfit.items()))
-        others = f" and {len(self.unfit) - 1} more" if len(self.unfit) > 1 else ""
-        return f"operators at tensor '{first}'{others} stay in floating point: it {reason}"
+        tensors = f"'{first}'"
+        if len(self.unfit) > 1:
+            tensors += f" and {len(self.unfit) - 1} more"
+        return f"operators at tensor {tensors} stay in floating point: it {reason}"
 
 
 def observe(
@@ -120,10 +122,11 @@ def first_samples(feeds: Feeds, count: int) -> Feeds:
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
     """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
     for start in range(0, sample_count(feeds), size):
+        stop = start + size
         if isinstance(feeds, Samples):
-            yield feeds.part(start, start + size)
-            continue
-        yield {name: array[start : start + size] for name, array in feeds.items()}
+            yield feeds.part(start, stop)
+        else:
+            yield {name: array[start:stop] for name, array in feeds.items()}
 
 
 class BatchReader:
@@ -159,12 +162,16 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     import onnx
 
     shapes = {name: array.shape for name, array in feeds.items()}
-    inferred = with_input_shapes(onnx.load(graph, load_external_data=False), shapes).graph
+    model = onnx.load(graph, load_external_data=False)
+    inferred = with_input_shapes(model, shapes).graph
     known: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.output):
-        if (size := tensor_bytes(value)) is not None:
+        size = tensor_bytes(value)
+        if size is not None:
             known[value.name] = size
-    total, unknown, largest = 0, 0, 0
+    total = 0
+    unknown = 0
+    largest = 0
     for node in inferred.node:
         for name in node.output:
             if name in known:
@@ -222,9 +229,16 @@ def _clipped(
         )
         for tensor, (least, most) in extremes.items():
             bound = max(abs(least), abs(most))
-            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), bins, (float(-bound), float(bound)))
-            empty = np.zeros(bins, np.int64)
-            calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
+            nothing = np.empty(0, bound.dtype)
+            span = (float(-bound), float(bound))
+            edges = np.histogram_bin_edges(nothing, bins, span)
+            calibrator.collector.histogram_dict[tensor] = (
+                np.zeros(bins, np.int64),
+                edges.astype(bound.dtype),
+                least,
+                most,
+                bound,
+            )
         calibrator.tensors_to_calibrate = set(extremes)
         for one in batches(feeds, batch):
             calibrator.collect_data(BatchReader(one))
