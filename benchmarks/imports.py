@@ -34,14 +34,24 @@ def main() -> None:
     """Print a line for each import."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    imports = measured(parser.parse_args().rounds, Path.cwd())
+    dagster = imports[0]
+    print(f"{'':32} {'imported':>8} {'times':>6} {'whole':>8} {'times':>6}")
+    for each in imports:
+        row = f"{each.name:32}"
+        for seconds, base in ((each.imported, dagster.imported), (each.whole, dagster.whole)):
+            row += f" {median(seconds):8.3f} {median(seconds) / median(base):6.2f}"
+        print(row)
+
+
+def measured(rounds: int, project: Path) -> list[Import]:
+    """Dagster, the definitions without models, and those with the models that are registered in `project`."""
     with tempfile.TemporaryDirectory() as temporary:
         empty = Path(temporary)
-        dagster = Import("dagster", "dagster", empty)
         imports = [
-            dagster,
+            Import("dagster", "dagster", empty),
             Import("definitions, no models", "edge_assets.definitions", empty),
-            Import("definitions, registered models", "edge_assets.definitions", Path.cwd()),
+            Import("definitions, registered models", "edge_assets.definitions", project),
         ]
         for turn in range(rounds + 1):
             for each in imports:
@@ -49,12 +59,7 @@ def main() -> None:
                 if turn > 0:
                     each.imported.append(imported)
                     each.whole.append(whole)
-    print(f"{'':32} {'imported':>8} {'times':>6} {'whole':>8} {'times':>6}")
-    for each in imports:
-        row = f"{each.name:32}"
-        for seconds, base in ((each.imported, dagster.imported), (each.whole, dagster.whole)):
-            row += f" {median(seconds):8.3f} {median(seconds) / median(base):6.2f}"
-        print(row)
+    return imports
 
 
 def cpu_seconds(module: str, folder: Path, state: Path) -> tuple[float, float]:
