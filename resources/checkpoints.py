@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any, Self
 
 from edge_assets.addresses import without_credentials
 from edge_assets.core.checkpoint import SAFETENSORS, SUFFIXES
@@ -42,6 +40,9 @@ from resources import shards
 from resources.inspection import Content, download, inspect, is_local, local_path
 from resources.records import warn_once
 from resources.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 log = logging.getLogger(__name__)
 KEY_LETTERS = 100  # of a partition's key at most
@@ -191,6 +192,8 @@ def _looked_at(entry: "os.DirEntry[str]", name: str) -> Iterator[CheckpointFile 
 
 def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
     """One listing, which has sizes and times: asking for each file would be a request each. Folders are one each."""
+    from upath import UPath
+
     folder = UPath(source, use_listings_cache=False)
     for entry in folder.fs.ls(folder.path, detail=True):
         name = _last_name(entry)
@@ -206,7 +209,7 @@ def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
             yield _remote_file(source, name, entry)
 
 
-def _remote_files_in(folder: UPath, source: str, name: str, place: str) -> Iterator[CheckpointFile]:
+def _remote_files_in(folder: "UPath", source: str, name: str, place: str) -> Iterator[CheckpointFile]:
     """Files of a folder of the source's that may be weights."""
     try:
         entries = folder.fs.ls(place, detail=True)

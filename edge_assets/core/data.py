@@ -4,11 +4,11 @@ A too small, constant or leaking calibration set gives a quantized model that lo
 of these is refused by name.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from typing import Literal
-
-import numpy as np
 
 from edge_assets.core.datasets import kept as datasets
 from edge_assets.core.datasets.fields import as_array
@@ -16,6 +16,7 @@ from edge_assets.core.datasets.kept import Kept
 from edge_assets.core.datasets.npz import Arrays
 from edge_assets.core.datasets.stream import Stream, as_stream
 from edge_assets.errors import DataError, printable, with_nearest
+from edge_assets.later import np
 from edge_assets.spec.model import PARITY_SAMPLES, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.spec.source import call

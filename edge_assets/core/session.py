@@ -1,13 +1,13 @@
 """Loaded models: what a session of any runtime can do, what it is fed, and how to open one in any process."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, Protocol, TypeAlias
 
 from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.datasets.kept import Batch, Kept, KeptStream, first, joined, open_kept, whole
@@ -15,12 +15,13 @@ from edge_assets.core.layout import Layout, Stream, place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.sizes import readable_size
 from edge_assets.errors import DataError, Refused
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
 
-Feeds = Mapping[str, np.ndarray]
+Feeds: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 class Session(Protocol):
@@ -36,14 +37,14 @@ class Session(Protocol):
         ...
 
 
-class Samples(dict[str, np.ndarray]):
+class Samples(dict[str, "np.ndarray"]):
     """Inputs by name, samples first, that know how the model takes them."""
 
     def __init__(self, arrays: Feeds, layout: Layout) -> None:
         super().__init__(arrays)
         self.layout = layout
 
-    def first(self, count: int) -> "Samples":
+    def first(self, count: int) -> Samples:
         """The first samples."""
         return Samples({name: array[:count] for name, array in self.items()}, self.layout)
 

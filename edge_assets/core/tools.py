@@ -46,5 +46,11 @@ def _browser(name: str) -> str:
     command = browser(name)
     if command is None:
         raise MissingTool(name, "browser", f"apt-get install {name}")
-    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(
+        [command, "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
     return next(word for word in printed.split() if word[0].isdigit())

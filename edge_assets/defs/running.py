@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import IO, Self
 
 import dagster as dg
-import psutil
 
 TAG = ".dagster/edge_assets_process"  # Dagster shows no tag that begins so
 FORMER_TAG = "edge_assets/process"  # of runs that an earlier version left unfinished
@@ -149,6 +148,8 @@ def is_gone(worker: Worker, here: Worker, lock: Path) -> bool:
 
 def is_running(worker: Worker) -> bool:
     """Whether a process of this namespace is there, and is the one that is meant."""
+    import psutil
+
     if not psutil.pid_exists(worker.pid):
         return False
     try:
@@ -186,6 +187,8 @@ def _is_free(lock: Path) -> bool:
 
 def _start_time(pid: int) -> str | None:
     """When a process started, in the system's own counting. None if it is gone, or only waits to be buried."""
+    import psutil
+
     if sys.platform != "linux":
         try:
             process = psutil.Process(pid)

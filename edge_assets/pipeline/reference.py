@@ -1,12 +1,12 @@
 """The checkpoint, and what PyTorch eager in fp32 gives for the evaluation data: what everything is compared with."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.evidence import Verified
@@ -36,6 +36,7 @@ from edge_assets.core.verify.scoring import (
     probes,
 )
 from edge_assets.errors import CheckpointError
+from edge_assets.later import np
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.network import Network

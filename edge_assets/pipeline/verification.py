@@ -42,7 +42,12 @@ class Verification:
             return variant.runtime
         return variant.stand_in
 
-    def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
+    def request(
+        self,
+        loadable: Loadable,
+        samples: int | None = None,
+        is_static: bool = False,
+    ) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all.
 
         One that `is_static` is not asked for other sizes than the data's.
@@ -66,8 +71,8 @@ class Verification:
         except NOT_THE_VARIANTS:
             raise
         except (Exception, SystemExit) as error:  # a runtime can raise anything
-            inputs = {"artifact": built.sha256}
-            return failure(self.cell, variant, Recipe("verification", VERSION, inputs), error, "verification")
+            recipe = Recipe("verification", VERSION, {"artifact": built.sha256})
+            return failure(self.cell, variant, recipe, error, "verification")
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         opened = built.sha256
@@ -93,7 +98,8 @@ class Verification:
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
             loadable = self.loadable(name, built)
             is_static = "fixed_axes" in built.facts or "image" in loadable.options
-            found = self._evaluated(variant, self.request(loadable, samples, is_static))
+            request = self.request(loadable, samples, is_static)
+            found = self._evaluated(variant, request)
             return record(replace(found, machine=this_machine().published()))
 
         return self.cell.store.remember(recipe, build)
@@ -101,7 +107,8 @@ class Verification:
     def _evaluated(self, variant: Variant, request: VerificationRequest) -> Verified:
         """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
         cores = usable_cores()
-        patient = replace(variant, seconds=variant.seconds * max(1.0, request.every / SAMPLES_IN_TIME))
+        times = max(1.0, request.every / SAMPLES_IN_TIME)
+        patient = replace(variant, seconds=variant.seconds * times)
         if variant.process is None:
             return evaluate(request, None, self.cell.log)
         with followed(self.cell.log) as report:
@@ -109,7 +116,8 @@ class Verification:
             if cores == 1 or not RUNTIMES[request.loadable.runtime].is_single_threaded:
                 return patient.call(evaluate, request, None)
             edges = request.data.kept.cuts(request.every, cores)
-            parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])
+            calls = [(request, start, stop) for start, stop in pairwise(edges)]
+            parts = patient.call_each(part_of, calls)
             return patient.call(evaluate, request, parts)
 
     def session(self, runtime: str) -> dict[str, object]:
@@ -119,5 +127,7 @@ class Verification:
     def loadable(self, runtime: str, built: Result) -> Loadable:
         """How to open a built artifact, in this process or another."""
         assert built.artifact is not None
-        options = session_options(self.cell.spec, runtime, self.cell.target) | build_session(runtime, built)
-        return Loadable(runtime, str(self.cell.store.checkout(built.artifact)), options)
+        options = session_options(self.cell.spec, runtime, self.cell.target)
+        options |= build_session(runtime, built)
+        path = self.cell.store.checkout(built.artifact)
+        return Loadable(runtime, str(path), options)

@@ -7,7 +7,7 @@ module, as `from edge_assets import ImagePreprocessing` does, gets the same clas
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import cache, wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
@@ -75,8 +75,10 @@ def _forms() -> dict[type, type[BaseModel]]:
     forms: dict[type, type[BaseModel]] = {}
     for kind in KINDS.values():
         form: dict[str, Any] = {}
+        hints = get_type_hints(kind)
         for entry in fields(kind):
-            value = LISTS.get(entry.name, SIZES.get(entry.type, entry.type))
+            hint = hints[entry.name]
+            value = LISTS.get(entry.name, SIZES.get(hint, hint))
             form[entry.name] = (value, ... if entry.default is MISSING else entry.default)
         forms[kind] = create_model(kind.__name__, __base__=_Form, **form)
     return forms

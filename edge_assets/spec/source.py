@@ -28,7 +28,7 @@ def locate(reference: str, field: str) -> Path:
     path = _find(module)
     if path is None:
         raise InvalidSpec(field, f"no module named '{module}' (from '{reference}')")
-    defined = _top_level_names(_parse(path))
+    defined = _top_level_names(path, path.stat().st_mtime_ns)
     if attribute not in defined:
         raise InvalidSpec(field, with_nearest(f"module '{module}' defines no '{attribute}'", attribute, defined))
     return path
@@ -139,9 +139,11 @@ def _imports(module: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _top_level_names(tree: ast.Module) -> set[str]:
+@cache
+def _top_level_names(path: Path, _changed_ns: int) -> frozenset[str]:
+    """What a module defines or imports. A spec names several things of one module: it is parsed once a change."""
     names: set[str] = set()
-    for node in tree.body:
+    for node in _parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -151,4 +153,4 @@ def _top_level_names(tree: ast.Module) -> set[str]:
             names.update(target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
-    return names
+    return frozenset(names)

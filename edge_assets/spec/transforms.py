@@ -104,7 +104,11 @@ class _Read:
     std: tuple[float, ...] | None = None
 
 
-def from_torchvision(transform: object, name: str = "image", channels: int | None = None) -> ImagePreprocessing:
+def from_torchvision(
+    transform: object,
+    name: str = "image",
+    channels: int | None = None,
+) -> ImagePreprocessing:
     """A Compose of Resize, CenterCrop, Grayscale, ToTensor, Normalize and their like, or `weights.transforms()`.
 
     Raises ValueError for what has no equal, naming the transform.

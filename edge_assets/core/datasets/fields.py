@@ -1,10 +1,11 @@
 """Fields of a data set as arrays that can be kept without pickling."""
 
+from __future__ import annotations
+
 import re
 
-import numpy as np
-
 from edge_assets.errors import DataError, one_line, printable
+from edge_assets.later import np
 
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = ("file", "allow_pickle")  # parameters of numpy.savez, which takes fields by name

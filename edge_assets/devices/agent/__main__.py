@@ -158,7 +158,7 @@ class Agent:
         return self.sensors.now()
 
     def build(self, request: Message, _payload: bytes) -> Message:
-        """Where the kit lies with an engine for the GPU of this machine, built if it is not there yet. Raises Refused."""
+        """Where the kit lies with an engine for the GPU here, built if it is not there yet. Raises Refused."""
         from edge_assets.toolchains.tensorrt import kit
 
         try:

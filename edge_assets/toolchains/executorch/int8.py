@@ -4,6 +4,8 @@ executorch_int8_static   convolutions and linear layers, ranges observed on the 
 executorch_int8_dynamic  linear layers, activations quantized at run time: refused where they hold too few weights
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -67,7 +69,7 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> d
     return lower_quantized(converted, request, dynamic) | facts
 
 
-def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tuple["torch.Tensor", ...]]:
+def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tuple[torch.Tensor, ...]]:
     """Samples that the prepared model is run on: all of the calibration data, or one example where there is none."""
     import torch
 
@@ -79,7 +81,7 @@ def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tupl
         yield tuple(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs)
 
 
-def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
+def quantize_nodes(converted: torch.fx.GraphModule) -> int:
     """How many nodes quantize or dequantize. Raises Refused if none does."""
     count = sum("quantize_" in str(node.target) for node in converted.graph.nodes)
     if not count:
@@ -88,7 +90,7 @@ def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
 
 
 def lower_quantized(
-    converted: "torch.fx.GraphModule",
+    converted: torch.fx.GraphModule,
     request: BuildRequest,
     dynamic: bool = False,
 ) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def quantizer(
     dynamic: bool = False,
     minmax: bool = False,
     trained: bool = False,
-) -> "XNNPACKQuantizer":
+) -> XNNPACKQuantizer:
     """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel.
 
     Static ranges are those of torchao's histogram, of `minmax`, or of fake quantization where they are `trained`.
@@ -131,7 +133,7 @@ def quantizer(
     return XNNPACKQuantizer().set_global(config)
 
 
-def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def _static_parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     # torchao has two observers that fit: all else than minmax means its histogram, which minimizes the squared error
     method: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"
     scheme = Scheme(
@@ -147,7 +149,7 @@ def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]
     return executorch.parameters(spec, target) | recipe
 
 
-def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def _dynamic_parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     scheme = Scheme(precision="int8", kind="dynamic", form="pt2e", weights="s8", granularity="perchannel")
     return executorch.parameters(spec, target) | {"recipe": scheme.name}
 

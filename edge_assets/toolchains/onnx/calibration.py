@@ -11,6 +11,8 @@ a second adds each batch to histograms that already span them. So the result doe
 what is held at a time is one batch's activations, which are bounded in bytes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import tempfile
@@ -19,10 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from edge_assets.core.session import Feeds, Samples
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from onnxruntime.quantization.calibrate import CalibraterBase
 
 # smallest and largest value by tensor: scalars of the tensor's own float type
-Extremes: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Extremes: TypeAlias = "Mapping[str, tuple[np.ndarray, np.ndarray]]"
 BATCH = 32
 MEMORY_BYTES = 2**30  # of one batch's activations
 BINS = {"percentile": 2048, "entropy": 1024}  # over both signs; entropy's search takes the square of them in time
@@ -70,8 +71,10 @@ class Ranges:
     def kept(self) -> str:
         """What stays in floating point because of tensors without a usable range, in a sentence."""
         first, reason = next(iter(self.unfit.items()))
-        others = f" and {len(self.unfit) - 1} more" if len(self.unfit) > 1 else ""
-        return f"operators at tensor '{first}'{others} stay in floating point: it {reason}"
+        tensors = f"'{first}'"
+        if len(self.unfit) > 1:
+            tensors += f" and {len(self.unfit) - 1} more"
+        return f"operators at tensor {tensors} stay in floating point: it {reason}"
 
 
 def observe(
@@ -119,10 +122,11 @@ def first_samples(feeds: Feeds, count: int) -> Feeds:
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
     """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
     for start in range(0, sample_count(feeds), size):
+        stop = start + size
         if isinstance(feeds, Samples):
-            yield feeds.part(start, start + size)
-            continue
-        yield {name: array[start : start + size] for name, array in feeds.items()}
+            yield feeds.part(start, stop)
+        else:
+            yield {name: array[start:stop] for name, array in feeds.items()}
 
 
 class BatchReader:
@@ -158,12 +162,16 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     import onnx
 
     shapes = {name: array.shape for name, array in feeds.items()}
-    inferred = with_input_shapes(onnx.load(graph, load_external_data=False), shapes).graph
+    model = onnx.load(graph, load_external_data=False)
+    inferred = with_input_shapes(model, shapes).graph
     known: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.output):
-        if (size := tensor_bytes(value)) is not None:
+        size = tensor_bytes(value)
+        if size is not None:
             known[value.name] = size
-    total, unknown, largest = 0, 0, 0
+    total = 0
+    unknown = 0
+    largest = 0
     for node in inferred.node:
         for name in node.output:
             if name in known:
@@ -221,9 +229,16 @@ def _clipped(
         )
         for tensor, (least, most) in extremes.items():
             bound = max(abs(least), abs(most))
-            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), bins, (float(-bound), float(bound)))
-            empty = np.zeros(bins, np.int64)
-            calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
+            nothing = np.empty(0, bound.dtype)
+            span = (float(-bound), float(bound))
+            edges = np.histogram_bin_edges(nothing, bins, span)
+            calibrator.collector.histogram_dict[tensor] = (
+                np.zeros(bins, np.int64),
+                edges.astype(bound.dtype),
+                least,
+                most,
+                bound,
+            )
         calibrator.tensors_to_calibrate = set(extremes)
         for one in batches(feeds, batch):
             calibrator.collect_data(BatchReader(one))
@@ -236,7 +251,11 @@ def _clipped(
 
 
 @contextlib.contextmanager
-def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> "Iterator[CalibraterBase]":
+def _calibrator(
+    graph: Path,
+    method: CalibrationMethod,
+    operators: Sequence[str],
+) -> Iterator[CalibraterBase]:
     """ONNX Runtime's calibrator with its session on the augmented graph."""
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
     from onnxruntime.quantization.calibrate import create_calibrator
@@ -281,7 +300,7 @@ def _unfit(graph: Path, extremes: Extremes, samples: int) -> dict[str, str]:
     return unfit
 
 
-def depend_on_data(graph: "onnx.GraphProto") -> set[str]:
+def depend_on_data(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors computed from what the inputs hold, not only from their shapes."""
     names = {value.name for value in graph.input} - initializers(graph).keys()
     for node in graph.node:

@@ -4,6 +4,8 @@ Half precision ends at 65504: what the calibration data drive beyond, sums and s
 the operators around it. A CPU may compute such a graph in fp32 all the same and hide the overflow that a GPU has.
 """
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -11,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
+from edge_assets.later import np
 from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, first_samples, fitting_batch
@@ -131,7 +132,7 @@ def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
     onnx_format.save(converted, path)
 
 
-def _pass_directly(model: "onnx.ModelProto", kept: Collection[str]) -> None:
+def _pass_directly(model: onnx.ModelProto, kept: Collection[str]) -> None:
     """Hand what a kept node gives to kept readers as it is: the converter casts it to half precision and back."""
     from onnx import TensorProto
 
@@ -149,11 +150,11 @@ def _pass_directly(model: "onnx.ModelProto", kept: Collection[str]) -> None:
             del node.attribute[:]
 
 
-def _casts_to(node: "onnx.NodeProto", data_type: int) -> bool:
+def _casts_to(node: onnx.NodeProto, data_type: int) -> bool:
     return node.op_type == "Cast" and node.attribute[0].i == data_type
 
 
-def _with_readers(graph: "onnx.GraphProto", nodes: Collection[str]) -> set[str]:
+def _with_readers(graph: onnx.GraphProto, nodes: Collection[str]) -> set[str]:
     """These nodes, and those that read what they give."""
     values: set[str] = set()
     for node in graph.node:
@@ -166,7 +167,7 @@ def _with_readers(graph: "onnx.GraphProto", nodes: Collection[str]) -> set[str]:
     return found
 
 
-def sort_topologically(model: "onnx.ModelProto") -> None:
+def sort_topologically(model: onnx.ModelProto) -> None:
     """Order nodes so that each follows its inputs' producers: the converter appends Casts at the end."""
     nodes = list(model.graph.node)
     producers: dict[str, int] = {}

@@ -72,7 +72,12 @@ def quantize(
     return count
 
 
-def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collection[str]) -> "onnx.ModelProto":
+def _gptq(
+    model: "onnx.ModelProto",
+    scratch: Path,
+    feeds: Feeds,
+    exclude: Collection[str],
+) -> "onnx.ModelProto":
     """The model with GPTQ's int4 products; `scratch` is a file that may be written over."""
     import onnx
 
@@ -98,7 +103,12 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
 def recipe(method: Literal["rtn", "hqq", "gptq"]) -> dict[str, Json]:
     """What shapes the result."""
     scheme = Scheme(
-        precision="int4", kind="weights", form="matmulnbits", weights="u4", block=BLOCKS.size, method=method
+        precision="int4",
+        kind="weights",
+        form="matmulnbits",
+        weights="u4",
+        block=BLOCKS.size,
+        method=method,
     )
     return {"recipe": scheme.name, "method": method}
 

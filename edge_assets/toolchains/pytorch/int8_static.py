@@ -85,7 +85,12 @@ def _prepared(
     return prepared
 
 
-def qconfig_mapping(engine: str, method: str, per_channel: bool, reduce_range: bool) -> "QConfigMapping":
+def qconfig_mapping(
+    engine: str,
+    method: str,
+    per_channel: bool,
+    reduce_range: bool,
+) -> "QConfigMapping":
     """The engine's defaults with our observers: the same calibration method, granularity and range as ONNX.
 
     PyTorch's default HistogramObserver searches the range bin by bin and takes ten times as long.

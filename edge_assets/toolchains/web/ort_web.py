@@ -4,15 +4,16 @@ The model runs in the page. Tensors cross as base64, and a query is timed by the
 call alone, so the crossing is in no number.
 """
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, Refused
+from edge_assets.later import np
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 
@@ -31,7 +32,13 @@ class EncodedTensor(TypedDict):
 class OrtWebSession:
     """A page with one model loaded. `load_ms` is the runtime's own loading; `baseline_bytes` the page's before it."""
 
-    def __init__(self, path: Path, threads: int, outputs: Sequence[str], execution_provider: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        outputs: Sequence[str],
+        execution_provider: str,
+    ) -> None:
         self.server = Server(routes(path))
         try:
             self.chromium = Chromium(webgpu=execution_provider == "webgpu")
@@ -98,7 +105,7 @@ def routes(path: Path) -> dict[str, Path]:
     return {"/": WEB, "/runtime/": RUNTIME, model: path}
 
 
-def open_harness(page: "Page", server: Server) -> None:
+def open_harness(page: Page, server: Server) -> None:
     """The page, ready for calls of its `edge` object."""
     page.goto(f"{server.url}/harness.html")
     page.wait_for_function("window.edge")

@@ -66,7 +66,11 @@ class Scheme:
         """The recipe's name with that many layers kept."""
         if not count:
             return self.recipe
-        return renamed(self.recipe, kept_layers=count, kept_block=KEPT.size if self.kept_as else None)
+        return renamed(
+            self.recipe,
+            kept_layers=count,
+            kept_block=KEPT.size if self.kept_as else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,11 @@ def _dynamic(parameters: Mapping[str, Json], prepared: Prepared) -> Scheme:
     )
 
 
-def _whole(variant: Variant, parameters: Mapping[str, Json], write: Callable[[Path], object]) -> Scheme:
+def _whole(
+    variant: Variant,
+    parameters: Mapping[str, Json],
+    write: Callable[[Path], object],
+) -> Scheme:
     """A scheme that takes the graph as a whole: nothing of it is relaxed, and it is tried once."""
 
     def all_of_it(_left: Collection[str], path: Path) -> None:
