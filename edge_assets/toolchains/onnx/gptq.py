@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
 from edge_assets.toolchains.onnx.graph import initializers
 
@@ -23,7 +23,12 @@ CHUNK = 128  # inputs whose errors reach the rest of the weights at once, as in 
 LARGEST = 15
 
 
-def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BATCH) -> dict[str, np.ndarray]:
+def hessians(
+    graph: Path,
+    data: CalibrationData,
+    tensors: Sequence[str],
+    batch: int = BATCH,
+) -> dict[str, np.ndarray]:
     """X^T X of each of `tensors`, float64 [channels, channels], over all rows that the samples give.
 
     One batch's activations are held at a time. Raises DataError if those of a single sample do not fit into memory.
@@ -38,8 +43,8 @@ def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BAT
             model.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: dict[str, np.ndarray] = {}
-    size = fitting_batch(graph, feeds, batch, MEMORY_BYTES)
-    for one in batches(feeds, size):
+    size = fitting_batch(graph, data, batch, MEMORY_BYTES)
+    for one in batches(data, size):
         results = session.run(list(tensors), one)
         for name, values in zip(tensors, results, strict=True):
             rows = values.reshape(-1, values.shape[-1])
