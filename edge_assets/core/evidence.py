@@ -408,6 +408,8 @@ class Row:
     notes: tuple[str, ...] = ()  # of the build
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
+    parent: str | None = field(default=None, metadata=LEFT_OUT)  # the fp32 variant that it was quantized from
+    parent_snr_db: float | None = field(default=None, metadata=LEFT_OUT)  # of its outputs with that one's
 
     @property
     def p50_ms(self) -> float | None:
