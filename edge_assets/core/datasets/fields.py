@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def as_batch(field: object, where: str) -> np.ndarray:
     return array
 
 
-def _is_picture(field: object) -> bool:
+def _is_picture(field: object) -> "TypeGuard[Image.Image]":
     """Whether it is an image of Pillow's, as Hugging Face gives them. Where that is not imported, nothing is."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(field, pillow.Image)
