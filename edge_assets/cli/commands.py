@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
-from edge_assets.core import failures
+from edge_assets.core import failures, garbage
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
@@ -57,6 +57,7 @@ def warn(message: str) -> None:
 @click.version_option(package_name="edge-assets")
 def main() -> None:
     """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
+    garbage.look_less_often()
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -240,6 +241,78 @@ def schema() -> None:
     from edge_assets.targets.catalog import json_schema
 
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
+
+
+@main.group(name="devices", invoke_without_command=True)
+@click.pass_context
+@clear_errors
+def devices_group(context: click.Context) -> None:
+    """The project's devices, with their state; without a command they are listed."""
+    if context.invoked_subcommand is None:
+        from edge_assets.cli.devices import print_devices
+
+        if not print_devices():
+            raise SystemExit(1)
+
+
+@devices_group.command("check")
+@click.argument("name")
+@clear_errors
+def check_device(name: str) -> None:
+    """Try the whole way to the device NAME: reach, recognise, send, lease."""
+    from edge_assets.cli.devices import check_device as check
+
+    check(name)
+
+
+@main.group()
+def emulator() -> None:
+    """CPUs that are emulated, to check on their arithmetic what runs on hardware that is not at hand."""
+
+
+@emulator.command("install")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def install_emulators(names: tuple[str, ...]) -> None:
+    """Install emulated CPUs, all by default, from Debian's packages and the package index. Needs no root."""
+    from edge_assets.devices.installing import install
+
+    done = install(names, click.echo)
+    if done:
+        click.echo(f"installed: {', '.join(done)}")
+
+
+@emulator.command("list")
+@clear_errors
+def list_emulators() -> None:
+    """Which CPUs can be emulated, which of them are installed, and what that takes."""
+    from edge_assets.cli.emulators import print_emulators
+
+    print_emulators()
+
+
+@emulator.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENT]...")
+@clear_errors
+def run_emulated(name: str, arguments: tuple[str, ...]) -> None:
+    """Run Python on the emulated CPU NAME: `edge-assets emulator run cortex-a76 FOLDER/infer.py` checks a release."""
+    from edge_assets.devices.emulators import installed
+
+    command = installed(name).command(*arguments)
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
+@emulator.command("remove")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def remove_emulators(names: tuple[str, ...]) -> None:
+    """Free emulated CPUs, all by default. Those of one architecture share their files and go together."""
+    from edge_assets.cli.emulators import print_removed
+    from edge_assets.devices.emulators import remove
+
+    print_removed(remove(names))
 
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.checkpoint import Loaded, load, shown
 from edge_assets.core.datasets.npz import NpzWriter
 from edge_assets.core.session import (
-    ArrangedSession,
     Feeds,
     SavedFeeds,
     Session,

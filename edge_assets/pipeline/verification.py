@@ -20,7 +20,7 @@ from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
-from edge_assets.targets import usable_cores
+from edge_assets.targets import this_machine, usable_cores
 
 VERSION = "3"  # of what is computed of an artifact
 
@@ -98,7 +98,8 @@ class Verification:
                 self.request(loadable, samples, is_static),
                 first_outputs=folder / first_outputs.FILE,
             )
-            return record(self._evaluated(variant, request))
+            found = self._evaluated(variant, request)
+            return record(replace(found, machine=this_machine().published()))
 
         return self.cell.store.remember(recipe, build)
 
