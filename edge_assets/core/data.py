@@ -34,6 +34,9 @@ def load(reference: str, what: str) -> Arrays | Stream:
     Raises DataError.
     """
     returned = call(reference, f"{what} data")
+    if isinstance(returned, Mapping) and any(hasattr(part, "column_names") for part in returned.values()):
+        names = ", ".join(printable(name) for name in returned)
+        raise DataError(f"{what} data: {reference} returns several data sets ({names}): return one of them")
     if not isinstance(returned, Mapping):
         return as_stream(returned, f"{what} data: {reference}")
     return as_arrays(returned, reference, what)

@@ -10,7 +10,7 @@ from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts, MeasuredVariant
 from edge_assets.core.runtimes import RUNTIMES, build_session
-from edge_assets.core.session import Feeds, Loadable, session_options
+from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
@@ -194,7 +194,6 @@ class Variants:
             spec=self.cell.spec,
             parameters=variant.parameters(self.cell.spec, self.cell.target),
             source=store.checkout(source.artifact),
-            calibration=_no_calibration,
             output=folder,
             log=print if variant.process else self.cell.log,
             others=built,
@@ -252,7 +251,3 @@ def _median(row: MeasuredVariant) -> float:
     median = row.latency_ms["1"].p50
     assert median is not None
     return median
-
-
-def _no_calibration() -> Feeds:
-    raise AssertionError("only variants that need calibration get its data")

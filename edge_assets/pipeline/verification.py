@@ -14,6 +14,7 @@ from edge_assets.core.shapes import record
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
+from edge_assets.core.verify import first_outputs
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate, part_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
@@ -93,12 +94,15 @@ class Verification:
         tools = installed(runtime.distributions, runtime.extra) | self.recipes.preprocessing_tools()
         recipe = Recipe("verification", VERSION, inputs, parameters, tools)
 
-        def build(_folder: Path) -> Mapping[str, object]:
+        def build(folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
             loadable = self.loadable(name, built)
             is_static = "fixed_axes" in built.facts or "image" in loadable.options
-            request = self.request(loadable, samples, is_static)
+            request = replace(
+                self.request(loadable, samples, is_static),
+                first_outputs=folder / first_outputs.FILE,
+            )
             found = self._evaluated(variant, request)
             return record(replace(found, machine=this_machine().published()))
 

@@ -322,6 +322,7 @@ class ModelSpec:
     search: Search | None = None  # without it there is no accuracy-bounded search
     automation: Automation = field(default_factory=Automation)
     weights: str | None = None  # which of a checkpoint's weights, such as "ema", where several fit the architecture
+    flush_subnormals: bool = False  # True: weights below the smallest normal number of their type count as 0
 
     def __post_init__(self) -> None:
         faults = list(_faults_between_fields(self))

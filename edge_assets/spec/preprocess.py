@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,21 +247,8 @@ class ImagePreprocessing:
             return picture
         if self.other_channels == "refuse" or given not in (1, 2, 3, 4) or self.channels not in (1, 3, 4):
             raise ValueError(f"a picture of '{self.input}' must have {self.channels} channels, got {given}")
-        has_alpha = given in (2, 4)
-        colour = picture
-        alpha = np.full_like(picture[..., :1], 255)
-        if has_alpha:
-            colour = picture[..., :-1]
-            alpha = picture[..., -1:]
-        if colour.shape[2] == 1:
-            colour = np.repeat(colour, 3, axis=2)
-        if self.channels == 4:
-            return np.concatenate([colour, alpha], axis=2)
-        if self.other_channels == "composite" and has_alpha:
-            colour = _over(colour, alpha, self.background)
-        if self.channels == 1:
-            return _luma(colour)
-        return colour
+        background = self.background if self.other_channels == "composite" else None
+        return with_channels(picture, self.channels, background)
 
     def to_dict(self) -> dict[str, object]:
         """What differs from its default, beside the fields that recipes always held."""
@@ -397,6 +384,27 @@ def _resampled(
     return np.moveaxis(rounded, 0, axis)
 
 
+def with_channels(picture: np.ndarray, channels: int, background: tuple[int, ...] | None = None) -> np.ndarray:
+    """A picture uint8 [h, w, 1 to 4] with 1, 3 or 4 channels.
+
+    Grey is made from and to colour by ITU-R 601 luma, a missing alpha is opaque, and one too many is dropped, or with a
+    `background` blended over that.
+    """
+    given = picture.shape[2]
+    if given == channels:
+        return picture
+    has_alpha = given in (2, 4)
+    colour = picture[..., : given - has_alpha]
+    if colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if channels == 4:
+        alpha = picture[..., -1:] if has_alpha else np.full_like(picture[..., :1], 255)
+        return np.concatenate([colour, alpha], axis=2)
+    if background is not None and has_alpha:
+        colour = _over(colour, picture[..., -1:], background)
+    return _luma(colour) if channels == 1 else colour
+
+
 def _over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
     """Colour by its alpha over another, rounded to the nearest byte."""
     opaque = alpha.astype(np.int32)
@@ -440,20 +448,29 @@ def read_picture(path: str | Path) -> np.ndarray:
 
     Needs Pillow. Colour profiles are not applied. Raises ValueError for a file that is no picture of 8 bits.
     """
+    return decoded_picture(path, str(path))
+
+
+def decoded_picture(file: str | Path | BinaryIO, where: str) -> np.ndarray:
+    """`read_picture` of what may be no file of its own; `where` names it in errors."""
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise ModuleNotFoundError("pictures need Pillow: pip install pillow") from None
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture that Pillow can read") from None
+        raise ValueError(f"{where} is no picture that Pillow can read") from None
+    except OSError as error:
+        if error.errno is not None:  # of the file, not of what is in it
+            raise
+        raise ValueError(f"{where} cannot be read as a picture: {error}") from None
     mode = DEPTH.get(upright.mode, upright.mode)
     if "transparency" in upright.info and mode in ("L", "RGB"):
         mode = "RGBA"
     if mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ValueError(f"{path} has Pillow's mode {upright.mode}, not 8 bits per channel: convert it first")
+        raise ValueError(f"{where} has Pillow's mode {upright.mode}, not 8 bits per channel: convert it first")
     pixels = np.array(upright.convert(mode), np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)
 

@@ -1,7 +1,10 @@
 """Data sets that stream: what gives samples, what is kept of them, and files of arrays read and written in parts."""
 
+import gc
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,13 @@ import pytest
 from edge_assets.core import data
 from edge_assets.core.datasets import contents
 from edge_assets.core.datasets import kept as datasets
+from edge_assets.core.datasets.ahead import read_ahead
 from edge_assets.core.datasets.contents import content_digest
 from edge_assets.core.datasets.kept import BATCH, KeptStream, keep_stream
 from edge_assets.core.datasets.npz import NpzWriter, open_npz, save_arrays
 from edge_assets.core.datasets.stream import as_stream, samples
 from edge_assets.core.progress import Progress, appended, duration, followed
-from edge_assets.core.session import SavedFeeds
+from edge_assets.core.session import Samples, SavedFeeds
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError
 from edge_assets.families.families import FAMILIES
 from edge_assets.hashing import sha256_of
@@ -225,6 +229,92 @@ def test_what_the_users_code_raises_is_said_as_such() -> None:
 
     with pytest.raises(UserCodeError, match=r"evaluation data: f raised KeyError.*pictures"):
         read(broken())
+
+
+def broken_later() -> Iterator[dict[str, object]]:
+    """What nobody asked for raises, once the set is known."""
+    for number in range(COUNT):
+        if number == 64 and WATCHED:
+            raise AssertionError("more samples than were asked for")
+        yield {"x": NUMBERS[number]}
+
+
+WATCHED: list[bool] = []
+
+
+def test_inputs_come_in_batches_of_any_size_however_many_are_read_at_a_time(tmp_path: Path) -> None:
+    stream("positions", tmp_path)
+    feeds = SavedFeeds(tmp_path, Passthrough(("x",)), f"{THIS}:positions", "calibration")
+    for size in (1, 7, 64, 100, COUNT, 1000):
+        found = [batch["x"] for batch in feeds.in_batches(size)]
+        assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
+        assert np.array_equal(np.concatenate(found), NUMBERS)
+    layout = {"inputs": {"x": 1}, "outputs": {}, "states": {}}
+    placed = list(replace(feeds, layout=layout).in_batches(100))
+    assert [batch["x"].shape for batch in placed] == [(3, 100), (3, 50)]
+    few = replace(feeds, layout=layout).first(2)
+    assert isinstance(few, Samples), "they know how the model takes them"
+    assert few.part(0, 1)["x"].shape == (3, 1)
+
+
+def test_of_the_first_samples_no_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream("broken_later", tmp_path)
+    monkeypatch.setattr("tests.core.test_datasets.WATCHED", [True])
+    feeds = SavedFeeds(tmp_path, Passthrough(("x",)), f"{THIS}:broken_later", "calibration")
+    assert np.array_equal(feeds.first(64)["x"], NUMBERS[:64])
+    assert np.array_equal(feeds.first(5)["x"], NUMBERS[:5])
+
+
+def test_the_next_samples_are_read_while_those_before_are_in_use() -> None:
+    made: list[int] = []
+    threads = set()
+
+    def numbers() -> Iterator[tuple[int]]:
+        for number in range(4):
+            made.append(number)
+            threads.add(threading.current_thread())
+            yield (number,)
+
+    read = read_ahead(numbers())
+    assert next(read) == (0,)
+    patience = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < patience:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1], "one ahead, and no more"
+    assert list(read) == [(1,), (2,), (3,)]
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+
+
+def test_what_reading_ahead_raises_comes_after_the_samples_before_it() -> None:
+    def numbers() -> Iterator[tuple[int]]:
+        yield (0,)
+        raise DataError("sample 1 is broken")
+
+    read = read_ahead(numbers())
+    assert next(read) == (0,)
+    with pytest.raises(DataError, match="sample 1 is broken"):
+        next(read)
+
+
+def test_reading_ahead_ends_where_nobody_reads_on() -> None:
+    is_over = threading.Event()
+
+    def numbers() -> Iterator[tuple[int]]:
+        try:
+            yield (0,)
+            yield (1,)
+            yield (2,)
+        finally:
+            is_over.set()
+
+    for number in read_ahead(numbers()):
+        assert number == (0,)
+        break
+    gc.collect()
+    assert is_over.wait(10)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading")]
 
 
 # --- memory --------------------------------------------------------------------------------------------

@@ -84,8 +84,15 @@ def test_page_plots_and_terminal_say_it_so(tmp_path: Path, capsys: object) -> No
     assert "2.5 rmse" in text
     assert "f1 0.9, worse by 0.0125 (0.005 to 0.02)" in text
     assert "250.00 %" not in text
+    assert "which it is made from" not in text
     assert "rmse" in str(charts.target_plot([DEPTH]))
     assert plots.accuracy([DEPTH]).startswith(b"\x89PNG")
     assert "accuracy" not in text.partition("<h2 id=")[2].partition("<script")[0]
     assert "points" not in text.partition("<h2 id=")[2].partition("<script")[0]
     terminal.print_winners("tiny-00000000", [DEPTH])
+
+
+def test_the_page_says_how_far_a_variant_is_from_its_parent(tmp_path: Path) -> None:
+    row = replace(WINNER, parent="onnx_model", parent_snr_db=31.4)
+    page.write(tmp_path / "page.html", TINY, "tiny-00000000", [row])
+    assert "31 dB from onnx_model, which it is made from" in (tmp_path / "page.html").read_text()

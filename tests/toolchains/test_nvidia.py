@@ -172,7 +172,7 @@ def test_unsupported_operator_names_itself_the_format_and_an_alternative(tmp_pat
     parameters = variant.parameters(TINY, target("l4"))
     output = tmp_path / "kit"
     output.mkdir()
-    request = BuildRequest(TINY, parameters, source, lambda: {}, output, print)
+    request = BuildRequest(TINY, parameters, source, output, print)
     with pytest.raises(Refused, match=r"operator Det \(node 'volume'\).*TensorRT has no form of it. ONNX Runtime runs"):
         variant.build(request)
 

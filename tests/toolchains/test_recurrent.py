@@ -80,7 +80,7 @@ def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> 
             spec=INNER,
             parameters={"recipe": "int8", "integer_interface": has_integers},
             source=source,
-            calibration=lambda: feeds,
+            calibration=feeds,
             output=output,
             log=print,
         )
@@ -115,7 +115,6 @@ def test_litert_refuses_more_steps_than_it_converts_in_minutes(tmp_path: Path, m
         spec=spec,
         parameters={},
         source=tmp_path,
-        calibration=dict,
         output=tmp_path,
         log=print,
     )
@@ -256,7 +255,6 @@ def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> 
         spec=SEQUENCE,
         parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
         source=source,
-        calibration=dict,
         output=output,
         log=print,
     )

@@ -12,7 +12,7 @@ from edge_assets.core.metrics.metric import MeanMetric, OutputsMetric
 from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.progress import Progress, appended
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds, Session
-from edge_assets.core.verify import accuracy, parity
+from edge_assets.core.verify import accuracy, first_outputs, parity
 from edge_assets.core.verify.agreement import Agreements
 from edge_assets.core.verify.reference import ReferenceOutputs, statistics_names
 from edge_assets.core.verify.scoring import Scoring, metrics_of
@@ -35,6 +35,7 @@ class VerificationRequest:
     sizes: SavedSizes | None = None  # samples in other sizes; None: the artifact or the model takes one alone
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
     report: Path | None = None  # to which a child process appends how far it is
+    first_outputs: Path | None = None  # to which the outputs of the first samples are written
 
     @property
     def every(self) -> int:
@@ -134,6 +135,8 @@ def _evaluated(
         progress = Progress("evaluating", stop - start, log)
     for batch, feeds in request.data.batches(start, stop):
         outputs = run(session, feeds)
+        if request.first_outputs and batch.start == 0:
+            first_outputs.save(outputs, request.first_outputs)
         part.scoring.add(outputs, batch.raw)
         kept = min(batch.stop, reference.kept)
         compared = kept - batch.start

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.scheme import Method, Scheme
-from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
-from edge_assets.toolchains.onnx.calibration import batches
+from edge_assets.toolchains.onnx.calibration import batches, first_samples, sample_count
 from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs
@@ -33,16 +32,15 @@ SMALLEST_SCALE = 2**-12  # XNNPACK's kernels lose precision below
 
 def build_static(request: BuildRequest) -> Mapping[str, Any]:
     """Observe the calibration data, convert and lower. Raises Refused if nothing was quantized."""
-    feeds = request.calibration()
-    facts = _build(request, dynamic=False, calibration=feeds)
-    return facts | {"calibration_samples": len(next(iter(feeds.values())))}
+    facts = _build(request, dynamic=False)
+    return facts | {"calibration_samples": sample_count(request.calibration)}
 
 
 def build_dynamic(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize linear layers and lower. Raises Refused where they hold too little of the model."""
     share = executorch.linear_share(executorch.export_checkpoint(request))
     check_linear(share, "dynamic int8", "executorch_int8_static or litert_int8_dynamic")
-    return _build(request, dynamic=True, calibration=None)
+    return _build(request, dynamic=True)
 
 
 def check_linear(share: float, scheme: str, instead: str) -> None:
@@ -54,7 +52,7 @@ def check_linear(share: float, scheme: str, instead: str) -> None:
         )
 
 
-def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> dict[str, Any]:
+def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -62,22 +60,22 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> d
     chosen = quantizer(dynamic=dynamic, minmax=minmax)
     prepared = prepare_pt2e(executorch.export_checkpoint(request).module(), chosen)
     with torch.inference_mode():
-        for sample in _observed(request, calibration):
+        for sample in _observed(request, dynamic):
             prepared(*sample)
         converted = convert_pt2e(prepared)
     facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
     return lower_quantized(converted, request, dynamic) | facts
 
 
-def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Samples that the prepared model is run on: all of the calibration data, or one example where there is none."""
+def _observed(request: BuildRequest, dynamic: bool) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Samples that the prepared model is run on: all of the calibration data, or for dynamic int8 one example."""
     import torch
 
-    if calibration is None:
+    if dynamic:
         yield example_inputs(fixed(request.spec), batch=1)
         return
-    check_sizes(calibration, input_shapes(request.spec))
-    for one in batches(calibration, 1):
+    check_sizes(first_samples(request.calibration, 1), input_shapes(request.spec))
+    for one in batches(request.calibration, 1):
         yield tuple(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edge_assets.core.session import Feeds, Samples
+from edge_assets.core.session import CalibrationData, Feeds, Samples, SavedFeeds
 from edge_assets.errors import DataError
 from edge_assets.later import np
 from edge_assets.spec.model import CalibrationMethod
@@ -79,54 +79,59 @@ class Ranges:
 
 def observe(
     graph: Path,
-    feeds: Feeds,
+    data: CalibrationData,
     method: CalibrationMethod,
     operators: Sequence[str] = (),
     batch: int = BATCH,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Ranges:
-    """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `feeds`.
+    """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `data`.
 
     `graph` has shapes inferred (`int8_static.prepare`). The batch is made smaller until its activations fit into
     `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. A tensor that is
     infinite or does not vary is among `unfit`. Raises DataError if one sample alone does not fit or gives NaN.
     """
-    samples = sample_count(feeds)
-    batch = fitting_batch(graph, feeds, batch, memory_bytes)
-    extremes = extremes_of(graph, feeds, operators, batch)
+    samples = sample_count(data)
+    batch = fitting_batch(graph, data, batch, memory_bytes)
+    extremes = extremes_of(graph, data, operators, batch)
     unfit = _unfit(graph, extremes, samples)
     extremes = {tensor: bounds for tensor, bounds in extremes.items() if tensor not in unfit}
     by_minmax = Ranges(extremes, "minmax", samples, batch, unfit=unfit)
     if method == "minmax" or not extremes:
         return by_minmax
     try:
-        clipped = _clipped(graph, feeds, method, operators, batch, extremes)
+        clipped = _clipped(graph, data, method, operators, batch, extremes)
     except FAILURES as error:
         reason = f"ONNX Runtime's {method} calibration failed on this graph: {type(error).__name__}: {error}"
         return replace(by_minmax, fallback=reason)
     return replace(by_minmax, by_tensor=clipped, method=method)
 
 
-def sample_count(feeds: Feeds) -> int:
+def sample_count(data: CalibrationData) -> int:
     """How many samples there are: axis 0 of every input."""
-    return len(next(iter(feeds.values())))
+    assert data, "only variants that need calibration get its data"
+    if isinstance(data, SavedFeeds):
+        return data.kept.samples
+    return len(next(iter(data.values())))
 
 
-def first_samples(feeds: Feeds, count: int) -> Feeds:
-    """The first samples, which still know how the model takes them."""
-    if isinstance(feeds, Samples):
-        return feeds.first(count)
-    return {name: array[:count] for name, array in feeds.items()}
+def first_samples(data: CalibrationData, count: int) -> Feeds:
+    """The first samples, which still know how the model takes them; no others are read."""
+    if isinstance(data, Samples | SavedFeeds):
+        return data.first(count)
+    return {name: array[:count] for name, array in data.items()}
 
 
-def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
-    for start in range(0, sample_count(feeds), size):
-        stop = start + size
-        if isinstance(feeds, Samples):
-            yield feeds.part(start, stop)
-        else:
-            yield {name: array[start:stop] for name, array in feeds.items()}
+def batches(data: CalibrationData, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """`data` cut along axis 0 into batches of at most `size`, as the model takes them."""
+    if isinstance(data, SavedFeeds):
+        yield from data.in_batches(size)
+        return
+    for start in range(0, sample_count(data), size):
+        if isinstance(data, Samples):
+            yield data.part(start, start + size)
+            continue
+        yield {name: array[start : start + size] for name, array in data.items()}
 
 
 class BatchReader:
@@ -143,9 +148,9 @@ class BatchReader:
 # --- memory --------------------------------------------------------------------------------------------
 
 
-def fitting_batch(graph: Path, feeds: Feeds, batch: int, memory_bytes: int) -> int:
+def fitting_batch(graph: Path, data: CalibrationData, batch: int, memory_bytes: int) -> int:
     """The largest batch up to `batch` whose activations take at most `memory_bytes`. Raises DataError if none does."""
-    sample = activation_bytes(graph, next(batches(feeds, 1)))
+    sample = activation_bytes(graph, next(batches(first_samples(data, 1), 1)))
     if sample > memory_bytes:
         raise DataError(
             f"calibration: the activations of a single sample take {sample / 2**20:,.0f} MiB, more than the "
@@ -185,13 +190,13 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
 # --- the two passes ------------------------------------------------------------------------------------
 
 
-def extremes_of(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int) -> Extremes:
+def extremes_of(graph: Path, data: CalibrationData, operators: Sequence[str], batch: int) -> Extremes:
     """Smallest and largest value of each tensor. NaN wins, which ONNX Runtime's own merging would hide."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with _calibrator(graph, "minmax", operators) as calibrator:
         session = calibrator.infer_session
         names = [output.name for output in session.get_outputs()]
-        for one in batches(feeds, batch):
+        for one in batches(data, batch):
             values = dict(zip(names, session.run(None, one), strict=True))
             outputs = {name: values[name] for name in calibrator.model_original_outputs}
             _check_outputs(outputs)
@@ -208,7 +213,7 @@ def extremes_of(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int)
 
 def _clipped(
     graph: Path,
-    feeds: Feeds,
+    data: CalibrationData,
     method: CalibrationMethod,
     operators: Sequence[str],
     batch: int,
@@ -240,12 +245,12 @@ def _clipped(
                 bound,
             )
         calibrator.tensors_to_calibrate = set(extremes)
-        for one in batches(feeds, batch):
+        for one in batches(data, batch):
             calibrator.collect_data(BatchReader(one))
-        data = calibrator.compute_data()
+        clipped = calibrator.compute_data()
     found = {}
     for tensor in extremes:
-        least, most = data[tensor].range_value
+        least, most = clipped[tensor].range_value
         found[tensor] = (np.asarray(least), np.asarray(most))
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
 from edge_assets.core.variant import BuildRequest
 from edge_assets.later import np
 from edge_assets.toolchains.onnx import beside
@@ -37,7 +37,7 @@ SHOWN = 4  # operators named in a note
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Convert every float32 tensor and operator that has a half-precision form and stays within its range."""
     path = request.output / onnx_format.FILE
-    notes = convert(request.source, path, request.calibration())
+    notes = convert(request.source, path, request.calibration)
     for note in notes:
         request.log(note)
     facts: dict[str, Any] = {"recipe": "fp16"}
@@ -46,7 +46,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return onnx_format.finish(path, request.source) | facts
 
 
-def convert(source: Path, path: Path, calibration: Feeds) -> list[str]:
+def convert(source: Path, path: Path, calibration: CalibrationData) -> list[str]:
     """Write the graph in half precision but for what exceeds it; returns sentences on what stayed in fp32.
 
     Inputs and outputs stay float32. Raises ExportError, and DataError if the graph gives NaN. A graph that has its
@@ -90,14 +90,14 @@ def _subnormal(path: Path) -> tuple[int, int]:
     return count, weights
 
 
-def beyond_range(graph: Path, feeds: Feeds) -> dict[str, float]:
+def beyond_range(graph: Path, calibration: CalibrationData) -> dict[str, float]:
     """Nodes that give values which half precision cannot hold, on the first calibration samples, and the largest.
 
     The nodes of `graph` have names. Raises DataError if the graph gives NaN.
     """
     import onnx
 
-    few = first_samples(feeds, SAMPLES)
+    few = first_samples(calibration, SAMPLES)
     batch = fitting_batch(graph, few, BATCH, MEMORY_BYTES)
     largest = {}
     for tensor, bounds in extremes_of(graph, few, (), batch).items():

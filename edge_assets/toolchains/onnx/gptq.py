@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
 from edge_assets.later import np
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
 from edge_assets.toolchains.onnx.graph import initializers
@@ -26,7 +26,7 @@ LARGEST = 15
 
 def hessians(
     graph: Path,
-    feeds: Feeds,
+    data: CalibrationData,
     tensors: Sequence[str],
     batch: int = BATCH,
 ) -> dict[str, np.ndarray]:
@@ -47,8 +47,8 @@ def hessians(
         providers=["CPUExecutionProvider"],
     )
     found: dict[str, np.ndarray] = {}
-    size = fitting_batch(graph, feeds, batch, MEMORY_BYTES)
-    for one in batches(feeds, size):
+    size = fitting_batch(graph, data, batch, MEMORY_BYTES)
+    for one in batches(data, size):
         results = session.run(list(tensors), one)
         for name, values in zip(tensors, results, strict=True):
             rows = values.reshape(-1, values.shape[-1])

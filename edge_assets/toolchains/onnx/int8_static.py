@@ -72,7 +72,7 @@ def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, A
         prepared = prepare(request.source, Path(scratch))
         ranges = observe(
             prepared,
-            request.calibration(),
+            request.calibration,
             parameters["method"],
             flavour.operators,
             batch=parameters["batch"],

@@ -136,16 +136,12 @@ def open_session(
     inputs: Sequence[str],
     outputs: Sequence[str],
     device: str = "cpu",
-    weights: str | None = None,
 ) -> Session:
-    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process.
-
-    `weights` chooses where a checkpoint as training left it has several.
-    """
+    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process."""
     import torch
 
     torch.set_num_threads(threads)
-    return session_of(load_model(architecture, path, weights), inputs, outputs, device)
+    return session_of(load_model(architecture, path), inputs, outputs, device)
 
 
 def session_of(

@@ -124,7 +124,7 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
 
 
 def _half(request: BuildRequest, path: Path) -> None:
-    float16.convert(request.source, path, request.calibration())
+    float16.convert(request.source, path, request.calibration)
 
 
 def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
@@ -136,7 +136,7 @@ def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
 
     @cache
     def ranges(method: CalibrationMethod, operators: tuple[str, ...]) -> Ranges:
-        return observe(path, request.calibration(), method, operators, batch=batch)
+        return observe(path, request.calibration, method, operators, batch=batch)
 
     graph = onnx.load(path, load_external_data=False).graph
     return Prepared(
