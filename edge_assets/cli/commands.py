@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
-from edge_assets.core import failures
+from edge_assets.core import failures, garbage
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
@@ -57,6 +57,7 @@ def warn(message: str) -> None:
 @click.version_option(package_name="edge-assets")
 def main() -> None:
     """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
+    garbage.look_less_often()
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -240,6 +241,28 @@ def schema() -> None:
     from edge_assets.targets.catalog import json_schema
 
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
+
+
+@main.group(name="devices", invoke_without_command=True)
+@click.pass_context
+@clear_errors
+def devices_group(context: click.Context) -> None:
+    """The project's devices, with their state; without a command they are listed."""
+    if context.invoked_subcommand is None:
+        from edge_assets.cli.devices import print_devices
+
+        if not print_devices():
+            raise SystemExit(1)
+
+
+@devices_group.command("check")
+@click.argument("name")
+@clear_errors
+def check_device(name: str) -> None:
+    """Try the whole way to the device NAME: reach, recognise, send, lease."""
+    from edge_assets.cli.devices import check_device as check
+
+    check(name)
 
 
 @main.group()

@@ -10,8 +10,10 @@ from rich.table import Column, Table
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
 from edge_assets.cli import emulators
+from edge_assets.cli.devices import summary
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
+from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
 from edge_assets.families.families import FAMILIES
 from edge_assets.settings import home, home_mode
@@ -92,10 +94,11 @@ def _devices(console: Console) -> None:
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
     local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
+    inventory = devices()
     for target in targets:
-        device = (
-            "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
-        )
+        device = summary(inventory, target.name) or "not measured: no device attached"
+        if target.name in local:
+            device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
     console.print(emulators.summary(), soft_wrap=True)
