@@ -1,6 +1,6 @@
 """What converters take and give wrong: outputs that are also read inside, recurrent layers, sizes that move."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from edge_assets.core.session import Session
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.executorch import int8 as executorch_int8
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.onnx import export as onnx_format
@@ -279,14 +280,21 @@ def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
         int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
 
 
-# --- PyTorch: int8 that would be another's name --------------------------------------------------------
+# --- PyTorch and ExecuTorch: int8 that would be another's name -----------------------------------------
 
 
 def lstm() -> nn.Module:
     return Recurrent(nn.LSTM)
 
 
-def test_torch_int8_is_refused_where_recurrent_layers_hold_the_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("build", "instead"),
+    [(torch_static.build, "onnx_int8_dynamic"), (executorch_int8.build_static, "litert_int8_dynamic")],
+    ids=["torch_int8", "executorch_int8_static"],
+)
+def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
+    build: Callable[[BuildRequest], object], instead: str, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "lstm.safetensors"
     save_file(lstm().state_dict(), checkpoint)
     flavour = {"engine": "x86", "method": "minmax", "per_channel": True, "reduce_range": False, "recipe": "int8"}
@@ -298,5 +306,5 @@ def test_torch_int8_is_refused_where_recurrent_layers_hold_the_weights(tmp_path:
         output=tmp_path,
         log=print,
     )
-    with pytest.raises(Refused, match="0 % of the bytes of the weights would be int8 .* use onnx_int8_dynamic"):
-        torch_static.build(request)
+    with pytest.raises(Refused, match=f"0 % of the bytes of the weights would be int8 .* [Uu]se {instead}"):
+        build(request)

@@ -10,6 +10,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs, is_adapted, load_network
 from edge_assets.toolchains.pytorch.eager import in_order
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.pt"
-LEAST_SHARE = 0.5  # of the weights' bytes that have to be int8
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
