@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.one_sample import check_sizes
@@ -63,8 +64,34 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
         for sample in _observed(request, dynamic):
             prepared(*sample)
         converted = convert_pt2e(prepared)
+    if not dynamic:
+        _check_share(converted)
     facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
     return lower_quantized(converted, request, dynamic) | facts
+
+
+def _check_share(converted: torch.fx.GraphModule) -> None:
+    """Raises Refused where most of the weights stayed as they were, as those of recurrent layers do."""
+    import torch
+
+    int8, others = 0, 0
+    for node in converted.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        tensor: object = attrgetter(str(node.target))(converted)
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.dtype == torch.int8:
+            int8 += tensor.numel()
+        elif tensor.is_floating_point():
+            others += tensor.numel() * tensor.element_size()
+    share = int8 / max(1, int8 + others)
+    if int8 and share < LEAST_SHARE:  # where none is, `quantize_nodes` says it
+        raise Refused(
+            f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
+            f"needed): XNNPACK's static int8 takes convolutions and linear layers alone. Use litert_int8_dynamic or "
+            f"litert_fp16."
+        )
 
 
 def _observed(request: BuildRequest, dynamic: bool) -> Iterator[tuple[torch.Tensor, ...]]:

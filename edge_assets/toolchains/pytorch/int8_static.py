@@ -10,6 +10,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs, is_adapted, load_network
 from edge_assets.toolchains.pytorch.eager import in_order
 
@@ -57,6 +58,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
             if not changed:
                 raise Refused("no module of this model was changed, so the result would be fp32 under an int8 name")
+            _check_share(converted)
             traced = torch.jit.trace(converted, example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), request.output / FILE)
     finally:
@@ -64,6 +66,22 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     samples = sample_count(request.calibration)
     facts = {"recipe": request.parameters["recipe"], "quantized_nodes": changed, "calibration_samples": samples}
     return facts | {"session": {"engine": engine}}
+
+
+def _check_share(converted: "torch.nn.Module") -> None:
+    """Raises Refused where most of the weights stayed as they were, as those of recurrent layers do."""
+    int8 = 0
+    for module in converted.modules():
+        weight = getattr(module, "weight", None)
+        if callable(weight):  # quantized modules pack theirs, and unpack it when asked
+            int8 += weight().numel()
+    others = sum(parameter.numel() * parameter.element_size() for parameter in converted.parameters())
+    share = int8 / max(1, int8 + others)
+    if share < LEAST_SHARE:
+        raise Refused(
+            f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
+            f"needed): PyTorch's static int8 takes convolutions and linear layers alone; use onnx_int8_dynamic"
+        )
 
 
 def _prepared(
