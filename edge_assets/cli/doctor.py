@@ -12,9 +12,8 @@ from edge_assets.addresses import without_credentials
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
 from edge_assets.errors import MissingTool
-from edge_assets.families.families import FAMILIES
 from edge_assets.settings import home, home_mode
-from edge_assets.targets import local_target, project, this_machine
+from edge_assets.targets import is_this_machine, project, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
 TOOLCHAINS = {
@@ -37,9 +36,12 @@ TOOLCHAINS = {
     "torchao": "executorch",
     "tflite-micro": "microcontroller",
     "playwright": "browser",
+    "websockets": "browser",
     "npm:onnxruntime-web": "browser",
     "npm:@huggingface/transformers": "browser",
     "browser:chromium": "browser",
+    "browser:firefox": "browser",
+    "browser:webkit": "browser",
     "npm:@huggingface/tokenizers": "browser",
     "tokenizers": "text",
     "scikit-learn": "examples",
@@ -90,11 +92,10 @@ def _devices(console: Console) -> None:
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
-    local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
     for target in targets:
-        device = (
-            "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
-        )
+        device = "not measured: no device attached"
+        if is_this_machine(target, targets):
+            device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
 

@@ -36,11 +36,12 @@ class Verification:
     reference: Reference
 
     def runtime_of(self, variant: Variant, facts: Facts) -> str:
-        """The variant's runtime, or what stands in for it where it cannot run."""
+        """The variant's runtime, in the browser that the target names; or what stands in where it cannot run."""
         runs_here = self.cell.is_local and not facts.needs_device
-        if runs_here or variant.stand_in is None:
-            return variant.runtime
-        return variant.stand_in
+        if not runs_here and variant.stand_in is not None:
+            return variant.stand_in
+        browser = str(self.cell.target.options.get("browser"))
+        return RUNTIMES[variant.runtime].by_browser.get(browser, variant.runtime)
 
     def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all.

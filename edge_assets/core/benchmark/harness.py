@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from edge_assets.core.benchmark.statistics import Mode, least_queries, summarize
 from edge_assets.core.datasets.npz import save_arrays
@@ -48,6 +48,14 @@ class Timed:
     """A worker's answer to `time`."""
 
     ms: tuple[float, ...]
+
+
+class Worker(Protocol):
+    """What holds one variant and answers requests, wherever it is."""
+
+    def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
+        """The answer to `warm_up` or `time`, as `core/benchmark/worker` gives it."""
+        ...
 
 
 class WorkerProcess:
@@ -145,7 +153,7 @@ def measure(
     Without a mode only memory is measured, for targets that are not at hand. Large models are measured in groups,
     because all that are interleaved are loaded at once. Raises MeasurementError.
     """
-    groups = _groups(contestants, TOGETHER_BYTES)
+    groups = groups_of(contestants, TOGETHER_BYTES)
     if len(groups) > 1:
         names = "; ".join(", ".join(one.name for one in group) for group in groups)
         log(f"measuring in {len(groups)} groups, which together would take too much memory: {names}")
@@ -158,7 +166,7 @@ def measure(
     return rows
 
 
-def _groups(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
+def groups_of(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
     """Contestants in their order, as many together as take no more bytes on disk, or one that takes more."""
     groups: list[list[Contestant]] = []
     taken = 0
@@ -198,7 +206,7 @@ def _measured_together(
         latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
         for batch in batch_sizes:
             log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
-            found = _interleave(workers, batch, mode, first=batch == batch_sizes[0])
+            found = interleave(workers, batch, mode, first=batch == batch_sizes[0])
             for name, latency in found.items():
                 latencies[name][str(batch)] = latency
         return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
@@ -212,7 +220,7 @@ def _loaded(worker: WorkerProcess, threads: int, longest: int) -> MeasuredVarian
     return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
 
 
-def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
+def interleave(workers: Mapping[str, Worker], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
     """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
     The first batch size gets the mode's whole duration and count. The others get a twelfth of the time, a quarter of
@@ -235,6 +243,6 @@ def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, fi
     return {name: summarize(found, batch, distribution=first) for name, found in times.items()}
 
 
-def _times(worker: WorkerProcess, batch: int, seconds: float) -> tuple[float, ...]:
+def _times(worker: Worker, batch: int, seconds: float) -> tuple[float, ...]:
     """Latencies in ms of as many queries as fit into that time."""
     return read(Timed, worker.ask("time", batch=batch, queries=10**6, seconds=seconds)).ms

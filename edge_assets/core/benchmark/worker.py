@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,7 @@ class Worker:
         longest = request["longest"]
         while not steady and len(times) < longest and time.perf_counter() < deadline:
             times += self._queries(request["batch"], min(WINDOW, longest), 60.0)
-            if len(times) >= 2 * WINDOW:
-                before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
-                steady = bool(abs(last - before) <= TOLERANCE * before)
+            steady = is_steady(times)
         return {"queries": len(times), "steady": steady}
 
     def time(self, request: Request) -> Request:
@@ -95,6 +93,14 @@ class Worker:
         start = self.next_sample if self.next_sample + batch <= count else 0
         self.next_sample = start + batch
         return {name: array[start : start + batch] for name, array in self.feeds.items()}
+
+
+def is_steady(times: Sequence[float]) -> bool:
+    """Whether the median of the last 16 queries is within 5 % of that of the 16 before."""
+    if len(times) < 2 * WINDOW:
+        return False
+    before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
+    return bool(abs(last - before) <= TOLERANCE * before)
 
 
 def peak_memory_bytes() -> int:

@@ -1,0 +1,1 @@
+"""How a device that is not this machine is reached, and asked."""
