@@ -20,7 +20,12 @@ from edge_assets.devices.browser_lease import PART_BYTES, Lease, Refusal
 from edge_assets.errors import EdgeAssetsError, Malformed
 from edge_assets.toolchains.web.chromium import ISOLATION, TYPES, WEB, routed
 
-PAGES = {"/": "device.html", "/device.js": "device.js", "/model.js": "model.js"}
+PAGES = {
+    "/": "device.html",
+    "/device.js": "device.js",
+    "/model.js": "model.js",
+    "/bundle/adapter.js": "bundle/adapter.js",  # which bundles of earlier versions have not
+}
 COOKIE = "edge-assets-lease"
 POLL = 20  # seconds that a request for work waits for some
 CLAIM_BYTES = 16384
