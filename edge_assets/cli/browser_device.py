@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,6 @@ def browser(
 
     Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
     """
-    from contextlib import nullcontext
-
-    from edge_assets.core.benchmark.turns import turn
     from edge_assets.defs.resources import store_resource
     from edge_assets.devices.browser import measure, serve_browser_device
     from edge_assets.registry import registry
@@ -95,17 +93,24 @@ def browser(
         click.echo(f"{described.title}: {_in_words(described)}")
         measured = measured_target(cell, described, provider, is_demanded=target is not None)
         asked = assignment(cell, builts, described, provider, threads, samples, mode)
-        # a browser on this machine is disturbed by what else is measured here
-        with (
-            turn(lambda: click.echo("waiting for another measurement on this machine"))
-            if host in LOOPBACK
-            else (nullcontext())
-        ):
+        with _turn(host):
             found, remarks = measure(device, asked)
         evidence = evidence_of(cell, measured, described, asked, found, remarks)
         place = store_evidence(evidence)
     _print(evidence)
     click.echo(f"kept in {place}")
+
+
+@contextmanager
+def _turn(host: str) -> Iterator[None]:
+    """This machine's turn to measure, where the browser may be on it: two measurements would disturb each other."""
+    from edge_assets.core.benchmark.turns import turn
+
+    if host not in LOOPBACK:
+        yield
+        return
+    with turn(lambda: click.echo("waiting for another measurement on this machine")):
+        yield
 
 
 def cell_of(store: "ArtifactStore", spec: "ModelSpec", checkpoint: str | None, target: str | None) -> "Cell":
@@ -297,19 +302,20 @@ def _in_words(described: "Described") -> str:
 
 def _print(evidence: "BrowserEvidence") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=150)
     title = f"{evidence.checkpoint} in {evidence.browser}: {evidence.execution_provider}, tier {evidence.tier}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("variant", no_wrap=True)
     for name in ("SNR dB", "accuracy", "drop points", "P50 ms", "P90 ms", "load ms"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("remark", overflow="fold")
     for name, variant in evidence.variants.items():
-        table.add_row(name, *_cells(variant), variant.refused or variant.not_timed or "")
+        table.add_row(name, *_cells(variant), escape(variant.refused or variant.not_timed or ""))
     console.print(table)
     if not evidence.matches_target:
         console.print(

@@ -15,10 +15,12 @@ from edge_assets.core.types import Built
 from edge_assets.errors import Refused
 from edge_assets.families.browser import BROWSER
 from edge_assets.pipeline.cell import Cell
+from edge_assets.targets.machine import browser
 from edge_assets.targets.project import target
 from edge_assets.toolchains.web import chromium as chromium_module
 from edge_assets.toolchains.web import ort_web
 from edge_assets.toolchains.web.chromium import Chromium, Server
+from edge_assets.toolchains.web.engine import open_engine
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
@@ -169,6 +171,30 @@ def test_four_threads_in_an_isolated_page(page: Open, expected: list[float]) -> 
     assert found["problems"] == []
 
 
+@pytest.mark.parametrize("name", ["firefox", "webkit"])
+def test_four_threads_in_other_engines_or_one_and_the_reason(
+    name: str, server: Server, expected: list[float], tmp_path: Path
+) -> None:
+    """WebKitGTK's workers share no memory, though it says that the page is isolated."""
+    if browser(name) is None:
+        pytest.skip(f"{name} is not installed")
+    (tmp_path / "page.html").write_text("<!doctype html>")
+    served = Server({"/": tmp_path, **server.routes})
+    engine = open_engine(name)
+    try:
+        engine.open(f"{served.url}/page.html")
+        found = engine.evaluate(LOAD, [{"threads": 4, "offline": False}])
+    finally:
+        engine.close()
+        served.close()
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
+    if found["threads"] == 4:
+        assert found["problems"] == []
+    else:
+        (problem,) = found["problems"]
+        assert problem.startswith("1 thread instead of 4: workers cannot share memory")
+
+
 def test_a_page_that_is_not_isolated_gets_one_thread_and_the_reason(
     page: Open, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +228,7 @@ def test_a_second_load_with_other_threads_says_what_it_got(page: Open) -> None:
     assert opened.evaluate(LOAD, {"offline": False})["problems"] == []
     found = opened.evaluate(LOAD, {"threads": 2, "offline": False})
     assert found["threads"] == 1
-    assert found["problems"] == ["1 threads instead of 2: with them this page started the runtime"]
+    assert found["problems"] == ["1 thread instead of 2: this page started the runtime so"]
 
 
 @pytest.mark.parametrize("script", [NO_WORKERS, BROKEN_WORKERS])

@@ -62,6 +62,7 @@ class Server:
     """Serves files and folders by URL prefix on a free port of the loopback interface; counts the bytes it sends."""
 
     def __init__(self, routes: Mapping[str, Path]) -> None:
+        self.routes = routes
         self.sent: list[tuple[str, int]] = []  # path and body bytes of each answer, in order
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, routes, self.sent))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -107,7 +108,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:
+            pass  # the page was closed meanwhile
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Requests are not news."""

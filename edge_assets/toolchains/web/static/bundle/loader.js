@@ -230,7 +230,8 @@ async function openRuntime(device, files, asked) {
   try {
     const runtime = await runtimes.get(address);
     if (runtime.problem || runtime.threads === asked) return runtime;
-    return { ...runtime, problem: `${runtime.threads} threads instead of ${asked}: with them this page started the runtime` };
+    const has = `${runtime.threads} thread${runtime.threads === 1 ? "" : "s"}`;
+    return { ...runtime, problem: `${has} instead of ${asked}: this page started the runtime so` };
   } catch (error) {
     runtimes.delete(address); // a failed download can be tried again
     throw error;
