@@ -329,13 +329,25 @@ def _print(evidence: "BrowserEvidence") -> None:
 
 
 def _cells(variant: "BrowserVariant") -> list[str]:
-    verified, latency = variant.verified, (variant.latency_ms or {}).get("1")
-    numbers = [
-        (verified.parity.snr_db if verified else None, "{:.1f}"),
-        (verified.accuracy.value if verified else None, "{:.4f}"),
-        (verified.accuracy.drop_points if verified else None, "{:.2f}"),
-        (latency.p50 if latency else None, "{:.3f}"),
-        (latency.p90 if latency else None, "{:.3f}"),
-        (variant.loaded.session_ms if variant.loaded else None, "{:.0f}"),
+    """The numbers of a variant, as far as there are any."""
+    snr = accuracy = drop = p50 = p90 = load = None
+    if variant.verified is not None:
+        snr = variant.verified.parity.snr_db
+        accuracy = variant.verified.accuracy.value
+        drop = variant.verified.accuracy.drop_points
+    if variant.latency_ms is not None:
+        p50, p90 = variant.latency_ms["1"].p50, variant.latency_ms["1"].p90
+    if variant.loaded is not None:
+        load = variant.loaded.session_ms
+    return [
+        _number(snr, "{:.1f}"),
+        _number(accuracy, "{:.4f}"),
+        _number(drop, "{:.2f}"),
+        _number(p50, "{:.3f}"),
+        _number(p90, "{:.3f}"),
+        _number(load, "{:.0f}"),
     ]
-    return ["-" if value is None else form.format(value) for value, form in numbers]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
