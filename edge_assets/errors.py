@@ -1,5 +1,7 @@
 """Errors that are the user's to fix, and what to show of any other: what was wrong, where, and what to do."""
 
+from __future__ import annotations
+
 import re
 import reprlib
 import sys
@@ -41,7 +43,7 @@ class InvalidSpec(EdgeAssetsError):
             lines.append(f"and {len(self.faults) - MOST_FAULTS} more faults")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type["InvalidSpec"], tuple[str, str, Sequence[Fault]]]:
+    def __reduce__(self) -> tuple[type[InvalidSpec], tuple[str, str, Sequence[Fault]]]:
         (field, reason), *others = self.faults
         return InvalidSpec, (field, reason, others)
 
@@ -81,7 +83,7 @@ class ConverterError(EdgeAssetsError):
         super().__init__(message)
         self.log = log
 
-    def __reduce__(self) -> tuple[type["ConverterError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[ConverterError], tuple[str, str]]:
         return ConverterError, (str(self), self.log)
 
 
@@ -91,6 +93,10 @@ class MeasurementError(EdgeAssetsError):
     def __init__(self, variant: str, message: str, log: str = "") -> None:
         super().__init__(f"{variant}: {message}")
         self.variant, self.message, self.log = variant, message, log
+
+
+class DeviceError(EdgeAssetsError):
+    """A device that cannot be reached, is not what it should be, is busy, or went away."""
 
 
 class UserCodeError(EdgeAssetsError):
@@ -120,7 +126,7 @@ class MissingTool(EdgeAssetsError):
         self.remedy = command or f"pip install '{what}'"
         super().__init__(f"{package} is not installed: {self.remedy}")
 
-    def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None, str | None]]:
+    def __reduce__(self) -> tuple[type[MissingTool], tuple[str, str | None, str | None]]:
         return MissingTool, (self.package, self.extra, self.command)
 
 

@@ -38,9 +38,9 @@ from resources.workspaces import WORK
 GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
 RELEASE = "release"  # the asset whose result is a released folder
 # What a plan asks for though no pointer names it and nothing is made from it: kept while what it was made from is.
-COMPANIONS = ("data_check", "soundness", "sizes", "signature", "benchmark_report")
+COMPANIONS = ("data_check", "soundness", "sizes", "signature", "benchmark_report", "observation")
 ASSET_PARTS = 6  # of an asset pointer's key: assets/model/family/artifact/checkpoint/target
-NO_ROOTS = ("scorecards", "sources")  # pointers that name results without needing them
+NO_ROOTS = ("scorecards", "sources", "devices")  # pointers that name results without needing them
 
 RESULTS, POINTERS, BLOBS, CORRUPT = "results", "pointers of older checkpoints", "blobs", "corrupt blobs"
 LEFTOVERS, TREES, KEPT, LOCKS = "leftovers of killed processes", "checked-out files", "resumable work", "locks"

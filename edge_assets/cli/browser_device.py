@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_assets.cli.commands import MODES, clear_errors, duration, newest_built
 from edge_assets.errors import EdgeAssetsError, UnknownName
 from edge_assets.settings import home
 
@@ -26,33 +25,11 @@ FAMILY = "browser"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-@click.command()
-@click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
-@click.option("--target", help="The target that is measured. Default: the model's for whatever browser opens the link.")
-@click.option("--variant", "variants", multiple=True, help="A variant of the bundle. Default: all that were verified.")
-@click.option("--provider", type=click.Choice(("wasm", "webgpu")), help="What computes. Default: the target's.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Of wasm. Default: the target's.")
-@click.option("--samples", type=click.IntRange(min=8), help="Evaluate the first so many samples. Default: all.")
-@click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on; 0.0.0.0: the network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port to serve on. Default: a free one.")
-@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM, for HTTPS.")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The certificate's key.")
-@click.option(
-    "--lease",
-    callback=duration,
-    metavar="DURATION",
-    default="30m",
-    show_default=True,
-    help="How long the link works, and the measurement may take.",
-)
-@clear_errors
-def browser(
+def measure_browser(
     model: str | None,
     checkpoint: str | None,
     target: str | None,
-    variants: tuple[str, ...],
+    variants: Sequence[str],
     provider: str | None,
     threads: int | None,
     samples: int | None,
@@ -63,10 +40,7 @@ def browser(
     key: Path | None,
     lease: float,
 ) -> None:
-    """Measure the browser that opens the link: a phone, a tablet, Firefox, Safari.
-
-    Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
-    """
+    """Serve the link, measure what opens it, print and keep the record."""
     from edge_assets.defs.resources import store_resource
     from edge_assets.devices.browser import measure, serve_browser_device
     from edge_assets.registry import registry
@@ -115,6 +89,7 @@ def _turn(host: str) -> Iterator[None]:
 
 def cell_of(store: "ArtifactStore", spec: "ModelSpec", checkpoint: str | None, target: str | None) -> "Cell":
     """The cell whose bundle is served. Raises EdgeAssetsError for a model without browser targets, UnknownName."""
+    from edge_assets.cli.commands import newest_built
     from edge_assets.families.families import family_targets
     from edge_assets.pipeline.cell import Cell
     from resources import checkpoints as known

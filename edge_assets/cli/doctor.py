@@ -9,8 +9,11 @@ from rich.table import Column, Table
 
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
+from edge_assets.cli import emulators
+from edge_assets.cli.devices import summary
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
+from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
 from edge_assets.settings import home, home_mode
 from edge_assets.targets import is_this_machine, project, this_machine
@@ -92,12 +95,14 @@ def _devices(console: Console) -> None:
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
+    inventory = devices()
     for target in targets:
-        device = "not measured: no device attached"
+        device = summary(inventory, target.name) or "not measured: no device attached"
         if is_this_machine(target, targets):
             device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
+    console.print(emulators.summary(), soft_wrap=True)
 
 
 def _models(console: Console) -> bool:

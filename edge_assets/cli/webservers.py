@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_assets.cli.guard import Door, Guard
+from edge_assets.core import garbage
 from edge_assets.settings import allowed_hosts, home, token
 
 HOST = "127.0.0.1"
@@ -21,6 +22,7 @@ DATABASE = {"statement_timeout": 15_000, "pool_recycle": 3600, "max_overflow": 2
 @click.group()
 def main() -> None:
     """Serve one of the two until told to stop."""
+    garbage.look_less_often()
 
 
 @main.command()

@@ -30,7 +30,8 @@ def check_archive(path: Path, records: Sequence[str] = (), what: str = "checkpoi
         raise refusal(
             path,
             "is not a complete torch zip file: it is truncated, or an old-style pickle, which is refused because "
-            "reading it can run code. Save it as safetensors.",
+            "reading it can run code. Save it anew, which runs none: "
+            "torch.save(torch.load(OLD, weights_only=True), NEW)",
             what,
         )
     with zipfile.ZipFile(path) as archive:

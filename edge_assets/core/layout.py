@@ -9,6 +9,8 @@ step. A layout says, as JSON, where a model has its batch and what its states ar
 A state begins as zeros. An input without a batch has one value, the same in every sample.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,6 +1,7 @@
 """Remarks of libraries on what is done on purpose here: kept off the terminal and out of the runs' logs."""
 
 import logging
+import warnings
 from functools import cache, partial
 
 REMARKS = {
@@ -14,6 +15,8 @@ REMARKS = {
     "torchao.kernel.intmm": ("Detected no triton",),
     "torch.utils._pytree": ("is now natively supported by torch.compile",),
 }
+# PyTorch's quantized sums and products, of operands that are broadcast to each other: once for every call
+WARNINGS = ("An output with one or more elements was resized",)
 # the pools of connections that Dagster and MLflow have
 POOLS = ("sqlalchemy.pool.impl.NullPool", "sqlalchemy.pool.impl.QueuePool")
 
@@ -23,6 +26,8 @@ def silence() -> None:
     """Drop the known remarks in this process, and ONNX Runtime's progress; every other record passes."""
     for name, remarks in REMARKS.items():
         logging.getLogger(name).addFilter(partial(_is_news, remarks))
+    for remark in WARNINGS:
+        warnings.filterwarnings("ignore", message=remark)
 
 
 @cache

@@ -1,7 +1,6 @@
 """Loaded models: what a session of any runtime can do, what it is fed, and how to open one in any process."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.datasets.kept import Batch, Kept, KeptStream, first, joined, open_kept, whole
-from edge_assets.core.layout import Layout, Stream, arranged, place
+from edge_assets.core.layout import Layout, Stream, place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.sizes import readable_size
 from edge_assets.errors import DataError, Refused
@@ -99,58 +99,6 @@ class SavedFeeds:
         """Raw samples and the model's inputs, some at a time."""
         for batch in self.kept.batches(start, stop):
             yield batch, self.preprocess.apply(batch.raw)
-
-
-class ArrangedSession:
-    """A session that takes and gives samples, of a model that has its batch elsewhere, or states.
-
-    Everything else that the session can do stays.
-    """
-
-    def __init__(self, session: Session, layout: Layout) -> None:
-        self._session = session
-        self._layout = layout
-        self._one = getattr(session, "run_one", None)  # of programs that take one sample at a time
-        self._streams: dict[int, Stream] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        def run(placed: Feeds) -> Feeds:
-            return self._session.run(placed)
-
-        if self._one is not None:
-            run.one = self._one  # type: ignore[attr-defined]  # as loaders of released folders have it
-        return arranged(run, self._layout)(feeds)
-
-    def time(self, feeds: Feeds) -> float:
-        """Milliseconds of one query: of one step, which takes the states that the one before gave."""
-        if self._one is None:
-            return self._timed(0, self._session.run, feeds)
-        total = 0.0
-        for position in range(len(next(iter(feeds.values())))):
-            sample = {name: array[position : position + 1] for name, array in feeds.items()}
-            total += self._timed(position, self._one, sample)
-        return total
-
-    def query(self, feeds: Feeds) -> tuple[Feeds, Feeds]:
-        """What the model itself takes of one sample, in its first step, and what it gives for it."""
-        placed = Stream(self._layout).next(feeds)
-        return placed, (self._one or self._session.run)(placed)
-
-    def _timed(self, number: int, run: Callable[[Feeds], Feeds], feeds: Feeds) -> float:
-        stream = self._streams.setdefault(number, Stream(self._layout))
-        placed = stream.next(feeds)
-        clock = getattr(self._session, "time", None)
-        if clock is not None:  # of another process, which gives no outputs
-            milliseconds: float = clock(placed)
-            return milliseconds
-        started = time.perf_counter()
-        outputs = run(placed)
-        elapsed = 1000 * (time.perf_counter() - started)
-        stream.keep(outputs)
-        return elapsed
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
     ):
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            ordered = {name: builts[name] for name in sources}
+            ordered = cell.observe({name: builts[name] for name in sources})
             judgement = Judgement(cell, ordered, cell.measure(ordered, config.mode))
             report = judgement.report()
             urls = tracking.log(entries.report_entries(judgement, report, context.run_id), context.log.warning)

@@ -121,7 +121,7 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
             run=row.artifact,
             kind="report",
             metrics=row.measured_numbers(),
-            tags={"verdict": row.verdict, "reason": row.reason},
+            tags={"verdict": row.verdict, "reason": row.reason} | _tiers(row),
         )
         entries.append(entry)
     conditions = judgement.candidates.conditions
@@ -143,6 +143,16 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
         description=_description(judgement),
     )
     return [*entries, parent]
+
+
+def _tiers(row: Row) -> dict[str, str]:
+    """Tags that say how each kind of number is known; what a later build knows better replaces them."""
+    tags: dict[str, str] = {f"tier.{kind}": origin.tier for kind, origin in (row.provenance or {}).items()}
+    if row.findings:
+        tags["contradiction"] = "; ".join(row.findings)
+    if row.disturbed:
+        tags["disturbed"] = row.disturbed
+    return tags
 
 
 def _description(judgement: Judgement) -> str:

@@ -98,7 +98,7 @@ def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.As
         return [_warning(name, f"not verified: {built.unverified}") for name in names]
     if "built" in names:
         return [dg.AssetCheckResult(check_name="built", passed=True)]
-    candidate = verified_candidate(built, cell.spec.outputs[0].name)
+    candidate = verified_candidate(cell, built)
     outcomes = gates(candidate, cell.limits)
     return [_check(gate) for gate in outcomes if gate.name in names]
 

@@ -41,6 +41,7 @@ MEASURED_ON = TableColumn("measured_on", "string", "The machine of the times, or
 GATES = (
     TableColumn("gate", "string", "What has to hold for a release"),
     TableColumn("passed", "bool", "Empty where the evidence is missing, which blocks a release"),
+    TableColumn("tier", "string", "How it is known: device, emulated, host, reference or graph"),
     TableColumn("evidence", "string", "What was found, and the limit"),
 )
 PARITY = (
@@ -100,7 +101,10 @@ def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def gates(outcomes: Sequence[Gate]) -> dg.TableMetadataValue:
     """The outcome of each gate of one variant."""
-    return table(GATES, [{"gate": gate.name, "passed": gate.passed, "evidence": gate.sentence} for gate in outcomes])
+    records: list[Record] = []
+    for gate in outcomes:
+        records.append({"gate": gate.name, "passed": gate.passed, "tier": gate.tier, "evidence": gate.sentence})
+    return table(GATES, records)
 
 
 def memory(outcomes: Mapping[str, Gate]) -> dg.TableMetadataValue:

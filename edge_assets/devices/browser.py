@@ -16,19 +16,19 @@ import numpy as np
 
 from edge_assets.core import shapes
 from edge_assets.core.benchmark.harness import Contestant, groups_of, interleave
+from edge_assets.core.benchmark.queries import WARM_UP_SECONDS, WINDOW, is_steady
 from edge_assets.core.benchmark.statistics import Mode
-from edge_assets.core.benchmark.worker import WARM_UP_SECONDS, WINDOW, is_steady
 from edge_assets.core.evidence import Latency, Verified, WarmUp
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
 from edge_assets.devices.browser_lease import Described, DeviceGone, Lease, PageFault, Reopened
 from edge_assets.devices.browser_server import DeviceServer
 from edge_assets.errors import EdgeAssetsError, Refused
+from edge_assets.spec.tiers import Tier
 from edge_assets.toolchains.web.ort_web import EncodedTensor, decode, encode
 
 __all__ = ["BrowserDevice", "DeviceGone", "PageFault", "serve_browser_device"]
 
-TIER = "device"
 SLICE = 2.0  # seconds that a page times without a word
 KEPT_BYTES = 8 * 2**20  # of the samples that queries cycle through, which cross once
 LONGEST_WARM_UP = 400  # queries, as on this machine
@@ -73,7 +73,7 @@ class BrowserVariant:
 class BrowserEvidence:
     """All variants of a cell in one browser, measured together."""
 
-    tier: str = TIER
+    tier: Tier = "device"
     model: str
     family: str
     checkpoint: str
@@ -214,7 +214,11 @@ class RemoteSession:
         if command == "warm_up":
             return self._warm_up(batch, longest)
         assert command == "time", command
-        return {"ms": self._times(batch, longest, seconds)}
+        began = time.monotonic()
+        times = self._times(batch, longest, seconds)
+        # what else its machine did, and how warm it is, no browser tells
+        meanwhile = {"seconds": time.monotonic() - began, "waited": None, "stolen": None}
+        return {"ms": times, "conditions": meanwhile}
 
     def _warm_up(self, batch: int, longest: int) -> dict[str, object]:
         """Run until steady, as on this machine."""

@@ -15,6 +15,7 @@ from edge_assets.errors import (
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
 from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.tiers import Tier, best
 from edge_assets.targets import Target, is_this_machine, this_machine
 from edge_assets.targets.project import catalog
 from resources.checkpoints import Checkpoint
@@ -76,7 +77,14 @@ class Identity:
             size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
             memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
             cosine=gates.min_cosine,
+            evidence=_stricter(gates.evidence, target.evidence),
         )
+
+
+def _stricter(one: Tier | None, other: Tier | None) -> Tier | None:
+    """The tier that both demand."""
+    demanded = [tier for tier in (one, other) if tier is not None]
+    return best(demanded) if demanded else None
 
 
 def max_drop_points(spec: ModelSpec) -> float:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.checkpoint import shown
 from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.session import (
-    ArrangedSession,
     Feeds,
     SavedFeeds,
     Session,

@@ -19,7 +19,7 @@ from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
-from edge_assets.targets import usable_cores
+from edge_assets.targets import this_machine, usable_cores
 
 VERSION = "3"  # of what is computed of an artifact
 
@@ -94,7 +94,8 @@ class Verification:
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
             loadable = self.loadable(name, built)
             is_static = "fixed_axes" in built.facts or "image" in loadable.options
-            return record(self._evaluated(variant, self.request(loadable, samples, is_static)))
+            found = self._evaluated(variant, self.request(loadable, samples, is_static))
+            return record(replace(found, machine=this_machine().published()))
 
         return self.cell.store.remember(recipe, build)
 

@@ -44,7 +44,7 @@ def _winner_cells(line: Line) -> list[str]:
         words.drop(row),
         _number(latency.typical if latency else None, "{:.3f}"),
         judged,
-        f"timed on it, {row.mode}" if latency else "verified, not timed",
+        words.known_by(row),
     ]
 
 

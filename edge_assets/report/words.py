@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from edge_assets.core.evidence import Row
+from edge_assets.spec.tiers import best
 
 
 def scaled(row: Row, points: float) -> float:
@@ -45,6 +46,36 @@ def other_metrics(row: Row) -> Iterator[str]:
     for label, found in (row.metrics or {}).items():
         low, high = found.drop_interval
         yield f"{label} {found.value:.4g}, worse by {found.drop:.4g} ({low:.4g} to {high:.4g})"
+
+
+def known_by(row: Row) -> str:
+    """The best tier by which parity and accuracy are known, and whether the row was timed."""
+    tiers = [origin.tier for kind, origin in (row.provenance or {}).items() if kind in ("parity", "accuracy")]
+    tiers += [gate.tier for gate in row.evidence if gate.name == "accuracy" and gate.tier]
+    verified = best(tiers) if tiers else "unknown"
+    if row.latency_ms is None:
+        return f"{verified}, not timed"
+    return f"{verified}, timed {row.mode}{', disturbed' if row.disturbed else ''}"
+
+
+def tiers(row: Row) -> Iterator[str]:
+    """One sentence for each tier's own numbers, for what contradicts, and for what disturbed the timing."""
+    for one in row.observations or ():
+        low, high = one.accuracy_drop_interval_points
+        snr = "not finite" if one.parity_snr_db is None else f"{one.parity_snr_db:.1f} dB"
+        yield (
+            f"{one.tier}, {one.by}: {scaled(row, 100 * one.accuracy):.4g} on {one.samples} samples, drop "
+            f"{scaled(row, one.accuracy_drop_points):{_form(row)}} ({scaled(row, low):{_form(row)}} to "
+            f"{scaled(row, high):{_form(row)}}), SNR {snr}"
+        )
+    for kind, origin in (row.provenance or {}).items():
+        yield f"{kind}: {origin.tier}, {origin.by}"
+    for finding in row.findings or ():
+        yield f"contradiction: {finding}"
+    if row.joules is not None:
+        yield f"energy: {row.joules:.3g} J a sample, of the whole device"
+    if row.disturbed:
+        yield row.disturbed
 
 
 def axis_label(rows: Iterable[Row]) -> str:

@@ -21,6 +21,7 @@ from edge_assets.spec.preprocess import Passthrough, Preprocessing, TextPreproce
 from edge_assets.spec.preprocess_check import preprocessing_faults
 from edge_assets.spec.project import project_path
 from edge_assets.spec.source import locate
+from edge_assets.spec.tiers import Tier
 from edge_assets.spec.validation import STRICT, Listed, Number, Texts, filled, invalid, written_by_users
 
 DType = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -235,12 +236,14 @@ class Gates:
     """What a variant must keep to be released. Sizes are in bytes; a target's own budget also applies.
 
     `min_cosine` is for embeddings: the least mean cosine, over the evaluation samples, of the first output with fp32's.
+    `evidence` is the least tier by which parity and accuracy have to be known, such as "device" (see `spec/tiers`).
     """
 
     max_accuracy_drop_points: Annotated[Number, Field(ge=0)] = 1.0
     min_cosine: Annotated[Number, Field(gt=0, le=1)] | None = None
     max_size_bytes: Annotated[int, Field(ge=1)] | None = None
     max_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    evidence: Tier | None = None
 
 
 @written_by_users("finetuning")

@@ -1,7 +1,10 @@
 """Which target this machine is, and what it is made of.
 
-A latency is only ever shown as a target's when it was measured on a machine that matches that target.
+A latency is only ever shown as a target's when it was measured on a machine that matches that target. Needs the
+standard library alone: devices hold a copy, and say by it what they are.
 """
+
+from __future__ import annotations
 
 import os
 import platform
@@ -12,12 +15,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
-from edge_assets.targets.catalog import Match, Target
+if TYPE_CHECKING:
+    from typing import Self
+
+    from edge_assets.targets.catalog import Match, Target
 
 # ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
-ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+ARM_PARTS = {
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse N1",
+    "0xd40": "Neoverse V1",
+    "0xd4f": "Neoverse V2",
+}
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # as macOS and Windows call them
 ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
 
@@ -68,7 +80,7 @@ class Machine:
     def matches(self, target: Target) -> bool:
         """Whether this machine is that target."""
         wanted = target.match
-        if wanted == Match() or target.architecture not in (self.architecture, ANY):
+        if wanted.is_empty or target.architecture not in (self.architecture, ANY):
             return False
         if wanted.board is not None and wanted.board not in (self.board or ""):
             return False

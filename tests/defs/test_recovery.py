@@ -17,10 +17,9 @@ import psutil
 import pytest
 
 from edge_assets.defs import running
-from edge_assets.defs.instance import DAGSTER_YAML
 from edge_assets.defs.running import INITIAL_NAMESPACE, Worker, is_gone
 from tests.conftest import Project
-from tests.serving import Served, is_alive, start, wait_for
+from tests.serving import Served, brisk_instance, is_alive, start, wait_for
 
 EARLIER = Worker("host", "machine", "earlier", INITIAL_NAMESPACE, os.getpid(), "1")  # before a reboot
 
@@ -132,9 +131,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path) -> 
     folder = tmp_path_factory.mktemp("recovery")
     (folder / "checkpoints").mkdir()
     (folder / "hold").touch()
-    (folder / "home" / "dagster").mkdir(parents=True)
-    brisk = DAGSTER_YAML.replace("run_queue:\n", "run_queue:\n  dequeue_interval_seconds: 1\n")
-    (folder / "home" / "dagster" / "dagster.yaml").write_text(brisk)
+    brisk_instance(folder / "home")
     shutil.copy(checkpoint_file, folder / "checkpoints")
     environment = {"EDGE_ASSETS_SENSOR_SECONDS": "3600", "EDGE_ASSETS_MODELS": "tests.tiny.held:HELD"}
     return Project(folder / "home", folder / "checkpoints", {**environment, "TINY_HOLD": str(folder / "hold")})

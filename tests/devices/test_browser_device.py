@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from playwright.sync_api import Page, expect
 
 from edge_assets.cli import browser_device
+from edge_assets.cli.commands import main
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.devices import browser_lease
 from edge_assets.devices.browser import BrowserDevice, BrowserVariant, DeviceGone, measure, serve_browser_device
@@ -253,7 +254,7 @@ def test_the_command_measures_prints_and_keeps_a_record(
 
     def work() -> object:
         return CliRunner().invoke(
-            browser_device.browser, ["--variant", "onnx_model", "--samples", "64"], catch_exceptions=False
+            main, ["devices", "browser", "--variant", "onnx_model", "--samples", "64"], catch_exceptions=False
         )
 
     waiting = Elsewhere(work)

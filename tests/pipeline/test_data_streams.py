@@ -165,14 +165,14 @@ def test_one_metric_decides_and_others_are_reported_and_gate(cell: Callable[[Mod
     assert numbers["metric_f1_average_micro"] == pytest.approx(numbers["accuracy"])
     assert numbers["metric_confidence_drop"] == pytest.approx(0, abs=1e-6)
 
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), place.limits)
+    _, gate, *_ = gates(verified_candidate(place, int8), place.limits)
     assert gate.passed
     assert "f1(average=micro) 0.9" in gate.sentence
     assert "within the gate of 0.05" in gate.sentence
     strict = replace(place.limits, metrics={"f1(average=micro)": -0.5})
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), strict)
+    _, gate, *_ = gates(verified_candidate(place, int8), strict)
     assert gate.passed is False
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), replace(place.limits, metrics={"other": 0.1}))
+    _, gate, *_ = gates(verified_candidate(place, int8), replace(place.limits, metrics={"other": 0.1}))
     assert gate.passed is None, "missing evidence blocks"
 
 
@@ -181,7 +181,7 @@ def test_the_deciding_metric_gates_in_its_own_unit(cell: Callable[[ModelSpec], C
     place = cell(evaluated(STREAMED, {"metric": deciding}))
     _, graph, _ = built(place)
     assert place.limits.accuracy_drop_points == pytest.approx(1.5)
-    _, gate, *_ = gates(verified_candidate(graph, "logits"), place.limits)
+    _, gate, *_ = gates(verified_candidate(place, graph), place.limits)
     assert gate.passed
     assert gate.sentence.startswith("confidence 0.")
     assert "within the gate of 0.015, on 597 samples" in gate.sentence

@@ -31,6 +31,7 @@ from edge_assets.targets.project import target
 from edge_assets.toolchains.tensorrt import engine as tensorrt
 from edge_assets.toolchains.tensorrt import graph_memory
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
+from edge_assets.toolchains.tensorrt import session as tensorrt_session
 from edge_assets.toolchains.tensorrt.kit import EnginePlatform, KitError
 from resources import checkpoints
 from resources.store import ArtifactStore
@@ -248,7 +249,7 @@ def test_running_on_the_wrong_gpu_is_refused_before_tensorrt_loads_it(
     monkeypatch.setattr(tensorrt_kit, "load_builder", load)
     kit = kit_of(FP16, "l4")
     with pytest.raises(Refused, match=r"compute capability 8.9, this GPU \(Tesla T4\) has 7.5. Build one here with"):
-        tensorrt.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
+        tensorrt_session.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
 
 
 # --- the kit's script ----------------------------------------------------------------------------------
@@ -416,7 +417,7 @@ def test_script_builds_verifies_and_times_on_this_gpu(kit_of: Callable[[str, str
 def test_engine_of_this_gpu_runs_more_samples_than_its_profile_holds(kit_of: Callable[[str, str], Path]) -> None:
     kit = kit_of(FP16, "l4")
     assert script(kit).returncode == 0
-    session = tensorrt.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
+    session = tensorrt_session.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
     images = np.random.default_rng(0).random((70, 1, 8, 8), np.float32)
     whole = session.run({"image": images})["logits"]
     last = session.run({"image": images[64:]})["logits"]

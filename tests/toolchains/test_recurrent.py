@@ -17,8 +17,10 @@ from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
+from edge_assets.toolchains.litert import session as litert_session
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
 from tests.tiny.spec import TINY
@@ -83,7 +85,9 @@ def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> 
             log=print,
         )
         int8_static.build(request)
-        session = litert.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"])
+        session = litert_session.open_session(
+            output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"]
+        )
         assert min(snr(network, session.run(feeds), feeds)) > 30
 
 
@@ -267,7 +271,7 @@ def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
     path = request.output / onnx_format.FILE
     held = weight_bytes(path)
     assert held["int8"] > 5 * held["fp32"]  # of biases
-    session = onnx_format.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
     feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
     assert min(snr(network, session.run(feeds), feeds)) > 25
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.scheme import Method, Scheme
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.onnx.calibration import batches
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, input_shapes
+from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs
 

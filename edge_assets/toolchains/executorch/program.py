@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.core.one_sample import check_sizes, one_by_one
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.toolchains.coreml.package import deployment_target
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+from edge_assets.toolchains.onnx.fixed_batch import fixed
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:

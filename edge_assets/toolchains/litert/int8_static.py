@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import session as litert_session
 from edge_assets.toolchains.litert.weights import changed_share
 from edge_assets.toolchains.onnx.calibration import batches
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, input_shapes
+from edge_assets.toolchains.onnx.fixed_batch import input_shapes
 
 if TYPE_CHECKING:
     from ai_edge_quantizer.qtyping import QSV, ModelQuantizationRecipe
@@ -110,9 +112,9 @@ def _observe(request: BuildRequest, recipe: "ModelQuantizationRecipe", feeds: Fe
     from ai_edge_quantizer.utils import qsv_utils
 
     check_sizes(feeds, input_shapes(request.spec))
-    interpreter = litert.interpreter(request.source)
+    interpreter = litert_session.interpreter(request.source)
     (key,) = interpreter.get_signature_list()
-    ports = litert.ports(
+    ports = litert_session.ports(
         interpreter.get_signature_runner(key).get_input_details(),
         names=list(feeds),
         channels_last=litert.channels_last(request.spec),

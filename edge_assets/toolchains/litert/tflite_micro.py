@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_assets.core.one_sample import one_by_one
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ExportError
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
-from edge_assets.toolchains.litert.convert import Port
-from edge_assets.toolchains.onnx.fixed_batch import one_by_one
+from edge_assets.toolchains.litert.session import Port
 
 if TYPE_CHECKING:
     from tflite_micro.python.tflite_micro.runtime import Interpreter

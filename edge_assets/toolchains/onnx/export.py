@@ -11,66 +11,34 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge_assets.core import sizes
 from edge_assets.core.axes import example_parameters, frozen
-from edge_assets.core.session import Feeds, Session
 from edge_assets.core.sizes import GIB
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
+from edge_assets.toolchains.onnx import session as onnx_session
+from edge_assets.toolchains.onnx.session import graph_file
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import onnx
     import torch
-    from onnxruntime import InferenceSession
     from torch.export import Dim
     from torch.onnx import ONNXProgram
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
-FILE = "model.onnx"
+FILE = onnx_session.FILE
 DATA = f"{FILE}.data"  # weights beside a graph that is too large for one file
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
-
-
-class OnnxSession:
-    """ONNX Runtime on the CPU execution provider."""
-
-    def __init__(self, session: "InferenceSession", inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.session = session
-        self.inputs = inputs
-        self.outputs = outputs
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        values = self.session.run(self.outputs, {name: feeds[name] for name in self.inputs})
-        return dict(zip(self.outputs, values, strict=True))
-
-
-def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
-    """An ONNX Runtime session with all graph optimisations, `threads` intra-op threads and one inter-op."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph_file(path), options, providers=["CPUExecutionProvider"])
-    return OnnxSession(session, inputs, outputs)
-
-
-def graph_file(path: Path) -> Path:
-    """The graph of an artifact: the file itself, or the one in its folder, which has its weights beside it."""
-    return path / FILE if path.is_dir() else path
 
 
 def one_file(path: Path, what: str) -> Path:

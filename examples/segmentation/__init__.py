@@ -1,0 +1,1 @@
+"""Segmentation: a small U-Net for pictures of shapes over textures, trained by a script in this folder."""
