@@ -20,7 +20,7 @@ LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # be installed, but for two small packages that the index has as sources alone
 LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo demo-all test coverage compat serve lock audit chromium headers
+.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -31,7 +31,7 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per fa
 	@echo "Dagster and MLflow: make serve, then the two addresses that it prints"
 	@echo "Released folders:   $(HOME_FOLDER)/releases/digits/"
 
-demo-all: $(STAMP) $(WEB) chromium  ## Two checkpoints, all 22 targets, every scheme, with fine-tuning and search: half an hour
+demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 24 targets, every scheme, with fine-tuning and search: half an hour
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth $(EARLIER)
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth
 	$(IN_DEPTH) $(BIN)/edge-assets scorecard --model digits_in_depth
@@ -100,6 +100,15 @@ chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else echo "Chromium is missing, and the browser family needs it: sudo apt-get install chromium" >&2; exit 1; fi
+
+# apart from chromium: they take a minute, and tests of an engine that is not installed are skipped
+engines:  ## Firefox and WebKitGTK, beside which nothing else is needed to verify and measure in them
+	@command -v firefox-esr >/dev/null || command -v firefox >/dev/null || MISSING=firefox-esr; \
+	{ command -v WebKitWebDriver && command -v xvfb-run && command -v xauth && command -v dbus-run-session; } >/dev/null || \
+	MISSING="$$MISSING webkit2gtk-driver xvfb xauth dbus-daemon"; \
+	if [ -z "$$MISSING" ]; then :; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq $$MISSING >/dev/null; \
+	else echo "missing, and the targets browser-firefox and browser-webkit need it: sudo apt-get install $$MISSING" >&2; exit 1; fi
 
 headers:
 	@sh tests/onnxruntime_headers.sh .headers

@@ -245,6 +245,17 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(FAMILIES), indent=1))
 
 
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds
+
+
+def duration(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    """A time such as 30d, 12h, 90m or 45s, in seconds. Raises BadParameter."""
+    number, unit = value[:-1], value[-1:]
+    if unit not in UNITS or not number.isascii() or not number.isdigit():
+        raise click.BadParameter(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d")
+    return int(number) * UNITS[unit]
+
+
 @main.group(name="devices", invoke_without_command=True)
 @click.pass_context
 @clear_errors
@@ -265,6 +276,66 @@ def check_device(name: str) -> None:
     from edge_assets.cli.devices import check_device as check
 
     check(name)
+
+
+@devices_group.command("browser")
+@click.option("--model", help="A registered model. Default: the only one there is.")
+@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
+@click.option("--target", help="The target that is measured. Default: the model's for whatever browser opens the link.")
+@click.option("--variant", "variants", multiple=True, help="A variant of the bundle. Default: all that were verified.")
+@click.option("--provider", type=click.Choice(("wasm", "webgpu")), help="What computes. Default: the target's.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Of wasm. Default: the target's.")
+@click.option("--samples", type=click.IntRange(min=8), help="Evaluate the first so many samples. Default: all.")
+@click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on; 0.0.0.0: the network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port to serve on. Default: a free one.")
+@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM, for HTTPS.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The certificate's key.")
+@click.option(
+    "--lease",
+    callback=duration,
+    metavar="DURATION",
+    default="30m",
+    show_default=True,
+    help="How long the link works, and the measurement may take.",
+)
+@clear_errors
+def browser_device(
+    model: str | None,
+    checkpoint: str | None,
+    target: str | None,
+    variants: tuple[str, ...],
+    provider: str | None,
+    threads: int | None,
+    samples: int | None,
+    mode: str,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    lease: float,
+) -> None:
+    """Measure the browser that opens the link: a phone, a tablet, Firefox, Safari.
+
+    Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
+    """
+    from edge_assets.cli.browser_device import measure_browser
+
+    measure_browser(
+        model=model,
+        checkpoint=checkpoint,
+        target=target,
+        variants=variants,
+        provider=provider,
+        threads=threads,
+        samples=samples,
+        mode=mode,
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        lease=lease,
+    )
 
 
 @main.group()
@@ -315,17 +386,6 @@ def remove_emulators(names: tuple[str, ...]) -> None:
     from edge_assets.devices.emulators import remove
 
     print_removed(remove(names))
-
-
-UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}  # in seconds
-
-
-def duration(_context: click.Context, _option: click.Parameter, value: str) -> float:
-    """A time such as 30d, 12h, 90m or 45s, in seconds. Raises BadParameter."""
-    number, unit = value[:-1], value[-1:]
-    if unit not in UNITS or not number.isascii() or not number.isdigit():
-        raise click.BadParameter(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d")
-    return int(number) * UNITS[unit]
 
 
 @main.command()

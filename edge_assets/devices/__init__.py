@@ -8,5 +8,6 @@ reach          which devices answer now, and whether they are what they claim to
 lease          one measurement at a time on a device, whoever asks
 readiness      whether a device may be measured now: temperature, load, free memory and disk
 session        an artifact that is open on a device: the same session that the runtimes have here
+browser        a browser that opened a link: what it is, and its measurement (`browser_lease`, `browser_server`)
 emulators      instruction sets that no device at hand has: what is emulated, and `installing` of it
 """

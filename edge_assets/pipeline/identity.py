@@ -17,7 +17,7 @@ from edge_assets.hashing import digest
 from edge_assets.spec.metrics import DEFAULT
 from edge_assets.spec.model import Metric, ModelSpec
 from edge_assets.spec.tiers import Tier, best
-from edge_assets.targets import Target, local_target, this_machine
+from edge_assets.targets import Target, is_this_machine, this_machine
 from edge_assets.targets.project import catalog
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, NotBuilt
@@ -41,8 +41,7 @@ class Identity:
     @property
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
-        local = local_target(catalog().values(), self.family.name)
-        return local is not None and local.name == self.target.name
+        return is_this_machine(self.target, catalog().values())
 
     @property
     def not_measured(self) -> str:

@@ -37,11 +37,12 @@ class Verification:
     reference: Reference
 
     def runtime_of(self, variant: Variant, facts: Facts) -> str:
-        """The variant's runtime, or what stands in for it where it cannot run."""
+        """The variant's runtime, in the browser that the target names; or what stands in where it cannot run."""
         runs_here = self.cell.is_local and not facts.needs_device
-        if runs_here or variant.stand_in is None:
-            return variant.runtime
-        return variant.stand_in
+        if not runs_here and variant.stand_in is not None:
+            return variant.stand_in
+        browser = str(self.cell.target.options.get("browser"))
+        return RUNTIMES[variant.runtime].by_browser.get(browser, variant.runtime)
 
     def request(
         self,

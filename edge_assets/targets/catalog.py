@@ -31,7 +31,7 @@ OPSET = 20  # unless a target says otherwise
 OLDEST_OPSET, NEWEST_OPSET = 17, 28  # the newest is the one of the installed onnx, which is not imported for it
 IntegerType = Literal["uint8", "int8"]
 TorchEngine = Literal["x86", "qnnpack"]
-Browser = Literal["chromium"]
+Browser = Literal["chromium", "firefox", "webkit"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,28 @@ ARM_PARTS = {
 }
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # as macOS and Windows call them
 ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
-BROWSERS = {"chromium": ("chromium", "google-chrome", "chrome")}  # commands, by the name that a target asks for
+
+
+@dataclass(frozen=True)
+class BrowserCommands:
+    """What starts a browser, and what it needs beside it."""
+
+    commands: tuple[str, ...]  # any of these
+    packages: str  # Debian's, which bring all that is needed
+    beside: tuple[str, ...] = ()  # commands, all of them
+
+
+# by the name that a target asks for
+BROWSERS: Mapping[str, BrowserCommands] = {
+    "chromium": BrowserCommands(("chromium", "google-chrome", "chrome"), "chromium"),
+    "firefox": BrowserCommands(("firefox-esr", "firefox"), "firefox-esr"),
+    # WebKitGTK: its driver starts MiniBrowser, which has no headless mode
+    "webkit": BrowserCommands(
+        ("WebKitWebDriver",),
+        "webkit2gtk-driver xvfb xauth dbus-daemon",
+        beside=("xvfb-run", "xauth", "dbus-run-session"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -127,13 +148,23 @@ def usable_cores() -> int:
 
 
 def local_target(targets: Iterable[Target], family: str, machine: Machine | None = None) -> Target | None:
-    """The target of `family` that this machine is: the most specific match, or None."""
+    """The target of `family` that this machine is: the most specific match, or None.
+
+    Where browsers are targets a machine is one of each that is installed: see `is_this_machine`.
+    """
     machine = machine or this_machine()
     matching = []
     for target in targets:
         if target.family == family and target.device == "local" and machine.matches(target):
             matching.append(target)
     return max(matching, key=_specificity, default=None)
+
+
+def is_this_machine(target: Target, targets: Iterable[Target]) -> bool:
+    """Whether a target is the one of its family, and of its browser, that this machine is."""
+    rivals = [other for other in targets if other.match.browser == target.match.browser]
+    found = local_target(rivals, target.family)
+    return found is not None and found.name == target.name
 
 
 def _specificity(target: Target) -> int:
@@ -154,8 +185,12 @@ def gpus() -> tuple[str, ...]:
 
 
 def browser(name: str) -> str | None:
-    """Path of an installed browser, or None."""
-    for command in BROWSERS[name]:
+    """Path of the command of a browser that is installed with all that it needs, or None."""
+    known = BROWSERS[name]
+    for command in known.beside:
+        if shutil.which(command) is None:
+            return None
+    for command in known.commands:
         path = shutil.which(command)
         if path:
             return path

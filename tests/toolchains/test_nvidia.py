@@ -306,7 +306,7 @@ def test_off_the_target_the_kits_graph_is_verified_and_said_to_be(build: Build) 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has an NVIDIA GPU")
 def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build(FP16, "l4")
-    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "is_this_machine", lambda one, _targets: one == target("l4"))
     after = build(FP16, "l4")
     assert after.build.reused
     assert after.runtime == "tensorrt"
@@ -320,7 +320,7 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
 def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     build: Build, store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "is_this_machine", lambda one, _targets: one == target("l4"))
     builts = {name: build(name, "l4") for name in (CHECKPOINT, FP16)}
     cell = cell_of("l4", store, checkpoint_file)
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))

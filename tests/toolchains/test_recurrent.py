@@ -304,7 +304,7 @@ def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
         spec=replace(SEQUENCE, architecture="tests.toolchains.test_recurrent:lstm"),
         parameters=flavour,
         source=checkpoint,
-        calibration=lambda: {"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
+        calibration={"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
         output=tmp_path,
         log=print,
     )

@@ -88,17 +88,21 @@ class Turn:
         return waited > WAITED or stolen > STOLEN or bool(self.throttled)
 
 
-class Worker(Protocol):
-    """A process with one model loaded, here or on a device."""
+class Asked(Protocol):
+    """What answers requests about one model that it has loaded."""
+
+    def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
+        """The answer to a request that asks for so many seconds of work. Raises MeasurementError."""
+        ...
+
+
+class Worker(Asked, Protocol):
+    """A process with one model, here or on a device."""
 
     contestant: Contestant
 
     def load(self, threads: int) -> dict[str, object]:
         """Load time and the memory before. Raises MeasurementError."""
-        ...
-
-    def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
-        """The answer to a request that asks for so many seconds of work. Raises MeasurementError."""
         ...
 
 
@@ -207,7 +211,7 @@ def measure(
     because all that are interleaved are loaded at once. `start` begins a worker; `ready` is asked before every turn,
     waits until the machine may be measured, and says for how many seconds. Raises MeasurementError.
     """
-    groups = _groups(contestants, TOGETHER_BYTES)
+    groups = groups_of(contestants, TOGETHER_BYTES)
     if len(groups) > 1:
         names = "; ".join(", ".join(one.name for one in group) for group in groups)
         log(f"measuring in {len(groups)} groups, which together would take too much memory: {names}")
@@ -221,7 +225,7 @@ def measure(
     return rows
 
 
-def _groups(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
+def groups_of(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
     """Contestants in their order, as many together as take no more bytes on disk, or one that takes more."""
     groups: list[list[Contestant]] = []
     taken = 0
@@ -265,7 +269,7 @@ class Together:
             latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
             for batch in batch_sizes:
                 self.log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
-                found = self._interleaved(workers, batch, mode, first=batch == batch_sizes[0])
+                found = interleave(workers, batch, mode, first=batch == batch_sizes[0], ready=self.ready)
                 for name, latency in found.items():
                     latencies[name][str(batch)] = latency
             return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
@@ -277,27 +281,34 @@ class Together:
         answer |= worker.ask("memory")
         return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
 
-    def _interleaved(self, workers: Mapping[str, Worker], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
-        """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
-        The first batch size gets the mode's whole duration and count. The others get a twelfth of the time, a quarter
-        of the queries, and a short warm-up: the process is warm, only its buffers for the new shape are not.
-        """
-        seconds, queries = mode.seconds, mode.queries
-        if not first:
-            seconds *= SWEEP_SHARE
-            queries = max(least_queries(50), round(queries * SWEEP_QUERIES))
-            for worker in workers.values():
-                worker.ask("warm_up", batch=batch, longest=SWEEP_WARM_UP)
-        turns: dict[str, Turns] = {name: Turns(self.ready) for name in workers}
-        waiting = list(workers)
-        rounds = 0
-        while waiting:
-            for name in waiting:
-                turns[name].take(workers[name], batch, seconds / ROUNDS)
-            rounds += 1
-            waiting = [name for name in waiting if rounds < ROUNDS or turns[name].queries < queries]
-        return {name: found.latency(batch, first) for name, found in turns.items()}
+def interleave(
+    workers: Mapping[str, Asked],
+    batch: int,
+    mode: Mode,
+    first: bool,
+    ready: Callable[[], float] = lambda: 0.0,
+) -> dict[str, Latency]:
+    """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
+
+    The first batch size gets the mode's whole duration and count. The others get a twelfth of the time, a quarter of
+    the queries, and a short warm-up: the process is warm, only its buffers for the new shape are not.
+    """
+    seconds, queries = mode.seconds, mode.queries
+    if not first:
+        seconds *= SWEEP_SHARE
+        queries = max(least_queries(50), round(queries * SWEEP_QUERIES))
+        for worker in workers.values():
+            worker.ask("warm_up", batch=batch, longest=SWEEP_WARM_UP)
+    turns: dict[str, Turns] = {name: Turns(ready) for name in workers}
+    waiting = list(workers)
+    rounds = 0
+    while waiting:
+        for name in waiting:
+            turns[name].take(workers[name], batch, seconds / ROUNDS)
+        rounds += 1
+        waiting = [name for name in waiting if rounds < ROUNDS or turns[name].queries < queries]
+    return {name: found.latency(batch, first) for name, found in turns.items()}
 
 
 @dataclass
@@ -314,7 +325,7 @@ class Turns:
         """How many there were."""
         return sum(len(turn.ms) for turn in self.kept)
 
-    def take(self, worker: Worker, batch: int, seconds: float) -> None:
+    def take(self, worker: Asked, batch: int, seconds: float) -> None:
         """One more turn, of as many queries as fit into that time."""
         turn = self._turn(worker, batch, seconds)
         while turn.is_disturbed and self.repeated < REPEATS:
@@ -322,7 +333,7 @@ class Turns:
             turn = self._turn(worker, batch, seconds)
         self.kept.append(turn)
 
-    def _turn(self, worker: Worker, batch: int, seconds: float) -> Turn:
+    def _turn(self, worker: Asked, batch: int, seconds: float) -> Turn:
         self.cooled_s += self.ready()
         return read(Turn, worker.ask("time", batch=batch, queries=10**6, seconds=seconds))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,9 +43,7 @@ class Queries:
         deadline = time.perf_counter() + WARM_UP_SECONDS
         while not steady and len(times) < longest and time.perf_counter() < deadline:
             times += self.timed(batch, min(WINDOW, longest), 60.0)
-            if len(times) >= 2 * WINDOW:
-                before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
-                steady = bool(abs(last - before) <= TOLERANCE * before)
+            steady = is_steady(times)
         return {"queries": len(times), "steady": steady}
 
     def timed(self, batch: int, count: int, seconds: float) -> list[float]:
@@ -74,6 +72,14 @@ class Queries:
         start = self.next_sample if self.next_sample + batch <= count else 0
         self.next_sample = start + batch
         return {name: array[start : start + batch] for name, array in self.feeds.items()}
+
+
+def is_steady(times: Sequence[float]) -> bool:
+    """Whether the median of the last 16 queries is within 5 % of that of the 16 before."""
+    if len(times) < 2 * WINDOW:
+        return False
+    before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
+    return bool(abs(last - before) <= TOLERANCE * before)
 
 
 def peak_memory_bytes() -> int:
