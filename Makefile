@@ -13,13 +13,14 @@ COVERAGE := $(CURDIR)/.coverage-data
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
+MLFLOW2 := $(TOOLS)/mlflow2
 BUILD_LOCK := requirements/build.lock
 LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # each file by its hash and nothing that no lock names, so pip has nothing to resolve; only wheels, which run no code to
 # be installed, but for two small packages that the index has as sources alone
 LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo demo-all test coverage serve lock audit chromium engines headers
+.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -51,6 +52,10 @@ coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the cod
 	COVERAGE_FILE="$(COVERAGE)/data" $(PYTEST) --cov --cov-report=
 	@COVERAGE_FILE="$(COVERAGE)/data" $(BIN)/coverage report --sort=cover | sed -n -e 1,12p -e /^TOTAL/p
 
+# apart from test: an environment of 600 MB more, for one test, which is skipped where it is not there
+compat: $(STAMP) $(MLFLOW2)/.installed  ## A build that logs to a real server of MLflow's major version before ours
+	$(BIN)/python -m pytest tests/resources/test_mlflow2.py
+
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve
 
@@ -77,6 +82,11 @@ $(STAMP): pyproject.toml $(BUILD_LOCK) $(LOCKS) requirements/torch.txt
 $(TOOLS_STAMP): requirements/tools.lock
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip --disable-pip-version-check --quiet install $(LOCKED) --requirement requirements/tools.lock
+	@touch $@
+
+$(MLFLOW2)/.installed: requirements/mlflow2.txt
+	$(PYTHON) -m venv $(MLFLOW2)
+	$(MLFLOW2)/bin/pip --disable-pip-version-check --quiet install --requirement requirements/mlflow2.txt
 	@touch $@
 
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script

@@ -24,6 +24,7 @@ def project_definitions() -> dg.Definitions:
 
 
 garbage.look_less_often()  # in code servers, and in the processes of runs, which are about to import the rest
+registry().log_broken()
 defs = dg.Definitions.merge(
     resource_definitions(),
     location_definitions(),

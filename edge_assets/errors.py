@@ -53,11 +53,20 @@ class UnknownName(EdgeAssetsError):
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"Known: {', '.join(names) or 'none'}."
-        if near:
-            hint = f"Did you mean {' or '.join(near)}?"
+        hint = did_you_mean(name, names) or f"Known: {', '.join(names) or 'none'}."
         super().__init__(f"unknown {what} '{printable(name, 200)}'. {hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The sentence that offers the nearest of the known names; empty where none is near."""
+    near = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
+def with_nearest(reason: str, name: str, known: Iterable[str]) -> str:
+    """The reason why a name is wrong, with the nearest of the known names where there is one."""
+    near = did_you_mean(name, known)
+    return f"{reason}. {near}" if near else reason
 
 
 class CheckpointError(EdgeAssetsError):

@@ -116,7 +116,10 @@ class Pointed:
 
 
 def collect(
-    store: ArtifactStore, policy: Policy, exports: Sequence[Path] = (), say: Step = lambda _line: None
+    store: ArtifactStore,
+    policy: Policy,
+    exports: Sequence[Path] = (),
+    say: Step = lambda _line: None,
 ) -> Freed:
     """Free what the policy lets go. `exports` are folders with released and exported folders.
 
@@ -181,7 +184,14 @@ def _ours(storage: Storage, folder: str, names: re.Pattern[str]) -> Iterator[Sta
     return (stat for stat in storage.files(folder) if names.fullmatch(stat.key))
 
 
-def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, freed: Freed, kind: str) -> bool:
+def _remove(
+    store: ArtifactStore,
+    stat: Stat,
+    since: float,
+    policy: Policy,
+    freed: Freed,
+    kind: str,
+) -> bool:
     """Remove a file that was not touched after `since`, or only count it. Returns whether it goes."""
     if policy.dry_run:
         goes = stat.modified <= since
@@ -299,7 +309,10 @@ def _pointers_with_roots(store: ArtifactStore) -> dict[str, Stat]:
 
 
 def _older_checkpoints(
-    store: ArtifactStore, stats: Mapping[str, Stat], texts: Mapping[str, bytes], policy: Policy
+    store: ArtifactStore,
+    stats: Mapping[str, Stat],
+    texts: Mapping[str, bytes],
+    policy: Policy,
 ) -> set[tuple[str, str]]:
     """Registered checkpoints of the policy's models that are not among the newest to keep, as (model, key)."""
     registered: dict[str, list[tuple[tuple[float, float], str]]] = {}
@@ -365,7 +378,12 @@ def _hashes(value: object) -> Iterator[str]:
 # --- this machine's cache ------------------------------------------------------------------------------------
 
 
-def _collect_cache(store: ArtifactStore, policy: Policy, freed: Freed, exports: Sequence[Path]) -> None:
+def _collect_cache(
+    store: ArtifactStore,
+    policy: Policy,
+    freed: Freed,
+    exports: Sequence[Path],
+) -> None:
     now = time.time()
     unused = now - max(policy.older_than, policy.grace)
     settled = now - policy.grace
@@ -399,7 +417,13 @@ def _leftovers(parent: Path, prefix: str, settled: float, policy: Policy, freed:
             _remove_local(folder, policy, freed, LEFTOVERS)
 
 
-def _remove_tree(store: ArtifactStore, tree: Path, unused: float, policy: Policy, freed: Freed) -> None:
+def _remove_tree(
+    store: ArtifactStore,
+    tree: Path,
+    unused: float,
+    policy: Policy,
+    freed: Freed,
+) -> None:
     """Set a checked-out tree aside, and remove it unless a process has just begun to use it."""
     if policy.dry_run:
         freed.add(TREES, folders.size_of(tree))

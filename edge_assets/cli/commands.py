@@ -77,7 +77,9 @@ def init(name: str) -> None:
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
+@click.option(
+    "--checkpoint", "checkpoints", multiple=True, help="Key, how that begins, file, or 'all'. Default: the newest."
+)
 @click.option("--target", "targets", multiple=True, help="A target of the model, or this-cpu. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Families built at once. Default: what the machine carries.")
@@ -138,7 +140,7 @@ def build(
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
+@click.option("--checkpoint", help="Its key, how that begins, or its file. Default: the newest built.")
 @click.option("--target", "targets", multiple=True, help="Every variant on this target. Default: what ships on each.")
 @click.option("--json", "as_json", is_flag=True, help="All rows as JSON.")
 @clear_errors
@@ -155,7 +157,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoint:
-        key = known.lookup(store, spec.name, checkpoint).key
+        key = known.find(store, spec.name, checkpoint).key
     else:
         (newest,) = newest_built(store, spec, count=1)
         key = newest.key
@@ -177,7 +179,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
 @click.option("--page", type=click.Path(dir_okay=False), help="Where the page is written. Default: in comparisons/.")
 @clear_errors
 def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -> None:
-    """Two checkpoints side by side. Default: the newest that was built, and the one before it.
+    """Two checkpoints side by side, by keys or files. Default: the newest that was built, and the one before it.
 
     Exits with 1 if the newer one is a regression: nothing ships any more, or accuracy fell beyond the gate.
     """
@@ -193,7 +195,7 @@ def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoints:
-        before, after = (known.lookup(store, spec.name, name) for name in checkpoints)
+        before, after = (known.find(store, spec.name, name) for name in checkpoints)
     else:
         before, after = newest_built(store, spec, count=2)
     found = between(store, spec, before, after)

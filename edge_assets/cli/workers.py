@@ -74,7 +74,10 @@ def worker_count() -> int:
 
 
 def at_once(
-    works: Sequence[Work], do: Do, workers: int, hear: Callable[[Event], None]
+    works: Sequence[Work],
+    do: Do,
+    workers: int,
+    hear: Callable[[Event], None],
 ) -> Iterator[tuple[Work, list[Result]]]:
     """Results of each piece of work, as it is done; `hear` gets the events meanwhile.
 
@@ -87,7 +90,12 @@ def at_once(
         shares.put(share)
     listener = threading.Thread(target=_pass_on, args=(events, hear), daemon=True)
     listener.start()
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(events, shares))
+    executor = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_begin,
+        initargs=(events, shares),
+    )
     try:
         with _ended_together():
             futures: dict[Future[list[Result]], Work] = {executor.submit(_run, do, work): work for work in works}

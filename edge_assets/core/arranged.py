@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.layout import Layout, Stream, arranged
+from edge_assets.later import np
 
-Feeds = Mapping[str, np.ndarray]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Feeds: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 class ArrangedSession:

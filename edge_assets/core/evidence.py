@@ -475,7 +475,10 @@ class Row:
     reused: bool = False
     notes: tuple[str, ...] = ()  # of the build
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
+    metric: str | None = field(default=None, metadata=LEFT_OUT)  # the deciding one, where it is not top1_accuracy
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
+    parent: str | None = field(default=None, metadata=LEFT_OUT)  # the fp32 variant that it was quantized from
+    parent_snr_db: float | None = field(default=None, metadata=LEFT_OUT)  # of its outputs with that one's
     # by kind of number (parity, accuracy, latency, memory, energy): how it is known
     provenance: Mapping[str, Provenance] | None = field(default=None, metadata=LEFT_OUT)
     observations: tuple[Observation, ...] | None = field(default=None, metadata=LEFT_OUT)  # where there are several

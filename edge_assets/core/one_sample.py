@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edge_assets.errors import Refused
+from edge_assets.later import np
 
-Arrays = Mapping[str, np.ndarray]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Arrays: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 def check_sizes(feeds: Arrays, shapes: Mapping[str, Sequence[int | str]]) -> None:

@@ -35,6 +35,7 @@ class Limits:
     memory_bytes: int
     cosine: float | None = None  # least mean cosine of the first output with fp32's; None: no such gate
     own_unit: str | None = None  # the deciding metric, where its gate is given in its own unit; None: in points
+    metric: str | None = None  # the deciding metric, where it is not accuracy
     # largest drops of metrics beside the deciding one, by label, in the metric's own unit; None: it is only reported
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     evidence: Tier | None = None  # the least tier of parity and accuracy; None: the best that there is
@@ -80,6 +81,7 @@ class Contest:
     passing: Sequence[Candidate]
     baseline: Candidate | None
     not_measured: str  # why nothing was timed, where nothing was
+    limits: Limits
 
     @property
     def is_timed(self) -> bool:
@@ -100,7 +102,7 @@ def judge(candidates: Sequence[Candidate], limits: Limits, not_measured: str = N
     if not passing:
         return judged
     baseline = next((candidate for candidate in candidates if candidate.is_baseline), None)
-    contest = Contest(passing, baseline, not_measured)
+    contest = Contest(passing, baseline, not_measured, limits)
     winner = contest.winner()
     ranked = []
     for entry in judged:
@@ -216,8 +218,9 @@ def _drop_sentence(accuracy: Accuracy, limits: Limits) -> tuple[bool, str]:
         return passed, f"{sentence}, on {accuracy.samples} samples"
     passed = accuracy.drop_points <= limit
     low, high = accuracy.drop_interval_points
+    name = f"{limits.metric} " if limits.metric else ""
     sentence = (
-        f"drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
+        f"{name}drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
         f"{_within(passed)} the gate of {limit:.2f}"
     )
     return passed, sentence
@@ -331,8 +334,8 @@ def _rank(candidate: Candidate, winner: Candidate, contest: Contest) -> tuple[Ve
     rivals = [winner, *(rival for rival in contest.passing if rival is not winner)]
     for rival in rivals:
         if _dominates(rival, candidate, timed):
-            return "dominated", f"{rival.name} is {_versus(rival, candidate, timed)}"
-    return "not_selected", _why_it_lost(candidate, winner, timed)
+            return "dominated", f"{rival.name} is {_versus(rival, candidate, contest)}"
+    return "not_selected", _why_it_lost(candidate, winner, contest)
 
 
 def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
@@ -373,9 +376,9 @@ def _disturbed(contest: Contest) -> str:
     return f" while something else ran on it, so that no time is certain ({disturbed[0].said})"
 
 
-def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
-    numbers = f"{_numbers(candidate, timed)} against {_numbers(winner, timed)}"
-    if timed:
+def _why_it_lost(candidate: Candidate, winner: Candidate, contest: Contest) -> str:
+    numbers = f"{_numbers(candidate, contest)} against {_numbers(winner, contest)}"
+    if contest.is_timed:
         if _p50(candidate) > _p50(winner) * (1 + TIE):
             return f"slower than {winner.name}: {numbers}{_smaller(candidate, winner)}"
         return f"no faster than {winner.name} by more than {100 * TIE:.0f} %, and larger: {numbers}"
@@ -387,13 +390,22 @@ def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
     return f"about as small as {winner.name}, and {worse}: {numbers}"
 
 
-def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:
-    return f"no worse on any count, better on one: {_numbers(better, timed)} against {_numbers(worse, timed)}"
+def _versus(better: Candidate, worse: Candidate, contest: Contest) -> str:
+    numbers = f"{_numbers(better, contest)} against {_numbers(worse, contest)}"
+    return f"no worse on any count, better on one: {numbers}"
 
 
-def _numbers(candidate: Candidate, timed: bool) -> str:
-    latency = f"{_p50(candidate):.2f} ms, " if timed else ""
-    return f"{latency}{readable_size(_size(candidate))}, drop {_drop(candidate):.2f} points"
+def _numbers(candidate: Candidate, contest: Contest) -> str:
+    latency = f"{_p50(candidate):.2f} ms, " if contest.is_timed else ""
+    return f"{latency}{readable_size(_size(candidate))}, {_drop_in_words(candidate, contest.limits)}"
+
+
+def _drop_in_words(candidate: Candidate, limits: Limits) -> str:
+    """In points, or, where the gate is in the metric's own unit, in that."""
+    if limits.own_unit:
+        return f"{limits.own_unit} worse by {_drop(candidate) / 100:.4g}"
+    name = f"{limits.metric} " if limits.metric else ""
+    return f"{name}drop {_drop(candidate):.2f} points"
 
 
 def _smaller(candidate: Candidate, winner: Candidate) -> str:

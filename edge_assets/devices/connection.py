@@ -1,5 +1,7 @@
 """One agent that runs on a device: what it is asked, what it is sent, and what becomes of a connection that breaks."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import subprocess
@@ -11,14 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import numpy as np
-
 from edge_assets.core.shapes import read
 from edge_assets.core.types import Artifact
 from edge_assets.devices import packing, transport
 from edge_assets.devices.agent.wire import BrokenWire, Message, packed, receive, send, unpacked
 from edge_assets.devices.inventory import Device
 from edge_assets.errors import DeviceError, Refused, printable
+from edge_assets.later import np
 from edge_assets.targets.machine import Machine
 
 PATIENCE = 600  # seconds for an answer, besides those that the request itself asks for
@@ -195,7 +196,7 @@ class Connection:
             self.process.stdout.close()
         self.errors.close()
 
-    def _watched(self, seconds: float) -> "_Watch":
+    def _watched(self, seconds: float) -> _Watch:
         return _Watch(self, seconds)
 
     def said(self) -> str:

@@ -22,9 +22,9 @@ Dir::State "{folder}/state";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 Dir::Log "{folder}/log";
-APT::Architecture "{architectures[0]}";
+APT::Architecture "{own}";
 #clear APT::Architectures;
-APT::Architectures {{ {listed} }};
+APT::Architectures "{all}";
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 #clear APT::Update::Post-Invoke;
@@ -82,12 +82,15 @@ def own_apt(folder: Path, architectures: Sequence[str]) -> Apt:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise MissingTool(tool, None, "emulated CPUs are made of Debian's packages, which Debian and Ubuntu have")
+    names = []
+    for architecture in architectures:
+        if architecture not in ARCHITECTURES:
+            raise EdgeAssetsError(f"CPUs are emulated on {' and '.join(ARCHITECTURES)}, and this is {architecture}")
+        names.append(ARCHITECTURES[architecture])
     for part in ("state/lists/partial", "cache/archives/partial", "log"):
         (folder / part).mkdir(parents=True)
     (folder / "status").touch()
-    names = [ARCHITECTURES[architecture] for architecture in architectures]
-    listed = " ".join(f'"{name}";' for name in names)
-    configuration = CONFIGURATION.format(folder=folder, architectures=names, listed=listed)
+    configuration = CONFIGURATION.format(folder=folder, own=names[0], all=",".join(names))
     (folder / "apt.conf").write_text(configuration)
     apt = Apt(folder)
     apt._run("update")

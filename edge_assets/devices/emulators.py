@@ -143,6 +143,11 @@ def known(name: str) -> EmulatedCpu:
     return EMULATED[name]
 
 
+def cpus_of(architecture: str) -> list[EmulatedCpu]:
+    """All CPUs of an architecture: they are installed and removed together."""
+    return [cpu for cpu in EMULATED.values() if cpu.architecture == architecture]
+
+
 def runs_here(cpu: EmulatedCpu) -> bool:
     """Whether it can be installed on this machine: an x86 CPU runs this environment's own Python."""
     return cpu.architecture == "aarch64" or cpu.architecture == this_architecture()
@@ -203,13 +208,15 @@ def remove(names: Sequence[str] = ()) -> dict[str, int]:
 
     Returns the bytes that were freed by architecture. Raises UnknownName.
     """
-    chosen = [known(name) for name in names or EMULATED]
+    architectures = set()
+    for name in names or EMULATED:
+        architectures.add(known(name).architecture)
     parent = home().emulators
     freed: dict[str, int] = {}
     if not parent.is_dir():
         return freed
     with changing(parent) as work:
-        for architecture in sorted({cpu.architecture for cpu in chosen}):
+        for architecture in sorted(architectures):
             folder = parent / architecture
             if folder.is_dir():
                 freed[architecture] = folders.size_of(folder)

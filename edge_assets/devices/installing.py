@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from edge_assets.devices.emulators import (
     Emulator,
     Record,
     changing,
+    cpus_of,
     folder_of,
     known,
     runs_here,
@@ -40,7 +41,7 @@ from resources.workspaces import disk_errors
 ROOM = 2**30  # free bytes that an installation for ARM needs while it works; what stays is about a third
 TRYING = 600  # seconds for importing the runtimes on an emulated CPU: usually 10
 # Python, and the libraries that its packages for ARM link to
-PACKAGES = ("python3-minimal", "libpython3-stdlib", "libgomp1", "libstdc++6")
+PACKAGES = ("python3-minimal:arm64", "libpython3-stdlib:arm64", "libgomp1:arm64", "libstdc++6:arm64")
 KEPT = ("lib", "usr/lib", "usr/bin/python3")  # of the packages, what begins so
 OLDEST_GLIBC, NEWEST_GLIBC = 17, 36  # minor versions that a wheel may ask for; Debian 12 has 2.36
 # what is imported by another name than it is installed by
@@ -62,19 +63,10 @@ def install(names: Sequence[str], say: Say) -> list[str]:
     What is there in this environment's versions stays. Returns the names of what was installed. Raises UnknownName,
     MissingTool, and EdgeAssetsError with the end of what apt or pip said.
     """
-    chosen = [known(name) for name in names]
     if sys.platform != "linux":
         raise EdgeAssetsError("CPUs are emulated on Linux alone: on macOS and Windows, in a container")
-    for cpu in chosen:
-        if not runs_here(cpu):
-            raise EdgeAssetsError(
-                f"{cpu.name} runs this environment's own Python, which is for {this_architecture()}: it can be "
-                f"emulated on {cpu.architecture} alone"
-            )
-    if not chosen:
-        chosen = [cpu for cpu in EMULATED.values() if runs_here(cpu)]
-    architectures = []
-    for cpu in chosen:
+    architectures: list[str] = []
+    for cpu in _chosen(names):
         found = state(cpu.name)
         if found.lack is None:
             say(f"{cpu.name} is installed")
@@ -85,7 +77,26 @@ def install(names: Sequence[str], say: Say) -> list[str]:
     if architectures:
         with disk_errors(str(home().emulators)):
             _install(architectures, say)
-    return [name for name, cpu in EMULATED.items() if cpu.architecture in architectures]
+    done = []
+    for architecture in architectures:
+        done += [cpu.name for cpu in cpus_of(architecture)]
+    return done
+
+
+def _chosen(names: Sequence[str]) -> list[EmulatedCpu]:
+    """The CPUs of these names, else all that can be emulated here. Raises EdgeAssetsError for one that cannot."""
+    if not names:
+        return [cpu for cpu in EMULATED.values() if runs_here(cpu)]
+    chosen = []
+    for name in names:
+        cpu = known(name)
+        if not runs_here(cpu):
+            raise EdgeAssetsError(
+                f"{name} runs this environment's own Python, which is for {this_architecture()}: it can be emulated "
+                f"on {cpu.architecture} alone"
+            )
+        chosen.append(cpu)
+    return chosen
 
 
 def _install(architectures: Sequence[str], say: Say) -> None:
@@ -120,11 +131,10 @@ def _fill(folder: Path, architecture: str, apt: Apt, say: Say) -> None:
     )
     if architecture == "aarch64":
         record = _add_python(folder, record, apt, say)
-    for cpu in EMULATED.values():
-        if cpu.architecture == architecture:
-            _add_root(folder / CPUS / cpu.name, cpu)
-            say(f"trying {cpu.name}")
-            _try(Emulator(cpu, folder, record))
+    for cpu in cpus_of(architecture):
+        _add_root(folder / CPUS / cpu.name, cpu)
+        say(f"trying {cpu.name}")
+        _try(Emulator(cpu, folder, record))
     record = replace(record, size_bytes=folders.size_of(folder))
     record.write(folder)
 
@@ -161,9 +171,9 @@ def _add_python(folder: Path, record: Record, apt: Apt, say: Say) -> Record:
     packages = _add_sysroot(sysroot, apt)
     python = _python_version(sysroot)
     runtimes = runtimes_here()
-    named = [f"{name} {number}" for name, number in runtimes.items()]
-    say(f"{', '.join(named)} for ARM, from the package index")
-    _add_wheels(folder / SITE, python, runtimes)
+    wheels = [f"{name}=={number}" for name, number in runtimes.items()]
+    say(f"{', '.join(wheels)} for ARM, from the package index")
+    _add_wheels(folder / SITE, python, wheels)
     return replace(record, python=python, runtimes=runtimes, packages=packages)
 
 
@@ -172,7 +182,7 @@ def _add_sysroot(sysroot: Path, apt: Apt) -> dict[str, str]:
     (sysroot / "usr" / "lib").mkdir(parents=True)
     (sysroot / "lib").symlink_to("usr/lib")  # as in a Debian system; packages have files below both
     versions = {}
-    for package in apt.with_dependencies([f"{name}:arm64" for name in PACKAGES]):
+    for package in apt.with_dependencies(PACKAGES):
         name, number, architecture = package.stem.split("_")
         if architecture in ("arm64", "all"):
             debian.extract(package, sysroot, lambda path: path.startswith(KEPT))
@@ -187,8 +197,8 @@ def _python_version(sysroot: Path) -> str:
     raise EdgeAssetsError(f"Debian's {', '.join(PACKAGES)} brought no program python3.*")
 
 
-def _add_wheels(site: Path, python: str, runtimes: Mapping[str, str]) -> None:
-    """Wheels for ARM, in these versions. Raises MissingTool without pip, EdgeAssetsError with what pip said."""
+def _add_wheels(site: Path, python: str, wheels: Sequence[str]) -> None:
+    """Wheels for ARM, such as "numpy==2.4.6". Raises MissingTool without pip, EdgeAssetsError with what pip said."""
     if importlib.util.find_spec("pip") is None:
         raise MissingTool("pip", None, f"{sys.executable} -m ensurepip")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
@@ -196,7 +206,7 @@ def _add_wheels(site: Path, python: str, runtimes: Mapping[str, str]) -> None:
     for glibc in range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1):
         command += ["--platform", f"manylinux_2_{glibc}_aarch64"]
     command += ["--platform", "manylinux2014_aarch64"]
-    command += [f"{name}=={number}" for name, number in runtimes.items()]
+    command += wheels
     done = debian.finished(command, site.parent, FETCHING)
     if done.returncode != 0:
         raise EdgeAssetsError(f"the runtimes for ARM could not be had: pip failed. {log_end(done.stdout)}")

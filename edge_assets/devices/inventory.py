@@ -167,7 +167,7 @@ def parse_device(name: object, entry: object, catalog: Catalog) -> Device:
     try:
         form = DeviceEntry.model_validate(dict(entry))
     except ValidationError as error:
-        raise invalid(faults_of(error, where)) from None
+        raise invalid(faults_of(error, where, form=DeviceEntry)) from None
     try:
         target = catalog.target(form.target)
     except UnknownName as error:

@@ -12,6 +12,7 @@ MAIN = "edge_assets/devices/agent/__main__.py"
 SHARED = (
     "addresses.py",
     "errors.py",
+    "later.py",
     "core/arranged.py",
     "core/benchmark/load.py",
     "core/benchmark/queries.py",

@@ -1,5 +1,7 @@
 """Artifacts that are open on a device: the sessions and measuring workers that the runtimes have here too."""
 
+from __future__ import annotations
+
 import json
 import threading
 from collections.abc import Mapping
@@ -8,14 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.types import Artifact
 from edge_assets.devices.connection import AgentError, Connection
 from edge_assets.devices.inventory import Device
 from edge_assets.errors import MeasurementError
+from edge_assets.later import np
+
+BUILD_SECONDS = 3600.0  # of a TensorRT engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class DeviceLoadable(Loadable):
     artifact: Artifact
     device: Device
 
-    def open(self, threads: int) -> "DeviceSession":
+    def open(self, threads: int) -> DeviceSession:
         """The model, loaded there. Raises DeviceError, and Refused as the runtime there does."""
         connection = Connection(self.device)
         try:
@@ -38,6 +41,8 @@ class DeviceLoadable(Loadable):
     def load(self, connection: Connection, threads: int) -> dict[str, object]:
         """Send what the device has not, and load it. Returns load time and memory before."""
         path = connection.send_artifact(self.artifact, Path(self.path))
+        if self.runtime == "tensorrt":  # an engine runs on the kind of GPU alone that it was built for
+            path = str(connection.ask("build", path=path, sha256=self.artifact.sha256, seconds=BUILD_SECONDS)["path"])
         return connection.ask(
             "load",
             runtime=self.runtime,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from edge_assets.core.evidence import (
     Conditions,
@@ -20,7 +21,7 @@ from edge_assets.core.shapes import read
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.core.verify import parity
+from edge_assets.core.verify import first_outputs, parity
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.observers import not_emulated
@@ -138,6 +139,36 @@ class Candidates:
     def measured_variant(self, name: str) -> MeasuredVariant | None:
         """What was measured of one, if it was."""
         return self.measured.rows.get(name)
+
+    def parent(self, name: str) -> Built | None:
+        """The fp32 variant that one was quantized from; None for those of PyTorch itself, and for fp32."""
+        if self.builts[name].precision == "fp32":
+            return None
+        variants = {variant.name: variant for variant in self.cell.family.variants}
+        while name in variants:
+            name = variants[name].source
+            if name in variants and name in self.builts and self.builts[name].precision == "fp32":
+                return self.builts[name]
+        return None
+
+    def parent_snr_db(self, name: str) -> float | None:
+        """How far a variant's outputs for the first samples are from its parent's, as far as those of both are kept."""
+        parent = self.parent(name)
+        if parent is None:
+            return None
+        files = [self._first_outputs(parent), self._first_outputs(self.builts[name])]
+        if files[0] is None or files[1] is None:
+            return None
+        return first_outputs.snr_db(files[0], files[1])
+
+    def _first_outputs(self, built: Built) -> Path | None:
+        """The file of them, where the verification kept one: those of earlier versions did not."""
+        if built.evidence is None or built.evidence.artifact is None:
+            return None
+        artifact = built.evidence.artifact
+        if [file.path for file in artifact.files] != [first_outputs.FILE]:
+            return None
+        return self.cell.store.checkout(artifact)
 
     def effort_seconds(self, name: str) -> float:
         """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""

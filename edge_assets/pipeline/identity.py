@@ -14,7 +14,8 @@ from edge_assets.errors import (
 )
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
-from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.metrics import DEFAULT
+from edge_assets.spec.model import Metric, ModelSpec
 from edge_assets.spec.tiers import Tier, best
 from edge_assets.targets import Target, is_this_machine, this_machine
 from edge_assets.targets.project import catalog
@@ -73,12 +74,18 @@ class Identity:
         return Limits(
             accuracy_drop_points=max_drop_points(self.spec),
             own_unit=None if deciding.max_drop is None else deciding.label,
+            metric=own_name(deciding),
             metrics={metric.label: metric.max_drop for metric in evaluation.others},
             size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
             memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
             cosine=gates.min_cosine,
             evidence=_stricter(gates.evidence, target.evidence),
         )
+
+
+def own_name(deciding: Metric) -> str | None:
+    """What the deciding metric is called; None where that is accuracy."""
+    return None if deciding.name == DEFAULT else deciding.label
 
 
 def _stricter(one: Tier | None, other: Tier | None) -> Tier | None:

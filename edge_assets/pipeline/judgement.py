@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.core import data
 from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.evidence import Row
@@ -153,7 +151,7 @@ class Judgement:
         return digest([[cell.spec.name, cell.checkpoint.key, cell.target.name], verdicts, evidence])
 
 
-def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
+def _run_once(loadable: Loadable, feeds: Feeds) -> Feeds:
     with loadable.opened(1) as session:
         return session.run(feeds)
 

@@ -1,13 +1,13 @@
 """Latency and memory: all variants together, one measurement at a time on a machine."""
 
+from __future__ import annotations
+
 import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from edge_assets.core import failures
 from edge_assets.core.benchmark.harness import Contestant, measure
@@ -27,6 +27,7 @@ from edge_assets.errors import (
     MeasurementError,
     shortened,
 )
+from edge_assets.later import np
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.elsewhere import Elsewhere
 from edge_assets.pipeline.identity import MEASUREMENT_SAMPLES, Identity, machine_digest

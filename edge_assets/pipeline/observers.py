@@ -91,7 +91,11 @@ def not_emulated(cell: Identity) -> str | None:
     """What would show the target's arithmetic though no device is at hand, and the command for it; None: nothing."""
     if cell.is_local:
         return None
-    lacking = [name for name in cell.target.emulation if emulators.state(name).lack]
+    lacking = []
+    for name in cell.target.emulation:
+        state = emulators.state(name)
+        if state.lack and emulators.runs_here(state.cpu):
+            lacking.append(name)
     if not lacking:
         return None
     return f"its instruction set can be emulated here: {emulators.INSTALL} {' '.join(lacking)}"

@@ -9,6 +9,7 @@ from edge_assets.core.evidence import Latency, MeasuredVariant, Provenance, Row
 from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
 from edge_assets.pipeline.candidates import Candidates, known_of
+from edge_assets.pipeline.identity import own_name
 from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -39,6 +40,7 @@ def row_of(entry: Judged, candidates: Candidates) -> Row:
     )
     row = _with_build(row, candidates)
     row = _with_verification(row, known_of(cell, candidates.builts[row.artifact]), cell.spec.evaluation.deciding)
+    row = _with_parent(row, candidates)
     return _with_measurement(row, entry, candidates)
 
 
@@ -81,6 +83,7 @@ def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:
         observations=known.observations(),
         findings=known.findings(row.precision),
         own_unit=None if deciding.is_share else deciding.label,
+        metric=own_name(deciding),
         metrics=verified.metrics,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,
@@ -90,6 +93,15 @@ def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:
         parity_cosine=parity.cosine,
         parity_snr_db=parity.snr_db,
     )
+
+
+def _with_parent(row: Row, candidates: Candidates) -> Row:
+    """How far it is from what it was quantized from."""
+    snr_db = candidates.parent_snr_db(row.artifact)
+    parent = candidates.parent(row.artifact)
+    if snr_db is None or parent is None:
+        return row
+    return replace(row, parent=parent.variant, parent_snr_db=snr_db)
 
 
 def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:

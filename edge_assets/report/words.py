@@ -13,6 +13,19 @@ def scaled(row: Row, points: float) -> float:
     return points / 100
 
 
+def metric(row: Row) -> str:
+    """What the deciding metric is called."""
+    return row.own_unit or row.metric or "accuracy"
+
+
+def headings(rows: Iterable[Row]) -> tuple[str, str]:
+    """Of the columns with the deciding metric and with its drop; of a share the latter is in points."""
+    for row in rows:
+        if row.accuracy is not None:
+            return metric(row), "drop" if row.own_unit else "drop points"
+    return "accuracy", "drop points"
+
+
 def score(row: Row) -> str:
     """The deciding metric's value, such as 97.12 % or 0.214 rmse."""
     if row.accuracy is None:
@@ -83,4 +96,6 @@ def axis_label(rows: Iterable[Row]) -> str:
     for row in rows:
         if row.own_unit:
             return row.own_unit
+        if row.metric:
+            return f"{row.metric} (%)"
     return "accuracy (%)"

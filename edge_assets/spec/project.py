@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from edge_assets.errors import InvalidSpec, printable
+from edge_assets.errors import InvalidSpec, printable, with_nearest
 
 if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
@@ -66,7 +66,7 @@ def project_settings() -> dict[str, list[str]]:
         value = [given] if name == "devices" and isinstance(given, str) else given
         where = f"{path}, [tool.edge_assets] {printable(name)}"
         if name not in SETTINGS:
-            raise InvalidSpec(where, f"is no setting: there are {', '.join(SETTINGS)}")
+            raise InvalidSpec(where, with_nearest(f"is no setting: there are {', '.join(SETTINGS)}", name, SETTINGS))
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise InvalidSpec(where, 'must be a list of texts, such as ["package.module:NAME"]')
         settings[name] = value

@@ -57,6 +57,14 @@ def test_quantized_variants_are_smaller_and_still_right(built: Project) -> None:
         assert abs(scorecard[name]["accuracy_drop_points"]) <= 2.0
 
 
+def test_a_variant_that_was_refused_is_not_marked_as_built(project: Project) -> None:
+    result = project.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = [line.strip() for line in result.stdout.splitlines() if "onnx_int8_dynamic" in line]
+    assert [line for line in said if line.startswith("- onnx_int8_dynamic: refused: ")]
+    assert not [line for line in said if line.startswith("✓") or "built" in line]
+
+
 def test_second_build_rebuilds_and_remeasures_nothing(copy_of_built: Project) -> None:
     assert not any(row["reused"] for row in rows(copy_of_built).values() if row["sha256"])
     before = snapshot(copy_of_built.home / "store", "blobs", "recipes")

@@ -87,6 +87,8 @@ def test_the_scorecard_has_one_line_per_target_and_all_variants_of_one_that_is_n
     assert f"{first} on graviton3: not measured: no device attached" in whole.stdout
     for row in json.loads(compared.run("scorecard", "--json").stdout):
         assert row["artifact"] in whole.stdout
+    by_file = compared.run("scorecard", "--target", "graviton3", "--checkpoint", "tiny.safetensors")
+    assert by_file.stdout == whole.stdout
     unknown = compared.run("scorecard", "--target", "graviton4")
     assert unknown.returncode == 1
     assert "graviton3" in unknown.stderr

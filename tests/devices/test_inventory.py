@@ -49,7 +49,7 @@ def test_a_device_has_what_its_entry_says_and_defaults_for_the_rest(tmp_path: Pa
         ({"private_key": "x"}, r"no secret belongs into this file"),
         ({"limits": "{temperature: hot}"}, r"kitchen-pi\.limits\.temperature"),
         ({"limits": "{free_disk: much}"}, r"'much' is not a size such as '512 MiB'"),
-        ({"adress": "local"}, r"kitchen-pi\.adress: is no field that there is"),
+        ({"adress": "local"}, r"kitchen-pi\.adress: is no field that there is. Did you mean address"),
         ({"samples": 3}, r"kitchen-pi\.samples"),
     ],
 )

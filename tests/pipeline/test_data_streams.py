@@ -21,7 +21,7 @@ from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
-from edge_assets.toolchains.onnx import int8_static
+from edge_assets.toolchains.onnx import float16, int8_static
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
@@ -87,6 +87,27 @@ def test_fine_tuning_data_may_stream(cell: Callable[[ModelSpec], Cell]) -> None:
     place = cell(spec)
     assert place.data.check().facts["training_samples"] == 400
     assert place.data.saved_feeds(place.data.training).raw()["label"].shape == (400,)
+
+
+def test_what_calibrates_reads_a_stream_some_samples_at_a_time(
+    cell: Callable[[ModelSpec], Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for spec in (TINY, STREAMED):
+        place = cell(replace(spec, calibration=replace(spec.calibration, method="percentile")))
+        graph = place.variants.build(onnx.MODEL, place.reference.build())
+        found = []
+        for variant in (float16.VARIANT, int8_static.VARIANT):
+            built = place.variants.build(variant, graph)
+            assert built.artifact is not None, built.failed
+            found.append([file.sha256 for file in built.artifact.files])
+        made[spec.name] = found
+        # the inputs of 200 samples do not fit this, and are no longer taken at once
+        for module in ("core.session", "core.datasets.kept"):
+            monkeypatch.setattr(f"edge_assets.{module}.data_memory_bytes", lambda: 2**15)
+    with pytest.raises(DataError, match="calibration data are needed at once, and take 50.00 KiB"):
+        place.data.saved_feeds(place.data.calibration)()
+    assert made["streamed"] == made["tiny"]
 
 
 def test_labels_far_into_a_stream_are_looked_at(cell: Callable[[ModelSpec], Cell]) -> None:

@@ -1,6 +1,7 @@
 """The catalog, and which target a machine is."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,16 @@ def test_the_built_in_catalog_is_valid_by_the_printed_schema() -> None:
     catalog = yaml.safe_load(BUILT_IN.read_text())
     assert [error.message for error in printed_schema().iter_errors(catalog)] == []
     printed_schema().validate({"mine": ENTRY})
+
+
+def test_a_copy_of_the_built_in_catalog_reads_the_same(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(re.sub(r"^(?=[a-z0-9])", "copy-", BUILT_IN.read_text(), flags=re.MULTILINE))
+    loaded = load_catalog(copy)
+    assert not loaded.broken
+    assert not loaded.unread
+    for name, target in load_catalog().targets.items():
+        assert replace(loaded.targets[f"copy-{name}"], name=name) == target
 
 
 @pytest.mark.parametrize(

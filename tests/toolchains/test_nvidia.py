@@ -147,7 +147,7 @@ def test_quantized_graph_has_tensorrts_flavour(build: Build, store: ArtifactStor
 
 
 def test_profile_is_the_targets_batches_and_the_specs_axes() -> None:
-    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),))
+    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),), preprocessing=None)
     (entry,) = tensorrt.profile(text, target("l4"))
     assert entry == {"name": "tokens", "dtype": "int64", "min": [1, 1], "opt": [8, 128], "max": [32, 512]}
     (entry,) = tensorrt.profile(replace(text, axis_ranges={"length": (4, 16, 64)}), target("jetson-orin"))
@@ -172,7 +172,7 @@ def test_unsupported_operator_names_itself_the_format_and_an_alternative(tmp_pat
     parameters = variant.parameters(TINY, target("l4"))
     output = tmp_path / "kit"
     output.mkdir()
-    request = BuildRequest(TINY, parameters, source, lambda: {}, output, print)
+    request = BuildRequest(TINY, parameters, source, output, print)
     with pytest.raises(Refused, match=r"operator Det \(node 'volume'\).*TensorRT has no form of it. ONNX Runtime runs"):
         variant.build(request)
 

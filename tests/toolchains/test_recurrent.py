@@ -1,6 +1,6 @@
 """What converters take and give wrong: outputs that are also read inside, recurrent layers, sizes that move."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import litert_torch
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from edge_assets import ModelSpec, Tensor
@@ -15,6 +16,7 @@ from edge_assets.core.session import Session
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
+from edge_assets.toolchains.executorch import int8 as executorch_int8
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.litert import session as litert_session
@@ -22,6 +24,7 @@ from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import int8_dynamic
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
+from edge_assets.toolchains.pytorch import int8_static as torch_static
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
 from tests.tiny.spec import TINY
 
@@ -80,7 +83,7 @@ def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> 
             spec=INNER,
             parameters={"recipe": "int8", "integer_interface": has_integers},
             source=source,
-            calibration=lambda: feeds,
+            calibration=feeds,
             output=output,
             log=print,
         )
@@ -115,7 +118,6 @@ def test_litert_refuses_more_steps_than_it_converts_in_minutes(tmp_path: Path, m
         spec=spec,
         parameters={},
         source=tmp_path,
-        calibration=dict,
         output=tmp_path,
         log=print,
     )
@@ -256,7 +258,6 @@ def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> 
         spec=SEQUENCE,
         parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
         source=source,
-        calibration=dict,
         output=output,
         log=print,
     )
@@ -279,3 +280,33 @@ def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
 def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="100 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
         int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
+
+
+# --- PyTorch and ExecuTorch: int8 that would be another's name -----------------------------------------
+
+
+def lstm() -> nn.Module:
+    return Recurrent(nn.LSTM)
+
+
+@pytest.mark.parametrize(
+    ("build", "instead"),
+    [(torch_static.build, "onnx_int8_dynamic"), (executorch_int8.build_static, "litert_int8_dynamic")],
+    ids=["torch_int8", "executorch_int8_static"],
+)
+def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
+    build: Callable[[BuildRequest], object], instead: str, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "lstm.safetensors"
+    save_file(lstm().state_dict(), checkpoint)
+    flavour = {"engine": "x86", "method": "minmax", "per_channel": True, "reduce_range": False, "recipe": "int8"}
+    request = BuildRequest(
+        spec=replace(SEQUENCE, architecture="tests.toolchains.test_recurrent:lstm"),
+        parameters=flavour,
+        source=checkpoint,
+        calibration={"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
+        output=tmp_path,
+        log=print,
+    )
+    with pytest.raises(Refused, match=f"0 % of the bytes of the weights would be int8 .* [Uu]se {instead}"):
+        build(request)

@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_named(tokenizer: Path, tmp_path: Path, monkeypatch
         text.apply({"title": TEXTS})
     with pytest.raises(ValueError, match="'text' must be strings of shape"):
         text.apply({"text": np.zeros(3)})
-    with pytest.raises(ValueError, match="inputs must name token ids"):
+    with pytest.raises(InvalidSpec, match="inputs must name token ids"):
         replace(text, inputs=("ids",))
     shutil.copy(tokenizer, tmp_path)
     monkeypatch.setattr(preprocess, "HERE", tmp_path)

@@ -16,6 +16,7 @@ the model.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import queue
@@ -156,18 +157,26 @@ class Agent:
         """How the device is now."""
         return self.sensors.now()
 
-    def build(self, request: Message, _payload: bytes) -> tuple[Message, bytes]:
-        """The engine of a kit, built for the GPU of this machine: kit.json, and the engine's bytes. Raises Refused."""
+    def build(self, request: Message, _payload: bytes) -> Message:
+        """Where the kit lies with an engine for the GPU here, built if it is not there yet. Raises Refused."""
         from edge_assets.toolchains.tensorrt import kit
 
-        with tempfile.TemporaryDirectory(dir=self.files.root) as scratch:
-            own = Path(scratch) / "kit"  # an artifact's files are links, and another kit may have the same
-            shutil.copytree(request["path"], own)
-            try:
-                said = kit.rebuild(own, None, None)
-            except kit.KitError as error:
-                raise Refused(str(error)) from error
-            return {"said": said, "kit": kit.read_kit(own)}, (own / kit.ENGINE).read_bytes()
+        try:
+            builders = kit.installed_builders()
+            if not builders:
+                raise Refused("neither tensorrt nor tensorrt-rtx is installed: pip install tensorrt")
+            here = kit.this_place(builders[0], kit.Cuda())
+            engine = hashlib.sha256(json.dumps(asdict(here), sort_keys=True).encode()).hexdigest()
+            built = self.files.engines / f"{request['sha256'][:16]}-{engine[:16]}"
+            if not built.exists():
+                with tempfile.TemporaryDirectory(dir=self.files.engines) as scratch:
+                    own = Path(scratch) / "kit"  # the files of an artifact are links, and another kit may have the same
+                    shutil.copytree(request["path"], own)
+                    print(kit.rebuild(own, builders[0], None), file=sys.stderr)
+                    own.rename(built)
+        except kit.KitError as error:
+            raise Refused(str(error)) from error
+        return {"path": str(built)}
 
     def bound(self, _request: Message, _payload: bytes) -> Message:
         """Remove what was not used for longest."""

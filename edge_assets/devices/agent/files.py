@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_ENGINES = 16
 BOUND_BYTES = 4 * 2**30  # of what is kept for the next time
 
 
@@ -24,7 +25,8 @@ class Files:
         self.root = root
         self.files = root / "files"
         self.artifacts = root / "artifacts"
-        for folder in (root, self.files, self.artifacts):
+        self.engines = root / "engines"  # kits with engines that were built here
+        for folder in (root, self.files, self.artifacts, self.engines):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def have(self, sha256: str) -> int | None:
@@ -77,6 +79,9 @@ class Files:
         """Remove what was not used for longest, until no more than that is kept. Returns the bytes removed."""
         for folder in self.artifacts.iterdir():
             shutil.rmtree(folder, ignore_errors=True)  # links alone, made anew when they are needed
+        engines = sorted(self.engines.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for folder in engines[MOST_ENGINES:]:
+            shutil.rmtree(folder, ignore_errors=True)
         by_age = sorted(self.files.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
         kept = removed = 0
         for path in by_age:

@@ -6,7 +6,7 @@ import io
 import json
 from typing import IO, Any
 
-import numpy as np
+from edge_assets.later import np
 
 LONGEST_LINE = 2**22  # bytes: timings of a million queries fit
 LARGEST_PAYLOAD = 2**31  # bytes

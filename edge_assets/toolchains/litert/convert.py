@@ -4,6 +4,8 @@ Images are NHWC at the interface, as cameras and LiteRT's kernels have them; the
 what the model takes in PyTorch. Names at the interface are the spec's.
 """
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from edge_assets.core.memory import Lifetime, peak_live_bytes
 from edge_assets.core.sizes import GIB, is_too_large
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.later import np
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
 from edge_assets.toolchains.litert.session import IndexedTensorDetails, Port, interpreter
@@ -80,15 +81,15 @@ def _check_steps(steps: int) -> None:
         )
 
 
-def _is_image(tensor: "Tensor") -> bool:
+def _is_image(tensor: Tensor) -> bool:
     return len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0
 
 
-def _image_positions(tensors: Sequence["Tensor"]) -> list[int]:
+def _image_positions(tensors: Sequence[Tensor]) -> list[int]:
     return [i for i, tensor in enumerate(tensors) if _is_image(tensor)]
 
 
-def _example_of_the_file(spec: "ModelSpec") -> tuple["torch.Tensor", ...]:
+def _example_of_the_file(spec: ModelSpec) -> tuple[torch.Tensor, ...]:
     """One sample of each input as the file takes it, images in NHWC."""
     example = []
     as_in_pytorch = example_inputs(spec, batch=1)
@@ -97,7 +98,7 @@ def _example_of_the_file(spec: "ModelSpec") -> tuple["torch.Tensor", ...]:
     return tuple(example)
 
 
-def channels_last(spec: "ModelSpec") -> list[str]:
+def channels_last(spec: ModelSpec) -> list[str]:
     """Names of the inputs and outputs that are NHWC in the file."""
     return [tensor.name for tensor in spec.inputs + spec.outputs if _is_image(tensor)]
 
@@ -114,7 +115,7 @@ def _explained(error: BaseException) -> Refused | ExportError:
     return ExportError(f"conversion to LiteRT failed: {told(error)}")
 
 
-def _name_interface(path: Path, spec: "ModelSpec") -> None:
+def _name_interface(path: Path, spec: ModelSpec) -> None:
     """Give the signature the spec's names: the converter calls them args_0 and output_0."""
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -125,7 +126,7 @@ def _name_interface(path: Path, spec: "ModelSpec") -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
-def _rename(entries: Sequence["TensorMapT"], prefix: str, tensors: Sequence["Tensor"]) -> None:
+def _rename(entries: Sequence[TensorMapT], prefix: str, tensors: Sequence[Tensor]) -> None:
     names = {f"{prefix}_{i}": tensor.name for i, tensor in enumerate(tensors)}
     for entry in entries:
         entry.name = names[entry.name.decode()]
@@ -148,7 +149,7 @@ def inline_buffers(path: Path) -> None:
 # --- what a file holds ---------------------------------------------------------------------------------
 
 
-def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
+def describe(path: Path, spec: ModelSpec) -> dict[str, Any]:
     """What can be read back: signature with layouts, operators, weights by type, and what XNNPACK takes."""
     return {
         **describe_static(spec),
@@ -160,7 +161,7 @@ def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
     }
 
 
-def signature(path: Path, spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
+def signature(path: Path, spec: ModelSpec) -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs: name, dtype, shape, layout and, where they are integers, scale and zero point."""
     runner = interpreter(path).get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
@@ -170,11 +171,11 @@ def signature(path: Path, spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _entries(tensors: Sequence["Tensor"], details: Mapping[str, IndexedTensorDetails]) -> list[dict[str, object]]:
+def _entries(tensors: Sequence[Tensor], details: Mapping[str, IndexedTensorDetails]) -> list[dict[str, object]]:
     return [_entry(tensor, details[tensor.name]) for tensor in tensors]
 
 
-def _entry(tensor: "Tensor", details: IndexedTensorDetails) -> dict[str, object]:
+def _entry(tensor: Tensor, details: IndexedTensorDetails) -> dict[str, object]:
     port = Port.of(details, details["index"], _is_image(tensor))
     entry: dict[str, object] = {
         "name": tensor.name,
@@ -200,13 +201,13 @@ class Operator:
         return self.inputs + self.outputs
 
 
-def _read(path: Path) -> "ModelT":
+def _read(path: Path) -> ModelT:
     from ai_edge_litert.tools import flatbuffer_utils
 
     return flatbuffer_utils.read_model(str(path))
 
 
-def _main_graph(path: Path) -> "SubGraphT":
+def _main_graph(path: Path) -> SubGraphT:
     return _read(path).subgraphs[0]
 
 
@@ -251,7 +252,7 @@ def interface_order(path: Path) -> tuple[list[str], list[str]]:
     return _in_order(signature.inputs, graph.inputs), _in_order(signature.outputs, graph.outputs)
 
 
-def _in_order(entries: Iterable["TensorMapT"], tensors: Iterable[int]) -> list[str]:
+def _in_order(entries: Iterable[TensorMapT], tensors: Iterable[int]) -> list[str]:
     """A signature's names in the order of `tensors`."""
     names = {entry.tensorIndex: entry.name.decode() for entry in entries}
     return [names[int(tensor)] for tensor in tensors]
@@ -310,7 +311,7 @@ def weight_bytes(path: Path) -> dict[str, int]:
     return found
 
 
-def _weights_by_type(model: "ModelT") -> Counter[str]:
+def _weights_by_type(model: ModelT) -> Counter[str]:
     from ai_edge_litert.tools import flatbuffer_utils
 
     held: Counter[str] = Counter()
@@ -376,7 +377,7 @@ def _delegated(nodes: Sequence[NodeDetails], partitions: Sequence[NodeDetails]) 
     return taken
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, object]:
+def parameters(spec: ModelSpec, _target: Target) -> dict[str, object]:
     """The static tensors. The architecture's source is among the recipe's inputs."""
     static = fixed(spec)
     return {

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
-
 from edge_assets.core.one_sample import check_sizes, one_by_one
+from edge_assets.later import np
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from ai_edge_litert.interpreter import Interpreter
 
-Feeds = Mapping[str, np.ndarray]
+Feeds: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 class AffineQuantization(TypedDict):

@@ -22,11 +22,14 @@ def fixed_axes(spec: ModelSpec) -> dict[str, int]:
 
 
 def fixed(spec: ModelSpec) -> ModelSpec:
-    """The spec of the static program: `batch` alone is dynamic."""
+    """The spec of the static program: `batch` alone is dynamic.
+
+    Without preprocessing: whether its pictures have the size that was fixed, `check_sizes` says of the data.
+    """
     sizes = fixed_axes(spec)
     inputs = tuple(_static(tensor, sizes) for tensor in spec.inputs)
     outputs = tuple(_static(tensor, sizes) for tensor in spec.outputs)
-    return replace(spec, inputs=inputs, outputs=outputs, axis_ranges={})
+    return replace(spec, inputs=inputs, outputs=outputs, axis_ranges={}, preprocessing=None)
 
 
 def _static(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+from edge_assets.later import np
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -10,6 +10,7 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
+from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs, is_adapted, load_network
 from edge_assets.toolchains.pytorch.eager import in_order
 
@@ -40,7 +41,6 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         )
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
-    feeds = request.calibration()
     observers = qconfig_mapping(
         engine,
         method=request.parameters["method"],
@@ -52,19 +52,36 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             prepared = _prepared(model, observers, example)
-            for batch in batches(feeds, BATCH):
+            for batch in batches(request.calibration, BATCH):
                 prepared(*in_order(batch, names))
             converted = convert_fx(prepared)
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
             if not changed:
                 raise Refused("no module of this model was changed, so the result would be fp32 under an int8 name")
+            _check_share(converted)
             traced = torch.jit.trace(converted, example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), request.output / FILE)
     finally:
         torch.backends.quantized.engine = before
-    samples = sample_count(feeds)
+    samples = sample_count(request.calibration)
     facts = {"recipe": request.parameters["recipe"], "quantized_nodes": changed, "calibration_samples": samples}
     return facts | {"session": {"engine": engine}}
+
+
+def _check_share(converted: "torch.nn.Module") -> None:
+    """Raises Refused where most of the weights stayed as they were, as those of recurrent layers do."""
+    int8 = 0
+    for module in converted.modules():
+        weight = getattr(module, "weight", None)
+        if callable(weight):  # quantized modules pack theirs, and unpack it when asked
+            int8 += weight().numel()
+    others = sum(parameter.numel() * parameter.element_size() for parameter in converted.parameters())
+    share = int8 / max(1, int8 + others)
+    if share < LEAST_SHARE:
+        raise Refused(
+            f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
+            f"needed): PyTorch's static int8 takes convolutions and linear layers alone; use onnx_int8_dynamic"
+        )
 
 
 def _prepared(
@@ -85,7 +102,12 @@ def _prepared(
     return prepared
 
 
-def qconfig_mapping(engine: str, method: str, per_channel: bool, reduce_range: bool) -> "QConfigMapping":
+def qconfig_mapping(
+    engine: str,
+    method: str,
+    per_channel: bool,
+    reduce_range: bool,
+) -> "QConfigMapping":
     """The engine's defaults with our observers: the same calibration method, granularity and range as ONNX.
 
     PyTorch's default HistogramObserver searches the range bin by bin and takes ten times as long.

@@ -4,15 +4,16 @@ The model runs in the page. Tensors cross as base64, and a query is timed by the
 call alone, so the crossing is in no number.
 """
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import Refused
+from edge_assets.later import np
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Server
 from edge_assets.toolchains.web.engine import Engine, ScriptError, open_engine
