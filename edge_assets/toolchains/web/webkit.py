@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import socket
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from edge_assets.toolchains.web.engine import (
     end_group,
     executable,
     largest_peak,
+    start_group,
     wait_until,
 )
 
@@ -51,15 +51,7 @@ class WebKit:
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             environment[name] = str(folder / name.lower())
         display = ["xvfb-run", "--auto-servernum", "dbus-run-session", "--"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*display, command, f"--port={self.port}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        self.process = start_group([*display, command, f"--port={self.port}"], self.log, environment)
         try:
             wait_until(self._is_ready, self.process, "WebKitWebDriver", self.log)
             self._start()
