@@ -17,7 +17,7 @@ MEAN, SCALE = 127.5, 1 / 128
 class FaceProposals(nn.Module):
     """Pictures float32 [batch, 3, height, width] of 0 to 255 to boxes [batch, cells, 4] and scores [batch, cells, 1].
 
-    Boxes are x1, y1, x2, y2 in the picture's pixels. Height and width are at least 48.
+    Boxes are x1, y1, x2, y2 in the picture's pixels. Both sides are at least 56: the smallest size has two answers.
     """
 
     def __init__(self) -> None:
