@@ -13,13 +13,14 @@ COVERAGE := $(CURDIR)/.coverage-data
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
+MLFLOW2 := $(TOOLS)/mlflow2
 BUILD_LOCK := requirements/build.lock
 LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # each file by its hash and nothing that no lock names, so pip has nothing to resolve; only wheels, which run no code to
 # be installed, but for two small packages that the index has as sources alone
 LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo demo-all test coverage serve lock audit chromium headers
+.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -30,7 +31,7 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per fa
 	@echo "Dagster and MLflow: make serve, then the two addresses that it prints"
 	@echo "Released folders:   $(HOME_FOLDER)/releases/digits/"
 
-demo-all: $(STAMP) $(WEB) chromium  ## Two checkpoints, all 22 targets, every scheme, with fine-tuning and search: half an hour
+demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 24 targets, every scheme, with fine-tuning and search: half an hour
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth $(EARLIER)
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth
 	$(IN_DEPTH) $(BIN)/edge-assets scorecard --model digits_in_depth
@@ -50,6 +51,10 @@ coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the cod
 	rm -rf "$(COVERAGE)" && mkdir "$(COVERAGE)"
 	COVERAGE_FILE="$(COVERAGE)/data" $(PYTEST) --cov --cov-report=
 	@COVERAGE_FILE="$(COVERAGE)/data" $(BIN)/coverage report --sort=cover | sed -n -e 1,12p -e /^TOTAL/p
+
+# apart from test: an environment of 600 MB more, for one test, which is skipped where it is not there
+compat: $(STAMP) $(MLFLOW2)/.installed  ## A build that logs to a real server of MLflow's major version before ours
+	$(BIN)/python -m pytest tests/resources/test_mlflow2.py
 
 serve: $(STAMP)  ## Dagster and MLflow on 127.0.0.1, until Ctrl-C
 	@exec $(BIN)/edge-assets serve
@@ -79,6 +84,11 @@ $(TOOLS_STAMP): requirements/tools.lock
 	$(TOOLS)/bin/pip --disable-pip-version-check --quiet install $(LOCKED) --requirement requirements/tools.lock
 	@touch $@
 
+$(MLFLOW2)/.installed: requirements/mlflow2.txt
+	$(PYTHON) -m venv $(MLFLOW2)
+	$(MLFLOW2)/bin/pip --disable-pip-version-check --quiet install --requirement requirements/mlflow2.txt
+	@touch $@
+
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script
 $(WEB): edge_assets/toolchains/web/static/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq npm >/dev/null; \
@@ -90,6 +100,15 @@ chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else echo "Chromium is missing, and the browser family needs it: sudo apt-get install chromium" >&2; exit 1; fi
+
+# apart from chromium: they take a minute, and tests of an engine that is not installed are skipped
+engines:  ## Firefox and WebKitGTK, beside which nothing else is needed to verify and measure in them
+	@command -v firefox-esr >/dev/null || command -v firefox >/dev/null || MISSING=firefox-esr; \
+	{ command -v WebKitWebDriver && command -v xvfb-run && command -v xauth && command -v dbus-run-session; } >/dev/null || \
+	MISSING="$$MISSING webkit2gtk-driver xvfb xauth dbus-daemon"; \
+	if [ -z "$$MISSING" ]; then :; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq $$MISSING >/dev/null; \
+	else echo "missing, and the targets browser-firefox and browser-webkit need it: sudo apt-get install $$MISSING" >&2; exit 1; fi
 
 headers:
 	@sh tests/onnxruntime_headers.sh .headers

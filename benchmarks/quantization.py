@@ -219,10 +219,10 @@ def table(name: str, rows: Sequence[Row]) -> Table:
 
 
 def _cells(entry: Tradeoff, row: Row) -> Iterator[str]:
-    low, high = entry.drop_interval_points
+    low, high = entry.drop_interval
     yield entry.artifact
     yield entry.recipe
-    yield f"{entry.drop_points:.2f} ({low:.2f} to {high:.2f})"
+    yield f"{entry.drop:.2f} ({low:.2f} to {high:.2f})"
     yield "-" if row.cosine_mean is None else f"{row.cosine_mean:.4f}"
     yield f"{1 / entry.smaller:.3f}x"
     yield "-" if entry.faster is None else f"{1 / entry.faster:.2f}x"

@@ -26,13 +26,12 @@ if TYPE_CHECKING:
         Search,
         Tensor,
     )
-    from edge_assets.spec.preprocess import (
+    from edge_assets.spec.preprocess import read_picture, read_wav
+    from edge_assets.spec.preprocess_check import (
         AudioPreprocessing,
         ImagePreprocessing,
         Passthrough,
         TextPreprocessing,
-        read_picture,
-        read_wav,
     )
     from edge_assets.spec.sources.coco import coco_detection
     from edge_assets.spec.sources.image_folder import image_folder
@@ -65,11 +64,11 @@ __all__ = [
     "webdataset",
 ]
 PLACES = {
-    "AudioPreprocessing": "edge_assets.spec.preprocess",
+    "AudioPreprocessing": "edge_assets.spec.preprocess_check",
     "EdgeModel": "edge_assets.defs.component",
-    "ImagePreprocessing": "edge_assets.spec.preprocess",
-    "Passthrough": "edge_assets.spec.preprocess",
-    "TextPreprocessing": "edge_assets.spec.preprocess",
+    "ImagePreprocessing": "edge_assets.spec.preprocess_check",
+    "Passthrough": "edge_assets.spec.preprocess_check",
+    "TextPreprocessing": "edge_assets.spec.preprocess_check",
     "read_picture": "edge_assets.spec.preprocess",
     "read_wav": "edge_assets.spec.preprocess",
     "coco_detection": "edge_assets.spec.sources.coco",

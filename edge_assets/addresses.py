@@ -4,6 +4,8 @@ Only the client that connects gets an address as it was given. Logs, metadata, p
 messages get what these functions return.
 """
 
+from __future__ import annotations
+
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 

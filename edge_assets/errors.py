@@ -1,5 +1,7 @@
 """Errors that are the user's to fix, and what to show of any other: what was wrong, where, and what to do."""
 
+from __future__ import annotations
+
 import re
 import reprlib
 import sys
@@ -41,7 +43,7 @@ class InvalidSpec(EdgeAssetsError):
             lines.append(f"and {len(self.faults) - MOST_FAULTS} more faults")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type["InvalidSpec"], tuple[str, str, Sequence[Fault]]]:
+    def __reduce__(self) -> tuple[type[InvalidSpec], tuple[str, str, Sequence[Fault]]]:
         (field, reason), *others = self.faults
         return InvalidSpec, (field, reason, others)
 
@@ -51,11 +53,20 @@ class UnknownName(EdgeAssetsError):
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"Known: {', '.join(names) or 'none'}."
-        if near:
-            hint = f"Did you mean {' or '.join(near)}?"
+        hint = did_you_mean(name, names) or f"Known: {', '.join(names) or 'none'}."
         super().__init__(f"unknown {what} '{printable(name, 200)}'. {hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The sentence that offers the nearest of the known names; empty where none is near."""
+    near = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
+def with_nearest(reason: str, name: str, known: Iterable[str]) -> str:
+    """The reason why a name is wrong, with the nearest of the known names where there is one."""
+    near = did_you_mean(name, known)
+    return f"{reason}. {near}" if near else reason
 
 
 class CheckpointError(EdgeAssetsError):
@@ -81,7 +92,7 @@ class ConverterError(EdgeAssetsError):
         super().__init__(message)
         self.log = log
 
-    def __reduce__(self) -> tuple[type["ConverterError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[ConverterError], tuple[str, str]]:
         return ConverterError, (str(self), self.log)
 
 
@@ -91,6 +102,10 @@ class MeasurementError(EdgeAssetsError):
     def __init__(self, variant: str, message: str, log: str = "") -> None:
         super().__init__(f"{variant}: {message}")
         self.variant, self.message, self.log = variant, message, log
+
+
+class DeviceError(EdgeAssetsError):
+    """A device that cannot be reached, is not what it should be, is busy, or went away."""
 
 
 class UserCodeError(EdgeAssetsError):
@@ -120,7 +135,7 @@ class MissingTool(EdgeAssetsError):
         self.remedy = command or f"pip install '{what}'"
         super().__init__(f"{package} is not installed: {self.remedy}")
 
-    def __reduce__(self) -> tuple[type["MissingTool"], tuple[str, str | None, str | None]]:
+    def __reduce__(self) -> tuple[type[MissingTool], tuple[str, str | None, str | None]]:
         return MissingTool, (self.package, self.extra, self.command)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
-from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName, printable, told, with_nearest
 from edge_assets.families.families import FAMILIES
 from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import ModelSpec
@@ -41,7 +41,9 @@ class Registry:
     def chosen(self, name: str | None) -> ModelSpec:
         """The model of that name; without a name, the only one there is. Raises EdgeAssetsError if it is not clear."""
         if name is not None:
-            return self.model(name)
+            spec = self.model(name)
+            self.log_broken()
+            return spec
         if len(self.models) == 1 and not self.broken:
             return next(iter(self.models.values()))
         if self.broken and not self.models:
@@ -51,6 +53,11 @@ class Registry:
         if not self.models:
             raise EdgeAssetsError("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
         raise EdgeAssetsError(f"say which model with --model: {', '.join(sorted(self.models))}")
+
+    def log_broken(self) -> None:
+        """Say which models did not load, where no error says it."""
+        for origin, reason in self.broken.items():
+            log.error("model '%s' is not registered: %s", origin, reason)
 
     def _not_loaded(self) -> str:
         reasons = "; ".join(f"{origin}: {reason}" for origin, reason in self.broken.items())
@@ -83,10 +90,7 @@ def registry() -> Registry:
             models[spec.name] = spec
             origins[spec.name] = origin
         except Exception as error:  # a user's module can raise anything; the others must still load
-            broken[origin] = str(error)
-            if not isinstance(error, EdgeAssetsError):
-                broken[origin] = f"{type(error).__name__}: {error}"
-            log.error("model '%s' is not registered: %s", origin, broken[origin])
+            broken[origin] = str(error) if isinstance(error, EdgeAssetsError) else told(error)
     named = [spec for name, spec in models.items() if origins[name] in references]
     return Registry(models, broken, origins, tuple(named))
 
@@ -114,4 +118,5 @@ def check_targets(spec: ModelSpec) -> None:
             raise InvalidSpec("targets", str(error)) from None
         family = target(name).family
         if family not in FAMILIES:
-            raise InvalidSpec(f"target {name}.family", f"'{family}' is not one of {', '.join(FAMILIES)}")
+            reason = f"'{printable(family)}' is not one of {', '.join(FAMILIES)}"
+            raise InvalidSpec(f"target {name}.family", with_nearest(reason, family, FAMILIES))

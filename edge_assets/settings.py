@@ -31,6 +31,14 @@ class Home:
         return self.root / "cache"
 
     @property
+    def emulators(self) -> Path:
+        """Emulated CPUs; `EDGE_ASSETS_EMULATORS` lets several state folders share them."""
+        shared = os.environ.get("EDGE_ASSETS_EMULATORS")
+        if shared:
+            return Path(shared).resolve()
+        return self.cache / "emulators"
+
+    @property
     def releases(self) -> Path:
         return self.root / "releases"
 

@@ -114,11 +114,18 @@ def blob_key(sha256: str) -> str:
 
 
 def touch_if_old(storage: Storage, key: str) -> bool:
-    """Mark a file as used, unless that was done a while ago. False where it is gone."""
+    """Mark a file as used, unless that was done a while ago. False where it is gone.
+
+    On an object store a collector may have looked at it before, and remove it after: so it is looked for once more.
+    """
     stat = storage.stat(key)
     if stat is None:
         return False
-    return stat.modified > time.time() - FRESH or storage.touch(key)
+    if stat.modified > time.time() - FRESH:
+        return True
+    if not storage.touch(key):
+        return False
+    return storage.is_local or storage.stat(key) is not None
 
 
 @lru_cache(maxsize=2**16)

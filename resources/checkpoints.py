@@ -21,19 +21,28 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any, Self
 
 from edge_assets.addresses import without_credentials
 from edge_assets.core.checkpoint import SAFETENSORS, SUFFIXES
 from edge_assets.core.types import Artifact, File, checked_path
-from edge_assets.errors import CheckpointError, Malformed, StoreError, UnknownName, one_line, printable
+from edge_assets.errors import (
+    CheckpointError,
+    EdgeAssetsError,
+    Malformed,
+    StoreError,
+    UnknownName,
+    one_line,
+    printable,
+)
 from edge_assets.hashing import digest, sha256_of
 from resources import shards
 from resources.inspection import Content, download, inspect, is_local, local_path
 from resources.records import warn_once
 from resources.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 log = logging.getLogger(__name__)
 KEY_LETTERS = 100  # of a partition's key at most
@@ -183,6 +192,8 @@ def _looked_at(entry: "os.DirEntry[str]", name: str) -> Iterator[CheckpointFile 
 
 def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
     """One listing, which has sizes and times: asking for each file would be a request each. Folders are one each."""
+    from upath import UPath
+
     folder = UPath(source, use_listings_cache=False)
     for entry in folder.fs.ls(folder.path, detail=True):
         name = _last_name(entry)
@@ -198,7 +209,7 @@ def _scan_url(source: str) -> Iterator[CheckpointFile | tuple[str, str]]:
             yield _remote_file(source, name, entry)
 
 
-def _remote_files_in(folder: UPath, source: str, name: str, place: str) -> Iterator[CheckpointFile]:
+def _remote_files_in(folder: "UPath", source: str, name: str, place: str) -> Iterator[CheckpointFile]:
     """Files of a folder of the source's that may be weights."""
     try:
         entries = folder.fs.ls(place, detail=True)
@@ -345,7 +356,7 @@ class Ledger:
         own_name = shards.stem_of(place.name)
         if "/" in name:
             own_name = name.partition("/")[0]  # the files in folders are all called alike
-        stem = re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", own_name)  # a partition key must not hold "..."
+        stem = _in_keys(own_name)
         file = File(f"{stem[:KEY_LETTERS]}{place.suffix.lower()}", content.sha256, content.size)
         source = name if name and is_local(url) else recorded(url)
         for letters in HASH_LETTERS:
@@ -446,6 +457,33 @@ def lookup(store: ArtifactStore, model: str, key: str) -> Checkpoint:
     if checkpoint is None:
         raise UnknownName(f"checkpoint of {model}", key, store.pointers.names(f"checkpoints/{model}"))
     return checkpoint
+
+
+def find(store: ArtifactStore, model: str, name: str) -> Checkpoint:
+    """The registered checkpoint that a person names: by its key, by its file's name or stem, or by how its key begins.
+
+    Of several contents of one file it is the newest. Raises UnknownName with the nearest keys, EdgeAssetsError where
+    the beginning is that of several, and Malformed where its record cannot be read.
+    """
+    keys = store.pointers.names(f"checkpoints/{model}")
+    if name in keys:
+        return lookup(store, model, name)
+    stem = _in_keys(shards.stem_of(PurePosixPath(name.replace(os.sep, "/")).name))
+    same_file = [key for key in keys if key.rpartition("-")[0] == stem]
+    if same_file:
+        contents = [lookup(store, model, key) for key in same_file]
+        return max(contents, key=lambda checkpoint: checkpoint.order)
+    beginning = [key for key in keys if key.startswith(name)] if name else []
+    if len(beginning) > 1:
+        raise EdgeAssetsError(f"'{printable(name)}' may be {' or '.join(beginning)}: give more of the name")
+    if not beginning:
+        raise UnknownName(f"checkpoint of {model}", name, keys)
+    return lookup(store, model, beginning[0])
+
+
+def _in_keys(stem: str) -> str:
+    """A file's stem as keys have it: those must not hold "..."."""
+    return re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", stem)
 
 
 def _readable(store: ArtifactStore, model: str, key: str) -> Checkpoint | None:

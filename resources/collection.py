@@ -38,9 +38,9 @@ from resources.workspaces import WORK
 GRACE = 2 * FRESH  # seconds: a file younger than this stays, whatever names it
 RELEASE = "release"  # the asset whose result is a released folder
 # What a plan asks for though no pointer names it and nothing is made from it: kept while what it was made from is.
-COMPANIONS = ("data_check", "soundness", "sizes", "signature", "benchmark_report")
+COMPANIONS = ("data_check", "soundness", "sizes", "signature", "benchmark_report", "observation")
 ASSET_PARTS = 6  # of an asset pointer's key: assets/model/family/artifact/checkpoint/target
-NO_ROOTS = ("scorecards", "sources")  # pointers that name results without needing them
+NO_ROOTS = ("scorecards", "sources", "devices")  # pointers that name results without needing them
 
 RESULTS, POINTERS, BLOBS, CORRUPT = "results", "pointers of older checkpoints", "blobs", "corrupt blobs"
 LEFTOVERS, TREES, KEPT, LOCKS = "leftovers of killed processes", "checked-out files", "resumable work", "locks"
@@ -116,7 +116,10 @@ class Pointed:
 
 
 def collect(
-    store: ArtifactStore, policy: Policy, exports: Sequence[Path] = (), say: Step = lambda _line: None
+    store: ArtifactStore,
+    policy: Policy,
+    exports: Sequence[Path] = (),
+    say: Step = lambda _line: None,
 ) -> Freed:
     """Free what the policy lets go. `exports` are folders with released and exported folders.
 
@@ -181,7 +184,14 @@ def _ours(storage: Storage, folder: str, names: re.Pattern[str]) -> Iterator[Sta
     return (stat for stat in storage.files(folder) if names.fullmatch(stat.key))
 
 
-def _remove(store: ArtifactStore, stat: Stat, since: float, policy: Policy, freed: Freed, kind: str) -> bool:
+def _remove(
+    store: ArtifactStore,
+    stat: Stat,
+    since: float,
+    policy: Policy,
+    freed: Freed,
+    kind: str,
+) -> bool:
     """Remove a file that was not touched after `since`, or only count it. Returns whether it goes."""
     if policy.dry_run:
         goes = stat.modified <= since
@@ -299,7 +309,10 @@ def _pointers_with_roots(store: ArtifactStore) -> dict[str, Stat]:
 
 
 def _older_checkpoints(
-    store: ArtifactStore, stats: Mapping[str, Stat], texts: Mapping[str, bytes], policy: Policy
+    store: ArtifactStore,
+    stats: Mapping[str, Stat],
+    texts: Mapping[str, bytes],
+    policy: Policy,
 ) -> set[tuple[str, str]]:
     """Registered checkpoints of the policy's models that are not among the newest to keep, as (model, key)."""
     registered: dict[str, list[tuple[tuple[float, float], str]]] = {}
@@ -365,7 +378,12 @@ def _hashes(value: object) -> Iterator[str]:
 # --- this machine's cache ------------------------------------------------------------------------------------
 
 
-def _collect_cache(store: ArtifactStore, policy: Policy, freed: Freed, exports: Sequence[Path]) -> None:
+def _collect_cache(
+    store: ArtifactStore,
+    policy: Policy,
+    freed: Freed,
+    exports: Sequence[Path],
+) -> None:
     now = time.time()
     unused = now - max(policy.older_than, policy.grace)
     settled = now - policy.grace
@@ -399,7 +417,13 @@ def _leftovers(parent: Path, prefix: str, settled: float, policy: Policy, freed:
             _remove_local(folder, policy, freed, LEFTOVERS)
 
 
-def _remove_tree(store: ArtifactStore, tree: Path, unused: float, policy: Policy, freed: Freed) -> None:
+def _remove_tree(
+    store: ArtifactStore,
+    tree: Path,
+    unused: float,
+    policy: Policy,
+    freed: Freed,
+) -> None:
     """Set a checked-out tree aside, and remove it unless a process has just begun to use it."""
     if policy.dry_run:
         freed.add(TREES, folders.size_of(tree))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete
 from edge_assets.errors import CheckpointError, EdgeAssetsError, one_line, printable
@@ -65,6 +64,8 @@ def _own_folder(work: Path) -> Path:
 def _file(url: str, work: Path) -> Path:
     if is_local(url):
         return Path(url.removeprefix("file://"))
+    from upath import UPath
+
     path = UPath(url, use_listings_cache=False)
     copy = work / f"download{path.suffix}"
     try:

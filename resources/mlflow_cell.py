@@ -31,6 +31,7 @@ SUPERSEDED = "superseded"  # the tag of runs that another run of the same varian
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"  # the run's description
 LINKS = {"dagster.run_url": "Dagster run", "dagster.asset_url": "Dagster assets"}
+PARAMETER_LETTERS = 6000  # of a parameter's value that MLflow takes
 NOTE_LETTERS = 4500  # with the links less than the 5000 that each version of MLflow takes
 Say = Callable[[str], None]
 
@@ -63,17 +64,21 @@ class CellRuns:
         data = store.pointers.get(f"mlflow/{cell}")
         if not isinstance(data, dict):
             return cls()
-        state = cls(**{own.name: data[own.name] for own in fields(cls) if own.name in data})
+        known = {own.name: data[own.name] for own in fields(cls) if own.name in data}
+        state = cls(**known)
         if not state._is_whole():
             return cls()
         if "uri" in data:  # as earlier versions wrote it: with the address itself, and without what was begun
             state.server = mlflow_server.server_digest(str(data["uri"]))
-            state.begun = {run: state.logged.get(f"variant-{run}", "?") for run in state.runs}
+            for run in state.runs:
+                state.begun[run] = state.logged.get(f"variant-{run}", "?")
         return state
 
     def _is_whole(self) -> bool:
         tables = (self.runs, self.models, self.drafts, self.begun, self.numbers, self.logged, self.steps)
-        return all(isinstance(table, dict) for table in tables) and PARENT in self.runs and bool(self.experiment)
+        if not all(isinstance(table, dict) for table in tables):
+            return False
+        return PARENT in self.runs and bool(self.experiment)
 
     def forget(self, run: str) -> None:
         """Begin anew with one run: nothing of it counts as logged."""
@@ -96,7 +101,13 @@ class CellLog:
 
     @classmethod
     def open(
-        cls, client: "MlflowClient", store: ArtifactStore, cell: str, uri: str, artifacts: str, say: Say
+        cls,
+        client: "MlflowClient",
+        store: ArtifactStore,
+        cell: str,
+        uri: str,
+        artifacts: str,
+        say: Say,
     ) -> "CellLog":
         """The cell's log at the MLflow of `uri`, whose parent run can be added to."""
         log = cls(client, store, cell, CellRuns.read(store, cell), say)
@@ -106,7 +117,8 @@ class CellLog:
         elif mlflow_server.has_run(client, log.state.runs[PARENT]):
             log._show_views()
             return log
-        log._begin(artifacts=None if uri.startswith(("http://", "https://")) else artifacts)
+        is_server = uri.startswith(("http://", "https://"))
+        log._begin(artifacts=None if is_server else artifacts)
         log._show_views()
         return log
 
@@ -119,7 +131,8 @@ class CellLog:
             self.say(f"the run of {self.cell}/{entry.run} was deleted in MLflow: a new one is begun")
             self.state.forget(entry.run)
             run_id = None
-        if run_id and entry.kind == "variant" and self.state.begun.get(entry.run) not in (BARE, entry.digest):
+        begun = self.state.begun.get(entry.run)
+        if run_id and entry.kind == "variant" and begun not in (BARE, entry.digest):
             # other bytes or other evidence: a new run, with its own measurements and parameters
             self.client.set_tag(run_id, SUPERSEDED, "true")
             self.client.set_tag(run_id, mlflow_views.VERDICT, mlflow_views.SUPERSEDED)
@@ -144,7 +157,11 @@ class CellLog:
 
     def _create(self, entry: Entry) -> str:
         tags = {**entry.tags, PARENT_TAG: self.state.runs[PARENT]}
-        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=entry.run).info.run_id
+        run_id: str = self.client.create_run(
+            self.state.experiment,
+            tags=tags,
+            run_name=entry.run,
+        ).info.run_id
         self.state.runs[entry.run] = run_id
         self.state.begun[entry.run] = BARE
         self.save()  # now, so that a failure later does not leave a second run
@@ -176,7 +193,11 @@ class CellLog:
         if checkpoint != HISTORY:
             tags["checkpoint"] = checkpoint
             name = f"{target} {checkpoint}"
-        run_id: str = self.client.create_run(self.state.experiment, tags=tags, run_name=name).info.run_id
+        run_id: str = self.client.create_run(
+            self.state.experiment,
+            tags=tags,
+            run_name=name,
+        ).info.run_id
         return run_id
 
     def _show_views(self) -> None:
@@ -210,17 +231,31 @@ class CellLog:
             return
         from mlflow.entities import Metric, Param, RunTag
 
-        run_id, model_id = self.state.runs[entry.run], self._draft(entry)
+        run_id = self.state.runs[entry.run]
+        model_id = self._draft(entry)
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, float(value), now, 0, model_id=model_id, run_id=run_id)
-            for name, value in entry.metrics.items()
-        ]
+        metrics = []
+        for name, number in entry.metrics.items():
+            metric = Metric(
+                name,
+                float(number),
+                timestamp=now,
+                step=0,
+                model_id=model_id,
+                run_id=run_id,
+            )
+            metrics.append(metric)
+        parameters = []
+        for name, value in entry.parameters.items():
+            parameters.append(Param(name, str(value)[:PARAMETER_LETTERS]))
+        tags = []
+        for name, text in tags_of(entry, self.state.experiment).items():
+            tags.append(RunTag(name, str(text)))
         self.client.log_batch(
             run_id,
             metrics=metrics,
-            params=[Param(name, str(value)[:6000]) for name, value in entry.parameters.items()],
-            tags=[RunTag(name, str(value)) for name, value in tags_of(entry, self.state.experiment).items()],
+            params=parameters,
+            tags=tags,
         )
         self._add_datasets(entry)
         self.client.set_terminated(run_id)  # before the files, which may have to wait; a finished run still takes them
@@ -245,7 +280,8 @@ class CellLog:
 
         Where the step has other numbers by now, the run is followed by one with all steps: MLflow would keep both.
         """
-        step, former = str(entry.step), self.state.runs[PARENT]
+        step = str(entry.step)
+        former = self.state.runs[PARENT]
         known = self.state.steps.get(step)
         now = Step(time_ms=entry.time_ms or 0, metrics=dict(entry.metrics))
         if known != now:
@@ -256,7 +292,8 @@ class CellLog:
                 self.state.runs[PARENT] = self._create_parent()
                 log_steps(self.client, self.state.runs[PARENT], self.state.steps)
                 self.client.delete_run(former)  # what it had is in the new one
-        for name, value in {**entry.tags, NOTE_TAG: shortened(entry.description)}.items():
+        tags = {**entry.tags, NOTE_TAG: shortened(entry.description)}
+        for name, value in tags.items():
             self.client.set_tag(self.state.runs[PARENT], name, value)
         self.save()
 
@@ -270,7 +307,9 @@ class CellLog:
         """
         if not entry.artifact:
             return ""
-        path, run_id = self.store.checkout(Artifact.from_dict(entry.artifact)), self.state.runs[entry.run]
+        artifact = Artifact.from_dict(entry.artifact)
+        path = self.store.checkout(artifact)
+        run_id = self.state.runs[entry.run]
         if entry.model:
             address = self._add_model(entry, path)
             if entry.kind == "variant":
@@ -317,15 +356,23 @@ class CellLog:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        run_id, model_id, name = self.state.runs[entry.run], self._draft(entry), _model_name(entry)
+        run_id = self.state.runs[entry.run]
+        model_id = self._draft(entry)
+        name = _model_name(entry)
         with self.store.workspace() as work:
             folder = work / name
             if model_id is None:
-                write_model(self.store, entry.model or {}, path, folder, Model(artifact_path=name, run_id=run_id))
+                about = Model(artifact_path=name, run_id=run_id)
+                write_model(self.store, entry.model or {}, path, folder, about)
                 self._upload(run_id, lambda: self.client.log_artifacts(run_id, str(folder), name))
                 return f"runs:/{run_id}/{name}"
             place = self.client.get_logged_model(model_id).artifact_location
-            about = Model(artifact_path=place, model_uuid=model_id, model_id=model_id, run_id=run_id)
+            about = Model(
+                artifact_path=place,
+                model_uuid=model_id,
+                model_id=model_id,
+                run_id=run_id,
+            )
             write_model(self.store, entry.model or {}, path, folder, about)
             self._upload(run_id, lambda: self.client.log_model_artifacts(model_id, str(folder)))
         self.client.finalize_logged_model(model_id, "READY")
@@ -341,7 +388,8 @@ class CellLog:
             if isinstance(error, MlflowException):  # the server's own answer, or none
                 raise
             place = without_credentials(self.client.get_run(run_id).info.artifact_uri)
-            raise NotFromHere(f"{_root(place)} takes no files from here: {mlflow_server.said_by(error)}") from error
+            said = mlflow_server.said_by(error)
+            raise NotFromHere(f"{_root(place)} takes no files from here: {said}") from error
 
 
 def experiment_of(client: "MlflowClient", model: str, artifacts: str | None, say: Say) -> str:
@@ -352,7 +400,8 @@ def experiment_of(client: "MlflowClient", model: str, artifacts: str | None, say
     """
     from mlflow.exceptions import MlflowException
 
-    name, number = model, 1
+    name = model
+    number = 1
     while (found := client.get_experiment_by_name(name)) is not None:
         if found.lifecycle_stage == "active":
             break
@@ -365,7 +414,10 @@ def experiment_of(client: "MlflowClient", model: str, artifacts: str | None, say
         )
     if found is not None:
         return found.experiment_id
-    place = None if artifacts is None else f"{Path(artifacts).resolve().as_uri()}/{name.replace(' ', '-')}"
+    place = None
+    if artifacts is not None:
+        folder = name.replace(" ", "-")
+        place = f"{Path(artifacts).resolve().as_uri()}/{folder}"
     kind = {mlflow_views.KIND_TAG: mlflow_views.MODEL_TRAINING}
     try:
         return client.create_experiment(name, artifact_location=place, tags=kind)
@@ -385,7 +437,8 @@ def tags_of(entry: Entry, experiment: str) -> dict[str, str]:
     for name, title in LINKS.items():
         if name in entry.tags:
             links.append(f"[{title}]({entry.tags[name]})")
-    return {**entry.tags, NOTE_TAG: f"{' · '.join(links)}\n\n{shortened(entry.description)}"}
+    parts = [" · ".join(links), shortened(entry.description)]
+    return {**entry.tags, NOTE_TAG: "\n\n".join(parts)}
 
 
 def log_steps(client: "MlflowClient", run_id: str, steps: Mapping[str, Step]) -> None:
@@ -395,7 +448,13 @@ def log_steps(client: "MlflowClient", run_id: str, steps: Mapping[str, Step]) ->
     metrics: list[Metric] = []
     for step, logged in steps.items():
         for name, value in logged["metrics"].items():
-            metrics.append(Metric(name, float(value), logged["time_ms"], int(step)))
+            metric = Metric(
+                name,
+                float(value),
+                timestamp=logged["time_ms"],
+                step=int(step),
+            )
+            metrics.append(metric)
     for i in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[i : i + BATCH])
     if metrics:
@@ -417,10 +476,15 @@ def _model_name(entry: Entry) -> str:
 
 def _draft_key(entry: Entry) -> str:
     """What is added to a run belongs to its variant's one model, but a run may come to be released more than once."""
-    return entry.digest if entry.kind == "release" and entry.model else entry.run
+    if entry.kind == "release" and entry.model:
+        return entry.digest
+    return entry.run
 
 
 def _root(address: str) -> str:
     """The bucket or server of an address; a path as it is."""
     scheme, mark, rest = address.partition("://")
-    return f"{scheme}{mark}{rest.partition('/')[0]}" if mark and scheme != "file" else address
+    if mark == "" or scheme == "file":
+        return address
+    host, _, _ = rest.partition("/")
+    return f"{scheme}{mark}{host}"

@@ -1,26 +1,33 @@
 """Folders in the layout that MLflow loads models from: around a variant's very bytes, or a whole released folder."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge_assets.core.types import Artifact
+from edge_assets.later import np
 from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-Example = dict[str, np.ndarray]
+Example: TypeAlias = "dict[str, np.ndarray]"
 CODE = Path(__file__).with_name("released_model.py")  # not imported here: it imports MLflow
 RELEASED = "release"  # the flavor of a released folder: MLflow's python_function, by the folder's own code
 EXAMPLE_NUMBERS = 20_000  # in a larger input example, MLflow's JSON of it would outweigh the model
 
 
-def write_model(store: ArtifactStore, about: Mapping[str, Any], artifact: Path, folder: Path, model: "Model") -> None:
+def write_model(
+    store: ArtifactStore,
+    about: Mapping[str, Any],
+    artifact: Path,
+    folder: Path,
+    model: Model,
+) -> None:
     """Write the layout of the flavor that `about` names.
 
     What a model needs is stated: MLflow would otherwise find it by running the model in a new process.
@@ -44,8 +51,8 @@ def _write_onnx(
     about: Mapping[str, Any],
     artifact: Path,
     folder: Path,
-    model: "Model",
-    signature: "ModelSignature",
+    model: Model,
+    signature: ModelSignature,
     example: Example | None,
 ) -> Path:
     """Returns where the graph is."""
@@ -68,8 +75,8 @@ def _write_torchscript(
     about: Mapping[str, Any],
     artifact: Path,
     folder: Path,
-    model: "Model",
-    signature: "ModelSignature",
+    model: Model,
+    signature: ModelSignature,
     example: Example | None,
 ) -> Path:
     """Returns where the module is."""
@@ -92,7 +99,11 @@ def _write_torchscript(
 
 
 def _write_release(
-    about: Mapping[str, Any], released: Path, folder: Path, model: "Model", signature: "ModelSignature"
+    about: Mapping[str, Any],
+    released: Path,
+    folder: Path,
+    model: Model,
+    signature: ModelSignature,
 ) -> None:
     import mlflow
 
@@ -118,19 +129,19 @@ def _example(path: Path, prefix: str) -> Example | None:
     return found if numbers <= EXAMPLE_NUMBERS else None
 
 
-def _signature(about: Mapping[str, Any]) -> "ModelSignature":
+def _signature(about: Mapping[str, Any]) -> ModelSignature:
     from mlflow.models import ModelSignature
 
     return ModelSignature(_schema(about["inputs"]), _schema(about["outputs"]))
 
 
-def _schema(specs: Sequence[Mapping[str, Any]]) -> "Schema":
+def _schema(specs: Sequence[Mapping[str, Any]]) -> Schema:
     from mlflow.types import Schema
 
     return Schema([_column(spec) for spec in specs])
 
 
-def _column(spec: Mapping[str, Any]) -> "TensorSpec | ColSpec":
+def _column(spec: Mapping[str, Any]) -> TensorSpec | ColSpec:
     """A tensor; texts are a column of strings, because MLflow's tensors are of numbers."""
     from mlflow.types import ColSpec, DataType, TensorSpec
 

@@ -6,7 +6,6 @@ where the server keeps files, or not to one experiment), or the entry's own.
 
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -165,6 +164,8 @@ def _alone_with(uri: str) -> Iterator[None]:
 
 def _check_database(path: Path) -> None:
     """SQLAlchemy would try a file that it cannot open for a hundred seconds."""
+    import sqlite3
+
     try:
         with closing(sqlite3.connect(path, timeout=HEALTH_SECONDS)) as database:
             database.execute("PRAGMA schema_version").fetchone()

@@ -12,12 +12,13 @@ may vanish at any time, and may be one that only a later version understands.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Self
-
-from upath import UPath
+from typing import TYPE_CHECKING, Self
 
 from edge_assets.hashing import canonical_json, digest
 from resources.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 PARENT = "parent"
 HISTORY = "history"  # in the place of a checkpoint, whose keys end with a hash
@@ -168,7 +169,7 @@ class Outbox:
         except FileNotFoundError:
             return ""
 
-    def _path(self, key: str) -> UPath:
+    def _path(self, key: str) -> "UPath":
         return self.store.root / "pointers" / f"{key}.json"
 
     def _below(self, prefix: str) -> Iterator[str]:

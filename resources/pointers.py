@@ -54,6 +54,7 @@ def results_of(result: Pointed) -> Iterator[Result]:
         yield built.build
         if built.evidence:
             yield built.evidence
+        yield from built.elsewhere or ()
     if isinstance(result, Report):
         yield result.measurement
     if isinstance(result, Result):

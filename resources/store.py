@@ -22,9 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.types import Artifact, File, Recipe, Result
 from edge_assets.errors import Refused
@@ -35,6 +33,9 @@ from resources.memos import Check, Memos
 from resources.records import Pointers, Records
 from resources.storage import Storage, open_storage
 from resources.workspaces import Workspaces, disk_errors
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 Build = Callable[[Path], Mapping[str, Any]]  # writes files into the folder, returns facts; may raise Refused
 
@@ -64,7 +65,7 @@ class ArtifactStore:
         return self.records.storage
 
     @property
-    def root(self) -> UPath:
+    def root(self) -> "UPath":
         return self.storage.root
 
     @property
@@ -123,7 +124,12 @@ class ArtifactStore:
         return self.workspaces.kept(recipe.sha256)
 
 
-def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, **storage_options: Any) -> ArtifactStore:
+def open_store(
+    root: str,
+    cache: Path,
+    verifier: trust.Verifier | None = None,
+    **storage_options: Any,
+) -> ArtifactStore:
     """The store at a folder or an fsspec URL, with its local folder. `storage_options` go to fsspec.
 
     With a `verifier`, only memos that it verifies are taken.
@@ -131,7 +137,12 @@ def open_store(root: str, cache: Path, verifier: trust.Verifier | None = None, *
     return assembled(open_storage(root, storage_options), cache, verifier, read_only=False)
 
 
-def assembled(storage: Storage, cache: Path, verifier: trust.Verifier | None, read_only: bool) -> ArtifactStore:
+def assembled(
+    storage: Storage,
+    cache: Path,
+    verifier: trust.Verifier | None,
+    read_only: bool,
+) -> ArtifactStore:
     """The parts of a store, put together."""
     workspaces = Workspaces(cache)
     records = Records(storage, workspaces)
@@ -161,7 +172,13 @@ def _built(store: ArtifactStore, recipe: Recipe, build: Build) -> Result:
         except Refused as reason:
             refused = str(reason)
         seconds = round(time.perf_counter() - started, 3)
-        result = Result(recipe=recipe, artifact=artifact, facts=facts, refused=refused, seconds=seconds)
+        result = Result(
+            recipe=recipe,
+            artifact=artifact,
+            facts=facts,
+            refused=refused,
+            seconds=seconds,
+        )
         store.memos.keep(result)
     return result
 

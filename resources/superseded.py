@@ -71,7 +71,12 @@ def _superseded(client: "MlflowClient", models: Collection[str]) -> Iterator["Ru
     if not experiments:
         return
     yield from _pages(
-        lambda token: client.search_runs(experiments, SUPERSEDED, max_results=PAGE, page_token=token),
+        lambda token: client.search_runs(
+            experiments,
+            SUPERSEDED,
+            max_results=PAGE,
+            page_token=token,
+        ),
     )
 
 

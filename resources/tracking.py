@@ -148,7 +148,14 @@ class MLflowTracking(dg.ConfigurableResource["MLflowTracking"]):
         elif memory.rests("files"):
             tell("files", f"{memory.files}. {len(outbox.keys())} entries wait for a machine that may write there")
 
-    def _try(self, client: "MlflowClient", outbox: Outbox, key: str, tell: Tell, others_went: bool) -> bool:
+    def _try(
+        self,
+        client: "MlflowClient",
+        outbox: Outbox,
+        key: str,
+        tell: Tell,
+        others_went: bool,
+    ) -> bool:
         """Send one entry and return whether it went. Whatever is wrong with it is said, and it is kept.
 
         Raises Outage.
@@ -250,7 +257,12 @@ def _register(client: "MlflowClient", source: str, run_id: str, entry: Entry, sa
         is_logged_model = source.startswith("models:/")
         model_id = source.removeprefix("models:/") if is_logged_model else None
         version = client.create_model_version(
-            name, source, run_id, tags=tags, description=description, model_id=model_id
+            name,
+            source,
+            run_id,
+            tags=tags,
+            description=description,
+            model_id=model_id,
         )
     elif not version.description:  # registered by an earlier version of edge-assets
         client.update_model_version(name, version.version, description)
@@ -266,7 +278,12 @@ def _register(client: "MlflowClient", source: str, run_id: str, entry: Entry, sa
         _set_alias(client, name, version.version, say)
 
 
-def _describe(client: "MlflowClient", name: str, description: str, former: "ModelVersion | None") -> None:
+def _describe(
+    client: "MlflowClient",
+    name: str,
+    description: str,
+    former: "ModelVersion | None",
+) -> None:
     """Describes the registered model as its released version, unless a person wrote something there."""
     shown = client.get_registered_model(name).description or ""
     ours = {"", former.description if former else ""}
@@ -291,7 +308,11 @@ def _set_alias(client: "MlflowClient", name: str, version: str, say: Say) -> Non
         say(f"this MLflow server is of a version before 2.3: it has no aliases, so none marks {name}/{version}")
 
 
-def _version_of(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> "ModelVersion | None":
+def _version_of(
+    client: "MlflowClient",
+    name: str,
+    tags: Mapping[str, str],
+) -> "ModelVersion | None":
     """The version that has this content in this flavor, if the run that it came from is still there."""
     for version in client.search_model_versions(f"name = '{name}'"):
         same = all(version.tags.get(tag) == tags.get(tag) for tag in ("release_sha256", "flavor"))

@@ -3,6 +3,7 @@
 What is made once is made once for all parallel workers, by the first that asks for it.
 """
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -15,9 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from filelock import FileLock
 
+from edge_assets.core import garbage
 from tests import warm
 
 if TYPE_CHECKING:
@@ -30,30 +33,29 @@ SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
     "test_workers",
-    "test_automation",
     "test_formats",
+    "test_served",
+    "test_tracking_faults",
     "test_text",
-    "test_ui_launch",
+    "test_browser",
+    "test_build",
     "test_recovery",
     "test_failures",
-    "test_browser",
-    "test_sensor",
-    "test_build",
-    "test_instance",
+    "test_ui",
     "test_init",
     "test_store",
-    "test_apple",
-    "test_android",
-    "test_tracking_faults",
-    "test_tracking",
-    "test_release_app",
-    "test_component",
-    "test_gc",
-    "test_bad_input",
-    "test_compare",
-    "test_ui",
     "test_guard",
-    "test_handover",
+    "test_sensor",
+    "test_gc",
+    "test_component",
+    "test_compare",
+    "test_tracking",
+    "test_store_faults",
+    "test_bad_input",
+    "test_qat",
+    "test_recurrent",
+    "test_report",
+    "test_coreml_operations",
 )
 # where MLflow's database names a folder of artifacts
 ARTIFACT_PLACES = (
@@ -63,15 +65,29 @@ ARTIFACT_PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+MEMORY, MEMORY_NEEDED = Path("/dev/shm"), 10 * 2**30  # bytes, most of them for what the workers import
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
 def pytest_configure() -> None:
-    """Each parallel worker keeps to one core: threads of two would spin against each other for the same cores."""
+    """Temporary folders in memory where there is plenty, and each parallel worker on one core.
+
+    The databases of Dagster and MLflow wait for the disk hundreds of times a build; threads of two workers would spin
+    against each other for the same cores.
+    """
+    memory = psutil.virtual_memory().available
+    if MEMORY.is_dir() and min(memory, shutil.disk_usage(MEMORY).free) > MEMORY_NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """What was imported to collect the tests stays, and need not be gone through with the garbage of each."""
+    gc.freeze()
+    garbage.look_less_often()
 
 
 def pytest_unconfigure() -> None:
@@ -116,16 +132,17 @@ class Project:
         moved(home / "mlflow" / "mlflow.db")
         return Project(home, shutil.copytree(self.checkpoints, folder / "checkpoints"))
 
-    def start(
-        self, *arguments: str, stderr: int = subprocess.PIPE, in_background: bool = False
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, in_background: bool = False) -> warm.Started:
         """Start `edge-assets ...`, to be read from and signalled while it runs.
 
         `in_background`: as a script's `&` does, with Ctrl-C ignored.
         """
-        before = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if in_background else []
+        return warm.start("edge_assets.cli", arguments, self.folder, self.env(), in_background)
+
+    def start_cold(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """The same in a process with imports of its own, as a user starts it."""
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "edge_assets.cli", *arguments],
+            [sys.executable, "-m", "edge_assets.cli", *arguments],
             cwd=self.folder,
             env=self.env(PYTHONUNBUFFERED="1"),
             stdout=subprocess.PIPE,
@@ -265,7 +282,7 @@ def built(once: Callable[..., Path], checkpoint_file: Path, tmp_path_factory: py
     def build(folder: Path) -> None:
         (folder / "checkpoints").mkdir()
         shutil.copy(checkpoint_file, folder / "checkpoints")
-        process = Project(folder / "home", folder / "checkpoints").start(*BUILD)  # with imports of its own
+        process = Project(folder / "home", folder / "checkpoints").start_cold(*BUILD)
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, output + errors
 

@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -96,7 +95,7 @@ def start(project: Project, token: str | None = None) -> Served:
     command = ("serve", "--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1]))
     if token:
         project.environment["EDGE_ASSETS_TOKEN"] = token
-    process = project.start(*command, stderr=subprocess.STDOUT)
+    process = project.start_cold(*command, stderr=subprocess.STDOUT)
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     served = Served(project, process, urls[0], urls[1], token=token)
     assert process.stdout is not None
@@ -144,17 +143,8 @@ def tokens_in(text: str) -> list[str]:
     return re.findall(r"\?token=([^\s#]+)", text)
 
 
-def held_project(folder: Path, checkpoint_file: Path) -> Project:
-    """A project of four targets, whose runs wait in the first step while `hold` is there; its sensor looks often."""
-    (folder / "checkpoints").mkdir()
-    (folder / "hold").touch()
-    (folder / "home" / "dagster").mkdir(parents=True)
+def brisk_instance(home: Path) -> None:
+    """A state folder whose Dagster looks at its queue every second."""
+    (home / "dagster").mkdir(parents=True)
     brisk = DAGSTER_YAML.replace("run_queue:\n", "run_queue:\n  dequeue_interval_seconds: 1\n")
-    (folder / "home" / "dagster" / "dagster.yaml").write_text(brisk)
-    shutil.copy(checkpoint_file, folder / "checkpoints")
-    environment = {
-        "EDGE_ASSETS_SENSOR_SECONDS": "2",
-        "EDGE_ASSETS_MODELS": "tests.tiny.held:EVERYWHERE",
-        "TINY_HOLD": str(folder / "hold"),
-    }
-    return Project(folder / "home", folder / "checkpoints", environment)
+    (home / "dagster" / "dagster.yaml").write_text(brisk)

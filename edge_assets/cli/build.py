@@ -43,6 +43,7 @@ from edge_assets.targets import Target, local_target, this_machine
 from edge_assets.targets.project import catalog
 from resources import checkpoints, shards
 from resources.checkpoints import Checkpoint
+from resources.inspection import is_local
 from resources.store import ArtifactStore
 
 Say = Callable[[str], None]
@@ -114,10 +115,27 @@ def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[st
     checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
     known = checkpoints.registered(store, spec.name)
     if not known:
-        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}")
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}: {_what_to_do(folder)}")
     if names:
         return known
     return [_newest(store, spec)]
+
+
+def _what_to_do(folder: str) -> str:
+    """Where a checkpoint folder has nothing that can be built."""
+    if is_local(folder) and not Path(folder).is_dir():
+        return (
+            "there is no such folder. Save the trained state dict there, or name another folder in the spec's "
+            "`checkpoints` (a relative one is below pyproject.toml)"
+        )
+    odd = checkpoints.scan(folder).odd
+    if odd:
+        name, reason = next(iter(odd.items()))
+        return f"{name} {reason}"
+    return (
+        f"save the trained state dict there as one of {', '.join(SUFFIXES)}, or build a file from elsewhere with "
+        f"--checkpoint FILE"
+    )
 
 
 def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
@@ -141,7 +159,10 @@ def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -
         stems[inside or shards.stem_of(own_name)] = file.url
     if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
         return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
-    raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered})
+    try:
+        return checkpoints.find(store, spec.name, name)
+    except UnknownName:
+        raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered}) from None
 
 
 def build(
@@ -442,8 +463,7 @@ def _narrate(entry: dg.EventLogEntry, cell: Cell, hear: Hear) -> None:
             style = "dim" if entry.level in (logging.DEBUG, logging.INFO) else "yellow"
             hear(Said(f"  [{style}]{escape(entry.user_message)}[/]", target))
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        mark = "[red]✗[/]" if "failed" in event.materialization.metadata else "[green]✓[/]"
-        hear(Said(f"  {mark} {escape(_summary(event.materialization))}", target))
+        hear(Said(f"  {_mark(event.materialization)} {escape(_summary(event.materialization))}", target))
     elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
         asset = (event.step_key or "").rpartition("__")[2]
         hear(Finished(cell.family.name, asset, event.step_success_data.duration_ms / 1000))
@@ -451,11 +471,26 @@ def _narrate(entry: dg.EventLogEntry, cell: Cell, hear: Hear) -> None:
         hear(Said(f"  [red]✗ {escape(_message(event))}[/]", target))
 
 
+OUTCOMES = {  # of a variant that no gate is asked of, and how it is marked
+    "failed": "[red]✗[/]",
+    "refused": "[yellow]-[/]",
+    "unavailable": "[yellow]-[/]",
+    "unverified": "[yellow]?[/]",
+}
+
+
+def _mark(materialization: dg.AssetMaterialization) -> str:
+    for outcome, mark in OUTCOMES.items():
+        if outcome in materialization.metadata:
+            return mark
+    return "[green]✓[/]"
+
+
 def _summary(materialization: dg.AssetMaterialization) -> str:
     name = materialization.asset_key.path[-1]
     values = {key: entry.value for key, entry in materialization.metadata.items()}
     parts = ["reused" if values.get("reused") else "built"]
-    for outcome in ("failed", "refused", "unavailable"):
+    for outcome in OUTCOMES:
         if values.get(outcome):
             return f"{name}: {outcome}: {values[outcome]}"
     if values.get("winner"):
@@ -464,11 +499,11 @@ def _summary(materialization: dg.AssetMaterialization) -> str:
     size, accuracy, drop = values.get("size_kib"), values.get("accuracy"), values.get("drop_points")
     if isinstance(size, float):
         parts.append(f"{size:,.0f} KiB")
-    own_unit = values.get("metric")
+    metric, is_share = values.get("metric", "accuracy"), "unit" not in values
     if isinstance(accuracy, float):
-        parts.append(f"{own_unit} {accuracy:.4g}" if own_unit else f"accuracy {100 * accuracy:.2f} %")
+        parts.append(f"{metric} {100 * accuracy:.2f} %" if is_share else f"{metric} {accuracy:.4g}")
     if isinstance(drop, float):
-        parts.append(f"worse by {drop / 100:.4g}" if own_unit else f"drop {drop:.2f} points")
+        parts.append(f"drop {drop:.2f} points" if is_share else f"worse by {drop / 100:.4g}")
     return f"{name}: {', '.join(parts)}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
-from edge_assets.core import failures
+from edge_assets.core import failures, garbage
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
 
@@ -57,6 +57,7 @@ def warn(message: str) -> None:
 @click.version_option(package_name="edge-assets")
 def main() -> None:
     """From a PyTorch checkpoint to verified, measured and released edge artifacts."""
+    garbage.look_less_often()
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -76,7 +77,9 @@ def init(name: str) -> None:
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", "checkpoints", multiple=True, help="Partition, file, or 'all'. Default: the newest.")
+@click.option(
+    "--checkpoint", "checkpoints", multiple=True, help="Key, how that begins, file, or 'all'. Default: the newest."
+)
 @click.option("--target", "targets", multiple=True, help="A target of the model, or this-cpu. Default: all.")
 @click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Families built at once. Default: what the machine carries.")
@@ -137,7 +140,7 @@ def build(
 
 @main.command()
 @click.option("--model", help="A registered model. Default: the only one there is.")
-@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
+@click.option("--checkpoint", help="Its key, how that begins, or its file. Default: the newest built.")
 @click.option("--target", "targets", multiple=True, help="Every variant on this target. Default: what ships on each.")
 @click.option("--json", "as_json", is_flag=True, help="All rows as JSON.")
 @clear_errors
@@ -154,7 +157,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoint:
-        key = known.lookup(store, spec.name, checkpoint).key
+        key = known.find(store, spec.name, checkpoint).key
     else:
         (newest,) = newest_built(store, spec, count=1)
         key = newest.key
@@ -176,7 +179,7 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
 @click.option("--page", type=click.Path(dir_okay=False), help="Where the page is written. Default: in comparisons/.")
 @clear_errors
 def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -> None:
-    """Two checkpoints side by side. Default: the newest that was built, and the one before it.
+    """Two checkpoints side by side, by keys or files. Default: the newest that was built, and the one before it.
 
     Exits with 1 if the newer one is a regression: nothing ships any more, or accuracy fell beyond the gate.
     """
@@ -192,7 +195,7 @@ def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoints:
-        before, after = (known.lookup(store, spec.name, name) for name in checkpoints)
+        before, after = (known.find(store, spec.name, name) for name in checkpoints)
     else:
         before, after = newest_built(store, spec, count=2)
     found = between(store, spec, before, after)
@@ -251,6 +254,138 @@ def duration(_context: click.Context, _option: click.Parameter, value: str) -> f
     if unit not in UNITS or not number.isascii() or not number.isdigit():
         raise click.BadParameter(f"'{value}' is no time: give a whole number and d, h, m or s, such as 30d")
     return int(number) * UNITS[unit]
+
+
+@main.group(name="devices", invoke_without_command=True)
+@click.pass_context
+@clear_errors
+def devices_group(context: click.Context) -> None:
+    """The project's devices, with their state; without a command they are listed."""
+    if context.invoked_subcommand is None:
+        from edge_assets.cli.devices import print_devices
+
+        if not print_devices():
+            raise SystemExit(1)
+
+
+@devices_group.command("check")
+@click.argument("name")
+@clear_errors
+def check_device(name: str) -> None:
+    """Try the whole way to the device NAME: reach, recognise, send, lease."""
+    from edge_assets.cli.devices import check_device as check
+
+    check(name)
+
+
+@devices_group.command("browser")
+@click.option("--model", help="A registered model. Default: the only one there is.")
+@click.option("--checkpoint", help="Partition of the checkpoint. Default: the newest that was built.")
+@click.option("--target", help="The target that is measured. Default: the model's for whatever browser opens the link.")
+@click.option("--variant", "variants", multiple=True, help="A variant of the bundle. Default: all that were verified.")
+@click.option("--provider", type=click.Choice(("wasm", "webgpu")), help="What computes. Default: the target's.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Of wasm. Default: the target's.")
+@click.option("--samples", type=click.IntRange(min=8), help="Evaluate the first so many samples. Default: all.")
+@click.option("--mode", type=click.Choice(MODES), default="rapid", show_default=True, help="How long to measure.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on; 0.0.0.0: the network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port to serve on. Default: a free one.")
+@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM, for HTTPS.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The certificate's key.")
+@click.option(
+    "--lease",
+    callback=duration,
+    metavar="DURATION",
+    default="30m",
+    show_default=True,
+    help="How long the link works, and the measurement may take.",
+)
+@clear_errors
+def browser_device(
+    model: str | None,
+    checkpoint: str | None,
+    target: str | None,
+    variants: tuple[str, ...],
+    provider: str | None,
+    threads: int | None,
+    samples: int | None,
+    mode: str,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    lease: float,
+) -> None:
+    """Measure the browser that opens the link: a phone, a tablet, Firefox, Safari.
+
+    Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
+    """
+    from edge_assets.cli.browser_device import measure_browser
+
+    measure_browser(
+        model=model,
+        checkpoint=checkpoint,
+        target=target,
+        variants=variants,
+        provider=provider,
+        threads=threads,
+        samples=samples,
+        mode=mode,
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        lease=lease,
+    )
+
+
+@main.group()
+def emulator() -> None:
+    """CPUs that are emulated, to check on their arithmetic what runs on hardware that is not at hand."""
+
+
+@emulator.command("install")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def install_emulators(names: tuple[str, ...]) -> None:
+    """Install emulated CPUs, all by default, from Debian's packages and the package index. Needs no root."""
+    from edge_assets.devices.installing import install
+
+    done = install(names, click.echo)
+    if done:
+        click.echo(f"installed: {', '.join(done)}")
+
+
+@emulator.command("list")
+@clear_errors
+def list_emulators() -> None:
+    """Which CPUs can be emulated, which of them are installed, and what that takes."""
+    from edge_assets.cli.emulators import print_emulators
+
+    print_emulators()
+
+
+@emulator.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENT]...")
+@clear_errors
+def run_emulated(name: str, arguments: tuple[str, ...]) -> None:
+    """Run Python on the emulated CPU NAME: `edge-assets emulator run cortex-a76 FOLDER/infer.py` checks a release."""
+    from edge_assets.devices.emulators import installed
+
+    command = installed(name).command(*arguments)
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
+@emulator.command("remove")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@clear_errors
+def remove_emulators(names: tuple[str, ...]) -> None:
+    """Free emulated CPUs, all by default. Those of one architecture share their files and go together."""
+    from edge_assets.cli.emulators import print_removed
+    from edge_assets.devices.emulators import remove
+
+    print_removed(remove(names))
 
 
 @main.command()

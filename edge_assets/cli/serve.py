@@ -169,13 +169,13 @@ def _start_all(servers: Servers, dagster_port: int, mlflow_port: int, secret: st
     known = {"EDGE_ASSETS_TOKEN": secret} if secret else {}
     web = [sys.executable, "-m", "edge_assets.cli.webservers"]
     _start_code_server(servers)
-    # MLflow before the daemon: it creates its database, which a run could otherwise try to create at the same time
     servers.start(MLFLOW, [*web, "mlflow", "--port", str(mlflow_port)], **known)
-    _wait(servers, MLFLOW, lambda: _answers(mlflow_port))
     _wait(servers, CODE, lambda: _has_code(servers))
     workspace = ["--workspace", str(servers.workspace)]
-    servers.start(DAEMON, [_script("dagster-daemon"), "run", *workspace])
     servers.start(WEB, [*web, "dagster", "--port", str(dagster_port), *workspace], **known)
+    # MLflow before the daemon: it creates its database, which a run could otherwise try to create at the same time
+    _wait(servers, MLFLOW, lambda: _answers(mlflow_port))
+    servers.start(DAEMON, [_script("dagster-daemon"), "run", *workspace])
     _wait(servers, WEB, lambda: _answers(dagster_port))
 
 

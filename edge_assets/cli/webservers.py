@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_assets.cli.guard import Door, Guard
+from edge_assets.core import garbage
 from edge_assets.settings import allowed_hosts, home, token
 
 HOST = "127.0.0.1"
@@ -21,11 +22,17 @@ DATABASE = {"statement_timeout": 15_000, "pool_recycle": 3600, "max_overflow": 2
 @click.group()
 def main() -> None:
     """Serve one of the two until told to stop."""
+    garbage.look_less_often()
 
 
 @main.command()
 @click.option("--port", type=int, required=True)
-@click.option("--workspace", type=click.Path(path_type=Path), required=True, help="Which code server to show.")
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Which code server to show.",
+)
 def dagster(port: int, workspace: Path) -> None:
     """Dagster's web server over the instance in DAGSTER_HOME."""
     import dagster as dg
@@ -39,7 +46,11 @@ def dagster(port: int, workspace: Path) -> None:
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(**DATABASE)
         target = WorkspaceFileTarget([str(workspace)])
-        with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
+        with WorkspaceProcessContext(
+            instance,
+            workspace_load_target=target,
+            version=__version__,
+        ) as context:
             app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MILLISECONDS)
             run(app, Door(port, allowed_hosts(), token()), graphql=True)
 

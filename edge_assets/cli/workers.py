@@ -18,6 +18,7 @@ from typing import TypeAlias
 import psutil
 
 from edge_assets.cli.interruptions import never_dropped
+from edge_assets.core import garbage
 from edge_assets.targets import this_machine
 
 MEMORY_PER_WORKER = 4 * 2**30  # bytes; the largest converters need about 3 GiB
@@ -73,7 +74,10 @@ def worker_count() -> int:
 
 
 def at_once(
-    works: Sequence[Work], do: Do, workers: int, hear: Callable[[Event], None]
+    works: Sequence[Work],
+    do: Do,
+    workers: int,
+    hear: Callable[[Event], None],
 ) -> Iterator[tuple[Work, list[Result]]]:
     """Results of each piece of work, as it is done; `hear` gets the events meanwhile.
 
@@ -86,7 +90,12 @@ def at_once(
         shares.put(share)
     listener = threading.Thread(target=_pass_on, args=(events, hear), daemon=True)
     listener.start()
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(events, shares))
+    executor = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_begin,
+        initargs=(events, shares),
+    )
     try:
         with _ended_together():
             futures: dict[Future[list[Result]], Work] = {executor.submit(_run, do, work): work for work in works}
@@ -152,6 +161,7 @@ def _begin(events: "Queue[Event | None]", shares: "Queue[set[int]]") -> None:
     """Keep to a share of the cores; the machine itself is looked at before, since recipes say how many it has."""
     global _events  # noqa: PLW0603  # a pool's initializer has no other way to hand something to its tasks
     _events = events
+    garbage.look_less_often()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # while it waits for work: Ctrl-C ends it through its queue
     this_machine()
     if share := shares.get():

@@ -15,11 +15,16 @@ def example_sizes(spec: ModelSpec, batch: int) -> dict[str, int]:
     for one and a 1 for a constant. Halves and doubles of the best size come first: many networks need multiples.
     """
     sizes = {"batch": batch}
+    taken = {batch}
     for axis in sorted(spec.dynamic_axes):
         least, best, largest = spec.axis_range(axis)
-        candidates = [size for size in (best, best // 2, 2 * best, largest, least) if least <= size <= largest]
-        free = [size for size in candidates if size > 1 and size not in sizes.values()]
-        sizes[axis] = free[0] if free else best
+        sizes[axis] = best
+        for size in (best, best // 2, 2 * best, largest, least):
+            is_free = size > 1 and size not in taken
+            if is_free and least <= size <= largest:
+                sizes[axis] = size
+                break
+        taken.add(sizes[axis])
     return sizes
 
 
@@ -27,16 +32,23 @@ def example_parameters(spec: ModelSpec) -> dict[str, Json]:
     """What of these sizes enters a recipe: nothing for a model whose batch alone is dynamic."""
     sizes: dict[str, Json] = dict(example_sizes(spec, batch=2))
     sizes.pop("batch")
-    return {"traced_sizes": sizes} if sizes else {}
+    if not sizes:
+        return {}
+    return {"traced_sizes": sizes}
 
 
 def other_sizes(spec: ModelSpec, axis: str, size: int) -> tuple[list[int], list[int]]:
     """Smaller and larger sizes of an axis within its range, each list beginning with the one to try first."""
     least, best, largest = spec.axis_range(axis)
-    tried = (size // 2, best // 2, best, least, 2 * size, 2 * best, largest)
-    possible = list(dict.fromkeys(other for other in tried if max(1, least) <= other <= largest))
-    smaller = [other for other in possible if other < size]
-    larger = [other for other in possible if size < other]
+    smaller: list[int] = []
+    larger: list[int] = []
+    for other in (size // 2, best // 2, best, least, 2 * size, 2 * best, largest):
+        if not max(1, least) <= other <= largest:
+            continue
+        if other < size and other not in smaller:
+            smaller.append(other)
+        if other > size and other not in larger:
+            larger.append(other)
     return smaller, larger
 
 
@@ -50,6 +62,9 @@ def frozen(tensors: Iterable[Tensor], found: Axes) -> str | None:
             has = found[tensor.name][position]
             if isinstance(has, int) and has > 0:
                 return f"the dynamic axis '{axis}' froze at {has}, as axis {position} of '{tensor.name}'"
-            if isinstance(has, str) and has and declared.setdefault(has, axis) != axis:
-                return f"the dynamic axes '{declared[has]}' and '{axis}' became one, as if they were always equal"
+            if not isinstance(has, str) or has == "":
+                continue
+            first = declared.setdefault(has, axis)
+            if first != axis:
+                return f"the dynamic axes '{first}' and '{axis}' became one, as if they were always equal"
     return None

@@ -38,7 +38,7 @@ class Loaded:
 
     model: "torch.nn.Module"  # in eval mode
     weights: Mapping[str, "torch.Tensor"]  # the file's, under the architecture's names, as they lie there
-    is_plain: bool  # the file is a state dict of the architecture as it stands
+    is_plain: bool  # the file is a state dict of the architecture as it stands, and the model has its numbers
     remarks: tuple[str, ...]  # how it was read, where it is not, and what of it was left
 
 
@@ -77,11 +77,18 @@ def load_model(architecture: str, path: Path, weights: str | None = None) -> "to
     return load(architecture, path, weights).model
 
 
-def load(architecture: str, path: Path, weights: str | None = None) -> Loaded:
+def load(
+    architecture: str,
+    path: Path,
+    weights: str | None = None,
+    flush_subnormals: bool = False,
+) -> Loaded:
     """The architecture with the checkpoint's weights: those that fit it, of several those that `weights` names.
 
-    Raises CheckpointError listing missing keys, unexpected keys, different shapes and tensors of another kind, or
-    tensors that are NaN or infinite in the architecture's own types, or several weights of which none is chosen.
+    With `flush_subnormals`, weights below the smallest normal number of their type are 0 in the model and in what is
+    handed on; without it they are counted. Raises CheckpointError listing missing keys, unexpected keys, different
+    shapes and tensors of another kind, or tensors that are NaN or infinite in the architecture's own types, or several
+    weights of which none is chosen.
     """
     content = _content(path)
     if not states_in(content):
@@ -93,16 +100,25 @@ def load(architecture: str, path: Path, weights: str | None = None) -> Loaded:
     _check_kinds(fit.state, expected, architecture, path)
     state = {name: tensor.to(expected[name].dtype) for name, tensor in fit.state.items()}
     _check_finite(state, expected, path)
+    subnormals = _subnormals(state)
+    handed_on = dict(fit.state)
+    is_changed = bool(subnormals) and flush_subnormals
+    if is_changed:
+        for name in subnormals:
+            state[name] = handed_on[name] = _flushed(state[name])
     result = model.load_state_dict(state, strict=False)
     missing = [name for name in result.missing_keys if not name.endswith(COUNTERS)]
     if missing or result.unexpected_keys:
         reason = _misfit(architecture, {"missing keys": missing, "unexpected keys": result.unexpected_keys})
         raise refusal(path, reason)
+    remarks = list(_remarks(fit, content, expected))
+    if subnormals:
+        remarks.append(_remark_on_subnormals(sum(subnormals.values()), flush_subnormals))
     return Loaded(
         model=model.eval(),
-        weights=fit.state,
-        is_plain=fit.is_plain,
-        remarks=tuple(_remarks(fit, content, expected)),
+        weights=handed_on,
+        is_plain=fit.is_plain and not is_changed,
+        remarks=tuple(remarks),
     )
 
 
@@ -310,6 +326,31 @@ def _check_finite(
         raise refusal(path, f"has NaN or infinite weights in {listing(bad)}")
 
 
+def _subnormals(state: Mapping[str, "torch.Tensor"]) -> dict[str, int]:
+    """How many numbers of a tensor are smaller than the smallest normal one of their type, and not 0; if any are."""
+    import torch
+
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    found = {}
+    for name, tensor in state.items():
+        if tensor.dtype not in types:
+            continue
+        smallest = torch.finfo(tensor.dtype).tiny
+        count = 0
+        for part in tensor.flatten().split(2**22):  # a copy of a large table would be large
+            count += int(((part != 0) & (part.abs() < smallest)).sum())
+        if count:
+            found[name] = count
+    return found
+
+
+def _flushed(tensor: "torch.Tensor") -> "torch.Tensor":
+    """A copy in which subnormal numbers are 0."""
+    import torch
+
+    return tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0)
+
+
 # --- what is said ----------------------------------------------------------------------------------------
 
 
@@ -328,3 +369,11 @@ def _remarks(fit: Fit, content: object, expected: Mapping[str, "torch.Tensor"]) 
         left += [key for key in content if key != fit.place.partition(".")[0]]
     if left:
         yield f"not read: {listing(left)}"
+
+
+def _remark_on_subnormals(count: int, are_flushed: bool) -> str:
+    plural = "weights are" if count > 1 else "weight is"
+    found = f"{count} {plural} subnormal, so close to 0 that many processors compute them slowly"
+    if are_flushed:
+        return f"{found}: set to 0"
+    return f"{found}: ModelSpec(flush_subnormals=True) sets them to 0"

@@ -4,21 +4,28 @@ A too small, constant or leaking calibration set gives a quantized model that lo
 of these is refused by name.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from typing import Literal
-
-import numpy as np
 
 from edge_assets.core.datasets import kept as datasets
 from edge_assets.core.datasets.fields import as_array
 from edge_assets.core.datasets.kept import Kept
 from edge_assets.core.datasets.npz import Arrays
 from edge_assets.core.datasets.stream import Stream, as_stream
-from edge_assets.errors import DataError, printable
+from edge_assets.errors import DataError, printable, with_nearest
+from edge_assets.later import np
 from edge_assets.spec.model import PARITY_SAMPLES, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.spec.source import call
+
+MINIMUM = {  # what of a spec says how many samples are needed
+    "calibration": "`minimum` of the spec's calibration",
+    "evaluation": "`minimum` of the spec's evaluation",
+    "training": "`batch_size` of the spec's finetuning",
+}
 
 
 def load(reference: str, what: str) -> Arrays | Stream:
@@ -27,6 +34,9 @@ def load(reference: str, what: str) -> Arrays | Stream:
     Raises DataError.
     """
     returned = call(reference, f"{what} data")
+    if isinstance(returned, Mapping) and any(hasattr(part, "column_names") for part in returned.values()):
+        names = ", ".join(printable(name) for name in returned)
+        raise DataError(f"{what} data: {reference} returns several data sets ({names}): return one of them")
     if not isinstance(returned, Mapping):
         return as_stream(returned, f"{what} data: {reference}")
     return as_arrays(returned, reference, what)
@@ -63,7 +73,9 @@ def check_samples(
     With `in_steps` a sample is a sequence, and the model takes a step of it at a time.
     """
     if kept.samples < minimum:
-        raise DataError(f"{what} data: {kept.samples} samples, at least {minimum} are needed")
+        raise DataError(
+            f"{what} data: {kept.samples} samples, at least {minimum} are needed: load more, or lower {MINIMUM[what]}"
+        )
     few = datasets.first(kept, PARITY_SAMPLES)
     try:
         feeds = preprocess.apply(few)
@@ -71,7 +83,8 @@ def check_samples(
         raise DataError(f"{what} data does not fit the preprocessing: {error}") from None
     for tensor in inputs:
         if tensor.name not in feeds:
-            raise DataError(f"{what} data gives no input '{tensor.name}', only {sorted(feeds)}")
+            given = f"{what} data gives no input '{tensor.name}', only {sorted(feeds)}"
+            raise DataError(with_nearest(given, tensor.name, feeds))
         array = feeds[tensor.name]
         shape: tuple[int | str, ...] = ("samples", *tensor.sample_shape)
         if in_steps:
@@ -79,7 +92,8 @@ def check_samples(
         if not fits(array.shape, shape) or array.dtype != tensor.dtype:
             raise DataError(
                 f"{what} data: input '{tensor.name}' is {array.dtype} {array.shape}, "
-                f"the model takes {tensor.dtype} {tensor.shape}{_told_layout(tensor, in_steps)}"
+                f"the model takes {tensor.dtype} {tensor.shape}{_told_layout(tensor, in_steps)}. Change what the "
+                f"dataset or the preprocessing gives, or the spec's `inputs`"
             )
         if tensor.batch_axis is None and (array != array[:1]).any():
             raise DataError(
@@ -90,7 +104,9 @@ def check_samples(
         if few[name].dtype.kind == "f" and not kept.ranged(name).is_finite:
             raise DataError(f"{what} data: field '{name}' has NaN or infinite values")
     if len(set(sample_hashes(kept, preprocess))) == 1:
-        raise DataError(f"{what} data: all {kept.samples} samples are alike")
+        raise DataError(
+            f"{what} data: all {kept.samples} samples are alike: look at what the dataset's function returns"
+        )
 
 
 def _told_layout(tensor: Tensor, in_steps: bool) -> str:
@@ -123,7 +139,9 @@ def check_training_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], 
 def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_classes: bool, what: str) -> None:
     names = sorted(field.name for field in kept.fields)
     if labels not in names:
-        raise DataError(f"{what} data: no field '{labels}' with the labels, only {names}")
+        part = "finetuning" if what == "training" else what
+        reason = f"{what} data: no field '{labels}' with the labels, only {names}: say which by the {part}'s `labels`"
+        raise DataError(with_nearest(reason, labels, names))
     shape = outputs[0].sample_shape
     classes = shape[-1] if shape else None
     if not are_classes or not isinstance(classes, int):
@@ -136,7 +154,8 @@ def _check_labels(kept: Kept, labels: str, outputs: tuple[Tensor, ...], are_clas
         raise DataError(f"{what} data: labels '{labels}' are {found.dtype}, not finite numbers: classes are wanted")
     if found.least < 0 or found.largest >= classes:
         raise DataError(
-            f"{what} data: labels are outside 0..{classes - 1}: '{labels}' has {found.least:g} to {found.largest:g}"
+            f"{what} data: labels are outside 0..{classes - 1}: '{labels}' has {found.least:g} to {found.largest:g}. "
+            f"They must be numbers of the {classes} classes of output '{outputs[0].name}'"
         )
 
 

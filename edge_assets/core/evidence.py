@@ -9,6 +9,7 @@ From the store:
     Facts        what a variant's build says of its artifact, as far as others than its toolchain read it
     Verified     parity, agreement and accuracy of one artifact against PyTorch eager
     Tried        the same of a search's candidate
+    Observed     what Verified says, computed on a device or on an emulated instruction set
     Conditions   how a measurement was taken; Measured: that and its rows
 
 From these follow `Gate`, one gate's outcome, and `Row`, one line of a scorecard: all that tables, pages, MLflow and
@@ -22,6 +23,7 @@ from typing import Literal
 
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.shapes import LEFT_OUT
+from edge_assets.spec.tiers import Tier
 from edge_assets.targets.machine import Machine
 
 Verdict = Literal[
@@ -129,6 +131,7 @@ class Verified:
     metrics: Mapping[str, Accuracy] | None = field(
         default=None, metadata=LEFT_OUT
     )  # those beside the deciding one, by label
+    machine: Machine | None = field(default=None, metadata=LEFT_OUT)  # that computed it; None: not known any more
 
     def cosine_mean(self, output: str) -> float | None:
         """Mean cosine of one output with the reference's, per sample of the evaluation set."""
@@ -170,6 +173,16 @@ class Verified:
             found[f"{key}_drop"] = other.drop
             found[f"{key}_drop_low"], found[f"{key}_drop_high"] = other.drop_interval
         return known(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed(Verified):
+    """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
+
+    tier: Tier
+    device: str  # its name in the project's devices, or the emulated CPU's
+    by: str  # in words: what computed it
+    versions: Mapping[str, str]  # of Python and the runtimes there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,10 +292,40 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What else happened while a variant was timed, in turns that were interleaved with the other variants'."""
+
+    turns: int
+    disturbed: int  # turns that others took part in, though they were repeated
+    repeated: int
+    waited: float | None = None  # the worst share of a turn that it waited for a core
+    stolen: float | None = None  # the same of what a host took from a virtual machine
+    throttled: bool | None = None  # in any turn; None: the device does not say
+    temperature_c: float | None = None  # the highest
+    cooled_s: float = 0.0  # waited for the device to cool
+
+    @property
+    def said(self) -> str | None:
+        """What a reader has to know, in words; None where nothing disturbed."""
+        if not self.disturbed:
+            return None
+        causes = []
+        if self.throttled:
+            causes.append("the device held itself back")
+        if self.waited is not None:
+            causes.append(f"it waited for a core for up to {100 * self.waited:.0f} % of the time")
+        if self.stolen:
+            causes.append(f"a host took up to {100 * self.stolen:.0f} %")
+        return f"{self.disturbed} of {self.turns} turns were disturbed: {', '.join(causes)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Latency(Statistics):
     """Latency at one batch size."""
 
     throughput_per_s: float  # samples
+    joules: float | None = field(default=None, metadata=LEFT_OUT)  # of the whole device, a sample
+    surroundings: Surroundings | None = field(default=None, metadata=LEFT_OUT)
     histogram: Histogram | None = field(default=None, metadata=LEFT_OUT)  # of the first batch size alone
 
     @property
@@ -331,6 +374,8 @@ class Conditions:
     versions: Mapping[str, str]  # of what was measured, by distribution
     measured_at: str  # UTC, ISO 8601
     failed: Mapping[str, str] | None = field(default=None, metadata=LEFT_OUT)  # reasons, by variant
+    device: str | None = field(default=None, metadata=LEFT_OUT)  # its name; None: this machine
+    no_device: str | None = field(default=None, metadata=LEFT_OUT)  # why a device of the project was not measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +396,29 @@ class Gate:
     passed: bool | None
     sentence: str
     how: str | None = None
+    tier: Tier | None = field(default=None, metadata=LEFT_OUT)  # of its evidence
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a kind of number is known: its tier, and what computed it, in words."""
+
+    tier: Tier
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What one tier says of one artifact."""
+
+    tier: Tier
+    by: str
+    device: str | None  # None: this machine
+    samples: int
+    accuracy: float
+    accuracy_drop_points: float
+    accuracy_drop_interval_points: tuple[float, float]
+    parity_snr_db: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +475,16 @@ class Row:
     reused: bool = False
     notes: tuple[str, ...] = ()  # of the build
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
+    metric: str | None = field(default=None, metadata=LEFT_OUT)  # the deciding one, where it is not top1_accuracy
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
+    parent: str | None = field(default=None, metadata=LEFT_OUT)  # the fp32 variant that it was quantized from
+    parent_snr_db: float | None = field(default=None, metadata=LEFT_OUT)  # of its outputs with that one's
+    # by kind of number (parity, accuracy, latency, memory, energy): how it is known
+    provenance: Mapping[str, Provenance] | None = field(default=None, metadata=LEFT_OUT)
+    observations: tuple[Observation, ...] | None = field(default=None, metadata=LEFT_OUT)  # where there are several
+    findings: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)  # tiers that contradict each other
+    disturbed: str | None = field(default=None, metadata=LEFT_OUT)  # what else happened while it was timed
+    joules: float | None = field(default=None, metadata=LEFT_OUT)  # of the whole device, a sample at batch 1
 
     @property
     def p50_ms(self) -> float | None:
@@ -429,6 +506,7 @@ class Row:
             "throughput_per_s": self.throughput_per_s,
             "peak_memory_bytes": self.peak_memory_bytes,
             "load_ms": self.load_ms,
+            "joules": self.joules,
             "host_peak_memory_bytes": self.host_peak_memory_bytes,
         }
         if self.latency_ms:
@@ -459,6 +537,7 @@ SHAPES: Mapping[str, type[object]] = {
     "checkpoint": Network,
     "reference": Verified,
     "verification": Verified,
+    "observation": Observed,
     "trial": Tried,
     "measurement": Conditions,
 }

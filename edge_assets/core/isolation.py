@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as Expired
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from edge_assets.core import garbage
 from edge_assets.errors import ConverterError, EdgeAssetsError, log_end, told
 
 if TYPE_CHECKING:
@@ -95,13 +96,14 @@ def _pool(process: str) -> "tuple[ProcessPool, Path]":
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         _locks[Path(name)] = descriptor
         context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can deadlock
-        pool = ProcessPool(max_workers=1, initializer=_redirect, initargs=(name,), context=context)
+        pool = ProcessPool(max_workers=1, initializer=_begin, initargs=(name,), context=context)
         _pools[process] = pool, Path(name)
     return _pools[process]
 
 
-def _redirect(log: str) -> None:
+def _begin(log: str) -> None:
     """Standard output and error of this process, native code included, into the log."""
+    garbage.look_less_often()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

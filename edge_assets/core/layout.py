@@ -9,18 +9,25 @@ step. A layout says, as JSON, where a model has its batch and what its states ar
 A state begins as zeros. An input without a batch has one value, the same in every sample.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
-Arrays = dict[str, np.ndarray]
-Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+    import numpy as np
+
+Arrays: TypeAlias = "dict[str, np.ndarray]"
+Run: TypeAlias = "Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]"
 Layout = Mapping[str, Mapping[str, Any]]
 
 
 def place(feeds: Mapping[str, np.ndarray], layout: Layout) -> Arrays:
     """Samples [n, ...] as the model takes them. Raises ValueError for values that differ where there is no batch."""
+    import numpy as np
+
     placed = {}
     for name, array in feeds.items():
         axis = layout["inputs"].get(name, 0)
@@ -37,6 +44,8 @@ def place(feeds: Mapping[str, np.ndarray], layout: Layout) -> Arrays:
 
 def collect(outputs: Mapping[str, np.ndarray], layout: Layout, count: int) -> Arrays:
     """What the model gave for `count` samples, samples first; what has no batch is repeated."""
+    import numpy as np
+
     collected = {}
     for name, array in outputs.items():
         axis = layout["outputs"].get(name, 0)
@@ -52,6 +61,8 @@ def arranged(run: Run, layout: Layout) -> Callable[[Mapping[str, np.ndarray]], A
     one = getattr(run, "one", None)
 
     def run_samples(feeds: Mapping[str, np.ndarray]) -> Arrays:
+        import numpy as np
+
         if one is None:
             return _batch(run, feeds, layout)
         parts = []
@@ -92,6 +103,8 @@ class Stream:
 
 def initial_states(layout: Layout, count: int) -> Arrays:
     """Zeros as the model takes them, for `count` samples."""
+    import numpy as np
+
     states = {}
     for name, state in layout["states"].items():
         shape = list(state["shape"])
@@ -102,6 +115,8 @@ def initial_states(layout: Layout, count: int) -> Arrays:
 
 def _batch(run: Run, feeds: Mapping[str, np.ndarray], layout: Layout) -> Arrays:
     """Outputs for samples that the model takes at once: in one step, or in one after the other."""
+    import numpy as np
+
     count = _count(feeds)
     if not layout["states"]:
         return collect(run(place(feeds, layout)), layout, count)

@@ -14,7 +14,13 @@ LOOK_SECONDS = 1.0  # between two looks at what another process wrote
 class Progress:
     """Says how many samples are done and about how long the rest takes, where the whole takes longer than a moment."""
 
-    def __init__(self, what: str, total: int | None, log: Callable[[str], None], every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        log: Callable[[str], None],
+        every: float = EVERY_SECONDS,
+    ) -> None:
         self.what = what
         self.total = total  # None: not known, as of a generator
         self.log = log

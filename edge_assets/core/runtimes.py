@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edge_assets.core import app_samples
 from edge_assets.core.app_samples import AppSample, NoAppSample
 from edge_assets.errors import Malformed
+from edge_assets.spec.tiers import Tier
 
 if TYPE_CHECKING:
     from edge_assets.core.types import Result
@@ -31,7 +32,9 @@ class Runtime:
     loader_needs: tuple[str, ...] = ()  # distributions that `loader` imports, besides NumPy
     build_options: tuple[str, ...] = ()  # of a build's facts, what its sessions are opened with: `facts["session"]`
     weights: str | None = None  # below edge_assets.toolchains: its `weight_bytes` says what a file holds; None: unknown
+    tier: Tier = "host"  # of what it computes here, where this machine is not the target
     is_single_threaded: bool = False  # whatever it is given: several processes evaluate the whole set
+    by_browser: Mapping[str, str] = field(default_factory=dict)  # what takes its place where a target names a browser
 
 
 ON_MAC = sys.platform == "darwin"
@@ -67,7 +70,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         ),
     ),
     "onnx": Runtime(
-        "onnx.export",
+        "onnx.session",
         "onnxruntime",
         ("onnxruntime",),
         "ONNX Runtime on this machine's CPU",
@@ -77,7 +80,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         app=app_samples.ONNX,
     ),
     "litert": Runtime(
-        "litert.convert",
+        "litert.session",
         "ai_edge_litert.interpreter",
         ("ai-edge-litert",),
         "LiteRT's interpreter with XNNPACK on this machine's CPU",
@@ -116,7 +119,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     # without distributions: the kit names the one TensorRT release that may run its engine
     "tensorrt": Runtime(
-        "tensorrt.engine",
+        "tensorrt.session",
         "edge_assets.toolchains.tensorrt.kit",
         (),
         "the engine in TensorRT on this machine's GPU",
@@ -131,6 +134,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         ("onnxruntime",),
         "the kit's ONNX graph in ONNX Runtime on this machine's CPU; the engine itself needs its GPU",
         is_the_targets=False,
+        tier="graph",
         evidence_of="onnx",
         weights="tensorrt.kit_onnx",
         app=NoAppSample("it stands in for the engine where there is no GPU, and is never released"),
@@ -151,8 +155,31 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Chromium on this machine",
         extra="browser",
         target_options=("execution_provider",),
+        by_browser={"firefox": "ort_web_firefox", "webkit": "ort_web_webkit"},
         app=NoAppSample(
             "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Chromium"
+        ),
+    ),
+    "ort_web_firefox": Runtime(
+        "web.ort_web",
+        "websockets.sync.client",
+        ("websockets", "npm:onnxruntime-web", "browser:firefox"),
+        "ONNX Runtime Web in headless Firefox on this machine",
+        extra="browser",
+        target_options=("execution_provider", "browser"),
+        app=NoAppSample(
+            "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Firefox"
+        ),
+    ),
+    "ort_web_webkit": Runtime(
+        "web.ort_web",
+        "http.client",
+        ("npm:onnxruntime-web", "browser:webkit"),
+        "ONNX Runtime Web in WebKitGTK on this machine",
+        extra="browser",
+        target_options=("execution_provider", "browser"),
+        app=NoAppSample(
+            "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in WebKitGTK"
         ),
     ),
     "coreml": Runtime(
@@ -162,6 +189,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         COREML_IS,
         extra="apple",
         is_the_targets=ON_MAC,
+        tier="host" if ON_MAC else "reference",
         target_options=("compute_units",),
         build_options=("image",),
         loader="coreml/loader.py",

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Verdict
+from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Provenance, Verdict
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.verify import parity
+from edge_assets.spec.tiers import Tier, suffices
 
 FAILED: Mapping[GateName, Verdict] = {
     "parity": "failed_parity",
@@ -34,8 +35,10 @@ class Limits:
     memory_bytes: int
     cosine: float | None = None  # least mean cosine of the first output with fp32's; None: no such gate
     own_unit: str | None = None  # the deciding metric, where its gate is given in its own unit; None: in points
+    metric: str | None = None  # the deciding metric, where it is not accuracy
     # largest drops of metrics beside the deciding one, by label, in the metric's own unit; None: it is only reported
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    evidence: Tier | None = None  # the least tier of parity and accuracy; None: the best that there is
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Candidate:
     latency: Latency | None = None  # at batch 1, measured on the target's own hardware
     cosine_mean: float | None = None  # of the first output with fp32's, over the evaluation samples
     is_baseline: bool = False
+    # by gate, how its evidence is known; a gate that is not here has none
+    tiers: Mapping[GateName, Tier] = field(default_factory=dict)
+    parts: Sequence[tuple[Provenance, Accuracy]] = ()  # of better tiers that saw a part of the evaluation set
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Contest:
     passing: Sequence[Candidate]
     baseline: Candidate | None
     not_measured: str  # why nothing was timed, where nothing was
+    limits: Limits
 
     @property
     def is_timed(self) -> bool:
@@ -95,7 +102,7 @@ def judge(candidates: Sequence[Candidate], limits: Limits, not_measured: str = N
     if not passing:
         return judged
     baseline = next((candidate for candidate in candidates if candidate.is_baseline), None)
-    contest = Contest(passing, baseline, not_measured)
+    contest = Contest(passing, baseline, not_measured, limits)
     winner = contest.winner()
     ranked = []
     for entry in judged:
@@ -153,6 +160,9 @@ def _gated(candidate: Candidate, limits: Limits) -> Judged:
         verdict, reason = candidate.blocked
         return Judged(candidate, verdict, reason)
     outcomes = gates(candidate, limits)
+    weak = _too_weak(outcomes, limits.evidence)
+    if weak:
+        return Judged(candidate, "missing_evidence", weak, outcomes)
     missing = [gate.name for gate in outcomes if gate.passed is None]
     if missing:
         reason = f"no evidence for {', '.join(missing)}, and missing evidence blocks a release"
@@ -167,7 +177,7 @@ def _parity_gate(candidate: Candidate) -> Gate:
     if candidate.parity is None:
         return Gate("parity", None, "not verified against PyTorch")
     passed, sentence = parity.verdict(candidate.parity, candidate.precision)
-    return Gate("parity", passed, sentence)
+    return Gate("parity", passed, sentence, tier=candidate.tiers.get("parity"))
 
 
 def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
@@ -185,14 +195,19 @@ def _accuracy_gate(candidate: Candidate, limits: Limits) -> Gate:
         is_within, own_sentence = _own_unit(other, label, 100 * most)
         outcomes.append(is_within)
         sentence += f"; {own_sentence}"
+    for provenance, part in candidate.parts:
+        is_no_worse, own_sentence = _part_sentence(provenance, part, limits)
+        outcomes.append(is_no_worse)
+        sentence += f"; {own_sentence}"
+    tier = candidate.tiers.get("accuracy")
     if limits.cosine is None:
-        return Gate("accuracy", all(outcomes), sentence)
+        return Gate("accuracy", all(outcomes), sentence, tier=tier)
     cosine = candidate.cosine_mean
     if cosine is None:
-        return Gate("accuracy", None, f"{sentence}; mean cosine with fp32 not known")
+        return Gate("accuracy", None, f"{sentence}; mean cosine with fp32 not known", tier=tier)
     comparison = "at least" if cosine >= limits.cosine else "below"
     sentence += f"; mean cosine with fp32 {cosine:.4f}, {comparison} {limits.cosine:g}"
-    return Gate("accuracy", all(outcomes) and cosine >= limits.cosine, sentence)
+    return Gate("accuracy", all(outcomes) and cosine >= limits.cosine, sentence, tier=tier)
 
 
 def _drop_sentence(accuracy: Accuracy, limits: Limits) -> tuple[bool, str]:
@@ -203,8 +218,9 @@ def _drop_sentence(accuracy: Accuracy, limits: Limits) -> tuple[bool, str]:
         return passed, f"{sentence}, on {accuracy.samples} samples"
     passed = accuracy.drop_points <= limit
     low, high = accuracy.drop_interval_points
+    name = f"{limits.metric} " if limits.metric else ""
     sentence = (
-        f"drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
+        f"{name}drops {accuracy.drop_points:.2f} points ({low:.2f} to {high:.2f}) on {accuracy.samples} samples, "
         f"{_within(passed)} the gate of {limit:.2f}"
     )
     return passed, sentence
@@ -221,6 +237,34 @@ def _own_unit(accuracy: Accuracy, label: str, limit_points: float) -> tuple[bool
     return passed, sentence
 
 
+def _part_sentence(provenance: Provenance, part: Accuracy, limits: Limits) -> tuple[bool, str]:
+    """Whether a part of the set does not show a drop over the gate, and the sentence: few samples prove little."""
+    low, high = part.drop_interval_points
+    limit = limits.accuracy_drop_points
+    unit, scale = "points", 1.0
+    if limits.own_unit:
+        unit, scale = limits.own_unit, 0.01
+    passed = low <= limit
+    sentence = (
+        f"on {provenance.by} ({provenance.tier}) {scale * part.drop_points:.4g} {unit} "
+        f"({scale * low:.4g} to {scale * high:.4g}) on {part.samples} samples"
+    )
+    if not passed:
+        sentence += ", which is over the gate"
+    return passed, sentence
+
+
+def _too_weak(outcomes: Sequence[Gate], demanded: Tier | None) -> str | None:
+    """Why evidence that there is does not count, where a better tier is demanded."""
+    weak = []
+    for gate in outcomes:
+        if gate.tier is not None and not suffices(gate.tier, demanded):
+            weak.append(f"{gate.name} is known by tier {gate.tier}")
+    if not weak:
+        return None
+    return f"evidence of tier {demanded} is demanded, and {', '.join(weak)}"
+
+
 def _size_gate(candidate: Candidate, limits: Limits) -> Gate:
     if candidate.size_bytes is None:
         return Gate("size", None, "size not measured")
@@ -235,7 +279,8 @@ def _memory_gate(candidate: Candidate, limits: Limits) -> Gate:
         return Gate("memory", None, "memory not measured")
     passed = memory.bytes <= limits.memory_bytes
     budget = f"{_within(passed)} the budget of {readable_size(limits.memory_bytes)}"
-    return Gate("memory", passed, f"peak memory {readable_size(memory.bytes)} {memory.how}, {budget}", memory.how)
+    sentence = f"peak memory {readable_size(memory.bytes)} {memory.how}, {budget}"
+    return Gate("memory", passed, sentence, memory.how, tier=candidate.tiers.get("memory"))
 
 
 def _within(passed: bool) -> Literal["within", "over"]:
@@ -289,8 +334,8 @@ def _rank(candidate: Candidate, winner: Candidate, contest: Contest) -> tuple[Ve
     rivals = [winner, *(rival for rival in contest.passing if rival is not winner)]
     for rival in rivals:
         if _dominates(rival, candidate, timed):
-            return "dominated", f"{rival.name} is {_versus(rival, candidate, timed)}"
-    return "not_selected", _why_it_lost(candidate, winner, timed)
+            return "dominated", f"{rival.name} is {_versus(rival, candidate, contest)}"
+    return "not_selected", _why_it_lost(candidate, winner, contest)
 
 
 def _dominates(rival: Candidate, candidate: Candidate, timed: bool) -> bool:
@@ -313,7 +358,7 @@ def _why_it_won(winner: Candidate, contest: Contest) -> str:
         rank = "the only variant that passed every gate"
     if not contest.is_timed:
         return f"{rank}: {readable_size(_size(winner))}; latency {contest.not_measured}"
-    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware"
+    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware{_disturbed(contest)}"
     if contest.baseline is None or contest.baseline.latency is None:
         return text
     ratio = _p50(contest.baseline) / _p50(winner)
@@ -322,9 +367,18 @@ def _why_it_won(winner: Candidate, contest: Contest) -> str:
     return f"{text}, {ratio:.1f} times as fast as PyTorch eager"
 
 
-def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
-    numbers = f"{_numbers(candidate, timed)} against {_numbers(winner, timed)}"
-    if timed:
+def _disturbed(contest: Contest) -> str:
+    """That others took part in the timing of some, in words; empty where nobody did."""
+    surroundings = [candidate.latency.surroundings for candidate in contest.passing if candidate.latency]
+    disturbed = [found for found in surroundings if found and found.disturbed]
+    if not disturbed:
+        return ""
+    return f" while something else ran on it, so that no time is certain ({disturbed[0].said})"
+
+
+def _why_it_lost(candidate: Candidate, winner: Candidate, contest: Contest) -> str:
+    numbers = f"{_numbers(candidate, contest)} against {_numbers(winner, contest)}"
+    if contest.is_timed:
         if _p50(candidate) > _p50(winner) * (1 + TIE):
             return f"slower than {winner.name}: {numbers}{_smaller(candidate, winner)}"
         return f"no faster than {winner.name} by more than {100 * TIE:.0f} %, and larger: {numbers}"
@@ -336,13 +390,22 @@ def _why_it_lost(candidate: Candidate, winner: Candidate, timed: bool) -> str:
     return f"about as small as {winner.name}, and {worse}: {numbers}"
 
 
-def _versus(better: Candidate, worse: Candidate, timed: bool) -> str:
-    return f"no worse on any count, better on one: {_numbers(better, timed)} against {_numbers(worse, timed)}"
+def _versus(better: Candidate, worse: Candidate, contest: Contest) -> str:
+    numbers = f"{_numbers(better, contest)} against {_numbers(worse, contest)}"
+    return f"no worse on any count, better on one: {numbers}"
 
 
-def _numbers(candidate: Candidate, timed: bool) -> str:
-    latency = f"{_p50(candidate):.2f} ms, " if timed else ""
-    return f"{latency}{readable_size(_size(candidate))}, drop {_drop(candidate):.2f} points"
+def _numbers(candidate: Candidate, contest: Contest) -> str:
+    latency = f"{_p50(candidate):.2f} ms, " if contest.is_timed else ""
+    return f"{latency}{readable_size(_size(candidate))}, {_drop_in_words(candidate, contest.limits)}"
+
+
+def _drop_in_words(candidate: Candidate, limits: Limits) -> str:
+    """In points, or, where the gate is in the metric's own unit, in that."""
+    if limits.own_unit:
+        return f"{limits.own_unit} worse by {_drop(candidate) / 100:.4g}"
+    name = f"{limits.metric} " if limits.metric else ""
+    return f"{name}drop {_drop(candidate):.2f} points"
 
 
 def _smaller(candidate: Candidate, winner: Candidate) -> str:

@@ -1,26 +1,28 @@
 """Loaded models: what a session of any runtime can do, what it is fed, and how to open one in any process."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-
+from edge_assets.core.arranged import ArrangedSession
+from edge_assets.core.datasets.ahead import read_ahead
 from edge_assets.core.datasets.kept import Batch, Kept, KeptStream, first, joined, open_kept, whole
-from edge_assets.core.layout import Layout, Stream, arranged, place
+from edge_assets.core.layout import Layout, Stream, place
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.sizes import readable_size
 from edge_assets.errors import DataError, Refused
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.spec.preprocess import Preprocessing
 from edge_assets.targets import Target
 
-Feeds = Mapping[str, np.ndarray]
+Feeds: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 class Session(Protocol):
@@ -36,14 +38,14 @@ class Session(Protocol):
         ...
 
 
-class Samples(dict[str, np.ndarray]):
+class Samples(dict[str, "np.ndarray"]):
     """Inputs by name, samples first, that know how the model takes them."""
 
     def __init__(self, arrays: Feeds, layout: Layout) -> None:
         super().__init__(arrays)
         self.layout = layout
 
-    def first(self, count: int) -> "Samples":
+    def first(self, count: int) -> Samples:
         """The first samples."""
         return Samples({name: array[:count] for name, array in self.items()}, self.layout)
 
@@ -92,65 +94,44 @@ class SavedFeeds:
             )
 
     def first(self, count: int) -> dict[str, np.ndarray]:
-        """The model's inputs for the first `count` samples, or for all where there are fewer."""
-        return joined(feeds for _, feeds in self.batches(0, count))
+        """The model's inputs for the first `count` samples, or for all where there are fewer; no others are read."""
+        feeds = joined(feeds for _, feeds in self.batches(0, count))
+        if self.layout is None:
+            return feeds
+        return Samples(feeds, self.layout)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-        """Raw samples and the model's inputs, some at a time."""
+        """Raw samples and the model's inputs, some at a time; the next ones are read while these are in use."""
+        return read_ahead(self._batches(start, stop))
+
+    def _batches(self, start: int, stop: int | None) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
         for batch in self.kept.batches(start, stop):
             yield batch, self.preprocess.apply(batch.raw)
 
+    def in_batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """All samples in batches of `size`, the last one of what is left, as the model takes them.
 
-class ArrangedSession:
-    """A session that takes and gives samples, of a model that has its batch elsewhere, or states.
+        However many samples are read at a time, the batches are the same.
+        """
+        waiting: dict[str, np.ndarray] = {}
+        for _, feeds in self.batches():
+            waiting = joined([waiting, feeds])
+            count = len(next(iter(waiting.values())))
+            end = count - count % size
+            for start in range(0, end, size):
+                yield self._part(waiting, start, start + size)
+            waiting = {name: array[end:] for name, array in waiting.items()}
+        if len(next(iter(waiting.values()), ())):
+            yield self._part(waiting, 0, size)
 
-    Everything else that the session can do stays.
-    """
+    def _part(self, feeds: Feeds, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Some of these samples as the model takes them."""
+        if self.layout is None:
+            return {name: array[start:stop] for name, array in feeds.items()}
+        return Samples(feeds, self.layout).part(start, stop)
 
-    def __init__(self, session: Session, layout: Layout) -> None:
-        self._session = session
-        self._layout = layout
-        self._one = getattr(session, "run_one", None)  # of programs that take one sample at a time
-        self._streams: dict[int, Stream] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        def run(placed: Feeds) -> Feeds:
-            return self._session.run(placed)
-
-        if self._one is not None:
-            run.one = self._one  # type: ignore[attr-defined]  # as loaders of released folders have it
-        return arranged(run, self._layout)(feeds)
-
-    def time(self, feeds: Feeds) -> float:
-        """Milliseconds of one query: of one step, which takes the states that the one before gave."""
-        if self._one is None:
-            return self._timed(0, self._session.run, feeds)
-        total = 0.0
-        for position in range(len(next(iter(feeds.values())))):
-            sample = {name: array[position : position + 1] for name, array in feeds.items()}
-            total += self._timed(position, self._one, sample)
-        return total
-
-    def query(self, feeds: Feeds) -> tuple[Feeds, Feeds]:
-        """What the model itself takes of one sample, in its first step, and what it gives for it."""
-        placed = Stream(self._layout).next(feeds)
-        return placed, (self._one or self._session.run)(placed)
-
-    def _timed(self, number: int, run: Callable[[Feeds], Feeds], feeds: Feeds) -> float:
-        stream = self._streams.setdefault(number, Stream(self._layout))
-        placed = stream.next(feeds)
-        clock = getattr(self._session, "time", None)
-        if clock is not None:  # of another process, which gives no outputs
-            milliseconds: float = clock(placed)
-            return milliseconds
-        started = time.perf_counter()
-        outputs = run(placed)
-        elapsed = 1000 * (time.perf_counter() - started)
-        stream.keep(outputs)
-        return elapsed
+CalibrationData: TypeAlias = "Feeds | SavedFeeds"  # samples first: at once, or read some at a time
 
 
 @dataclass(frozen=True)
@@ -195,21 +176,16 @@ class Loadable:
                 close()
 
 
-def inputs_by_step(session: Session, feeds: Feeds, layout: Layout, batch: int = 64) -> dict[str, np.ndarray]:
-    """What a model with states takes in every step of sequences [n, steps, ...]: [steps * n, ...], samples first."""
-    count = len(next(iter(feeds.values())))
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, count, batch):
-        some = {name: array[start : start + batch] for name, array in feeds.items()}
-        stream = Stream(layout)
-        for step in range(next(iter(some.values())).shape[1]):
-            placed = stream.next(some)
-            for name, array in some.items():
-                parts.setdefault(name, []).append(array[:, step])
-            for name, state in layout["states"].items():
-                parts.setdefault(name, []).append(np.moveaxis(placed[name], state["axis"], 0))
-            stream.keep(session.run(placed))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+def inputs_by_step(session: Session, feeds: Feeds, layout: Layout) -> Iterator[dict[str, np.ndarray]]:
+    """What a model with states takes of sequences [n, steps, ...] in each step, [n, ...]: samples first."""
+    stream = Stream(layout)
+    for step in range(next(iter(feeds.values())).shape[1]):
+        placed = stream.next(feeds)
+        taken = {name: array[:, step] for name, array in feeds.items()}
+        for name, state in layout["states"].items():
+            taken[name] = np.moveaxis(placed[name], state["axis"], 0)
+        yield taken
+        stream.keep(session.run(placed))
 
 
 def layout_of(spec: ModelSpec) -> dict[str, dict[str, Any]] | None:

@@ -5,14 +5,21 @@ A name is a distribution's unless it says otherwise: `npm:onnxruntime-web`, `bro
 
 import json
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 from edge_assets.errors import MissingTool
-from edge_assets.targets.machine import browser
+from edge_assets.targets.machine import BROWSERS, browser
 
+WEBKIT_VERSION = """
+import ctypes
+library = ctypes.CDLL("libwebkit2gtk-4.1.so.0")
+parts = (library.webkit_get_major_version, library.webkit_get_minor_version, library.webkit_get_micro_version)
+print(".".join(str(part()) for part in parts))
+"""
 NODE_MODULES = Path(__file__).parent.parent / "toolchains" / "web" / "static" / "node_modules"
 
 
@@ -45,6 +52,9 @@ def _npm(name: str) -> str:
 def _browser(name: str) -> str:
     command = browser(name)
     if command is None:
-        raise MissingTool(name, "browser", f"apt-get install {name}")
-    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    return next(word for word in printed.split() if word[0].isdigit())
+        raise MissingTool(name, "browser", f"apt-get install {BROWSERS[name].packages}")
+    asking = [command, "--version"]
+    if name == "webkit":
+        asking = [sys.executable, "-c", WEBKIT_VERSION]  # its driver does not say, and MiniBrowser needs a display
+    printed = subprocess.run(asking, capture_output=True, text=True, check=True, timeout=60).stdout
+    return next(word for word in printed.split() if word[0].isdigit()).removesuffix("esr")

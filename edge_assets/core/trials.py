@@ -34,14 +34,18 @@ class Trial:
 
     def meets(self, limits: Limits) -> bool:
         """Whether the accuracy gate, the only one that a search can know, would let it pass."""
-        cosine = limits.cosine is None or (self.cosine_mean is not None and self.cosine_mean >= limits.cosine)
-        return self.drop_points <= limits.accuracy_drop_points and cosine
+        if self.drop_points > limits.accuracy_drop_points:
+            return False
+        if limits.cosine is None:
+            return True
+        return self.cosine_mean is not None and self.cosine_mean >= limits.cosine
 
     def missed_by(self, limits: Limits) -> float:
         """How far it is from the gate: points of accuracy over it, plus hundredths of cosine below it."""
         missing = max(0.0, self.drop_points - limits.accuracy_drop_points)
         if limits.cosine is not None:
-            missing += 100 * max(0.0, limits.cosine - (self.cosine_mean or 0.0))
+            cosine = self.cosine_mean or 0.0
+            missing += 100 * max(0.0, limits.cosine - cosine)
         return missing
 
 
@@ -62,7 +66,12 @@ class Trials:
         """Samples that candidates are judged on: even, since a metric may work on pairs."""
         return max(PARITY_SAMPLES, self.samples // 2 // 2 * 2)
 
-    def run(self, parameters: Mapping[str, object], write: Write, samples: int | None = None) -> Trial:
+    def run(
+        self,
+        parameters: Mapping[str, object],
+        write: Write,
+        samples: int | None = None,
+    ) -> Trial:
         """Write a candidate and verify it on the first `samples` samples, half of the set by default.
 
         Raises Refused if the candidate's file cannot be made or run.

@@ -17,7 +17,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Self, TypeVar
 
 from edge_assets.core import shapes
-from edge_assets.core.evidence import Accuracy, Facts, Parity, Verified, shape_of
+from edge_assets.core.evidence import Accuracy, Facts, Observed, Parity, Verified, shape_of
+from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.errors import Malformed
 from edge_assets.hashing import canonical_json, digest
 
@@ -216,6 +217,8 @@ class Built:
     runtime: str
     build: Result
     evidence: Result | None  # parity and accuracy; None where the build was refused
+    # the same from devices and emulated instruction sets; None: there were none
+    elsewhere: tuple[Result, ...] | None = field(default=None, metadata=LEFT_OUT)
 
     @property
     def artifact(self) -> Artifact | None:
@@ -232,6 +235,11 @@ class Built:
         if self.evidence is None or self.evidence.refused is not None:
             return None
         return self.evidence.said(Verified)
+
+    @cached_property
+    def observed(self) -> tuple[Observed, ...]:
+        """What devices and emulated instruction sets say of it."""
+        return tuple(result.said(Observed) for result in self.elsewhere or () if result.refused is None)
 
     @property
     def parity(self) -> Parity | None:
@@ -284,10 +292,13 @@ class Built:
     @property
     def data_version(self) -> str:
         """Changes when the bytes change or when they were verified against something else."""
-        return digest([self.build.sha256, self.evidence.recipe.sha256 if self.evidence else None])
+        evidence = self.evidence.recipe.sha256 if self.evidence else None
+        if not self.elsewhere:
+            return digest([self.build.sha256, evidence])
+        return digest([self.build.sha256, evidence, [result.recipe.sha256 for result in self.elsewhere]])
 
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+    def to_dict(self) -> Mapping[str, object]:
+        return shapes.record(self)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
@@ -301,6 +312,8 @@ class Built:
         self.build.check_facts()
         if self.evidence:
             self.evidence.check_facts()
+        for result in self.elsewhere or ():
+            result.check_facts()
 
 
 @dataclass(frozen=True)
@@ -323,8 +336,8 @@ class Report:
         """Changes when the measurement does, or a variant's bytes, or what they were verified against."""
         return digest([self.measurement.sha256, [built.data_version for built in self.builts]])
 
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+    def to_dict(self) -> Mapping[str, object]:
+        return shapes.record(self)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:

@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 from edge_assets.core import isolation
 from edge_assets.core.scheme import Precision
-from edge_assets.core.session import Feeds, SavedFeeds
+from edge_assets.core.session import CalibrationData, SavedFeeds
 from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets import Target
 
-# calibration: the calibration data, which `build` gets. training: the fine-tuning data and its loss. search: candidates
-# of its own, judged on the evaluation data. architecture: its code, for what is not made from the checkpoint itself
+# calibration: the calibration data. training: the fine-tuning data and its loss. search: candidates of its own, judged
+# on the evaluation data. architecture: its code, for what is not made from the checkpoint itself
 Need = Literal["calibration", "training", "search", "architecture"]
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
@@ -33,9 +33,9 @@ class BuildRequest:
     spec: ModelSpec
     parameters: Mapping[str, Any]
     source: Path  # the source variant's artifact, or the checkpoint
-    calibration: Callable[[], Feeds]  # preprocessed inputs, whole set; only for variants that need it
     output: Path  # the folder to write into
     log: Callable[[str], None]
+    calibration: CalibrationData = field(default_factory=dict)  # the model's inputs; only for variants that need them
     others: Mapping[str, Path] = field(default_factory=dict)  # artifacts of those `others` that were built, by name
     training: SavedFeeds | None = None  # the fine-tuning data's inputs; only for variants that need it
     trials: Trials | None = None  # only for variants that need a search

@@ -60,7 +60,9 @@ class Fit:
     def goes_by(self, wanted: str) -> bool:
         """Whether a choice of the spec's means these weights: by their keys, the first of them, or by their prefix."""
         whole = f"{self.place}.{self.prefix}".strip(".")
-        return wanted in (self.place, self.prefix.rstrip("."), whole) or self.place.startswith(f"{wanted}.")
+        if self.place.startswith(f"{wanted}."):
+            return True
+        return wanted in (self.place, self.prefix.rstrip("."), whole)
 
     @property
     def faults(self) -> int:
@@ -106,7 +108,8 @@ def _prefixes(state: "State", expected: "State") -> list[str]:
         ending = f".{name}"
         found = [key[: -len(name)] for key in state if key.endswith(ending)]
         if found or name in state:
-            return sorted(set(found), key=lambda prefix: (len(prefix), prefix))
+            by_name = sorted(set(found))
+            return sorted(by_name, key=len)
     return []
 
 
@@ -122,10 +125,17 @@ def _under(prefix: str, place: str, state: "State", expected: "State") -> Fit:
     tied = _tied(renamed, expected)
     if tied:
         remarks.append(f"{listing(list(tied))} tied to what is there")
-    whole = {**renamed, **{name: renamed[other] for name, other in tied.items()}}
-    missing = [name for name in expected if name not in whole and not name.endswith(COUNTERS)]
+    whole = dict(renamed)
+    for name, other in tied.items():
+        whole[name] = renamed[other]
+    missing: list[str] = []
+    differing: list[str] = []
+    for name, tensor in expected.items():
+        if name in whole and whole[name].shape != tensor.shape:
+            differing.append(name)
+        if name not in whole and not name.endswith(COUNTERS):
+            missing.append(name)
     unexpected = [name for name in whole if name not in expected]
-    differing = [name for name in expected if name in whole and whole[name].shape != expected[name].shape]
     return Fit(
         place=place,
         prefix=prefix,
@@ -145,7 +155,8 @@ def _renamed(names: "State", expected: "State") -> tuple[dict[str, "torch.Tensor
     for name, tensor in names.items():
         found = name
         if name not in expected:
-            unwrapped = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+            parts = [part for part in name.split(".") if part not in WRAPPERS]
+            unwrapped = ".".join(parts)
             other_norm = _other_norm(unwrapped)
             if unwrapped in expected and unwrapped not in names:
                 found = unwrapped
@@ -161,10 +172,12 @@ def _other_norm(name: str) -> str:
     """The name that a part of weight_norm has in its newer form if this is of the older, and the reverse."""
     older = OLDER_NORM.fullmatch(name)
     if older:
-        return f"{older['place']}parametrizations.{older['name']}.original{NEWER_PART[older['part']]}"
+        place, inner, part = older.group("place", "name", "part")
+        return f"{place}parametrizations.{inner}.original{NEWER_PART[part]}"
     newer = NEWER_NORM.fullmatch(name)
     if newer:
-        return f"{newer['place']}{newer['name']}_{OLDER_PART[newer['part']]}"
+        place, inner, part = newer.group("place", "name", "part")
+        return f"{place}{inner}_{OLDER_PART[part]}"
     return name
 
 
@@ -186,7 +199,10 @@ def _tied(state: "State", expected: "State") -> dict[str, str]:
 
 def without_inner(fits: Sequence[Fit]) -> list[Fit]:
     """Without what lies under prefixes, where the architecture's own names are all there: these are meant."""
-    as_they_are = {fit.place for fit in fits if not (fit.prefix or fit.remarks or fit.missing)}
+    as_they_are = set()
+    for fit in fits:
+        if not (fit.prefix or fit.remarks or fit.missing):
+            as_they_are.add(fit.place)
     return [fit for fit in fits if not fit.prefix or fit.place not in as_they_are]
 
 
@@ -209,9 +225,11 @@ def _same(first: Fit, second: Fit) -> bool:
 def listing(names: Sequence[object], letters: int = 80) -> str:
     """The first names, each on one line and cut at so many letters, and how many more there are."""
     shown: list[str] = []
+    taken = 0
     for name in names[:SHOWN]:
         text = printable(name, letters)
-        if shown and sum(map(len, shown)) + len(text) > SHOWN_LETTERS:
+        taken += len(text)
+        if shown and taken > SHOWN_LETTERS:
             break
         shown.append(text)
     rest = len(names) - len(shown)

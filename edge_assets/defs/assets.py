@@ -53,7 +53,11 @@ def family_partitions(spec: ModelSpec, targets: list[Target]) -> dg.MultiPartiti
     return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(spec), "target": names})
 
 
-def family_assets(spec: ModelSpec, family: Family, targets: list[Target]) -> list[dg.AssetsDefinition]:
+def family_assets(
+    spec: ModelSpec,
+    family: Family,
+    targets: list[Target],
+) -> list[dg.AssetsDefinition]:
     """The asset definitions of one model and family."""
     partitions = family_partitions(spec, targets)
     return [
@@ -86,7 +90,12 @@ def clear_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
         yield
 
 
-def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family, store: ArtifactStoreResource) -> Cell:
+def open_cell(
+    context: dg.AssetExecutionContext,
+    spec: ModelSpec,
+    family: Family,
+    store: ArtifactStoreResource,
+) -> Cell:
     """The cell that this run's partition names. A partition added by hand is looked up in the model's folder."""
     from edge_assets.spec.project import checkpoint_folder
 
@@ -100,7 +109,12 @@ def open_cell(context: dg.AssetExecutionContext, spec: ModelSpec, family: Family
     return Cell(spec, family, target(keys["target"]), checkpoint, opened, context.log.info)
 
 
-def _common(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, name: str) -> dict[str, Any]:
+def _common(
+    spec: ModelSpec,
+    family: Family,
+    partitions: dg.PartitionsDefinition,
+    name: str,
+) -> dict[str, Any]:
     return {
         "key": asset_key(spec, family, name),
         "partitions_def": partitions,
@@ -112,7 +126,9 @@ def _common(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition
 
 
 def check_specs(
-    key: dg.AssetKey, partitions: dg.PartitionsDefinition, checks: Mapping[str, str]
+    key: dg.AssetKey,
+    partitions: dg.PartitionsDefinition,
+    checks: Mapping[str, str],
 ) -> list[dg.AssetCheckSpec]:
     """An asset's checks by partition, from their descriptions by name."""
     specs = []
@@ -120,7 +136,14 @@ def check_specs(
         # partitioned checks are in preview; without them a check shows only its newest partition's result
         warnings.simplefilter("ignore", dg.PreviewWarning)
         for check, description in checks.items():
-            specs.append(dg.AssetCheckSpec(check, asset=key, description=description, partitions_def=partitions))
+            specs.append(
+                dg.AssetCheckSpec(
+                    check,
+                    asset=key,
+                    description=description,
+                    partitions_def=partitions,
+                )
+            )
     return specs
 
 
@@ -128,7 +151,11 @@ def _ins(spec: ModelSpec, family: Family, names: Sequence[str]) -> dict[str, dg.
     return {name: dg.AssetIn(key=asset_key(spec, family, name)) for name in names}
 
 
-def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+def _checkpoint_asset(
+    spec: ModelSpec,
+    family: Family,
+    partitions: dg.PartitionsDefinition,
+) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(spec, family, partitions, CHECKPOINT),
         description="The checkpoint, read safely and checked against the architecture, with calibration and "
@@ -138,7 +165,9 @@ def _checkpoint_asset(spec: ModelSpec, family: Family, partitions: dg.Partitions
         code_version=GRAPH_VERSION,
     )
     def checkpoint(
-        context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
+        context: dg.AssetExecutionContext,
+        store: ArtifactStoreResource,
+        tracking: MLflowTracking,
     ) -> dg.MaterializeResult[Built]:
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
@@ -163,7 +192,10 @@ def _largest_drop(spec: ModelSpec) -> str:
 
 
 def _variant_asset(
-    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, variant: Variant
+    spec: ModelSpec,
+    family: Family,
+    partitions: dg.PartitionsDefinition,
+    variant: Variant,
 ) -> dg.AssetsDefinition:
     checks = {
         "parity": "Outputs against PyTorch eager, in batches of 1, 2 and 5",
@@ -204,7 +236,11 @@ def _variant_asset(
     return definition
 
 
-def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+def _report_asset(
+    spec: ModelSpec,
+    family: Family,
+    partitions: dg.PartitionsDefinition,
+) -> dg.AssetsDefinition:
     sources = [CHECKPOINT, *(variant.name for variant in family.variants)]
     checks = {"memory": "Peak resident memory of every variant within the tighter of the two budgets"}
 
@@ -227,7 +263,7 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
     ):
         with clear_errors(context):
             cell = open_cell(context, spec, family, store)
-            ordered = {name: builts[name] for name in sources}
+            ordered = cell.observe({name: builts[name] for name in sources})
             judgement = Judgement(cell, ordered, cell.measure(ordered, config.mode))
             report = judgement.report()
             urls = tracking.log(entries.report_entries(judgement, report, context.run_id), context.log.warning)
@@ -243,7 +279,10 @@ def _report_asset(spec: ModelSpec, family: Family, partitions: dg.PartitionsDefi
 
 
 def _release_asset(
-    spec: ModelSpec, family: Family, partitions: dg.PartitionsDefinition, targets: list[Target]
+    spec: ModelSpec,
+    family: Family,
+    partitions: dg.PartitionsDefinition,
+    targets: list[Target],
 ) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(spec, family, partitions, RELEASE),

@@ -8,6 +8,7 @@ of definitions, by the process that has loaded them, and are in no materializati
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +33,7 @@ def calls(*functions: Callable[..., object], model: str | None = None) -> Metada
         return {KEY: dg.CodeReferencesMetadataValue(code_references=references)}
 
 
+@cache  # the same for every model and family
 def _reference(function: Callable[..., object]) -> dg.LocalFileCodeReference:
     code = inspect.unwrap(function).__code__
     module = function.__module__.split(".")[-2:]  # as much as Dagster's page has room for

@@ -15,6 +15,7 @@ from edge_assets.defs.metadata import measured_on
 from edge_assets.hashing import Json
 from edge_assets.pipeline.cell import RELEASE, Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.report import words
 from edge_assets.settings import dagster_url
 from edge_assets.spec.model import Dataset, ModelSpec
 from edge_assets.spec.preprocess import AudioPreprocessing, ImagePreprocessing, TextPreprocessing
@@ -121,7 +122,7 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
             run=row.artifact,
             kind="report",
             metrics=row.measured_numbers(),
-            tags={"verdict": row.verdict, "reason": row.reason},
+            tags={"verdict": row.verdict, "reason": row.reason} | _tiers(row),
         )
         entries.append(entry)
     conditions = judgement.candidates.conditions
@@ -145,6 +146,16 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
     return [*entries, parent]
 
 
+def _tiers(row: Row) -> dict[str, str]:
+    """Tags that say how each kind of number is known; what a later build knows better replaces them."""
+    tags: dict[str, str] = {f"tier.{kind}": origin.tier for kind, origin in (row.provenance or {}).items()}
+    if row.findings:
+        tags["contradiction"] = "; ".join(row.findings)
+    if row.disturbed:
+        tags["disturbed"] = row.disturbed
+    return tags
+
+
 def _description(judgement: Judgement) -> str:
     """The cell in Markdown: what it is, the verdicts with the numbers that they rest on, and why."""
     cell = judgement.cell
@@ -164,10 +175,14 @@ def _released(rows: Sequence[Row]) -> str:
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
-    lines = ["| variant | verdict | size (KiB) | drop (points) | P50 (ms) | why |", "|---|---|---:|---:|---:|---|"]
+    metric, drop = words.headings(rows)
+    drop = drop.replace("points", "(points)")
+    if metric != "accuracy":
+        drop = f"{metric} {drop}"
+    lines = [f"| variant | verdict | size (KiB) | {drop} | P50 (ms) | why |", "|---|---|---:|---:|---:|---|"]
     for row in rows:
-        numbers = (divided(row.size_bytes, KIB), row.accuracy_drop_points, row.p50_ms)
-        cells = [row.artifact, row.verdict, *map(_number, numbers), row.reason]
+        cells = [row.artifact, row.verdict, _number(divided(row.size_bytes, KIB)), words.drop(row), _number(row.p50_ms)]
+        cells.append(row.reason)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -29,7 +29,11 @@ def check_spec(release: dg.AssetKey) -> dg.AssetCheckSpec:
 
 
 def is_newest_released(
-    spec: ModelSpec, family: Family, targets: list[Target], store: ArtifactStore, just_released: str | None = None
+    spec: ModelSpec,
+    family: Family,
+    targets: list[Target],
+    store: ArtifactStore,
+    just_released: str | None = None,
 ) -> tuple[bool, str]:
     """Whether the newest checkpoint is released for every target, and the sentence that says so.
 
@@ -52,7 +56,10 @@ def is_newest_released(
 def checked(passed: bool, sentence: str) -> dg.AssetCheckResult:
     """What a release says of it."""
     return dg.AssetCheckResult(
-        check_name=CHECK, passed=passed, severity=dg.AssetCheckSeverity.WARN, description=sentence
+        check_name=CHECK,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=sentence,
     )
 
 

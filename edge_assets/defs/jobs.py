@@ -20,7 +20,11 @@ def family_job_name(spec: ModelSpec, family: Family) -> str:
     return f"{spec.name}_{family.name}"
 
 
-def family_job(spec: ModelSpec, family: Family, targets: list[Target]) -> "UnresolvedAssetJobDefinition":
+def family_job(
+    spec: ModelSpec,
+    family: Family,
+    targets: list[Target],
+) -> "UnresolvedAssetJobDefinition":
     """Everything of one family, from checkpoint to release."""
     return dg.define_asset_job(
         family_job_name(spec, family),

@@ -5,6 +5,7 @@ from functools import cache
 import dagster as dg
 
 from edge_assets.defs.assets import family_assets
+from edge_assets.defs.devices import device_sensors
 from edge_assets.defs.jobs import family_job, scorecard_job
 from edge_assets.defs.recovery import dead_runs_sensor
 from edge_assets.defs.resources import resources
@@ -26,7 +27,7 @@ def model_definitions(spec: ModelSpec) -> dg.Definitions:
         ],
         jobs=[*jobs.values(), scorecard_job(spec)],
         schedules=[nightly_schedule(spec, family, targets, jobs[family.name]) for family, targets in graphs],
-        sensors=[checkpoint_sensor(spec, list(jobs.values()))],
+        sensors=[checkpoint_sensor(spec, list(jobs.values())), *device_sensors(spec, list(jobs.values()))],
     )
     return dg.Definitions.merge(resource_definitions(), own)
 

@@ -13,9 +13,10 @@ from edge_assets.core.shapes import record, written
 from edge_assets.core.sizes import KIB, divided
 from edge_assets.core.types import Built, Result
 from edge_assets.defs import tables
-from edge_assets.pipeline.candidates import verified_candidate
+from edge_assets.pipeline.candidates import misnamed, verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.spec.metrics import DEFAULT
 from edge_assets.spec.model import ModelSpec
 from resources.outbox import PARENT
 from resources.tracking import VARIANTS
@@ -36,6 +37,10 @@ def variant(cell: Cell, built: Built, urls: URLs) -> Metadata:
         shown |= {"failed": built.failed, "log": _failure_log(cell, built)}
     elif built.build.refused:
         shown["unavailable" if built.facts.unavailable else "refused"] = built.build.refused
+    elif built.unverified:
+        shown["unverified"] = built.unverified
+    elif misnamed(built):  # what is judged so is told so from the start
+        shown["refused"] = misnamed(built)
     if built.artifact is not None:
         shown |= _of_artifact(cell, built)
     return shown | {
@@ -75,8 +80,10 @@ def _verified(verified: Verified, spec: ModelSpec) -> Metadata:
         "cosine_mean": verified.cosine_mean(spec.outputs[0].name),  # the one that a gate may be for
         "parity": tables.parity_by_output(parity),
     }
+    if deciding.name != DEFAULT:
+        shown["metric"] = deciding.label  # which the accuracy is of
     if not deciding.is_share:
-        shown["metric"] = deciding.label  # whose unit the accuracy has
+        shown["unit"] = deciding.label
     if verified.agreement:
         shown["agreement"] = tables.agreement_by_output(verified.agreement)
     for label, found in (verified.metrics or {}).items():
@@ -98,7 +105,7 @@ def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.As
         return [_warning(name, f"not verified: {built.unverified}") for name in names]
     if "built" in names:
         return [dg.AssetCheckResult(check_name="built", passed=True)]
-    candidate = verified_candidate(built, cell.spec.outputs[0].name)
+    candidate = verified_candidate(cell, built)
     outcomes = gates(candidate, cell.limits)
     return [_check(gate) for gate in outcomes if gate.name in names]
 

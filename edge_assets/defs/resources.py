@@ -55,7 +55,11 @@ def store_resource() -> ArtifactStoreResource:
 def tracking_resource(store: ArtifactStoreResource) -> MLflowTracking:
     """MLflow at `MLFLOW_TRACKING_URI`, or a SQLite file in the state folder."""
     settings = home()
-    return MLflowTracking(uri=settings.tracking_uri, artifacts=str(settings.mlflow / "artifacts"), store=store)
+    return MLflowTracking(
+        uri=settings.tracking_uri,
+        artifacts=str(settings.mlflow / "artifacts"),
+        store=store,
+    )
 
 
 def resources() -> dict[str, dg.ResourceDefinition]:
@@ -66,7 +70,11 @@ def resources() -> dict[str, dg.ResourceDefinition]:
     in_store = dict(STORE)
     if store.root.startswith("s3://"):
         in_store |= S3
-    io_manager = dg.IOManagerDefinition(_given(pointers), config_schema={}, description="Pointers to the store.")
+    io_manager = dg.IOManagerDefinition(
+        _given(pointers),
+        config_schema={},
+        description="Pointers to the store.",
+    )
     return {
         "store": dg.ResourceDefinition(
             _marking(store),

@@ -13,14 +13,20 @@ the instance for as long as it works. A run is dead only if that can be known fr
 Host names decide nothing: those of containers change and repeat. A container on another machine, or before a reboot of
 this one, cannot be told apart from one that works: its run is left alone, and ends by `max_runtime_seconds` of
 dagster.yaml or by somebody who terminates it.
+
+The other way round, a run may be ended whose process goes on: one that hangs in native code does not hear the interrupt
+by which a run is terminated. It would keep what it holds, such as the right to measure alone, from all that come after.
+So a process of this machine that still works on a run which ended a while ago is killed.
 """
 
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,12 +35,12 @@ from pathlib import Path
 from typing import IO, Self
 
 import dagster as dg
-import psutil
 
 TAG = ".dagster/edge_assets_process"  # Dagster shows no tag that begins so
 FORMER_TAG = "edge_assets/process"  # of runs that an earlier version left unfinished
 INITIAL_NAMESPACE = "pid:[4026531836]"  # of process ids, outside of any container; a constant of the kernel
 ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+DEAF_SECONDS = 30  # after its run has ended, a process that still works on it does not hear interrupts
 REASON = "The process that executed this run is gone. What it had finished is kept; run it again to go on from there."
 
 
@@ -109,6 +115,24 @@ def close_if_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return True
 
 
+def kill_deaf_workers(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Kill the processes of this machine that still work on a run which has ended. Returns the runs."""
+    killed = []
+    for lock in (Path(instance.root_directory) / "running").glob("*.lock"):
+        record = instance.get_run_record_by_id(lock.stem)
+        if record is None or record.end_time is None or time.time() - record.end_time < DEAF_SECONDS:
+            continue
+        worker = Worker.of(record.dagster_run)
+        if worker is None or not is_here(worker) or not is_running(worker) or _is_free(lock):
+            continue
+        os.kill(worker.pid, signal.SIGKILL)
+        lock.unlink(missing_ok=True)
+        text = f"Killed the process {worker.pid}, which worked on this run after it had ended."
+        instance.report_engine_event(text, record.dagster_run)
+        killed.append(record.dagster_run)
+    return killed
+
+
 def is_gone(worker: Worker, here: Worker, lock: Path) -> bool:
     """Whether `worker` is known, from `here`, not to run any more. False if it runs or if that cannot be known."""
     if not worker.boot or not here.boot:
@@ -124,6 +148,8 @@ def is_gone(worker: Worker, here: Worker, lock: Path) -> bool:
 
 def is_running(worker: Worker) -> bool:
     """Whether a process of this namespace is there, and is the one that is meant."""
+    import psutil
+
     if not psutil.pid_exists(worker.pid):
         return False
     try:
@@ -161,6 +187,8 @@ def _is_free(lock: Path) -> bool:
 
 def _start_time(pid: int) -> str | None:
     """When a process started, in the system's own counting. None if it is gone, or only waits to be buried."""
+    import psutil
+
     if sys.platform != "linux":
         try:
             process = psutil.Process(pid)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def nightly_schedule(
-    spec: ModelSpec, family: Family, targets: list[Target], job: "UnresolvedAssetJobDefinition"
+    spec: ModelSpec,
+    family: Family,
+    targets: list[Target],
+    job: "UnresolvedAssetJobDefinition",
 ) -> dg.ScheduleDefinition:
     """Rebuilds what is stale (code, data, tools, catalog) of the newest checkpoint at two in the morning."""
 

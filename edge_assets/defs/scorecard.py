@@ -55,7 +55,9 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         & ~dg.AutomationCondition.in_progress(),
     )
     def scorecard(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
-        context: dg.AssetExecutionContext, store: ArtifactStoreResource, tracking: MLflowTracking
+        context: dg.AssetExecutionContext,
+        store: ArtifactStoreResource,
+        tracking: MLflowTracking,
     ):
         checkpoint = context.partition_key
         with clear_errors(context):
@@ -70,11 +72,6 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             regression = _regression(opened, spec, checkpoint)
             entry = _entry(spec, checkpoint, rows, built, context.run_id)
             urls = tracking.log([entry], context.log.warning)
-            url = urls[PARENT]
-        in_mlflow: dg.MetadataValue | str = url
-        if url.startswith("http"):
-            run, _mark, query = url.partition("?")
-            in_mlflow = dg.MetadataValue.url(f"{run}/artifacts/{entry.kind}/{PAGE}?{query}")
         return dg.MaterializeResult(
             metadata={
                 "released": tables.released(rows),
@@ -82,7 +79,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 "targets": len({row.target for row in rows}),
                 "targets_released": len(_released(rows)),
                 "page": dg.MetadataValue.path(folder / PAGE),
-                "page_in_mlflow": in_mlflow,
+                "page_in_mlflow": _page_in_mlflow(urls[PARENT], entry),
                 "mlflow_variants": metadata.link(urls[VARIANTS]),
             },
             data_version=dg.DataVersion(_digest(rows)),
@@ -92,13 +89,25 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     return scorecard
 
 
+def _page_in_mlflow(url: str, entry: Entry) -> dg.MetadataValue | str:
+    """Where the run at that URL shows the page; of an MLflow without a server, the run alone."""
+    if not url.startswith("http"):
+        return url
+    run, _mark, query = url.partition("?")
+    return dg.MetadataValue.url(f"{run}/artifacts/{entry.kind}/{PAGE}?{query}")
+
+
 def _regression(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> dg.AssetCheckResult:
     """Whether any target lost more than its gate against the checkpoint before, with a page of both side by side."""
     from edge_assets.report import page
 
     earlier = next(kept.judged(store, spec, before=checkpoint), None)
     if earlier is None:
-        return dg.AssetCheckResult(passed=True, check_name=REGRESSION, description="no earlier checkpoint was built")
+        return dg.AssetCheckResult(
+            passed=True,
+            check_name=REGRESSION,
+            description="no earlier checkpoint was built",
+        )
     found = between(store, spec, earlier, checkpoints.lookup(store, spec.name, checkpoint))
     side_by_side = home().comparison(spec.name, earlier.key, checkpoint)
     page.write_comparison(side_by_side, spec, found)
@@ -121,7 +130,13 @@ def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence
     return store.remember(Recipe("scorecard", "2", {"rows": _digest(rows)}, about), build)
 
 
-def _entry(spec: ModelSpec, checkpoint: str, rows: Sequence[Row], page: Result, run_id: str) -> Entry:
+def _entry(
+    spec: ModelSpec,
+    checkpoint: str,
+    rows: Sequence[Row],
+    page: Result,
+    run_id: str,
+) -> Entry:
     """The checkpoint's own MLflow run, with the page and how many targets have a release."""
     released = _released(rows)
     targets = len({row.target for row in rows})

@@ -17,12 +17,16 @@ DIGITS = 6  # that are shown of a number
 
 NUMBERS = (
     TableColumn("size_kib", "float", "Artifact size in KiB, as the target holds it"),
-    TableColumn("accuracy", "float", "Mean score on the evaluation set"),
-    TableColumn("drop_points", "float", "Drop against PyTorch eager, in points (hundredths); below 0 is better"),
+    TableColumn(
+        "accuracy", "float", "The deciding metric on the evaluation set; `metric` says which if it is not accuracy"
+    ),
+    TableColumn(
+        "drop_points", "float", "Drop against PyTorch eager, in hundredths of the metric's unit; below 0 is better"
+    ),
     TableColumn("p50_ms", "float", "Median latency in ms at batch 1, where measured on the target's own hardware"),
     TableColumn("snr_db", "float", "Outputs against PyTorch eager: signal-to-noise ratio in dB, the worst batch"),
-    TableColumn("drop_low_points", "float", "Lower end of the drop's 95 % interval, in points"),
-    TableColumn("drop_high_points", "float", "Upper end of the drop's 95 % interval, in points"),
+    TableColumn("drop_low_points", "float", "Lower end of the drop's 95 % interval"),
+    TableColumn("drop_high_points", "float", "Upper end of the drop's 95 % interval"),
     TableColumn("size_ratio", "float", "Size as a share of the fp32 weights"),
     TableColumn("cosine_mean", "float", "Mean cosine of the first output with fp32's, per evaluation sample"),
     TableColumn("p90_ms", "float", "90th percentile of the latency in ms at batch 1"),
@@ -41,6 +45,7 @@ MEASURED_ON = TableColumn("measured_on", "string", "The machine of the times, or
 GATES = (
     TableColumn("gate", "string", "What has to hold for a release"),
     TableColumn("passed", "bool", "Empty where the evidence is missing, which blocks a release"),
+    TableColumn("tier", "string", "How it is known: device, emulated, host, reference or graph"),
     TableColumn("evidence", "string", "What was found, and the limit"),
 )
 PARITY = (
@@ -100,7 +105,10 @@ def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def gates(outcomes: Sequence[Gate]) -> dg.TableMetadataValue:
     """The outcome of each gate of one variant."""
-    return table(GATES, [{"gate": gate.name, "passed": gate.passed, "evidence": gate.sentence} for gate in outcomes])
+    records: list[Record] = []
+    for gate in outcomes:
+        records.append({"gate": gate.name, "passed": gate.passed, "tier": gate.tier, "evidence": gate.sentence})
+    return table(GATES, records)
 
 
 def memory(outcomes: Mapping[str, Gate]) -> dg.TableMetadataValue:

@@ -3,20 +3,46 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from edge_assets.core.evidence import Conditions, Measured, MeasuredVariant, Memory, Network, Verdict
+from edge_assets.core.evidence import (
+    Conditions,
+    Measured,
+    MeasuredVariant,
+    Memory,
+    Network,
+    Provenance,
+    Verdict,
+)
+from edge_assets.core.known import Known
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Candidate
 from edge_assets.core.shapes import read
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.core.verify import parity
+from edge_assets.core.verify import first_outputs, parity
 from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.identity import Identity
+from edge_assets.pipeline.observers import not_emulated
+from edge_assets.spec.tiers import Tier
 from resources.records import parsed
 
 
-def verified_candidate(built: Built, output: str) -> Candidate:
-    """What a variant is before it is measured. `output` is the one whose cosine counts."""
+def known_of(cell: Identity, built: Built) -> Known | None:
+    """What all tiers say of a variant; None where nothing was verified."""
+    if built.verified is None:
+        return None
+    runtime = RUNTIMES[built.runtime]
+    tier = runtime.tier
+    machine = built.verified.machine
+    if tier == "host" and machine is not None and machine.matches(cell.target):
+        tier = "device"
+    return Known(built.verified, Provenance(tier, runtime.verified_with), built.observed)
+
+
+def verified_candidate(cell: Identity, built: Built) -> Candidate:
+    """What a variant is before it is measured."""
     candidate = Candidate(
         name=built.variant,
         format=built.format,
@@ -25,16 +51,26 @@ def verified_candidate(built: Built, output: str) -> Candidate:
         sha256=None,
         size_bytes=built.size_bytes,
         blocked=None,
-        parity=built.parity,
-        accuracy=built.accuracy,
-        metrics=(built.verified.metrics if built.verified else None) or {},
+        parity=None,
+        accuracy=None,
         is_baseline=built.variant == CHECKPOINT,
     )
     if built.artifact:
         candidate = replace(candidate, sha256=built.build.sha256)
-    if built.verified:
-        candidate = replace(candidate, cosine_mean=built.verified.cosine_mean(output))
-    return candidate
+    known = known_of(cell, built)
+    if known is None:
+        return candidate
+    origin, parity_found = known.parity
+    _, whole = known.whole
+    return replace(
+        candidate,
+        parity=parity_found,
+        accuracy=whole.accuracy,
+        metrics=whole.metrics or {},
+        cosine_mean=whole.cosine_mean(cell.spec.outputs[0].name),
+        parts=known.parts,
+        tiers={"parity": origin.tier, "accuracy": known.accuracy_tier},
+    )
 
 
 LEAST_SHARE = 0.5  # of the weights' bytes, in the precision that a variant has in its name
@@ -77,10 +113,20 @@ class Candidates:
         parts = [machine.cpu, f"{machine.cores} cores", f"{self.conditions.threads} thread(s)"]
         if self.cell.family.baseline_device == "cuda":
             parts = [*machine.gpus, *parts]
+        if self.conditions.device:
+            parts = [f"device {self.conditions.device}", *parts]
         name = ", ".join(parts)
         if self.is_timed:
             return f"{self.cell.target.name} ({name})"
         return f"this machine, not the target ({name})"
+
+    def not_measured(self, name: str) -> str:
+        """Why a variant has no latency."""
+        if self.conditions.no_device:
+            return f"not measured: {self.conditions.no_device}"
+        reason = self.builts[name].facts.not_measured or self.cell.not_measured
+        emulation = not_emulated(self.cell)
+        return f"{reason}; {emulation}" if emulation else reason
 
     def all(self) -> list[Candidate]:
         """Everything that is no intermediate, the baseline first."""
@@ -94,6 +140,36 @@ class Candidates:
         """What was measured of one, if it was."""
         return self.measured.rows.get(name)
 
+    def parent(self, name: str) -> Built | None:
+        """The fp32 variant that one was quantized from; None for those of PyTorch itself, and for fp32."""
+        if self.builts[name].precision == "fp32":
+            return None
+        variants = {variant.name: variant for variant in self.cell.family.variants}
+        while name in variants:
+            name = variants[name].source
+            if name in variants and name in self.builts and self.builts[name].precision == "fp32":
+                return self.builts[name]
+        return None
+
+    def parent_snr_db(self, name: str) -> float | None:
+        """How far a variant's outputs for the first samples are from its parent's, as far as those of both are kept."""
+        parent = self.parent(name)
+        if parent is None:
+            return None
+        files = [self._first_outputs(parent), self._first_outputs(self.builts[name])]
+        if files[0] is None or files[1] is None:
+            return None
+        return first_outputs.snr_db(files[0], files[1])
+
+    def _first_outputs(self, built: Built) -> Path | None:
+        """The file of them, where the verification kept one: those of earlier versions did not."""
+        if built.evidence is None or built.evidence.artifact is None:
+            return None
+        artifact = built.evidence.artifact
+        if [file.path for file in artifact.files] != [first_outputs.FILE]:
+            return None
+        return self.cell.store.checkout(artifact)
+
     def effort_seconds(self, name: str) -> float:
         """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
         variants = {variant.name: variant for variant in self.cell.family.variants}
@@ -106,7 +182,7 @@ class Candidates:
         return seconds
 
     def _candidate(self, built: Built) -> Candidate:
-        candidate = verified_candidate(built, self.cell.spec.outputs[0].name)
+        candidate = verified_candidate(self.cell, built)
         measured = self.measured_variant(built.variant)
         latency = None
         if self.is_timed and measured and measured.latency_ms:
@@ -116,7 +192,14 @@ class Candidates:
             blocked=self._blocked(built),
             memory=self._memory(built, measured),
             latency=latency,
+            tiers={**candidate.tiers, "memory": self._memory_tier(measured)},
         )
+
+    def _memory_tier(self, measured: MeasuredVariant | None) -> Tier:
+        """How the peak memory is known: an estimate is made from the program."""
+        if measured is None:
+            return "graph"
+        return "device" if self.is_timed else "host"
 
     def _blocked(self, built: Built) -> tuple[Verdict, str] | None:
         """Why a variant does not come before the gates."""
@@ -129,7 +212,19 @@ class Candidates:
             return "refused", built.build.refused
         if built.unverified:
             return "unverified", built.unverified
-        return self._unfit(built)
+        return self._cannot_run_there(built) or self._unfit(built)
+
+    def _cannot_run_there(self, built: Built) -> tuple[Verdict, str] | None:
+        """Why a variant was not measured on the target's device, where others were."""
+        for result in built.elsewhere or ():
+            if result.refused is not None and result.recipe.parameters.get("tier") == "device":
+                return "failed", result.refused
+        if self.conditions.device is None or built.artifact is None or built.variant in self.measured.rows:
+            return None
+        if built.variant == CHECKPOINT:
+            return None
+        runtime = RUNTIMES[built.runtime]
+        return "unavailable", f"agents of devices do not have its runtime, {', '.join(runtime.distributions)}"
 
     def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
         """Why a variant is not what it says, though it was built and verified."""

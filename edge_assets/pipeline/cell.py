@@ -15,6 +15,7 @@ from edge_assets.errors import (
     UnknownName,
 )
 from edge_assets.pipeline.datasets import Datasets
+from edge_assets.pipeline.elsewhere import Elsewhere
 from edge_assets.pipeline.identity import RELEASE, REPORT, Identity
 from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.network import Network
@@ -51,8 +52,12 @@ class Cell(Identity):
         return Verification(self, self.data, self.recipes, self.reference)
 
     @cached_property
+    def elsewhere(self) -> Elsewhere:
+        return Elsewhere(self, self.data, self.recipes, self.reference, self.verification)
+
+    @cached_property
     def measurement(self) -> Measurement:
-        return Measurement(self, self.data, self.verification)
+        return Measurement(self, self.data, self.verification, self.elsewhere)
 
     @cached_property
     def variants(self) -> Variants:
@@ -86,8 +91,12 @@ class Cell(Identity):
         others = {other: self._build(other, builts) for other in variant.others}
         return self.variants.build(variant, source, others)
 
+    def observe(self, builts: Mapping[str, Built]) -> dict[str, Built]:
+        """The variants, each with what its target's devices and emulated instruction sets say of it."""
+        return self.elsewhere.observed(builts)
+
     def measure(self, builts: Mapping[str, Built], mode: str) -> Result:
-        """Peak memory of every built variant and, if this machine is the target, its latency."""
+        """Peak memory of every built variant and, on this machine or a device of the target, its latency."""
         return self.measurement.of(builts, mode)
 
     def planning(self) -> "Cell":

@@ -6,7 +6,7 @@ from edge_assets.core.verify import accuracy
 from edge_assets.families.families import family_targets
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import Cell
-from edge_assets.pipeline.identity import max_drop_points
+from edge_assets.pipeline.identity import max_drop_points, own_name
 from edge_assets.report.comparison import Comparison, compare, regressions
 from edge_assets.spec.model import ModelSpec
 from resources.checkpoints import Checkpoint
@@ -17,10 +17,13 @@ def between(store: ArtifactStore, spec: ModelSpec, before: Checkpoint, after: Ch
     """Compare what ships of two checkpoints. Raises EdgeAssetsError if either was not built yet."""
     old, new = (rows.demanded(store, spec, checkpoint.key) for checkpoint in (before, after))
     fp32 = _fp32(store, spec, before, after)
-    changes = compare(old, new, fp32, bool(spec.evaluation.deciding.higher_is_better))
+    deciding = spec.evaluation.deciding
+    changes = compare(old, new, fp32, bool(deciding.higher_is_better))
     return Comparison(
         before=before.key,
         after=after.key,
+        metric=own_name(deciding) or "accuracy",
+        is_share=deciding.is_share,
         fp32=fp32,
         changes=changes,
         regressions=regressions(changes, max_drop_points(spec)),

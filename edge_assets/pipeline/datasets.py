@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from edge_assets.core import data
+from edge_assets.core.datasets.contents import content_digest
 from edge_assets.core.datasets.kept import Kept, first, keep_stream
 from edge_assets.core.datasets.npz import Arrays, save_arrays
 from edge_assets.core.evidence import Samples
 from edge_assets.core.layout import Stream
 from edge_assets.core.session import Feeds, SavedFeeds, layout_of
 from edge_assets.core.types import Recipe, Result
-from edge_assets.hashing import sha256_of
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import Dataset
@@ -44,7 +44,8 @@ class Datasets:
         return self._dataset(self.cell.spec.finetuning.data, "training")
 
     def _dataset(self, dataset: Dataset, what: str) -> Result:
-        files = {path: sha256_of(project_path(path)) for path in dataset.files}
+        notes = self.cell.store.cache / "contents"
+        files = {path: content_digest(project_path(path), notes) for path in dataset.files}
         inputs = {"loader": source_digest(dataset.load), **files}
         recipe = Recipe(
             step=f"{what}_data",

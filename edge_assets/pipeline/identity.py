@@ -14,8 +14,10 @@ from edge_assets.errors import (
 )
 from edge_assets.families.family import Family
 from edge_assets.hashing import digest
-from edge_assets.spec.model import ModelSpec
-from edge_assets.targets import Target, local_target, this_machine
+from edge_assets.spec.metrics import DEFAULT
+from edge_assets.spec.model import Metric, ModelSpec
+from edge_assets.spec.tiers import Tier, best
+from edge_assets.targets import Target, is_this_machine, this_machine
 from edge_assets.targets.project import catalog
 from resources.checkpoints import Checkpoint
 from resources.store import ArtifactStore, NotBuilt
@@ -39,8 +41,7 @@ class Identity:
     @property
     def is_local(self) -> bool:
         """Whether this machine is the target, so that latency can be measured."""
-        local = local_target(catalog().values(), self.family.name)
-        return local is not None and local.name == self.target.name
+        return is_this_machine(self.target, catalog().values())
 
     @property
     def not_measured(self) -> str:
@@ -73,11 +74,24 @@ class Identity:
         return Limits(
             accuracy_drop_points=max_drop_points(self.spec),
             own_unit=None if deciding.max_drop is None else deciding.label,
+            metric=own_name(deciding),
             metrics={metric.label: metric.max_drop for metric in evaluation.others},
             size_bytes=min(gates.max_size_bytes or target.size_bytes, target.size_bytes),
             memory_bytes=min(gates.max_memory_bytes or target.memory_bytes, target.memory_bytes),
             cosine=gates.min_cosine,
+            evidence=_stricter(gates.evidence, target.evidence),
         )
+
+
+def own_name(deciding: Metric) -> str | None:
+    """What the deciding metric is called; None where that is accuracy."""
+    return None if deciding.name == DEFAULT else deciding.label
+
+
+def _stricter(one: Tier | None, other: Tier | None) -> Tier | None:
+    """The tier that both demand."""
+    demanded = [tier for tier in (one, other) if tier is not None]
+    return best(demanded) if demanded else None
 
 
 def max_drop_points(spec: ModelSpec) -> float:

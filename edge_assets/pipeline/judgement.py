@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.core import data
+from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.evidence import Row
 from edge_assets.core.select import Judged, closest, judge
-from edge_assets.core.session import ArrangedSession, Feeds, Loadable, layout_of
+from edge_assets.core.session import Feeds, Loadable, layout_of
 from edge_assets.core.shapes import written
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.verify import parity
@@ -36,7 +35,13 @@ class Judgement:
     @cached_property
     def verdicts(self) -> list[Judged]:
         """A verdict for every variant, the baseline first."""
-        return judge(self.candidates.all(), self.cell.limits, self.cell.not_measured)
+        return judge(self.candidates.all(), self.cell.limits, self._not_measured)
+
+    @property
+    def _not_measured(self) -> str:
+        """Why nothing was timed, where nothing was."""
+        reason = self.candidates.conditions.no_device
+        return f"not measured: {reason}" if reason else self.cell.not_measured
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -69,7 +74,7 @@ class Judgement:
 
             return benchmark.write(folder, self.rows, self.candidates.measured)
 
-        return self.cell.store.remember(Recipe("benchmark_report", "1", inputs), build)
+        return self.cell.store.remember(Recipe("benchmark_report", "2", inputs), build)
 
     def release(self) -> Result:
         """The released folder. Raises NothingReleasable."""
@@ -94,7 +99,7 @@ class Judgement:
             self._write_release(folder, winner, shipped)
             return {"variant": winner.variant, "sha256": winner.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "4", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "5", inputs, parameters), build)
 
     def _write_release(self, folder: Path, winner: Built, shipped: Built) -> None:
         """The folder, with one sample of the evaluation data and what the winner gives for it."""
@@ -146,7 +151,7 @@ class Judgement:
         return digest([[cell.spec.name, cell.checkpoint.key, cell.target.name], verdicts, evidence])
 
 
-def _run_once(loadable: Loadable, feeds: Feeds) -> dict[str, np.ndarray]:
+def _run_once(loadable: Loadable, feeds: Feeds) -> Feeds:
     with loadable.opened(1) as session:
         return session.run(feeds)
 

@@ -1,15 +1,17 @@
 """A checkpoint's network in PyTorch: loaded, asked whether it is a reference, and what it gives in other sizes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.core.checkpoint import shown
-from edge_assets.core.datasets.npz import save_arrays
+import numpy as np
+
+from edge_assets.core.arranged import ArrangedSession
+from edge_assets.core.checkpoint import Loaded, load, shown
+from edge_assets.core.datasets.npz import NpzWriter
 from edge_assets.core.session import (
-    ArrangedSession,
     Feeds,
     SavedFeeds,
     Session,
@@ -31,6 +33,30 @@ from resources import checkpoints
 
 if TYPE_CHECKING:
     import torch
+
+SEQUENCES = 64  # of the calibration data, that PyTorch eager runs at once
+
+
+class SharedNetwork:
+    """A checkpoint's network for several steps: read when the first of them asks for it, and then not again.
+
+    It is in memory as long as this object is.
+    """
+
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self._load = load
+        self._loaded: Loaded | None = None
+
+    @property
+    def loaded(self) -> Loaded:
+        """The network. Raises CheckpointError."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def forget(self) -> None:
+        """Read it anew when it is asked for again."""
+        self._loaded = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +85,21 @@ class Network:
             checkpoints.mark_unfit(self.cell.store, checkpoint, architecture, reason)
             raise CheckpointError(reason) from None
 
-    def _model(self, path: Path) -> "torch.nn.Module":
-        """The architecture with the checkpoint's weights. Raises CheckpointError."""
-        from edge_assets.core.checkpoint import load_model
+    def shared(self) -> SharedNetwork:
+        """The architecture with the checkpoint's weights, read when it is asked for."""
+        return SharedNetwork(self._load)
 
+    def _load(self) -> Loaded:
+        """Raises CheckpointError. Of a plain file without the weights beside the model, which has a copy of them."""
+        spec, path = self.cell.spec, self.fetched()
         with self.told_of_the_checkpoint(path):
-            return load_model(self.cell.spec.architecture, path, self.cell.spec.weights)
+            loaded = load(spec.architecture, path, spec.weights, spec.flush_subnormals)
+        if loaded.is_plain:
+            return replace(loaded, weights={})
+        return loaded
 
-    def _eager(self, model: "torch.nn.Module") -> Session:
-        """The model in PyTorch eager."""
+    def eager(self, model: "torch.nn.Module") -> Session:
+        """The model in PyTorch eager: takes and gives samples."""
         from edge_assets.toolchains.pytorch.eager import session_of
 
         spec = self.cell.spec
@@ -80,7 +112,7 @@ class Network:
         """The model's inputs for the first evaluation samples."""
         return self.data.first_feeds(self.data.evaluation, PARITY_SAMPLES)
 
-    def check_soundness(self) -> None:
+    def check_soundness(self, shared: SharedNetwork) -> None:
         """The model is a reference at all. Raises CheckpointError or ReferenceFault, before anything slow."""
         inputs = {
             "checkpoint": self.cell.checkpoint.file.sha256,
@@ -93,8 +125,8 @@ class Network:
         def build(_folder: Path) -> Mapping[str, object]:
             from edge_assets.toolchains.pytorch import soundness
 
-            model = self._model(self.fetched())
-            soundness.check(model, self._eager(model), self._few_samples())
+            model = shared.loaded.model
+            soundness.check(model, self.eager(model), self._few_samples())
             return {}
 
         self.cell.store.remember(recipe, build)
@@ -110,7 +142,8 @@ class Network:
         cases = read(ResizedCases, result.facts).cases
         return SavedSizes(self.cell.store.checkout(result.artifact), cases)
 
-    def sized(self) -> Result | None:
+    def sized(self, shared: SharedNetwork | None = None) -> Result | None:
+        """What `sizes` reads, by `shared` where it is not known yet; None for a model whose batch alone is dynamic."""
         spec = self.cell.spec
         if not spec.dynamic_axes:
             return None
@@ -130,8 +163,13 @@ class Network:
         recipe = self.recipes.of_architecture("sizes", "1", inputs, parameters, tools)
 
         def build(folder: Path) -> Mapping[str, object]:
-            session = self._eager(self._model(self.fetched()))
-            found = resized_samples(session, spec, self._few_samples())
+            opened = shared or self.shared()
+            session = self.eager(opened.loaded.model)
+            few = self._few_samples()
+            before = session.run(few)
+            found = resized_samples(session, spec, few)
+            if not _alike(before, session.run(few)):
+                opened.forget()  # a table that grew with the sizes, say: the reference has not seen them
             if found:
                 save(found, folder / "sizes.npz")
             return {"cases": [[case.axis, case.size, case.was] for case in found]}
@@ -156,9 +194,12 @@ class Network:
 
             spec = self.cell.spec
             outputs = [tensor.name for tensor in spec.outputs]
-            session = session_of(self._model(self.fetched()), [tensor.name for tensor in spec.inputs], outputs)
-            feeds = self.data.feeds(self.data.calibration)
-            save_arrays(inputs_by_step(session, feeds, layout), folder / "calibration.npz")
+            session = session_of(self._load().model, [tensor.name for tensor in spec.inputs], outputs)
+            writer = NpzWriter(folder / "calibration.npz")
+            for feeds in self.data.saved_feeds(self.data.calibration).in_batches(SEQUENCES):
+                for taken in inputs_by_step(session, feeds, layout):
+                    writer.add(taken)
+            writer.close({})
             return {}
 
         return self.cell.store.remember(recipe, build)
@@ -179,3 +220,8 @@ class Network:
             what="calibration",
             layout=layout | {"states": {}},
         )
+
+
+def _alike(one: Feeds, other: Feeds) -> bool:
+    """Whether the same outputs are the same bit for bit; NaN is like NaN."""
+    return all(np.array_equal(array, other[name], equal_nan=True) for name, array in one.items())

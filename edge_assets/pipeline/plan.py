@@ -34,7 +34,7 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     """Whether anything of `cell` has to be built, measured, or shown to Dagster."""
     planning = cell.planning()
     try:
-        builts = planning.build_all()
+        builts = planning.observe(planning.build_all())
         report = Report(tuple(builts.values()), planning.measure(builts, mode))
         judgement = Judgement(planning, builts, report.measurement)
         judgement.report()

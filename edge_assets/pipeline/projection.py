@@ -5,11 +5,11 @@ What tables, pages, MLflow and Dagster show, they take from the row.
 
 from dataclasses import replace
 
-from edge_assets.core.evidence import Latency, MeasuredVariant, Row
-from edge_assets.core.runtimes import RUNTIMES
+from edge_assets.core.evidence import Latency, MeasuredVariant, Provenance, Row
+from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
-from edge_assets.core.types import Built
-from edge_assets.pipeline.candidates import Candidates
+from edge_assets.pipeline.candidates import Candidates, known_of
+from edge_assets.pipeline.identity import own_name
 from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -39,7 +39,8 @@ def row_of(entry: Judged, candidates: Candidates) -> Row:
         flops=network.flops,
     )
     row = _with_build(row, candidates)
-    row = _with_verification(row, candidates.builts[row.artifact], cell.spec.evaluation.deciding)
+    row = _with_verification(row, known_of(cell, candidates.builts[row.artifact]), cell.spec.evaluation.deciding)
+    row = _with_parent(row, candidates)
     return _with_measurement(row, entry, candidates)
 
 
@@ -66,18 +67,24 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
     )
 
 
-def _with_verification(row: Row, built: Built, deciding: Metric) -> Row:
-    """How far it is from the reference."""
-    if built.verified is None:
+def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:
+    """How far it is from the reference, and how that is known."""
+    if known is None:
         return row
-    accuracy, parity = built.verified.accuracy, built.verified.parity
+    parity_origin, parity = known.parity
+    accuracy_origin, verified = known.whole
+    accuracy = verified.accuracy
     return replace(
         row,
-        agreement=built.verified.agreement,
-        weight_share=built.verified.weight_share(row.precision),
-        verified_with=RUNTIMES[built.runtime].verified_with,
+        agreement=verified.agreement,
+        weight_share=known.verified.weight_share(row.precision),
+        verified_with=accuracy_origin.by,
+        provenance={"parity": parity_origin, "accuracy": accuracy_origin},
+        observations=known.observations(),
+        findings=known.findings(row.precision),
         own_unit=None if deciding.is_share else deciding.label,
-        metrics=built.verified.metrics,
+        metric=own_name(deciding),
+        metrics=verified.metrics,
         accuracy=accuracy.value,
         accuracy_drop_points=accuracy.drop_points,
         accuracy_drop_interval_points=accuracy.drop_interval_points,
@@ -88,13 +95,22 @@ def _with_verification(row: Row, built: Built, deciding: Metric) -> Row:
     )
 
 
+def _with_parent(row: Row, candidates: Candidates) -> Row:
+    """How far it is from what it was quantized from."""
+    snr_db = candidates.parent_snr_db(row.artifact)
+    parent = candidates.parent(row.artifact)
+    if snr_db is None or parent is None:
+        return row
+    return replace(row, parent=parent.variant, parent_snr_db=snr_db)
+
+
 def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:
     """Memory, and, where the target was at hand, times; else why there are none."""
     measured = candidates.measured_variant(row.artifact)
     latency = entry.candidate.latency
     if latency is None:
-        built = candidates.builts[row.artifact]
-        row = replace(row, not_measured=built.facts.not_measured or candidates.cell.not_measured)
+        row = replace(row, not_measured=candidates.not_measured(row.artifact))
+    row = _with_memory_tier(row, entry)
     if measured is None:
         return row
     row = replace(
@@ -113,7 +129,30 @@ def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:
     )
     if latency is None:
         return row
-    return replace(row, latency_ms=latency.statistics, throughput_per_s=latency.throughput_per_s)
+    row = replace(
+        row,
+        latency_ms=latency.statistics,
+        throughput_per_s=latency.throughput_per_s,
+        disturbed=latency.surroundings.said if latency.surroundings else None,
+        joules=latency.joules,
+    )
+    origin = Provenance("device", candidates.measured_on)
+    row = _known_by(row, "latency", origin)
+    if latency.joules is None:
+        return row
+    return _known_by(row, "energy", origin)
+
+
+def _with_memory_tier(row: Row, entry: Judged) -> Row:
+    """How the peak memory is known, of which the gate says the words."""
+    memory, tier = entry.candidate.memory, entry.candidate.tiers.get("memory")
+    if memory is None or tier is None:
+        return row
+    return _known_by(row, "memory", Provenance(tier, memory.how))
+
+
+def _known_by(row: Row, kind: str, provenance: Provenance) -> Row:
+    return replace(row, provenance={**(row.provenance or {}), kind: provenance})
 
 
 def _without_histograms(measured: MeasuredVariant) -> dict[str, Latency] | None:

@@ -42,11 +42,14 @@ class Recipes:
         )
 
     def weights(self) -> dict[str, object]:
-        """Which of a checkpoint's weights are read, where the spec chooses."""
-        chosen = self.cell.spec.weights
-        if chosen is None:
-            return {}
-        return {"weights": chosen}
+        """Which of a checkpoint's weights are read and what becomes of them, where the spec says so."""
+        spec = self.cell.spec
+        found: dict[str, object] = {}
+        if spec.weights is not None:
+            found["weights"] = spec.weights
+        if spec.flush_subnormals:
+            found["flush_subnormals"] = True
+        return found
 
     def layout(self) -> dict[str, object]:
         """Where the model has its batch, and its states: nothing for one that has the batch first everywhere."""

@@ -1,26 +1,19 @@
 """The checkpoint, and what PyTorch eager in fp32 gives for the evaluation data: what everything is compared with."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edge_assets.core.checkpoint import shown
+from edge_assets.core.checkpoint import save_plain, shown
 from edge_assets.core.evidence import Verified
 from edge_assets.core.layout import Stream
 from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.progress import Progress
 from edge_assets.core.runtimes import build_session
-from edge_assets.core.session import (
-    Loadable,
-    SavedFeeds,
-    Session,
-    layout_of,
-    session_options,
-)
+from edge_assets.core.session import SavedFeeds, Session, layout_of
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -36,15 +29,13 @@ from edge_assets.core.verify.scoring import (
     probes,
 )
 from edge_assets.errors import CheckpointError
+from edge_assets.later import np
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
-from edge_assets.pipeline.network import Network
+from edge_assets.pipeline.network import Network, SharedNetwork
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.spec.model import PARITY_SAMPLES
 from edge_assets.targets import usable_cores
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -59,9 +50,10 @@ class Reference:
     def build(self) -> Built:
         """Validate the checkpoint and record what PyTorch eager in fp32 gives for the whole evaluation set."""
         self.data.check()
-        self.network.check_soundness()
-        self.network.sized()
-        reference = self.outputs()
+        shared = self.network.shared()
+        self.network.check_soundness(shared)
+        self.network.sized(shared)
+        reference = self.outputs(shared)
         self._check_signature(reference)
         self._check_values(reference.said(Verified))
         inputs = {"file": self.cell.checkpoint.file.sha256}
@@ -71,19 +63,17 @@ class Reference:
             format="pytorch",
             precision="fp32",
             runtime="pytorch",
-            build=self.cell.store.remember(recipe, self._validate, partial(build_session, "pytorch")),
+            build=self.cell.store.remember(recipe, partial(self._validate, shared), partial(build_session, "pytorch")),
             evidence=reference,
         )
 
-    def _validate(self, folder: Path) -> Mapping[str, object]:
+    def _validate(self, shared: SharedNetwork, folder: Path) -> Mapping[str, object]:
         import shutil
 
-        from edge_assets.core.checkpoint import load, save_plain
         from edge_assets.toolchains.pytorch import eager as pytorch
 
         spec, path = self.cell.spec, self.network.fetched()
-        with self.network.told_of_the_checkpoint(path):
-            loaded = load(spec.architecture, path, spec.weights)
+        loaded = shared.loaded
         one = self.data.first_feeds(self.data.evaluation, 1)
         layout = layout_of(spec)
         if layout:
@@ -99,8 +89,11 @@ class Reference:
             self.cell.log(f"checkpoint {self.cell.checkpoint.key}: {facts['read']}")
         return facts
 
-    def outputs(self) -> Result:
-        """The reference's outputs and scores for the whole evaluation set. Raises CheckpointError."""
+    def outputs(self, shared: SharedNetwork | None = None) -> Result:
+        """The reference's outputs and scores for the whole evaluation set, by `shared` where they are not known yet.
+
+        Raises CheckpointError.
+        """
         inputs = {
             "checkpoint": self.cell.checkpoint.file.sha256,
             "evaluation": self.data.evaluation.sha256,
@@ -114,19 +107,21 @@ class Reference:
         recipe = self.recipes.of_architecture("reference", "1", inputs, parameters, tools)
 
         def build(folder: Path) -> Mapping[str, object]:
-            return record(self._evaluate(folder / "reference.npz"))
+            return record(self._evaluate(shared or self.network.shared(), folder / "reference.npz"))
 
         return self.cell.store.remember(recipe, build)
 
-    def _evaluate(self, file: Path) -> Verified:
+    def _evaluate(self, shared: SharedNetwork, file: Path) -> Verified:
         """Outputs and scores for the whole evaluation set, written to `file`, compared with themselves."""
+        import torch
+
         spec, path = self.cell.spec, self.network.fetched()
         self.cell.log("evaluating PyTorch eager in fp32, the reference")
-        options = session_options(spec, "pytorch", self.cell.target)
         feeds = self.data.saved_feeds(self.data.evaluation)
         writer = ReferenceWriter(file)
+        session = self.network.eager(shared.loaded.model)
+        torch.set_num_threads(usable_cores())
         with self.network.told_of_the_checkpoint(path):
-            session = Loadable("pytorch", str(path), options | self.recipes.weights()).open(usable_cores())
             scoring, found = self._run(session, feeds, writer, path)
         metrics = metrics_of(spec.evaluation)
         statistics = scoring.statistics()

@@ -64,7 +64,11 @@ def demanded(store: ArtifactStore, spec: ModelSpec, checkpoint: str) -> list[Row
     return found
 
 
-def judged(store: ArtifactStore, spec: ModelSpec, before: str | None = None) -> Iterator[Checkpoint]:
+def judged(
+    store: ArtifactStore,
+    spec: ModelSpec,
+    before: str | None = None,
+) -> Iterator[Checkpoint]:
     """Checkpoints that were judged on any target, the newest first; those registered earlier than `before`, if given.
 
     Who needs the newest alone reads no rows of older ones. Nothing is known to be earlier than what is not registered.

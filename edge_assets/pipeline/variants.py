@@ -10,7 +10,7 @@ from edge_assets.core.benchmark.harness import Contestant
 from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts, MeasuredVariant
 from edge_assets.core.runtimes import RUNTIMES, build_session
-from edge_assets.core.session import Feeds, Loadable, session_options
+from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.tools import installed
 from edge_assets.core.trials import Trials
 from edge_assets.core.types import Built, Recipe, Result
@@ -38,7 +38,12 @@ class Variants:
     verification: Verification
     measurement: Measurement
 
-    def build(self, variant: Variant, source: Built, others: Mapping[str, Built] | None = None) -> Built:
+    def build(
+        self,
+        variant: Variant,
+        source: Built,
+        others: Mapping[str, Built] | None = None,
+    ) -> Built:
         """Build one variant from its source and verify it.
 
         A refusal is a result, with its reason. So are a missing toolchain and a failure, of the conversion or of the
@@ -81,7 +86,13 @@ class Variants:
         reason = f"there is no {source.variant} to make it from: {why}"
         return self._not_built(variant, source, reason, {"unavailable": source.facts.unavailable})
 
-    def _not_built(self, variant: Variant, source: Built, reason: str, facts: Mapping[str, object]) -> Built:
+    def _not_built(
+        self,
+        variant: Variant,
+        source: Built,
+        reason: str,
+        facts: Mapping[str, object],
+    ) -> Built:
         recipe = Recipe(
             step=variant.name,
             code_version=variant.code_version,
@@ -100,7 +111,8 @@ class Variants:
     def recipe(self, variant: Variant, source: Built, others: Mapping[str, Built]) -> Recipe:
         """Everything that decides the variant's bytes: shared by every target with the same parameters."""
         inputs = {"source": source.build.sha256}
-        inputs |= {name: other.build.sha256 for name, other in others.items()}
+        for name, other in others.items():
+            inputs[name] = other.build.sha256
         parameters = variant.parameters(self.cell.spec, self.cell.target)
         tools = variant.tool_versions()
         if "calibration" in variant.needs:
@@ -131,7 +143,13 @@ class Variants:
             tools=tools,
         )
 
-    def _run(self, variant: Variant, recipe: Recipe, source: Built, others: Mapping[str, Built]) -> Result:
+    def _run(
+        self,
+        variant: Variant,
+        recipe: Recipe,
+        source: Built,
+        others: Mapping[str, Built],
+    ) -> Result:
         def build(folder: Path) -> Mapping[str, object]:
             self.cell.log(f"building {variant.name} from {source.variant}")
             log_filters.silence()
@@ -158,18 +176,27 @@ class Variants:
         if lost is not None:
             raise ExportError(f"{lost}: the file takes no other size than the one that it was converted with")
 
-    def _request(self, variant: Variant, source: Built, others: Mapping[str, Built], folder: Path) -> BuildRequest:
+    def _request(
+        self,
+        variant: Variant,
+        source: Built,
+        others: Mapping[str, Built],
+        folder: Path,
+    ) -> BuildRequest:
         """What the variant is built from, into `folder`."""
         assert source.artifact is not None
         store = self.cell.store
+        built = {}
+        for name, other in others.items():
+            if other.artifact is not None:
+                built[name] = store.checkout(other.artifact)
         request = BuildRequest(
             spec=self.cell.spec,
             parameters=variant.parameters(self.cell.spec, self.cell.target),
             source=store.checkout(source.artifact),
-            calibration=_no_calibration,
             output=folder,
             log=print if variant.process else self.cell.log,
-            others={name: store.checkout(other.artifact) for name, other in others.items() if other.artifact},
+            others=built,
         )
         if "calibration" in variant.needs:
             request = replace(request, calibration=self.reference.network.calibration_feeds())
@@ -179,7 +206,8 @@ class Variants:
 
     def _trials(self, variant: Variant, recipe: Recipe) -> Trials:
         """Trials of a search, kept by what decides their outcome: neither the gates nor the budget do."""
-        cell, runtime = self.cell, variant.runtime
+        cell = self.cell
+        runtime = variant.runtime
         inputs = self.reference.inputs()
         for name in ("source", "calibration"):
             if name in recipe.inputs:
@@ -190,7 +218,8 @@ class Variants:
             every = self.recipes.evaluation_parameters()
             every["runtime"] = runtime
             every |= parameters
-            return cell.store.remember(Recipe("trial", "1", inputs, every, tools), build)
+            trial = Recipe("trial", "1", inputs, every, tools)
+            return cell.store.remember(trial, build)
 
         def loadable(path: Path) -> Loadable:
             options = session_options(cell.spec, runtime, cell.target)
@@ -222,7 +251,3 @@ def _median(row: MeasuredVariant) -> float:
     median = row.latency_ms["1"].p50
     assert median is not None
     return median
-
-
-def _no_calibration() -> Feeds:
-    raise AssertionError("only variants that need calibration get its data")

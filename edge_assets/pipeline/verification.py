@@ -14,12 +14,13 @@ from edge_assets.core.shapes import record
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Recipe, Result
 from edge_assets.core.variant import Variant
+from edge_assets.core.verify import first_outputs
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate, part_of
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import NOT_THE_VARIANTS, Identity, failure
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
-from edge_assets.targets import usable_cores
+from edge_assets.targets import this_machine, usable_cores
 
 VERSION = "3"  # of what is computed of an artifact
 
@@ -36,13 +37,19 @@ class Verification:
     reference: Reference
 
     def runtime_of(self, variant: Variant, facts: Facts) -> str:
-        """The variant's runtime, or what stands in for it where it cannot run."""
+        """The variant's runtime, in the browser that the target names; or what stands in where it cannot run."""
         runs_here = self.cell.is_local and not facts.needs_device
-        if runs_here or variant.stand_in is None:
-            return variant.runtime
-        return variant.stand_in
+        if not runs_here and variant.stand_in is not None:
+            return variant.stand_in
+        browser = str(self.cell.target.options.get("browser"))
+        return RUNTIMES[variant.runtime].by_browser.get(browser, variant.runtime)
 
-    def request(self, loadable: Loadable, samples: int | None = None, is_static: bool = False) -> VerificationRequest:
+    def request(
+        self,
+        loadable: Loadable,
+        samples: int | None = None,
+        is_static: bool = False,
+    ) -> VerificationRequest:
         """What is asked of a model in a file, on the first `samples` evaluation samples or on all.
 
         One that `is_static` is not asked for other sizes than the data's.
@@ -66,8 +73,8 @@ class Verification:
         except NOT_THE_VARIANTS:
             raise
         except (Exception, SystemExit) as error:  # a runtime can raise anything
-            inputs = {"artifact": built.sha256}
-            return failure(self.cell, variant, Recipe("verification", VERSION, inputs), error, "verification")
+            recipe = Recipe("verification", VERSION, {"artifact": built.sha256})
+            return failure(self.cell, variant, recipe, error, "verification")
 
     def _verify(self, variant: Variant, name: str, built: Result) -> Result:
         opened = built.sha256
@@ -88,19 +95,25 @@ class Verification:
         tools = installed(runtime.distributions, runtime.extra) | self.recipes.preprocessing_tools()
         recipe = Recipe("verification", VERSION, inputs, parameters, tools)
 
-        def build(_folder: Path) -> Mapping[str, object]:
+        def build(folder: Path) -> Mapping[str, object]:
             every = count(self.data.evaluation)
             self.cell.log(f"verifying {variant.name} on {min(every, samples or every)} samples")
             loadable = self.loadable(name, built)
             is_static = "fixed_axes" in built.facts or "image" in loadable.options
-            return record(self._evaluated(variant, self.request(loadable, samples, is_static)))
+            request = replace(
+                self.request(loadable, samples, is_static),
+                first_outputs=folder / first_outputs.FILE,
+            )
+            found = self._evaluated(variant, request)
+            return record(replace(found, machine=this_machine().published()))
 
         return self.cell.store.remember(recipe, build)
 
     def _evaluated(self, variant: Variant, request: VerificationRequest) -> Verified:
         """The evaluation: where the runtime has one thread, parts of the set at once, a process per core."""
         cores = usable_cores()
-        patient = replace(variant, seconds=variant.seconds * max(1.0, request.every / SAMPLES_IN_TIME))
+        times = max(1.0, request.every / SAMPLES_IN_TIME)
+        patient = replace(variant, seconds=variant.seconds * times)
         if variant.process is None:
             return evaluate(request, None, self.cell.log)
         with followed(self.cell.log) as report:
@@ -108,7 +121,8 @@ class Verification:
             if cores == 1 or not RUNTIMES[request.loadable.runtime].is_single_threaded:
                 return patient.call(evaluate, request, None)
             edges = request.data.kept.cuts(request.every, cores)
-            parts = patient.call_each(part_of, [(request, start, stop) for start, stop in pairwise(edges)])
+            calls = [(request, start, stop) for start, stop in pairwise(edges)]
+            parts = patient.call_each(part_of, calls)
             return patient.call(evaluate, request, parts)
 
     def session(self, runtime: str) -> dict[str, object]:
@@ -118,5 +132,7 @@ class Verification:
     def loadable(self, runtime: str, built: Result) -> Loadable:
         """How to open a built artifact, in this process or another."""
         assert built.artifact is not None
-        options = session_options(self.cell.spec, runtime, self.cell.target) | build_session(runtime, built)
-        return Loadable(runtime, str(self.cell.store.checkout(built.artifact)), options)
+        options = session_options(self.cell.spec, runtime, self.cell.target)
+        options |= build_session(runtime, built)
+        path = self.cell.store.checkout(built.artifact)
+        return Loadable(runtime, str(path), options)

@@ -24,14 +24,13 @@ COLORS = {
     "absent": "#57606a",
 }
 MARKERS = {"won": "star", "passed": "circle", "gate": "x", "unknown": "triangle", "broken": "cross", "absent": "square"}
-TOOLTIPS = [
+TOOLTIPS = (
     ("variant", "@variant"),
     ("verdict", "@verdict"),
     ("size", "@size{0,0.0} KiB"),
-    ("accuracy", "@score"),
     ("drop", "@drop"),
     ("P50", "@latency"),
-]
+)
 
 
 def library() -> str:
@@ -91,7 +90,8 @@ def _panel(points: Sequence[Point], label: str) -> "Plot":
             color=color,
         )
         markers.append(shown)
-    plot.add_tools(HoverTool(tooltips=TOOLTIPS, renderers=markers))
+    tooltips = [*TOOLTIPS[:3], (words.metric(points[0].row), "@score"), *TOOLTIPS[3:]]
+    plot.add_tools(HoverTool(tooltips=tooltips, renderers=markers))
     return plot
 
 
@@ -117,7 +117,7 @@ def _line(point: Point) -> dict[str, str | float | None]:
     return {
         "x": point.x,
         "variant": row.artifact,
-        "verdict": shown_as(row.verdict)[1],
+        "verdict": shown_as(row.verdict, words.metric(row))[1],
         "size": divided(row.size_bytes, KIB),
         "latency": latency,
         "accuracy": value,

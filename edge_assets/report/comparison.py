@@ -13,6 +13,7 @@ from typing import Literal
 
 from edge_assets.core.evidence import Accuracy, Row
 from edge_assets.core.sizes import KIB, MIB
+from edge_assets.report import words
 
 Verdict = Literal["better", "worse", "same"]
 NOTHING = "nothing"
@@ -23,14 +24,27 @@ MEMORY_TIE = 0.05
 
 @dataclass(frozen=True)
 class Shift:
-    """One number of what ships on a target, before and after. `interval` is that of the difference, in its unit."""
+    """One number of what ships on a target, before and after. `interval` is that of the difference, in its unit.
+
+    `label` is what it is called; a metric of a unit of its own has no `unit` besides its name.
+    """
 
     name: Literal["accuracy", "size", "speed", "memory"]
+    label: str
     unit: str
     before: float
     after: float
     verdict: Verdict
     interval: tuple[float, float] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Of the column that it stands in."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def shown(self, value: float, sign: str = "") -> str:
+        """A value of its kind; `sign` "+" shows that of positive ones too."""
+        return f"{value:{sign}.2f}" if self.unit else f"{value:{sign}.4g}"
 
     @property
     def difference(self) -> float:
@@ -81,13 +95,17 @@ class Change:
         if accuracy is None or accuracy.verdict != "worse":
             return None
         loss = abs(accuracy.difference)
-        if loss <= max_drop_points:
+        gate = max_drop_points if accuracy.unit else max_drop_points / 100
+        if loss <= gate:
             return None
         low, high = accuracy.interval or (accuracy.difference, accuracy.difference)
         half = (high - low) / 2
+        by = f"{accuracy.shown(loss)} {accuracy.unit}".strip()
+        if accuracy.label != "accuracy":
+            by = f"{accuracy.label} {by}"
         return (
-            f"{self.target}: {loss:.2f} points worse than before ({loss - half:.2f} to {loss + half:.2f}), "
-            f"over the gate of {max_drop_points:.2f}"
+            f"{self.target}: {by} worse than before ({accuracy.shown(loss - half)} to {accuracy.shown(loss + half)}), "
+            f"over the gate of {accuracy.shown(gate)}"
         )
 
 
@@ -95,12 +113,15 @@ class Change:
 class Comparison:
     """A checkpoint against an earlier one, both by their keys.
 
-    `fp32` is the newer one's accuracy in PyTorch eager against the older one's; None where they have no evaluation
-    samples in common. `regressions` has a sentence for each target that became worse by more than the gate.
+    `metric` is the deciding one, and `is_share` whether it is shown in percent. `fp32` is the newer one's value of it
+    in PyTorch eager against the older one's; None where they have no evaluation samples in common. `regressions` has a
+    sentence for each target that became worse by more than the gate.
     """
 
     before: str
     after: str
+    metric: str
+    is_share: bool
     fp32: Accuracy | None
     changes: Sequence[Change]
     regressions: Sequence[str]
@@ -141,12 +162,12 @@ def regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
 
 
 def columns_of(changes: Sequence[Change]) -> dict[str, str]:
-    """The numbers that any target has of both checkpoints, each with its unit."""
-    units: dict[str, str] = {}
+    """Headings of the numbers that any target has of both checkpoints, by name."""
+    headings: dict[str, str] = {}
     for change in changes:
         for shift in change.shifts:
-            units[shift.name] = shift.unit
-    return units
+            headings[shift.name] = shift.heading
+    return headings
 
 
 def _with_verdict(rows: Sequence[Row], target: str, verdict: str) -> Row | None:
@@ -157,12 +178,12 @@ def _with_verdict(rows: Sequence[Row], target: str, verdict: str) -> Row | None:
 
 
 def _accuracy_shifts(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool) -> Iterator[Shift]:
-    """In points."""
+    """In points, or, of a metric with a unit of its own, in that."""
     if old.accuracy is None or new.accuracy is None:
         return
-    before, after = 100 * old.accuracy, 100 * new.accuracy
+    before, after = words.scaled(new, 100 * old.accuracy), words.scaled(new, 100 * new.accuracy)
     low, high = fp32.drop_interval_points
-    half = math.hypot((high - low) / 2, _half_width(old), _half_width(new))
+    half = words.scaled(new, math.hypot((high - low) / 2, _half_width(old), _half_width(new)))
     difference = after - before
     gain = difference if higher_is_better else -difference
     verdict: Verdict = "same"
@@ -172,7 +193,8 @@ def _accuracy_shifts(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool)
         verdict = "worse"
     yield Shift(
         name="accuracy",
-        unit="points",
+        label=words.metric(new),
+        unit="" if new.own_unit else "points",
         before=before,
         after=after,
         verdict=verdict,
@@ -183,14 +205,14 @@ def _accuracy_shifts(old: Row, new: Row, fp32: Accuracy, higher_is_better: bool)
 def _other_shifts(old: Row, new: Row, eager_before: Row | None, eager_after: Row | None) -> Iterator[Shift]:
     if old.size_bytes and new.size_bytes:
         verdict = _relative(old.size_bytes, new.size_bytes, SIZE_TIE)
-        yield Shift("size", "KiB", old.size_bytes / KIB, new.size_bytes / KIB, verdict)
+        yield Shift("size", "size", "KiB", old.size_bytes / KIB, new.size_bytes / KIB, verdict)
     before, after = _speed(old, eager_before), _speed(new, eager_after)
     if before and after:
         verdict = _relative(1 / before, 1 / after, SPEED_TIE)
-        yield Shift("speed", "times as fast as PyTorch eager", before, after, verdict)
+        yield Shift("speed", "speed", "times as fast as PyTorch eager", before, after, verdict)
     if old.peak_memory_bytes and new.peak_memory_bytes:
         verdict = _relative(old.peak_memory_bytes, new.peak_memory_bytes, MEMORY_TIE)
-        yield Shift("memory", "MiB", old.peak_memory_bytes / MIB, new.peak_memory_bytes / MIB, verdict)
+        yield Shift("memory", "memory", "MiB", old.peak_memory_bytes / MIB, new.peak_memory_bytes / MIB, verdict)
 
 
 def _half_width(row: Row) -> float:

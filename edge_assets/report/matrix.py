@@ -27,9 +27,15 @@ VERDICTS = {
 ORDER = list(VERDICTS)
 
 
-def shown_as(verdict: str) -> tuple[str, str, str]:
-    """Mark, words and class of a verdict; one that a later version gave has its own words."""
-    return VERDICTS.get(verdict, ("?", verdict.replace("_", " "), "unknown"))
+def shown_as(verdict: str, metric: str = "accuracy") -> tuple[str, str, str]:
+    """Mark, words and class of a verdict; one that a later version gave has its own words.
+
+    `metric` is what the deciding one is called.
+    """
+    mark, words, kind = VERDICTS.get(verdict, ("?", verdict.replace("_", " "), "unknown"))
+    if verdict == "failed_accuracy":
+        words = f"failed {metric}"
+    return mark, words, kind
 
 
 def place_of(verdict: str) -> int:

@@ -38,6 +38,7 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> 
         rows=rows,
         lines=table,
         schemes=matrix.schemes(table),
+        headings=words.headings(rows),
         verdicts=_present(rows),
         bases=_bases(table),
         ranges=by_scheme(tradeoffs(rows)),
@@ -67,6 +68,8 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["drop"] = words.drop
     environment.filters["drop_interval"] = words.drop_interval
     environment.filters["other_metrics"] = words.other_metrics
+    environment.filters["known_by"] = words.known_by
+    environment.filters["tiers"] = words.tiers
     return environment.get_template(name)
 
 
@@ -109,5 +112,14 @@ def _timed(line: Line) -> str:
 def _verified(line: Line) -> str:
     """What computed the numbers of the winner; of all variants where none ships."""
     asked = [line.winner] if line.winner else line.rows
-    runtimes = dict.fromkeys(row.verified_with for row in asked if row.verified_with)
-    return f"accuracy and parity with {'; '.join(runtimes)}" if runtimes else "nothing verified"
+    metric, _drop = words.headings(asked)
+    kinds: dict[str, list[str]] = {}  # by what computed them
+    for row in asked:
+        for kind in ("accuracy", "parity"):
+            origin = (row.provenance or {}).get(kind)
+            if origin is not None:
+                computed = kinds.setdefault(f"{origin.by} ({origin.tier})", [])
+                called = metric if kind == "accuracy" else kind
+                computed += [] if called in computed else [called]
+    parts = [f"{' and '.join(computed)} with {by}" for by, computed in kinds.items()]
+    return "; ".join(parts) or "nothing verified"

@@ -10,12 +10,15 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SchemeRange:
-    """A scheme in one format over all its targets: least and largest drop (points), factors and effort (seconds)."""
+    """A scheme in one format over all its targets: least and largest drop, factors and effort (seconds).
+
+    The drop is in points, or in the unit of a metric that has its own.
+    """
 
     scheme: str
     format: str
     targets: list[str]
-    drop_points: Range
+    drop: Range
     smaller: Range
     faster: Range | None  # None: timed on no target
     timed_on: list[str]
@@ -45,14 +48,14 @@ def _over(entries: Sequence[Tradeoff]) -> SchemeRange:
             faster.append(entry.faster)
         if entry.effort_seconds is not None:
             efforts.append(entry.effort_seconds)
-    drops = [entry.drop_points for entry in entries]
+    drops = [entry.drop for entry in entries]
     smaller = [entry.smaller for entry in entries]
     remarks = [entry.remark for entry in entries if entry.remark]
     return SchemeRange(
         scheme=first.scheme,
         format=first.format,
         targets=_distinct(targets),
-        drop_points=(min(drops), max(drops)),
+        drop=(min(drops), max(drops)),
         smaller=(min(smaller), max(smaller)),
         faster=_range(faster),
         timed_on=_distinct(timed_on),

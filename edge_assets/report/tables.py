@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
 from edge_assets.core.sizes import KIB, MIB, divided
+from edge_assets.report import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +15,12 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """The columns that people compare, one line per variant; missing values where not measured."""
     import pandas as pd
 
-    return pd.DataFrame([_line(row) for row in rows])
+    metric, drop = words.headings(rows)
+    return pd.DataFrame([_line(row, metric, drop) for row in rows])
 
 
-def _line(row: Row) -> dict[str, str | float | None]:
+def _line(row: Row, metric: str, drop: str) -> dict[str, str | float | None]:
+    unit = " (points)" if "points" in drop else ""
     line: dict[str, str | float | None] = {
         "target": row.target,
         "artifact": row.artifact,
@@ -25,9 +28,9 @@ def _line(row: Row) -> dict[str, str | float | None]:
         "verdict": row.verdict,
         "size (KiB)": divided(row.size_bytes, KIB),
         f"size / {row.size_base}": row.size_ratio,
-        "accuracy": row.accuracy,
-        "drop (points)": row.accuracy_drop_points,
-        "95 % interval (points)": _interval(row),
+        metric: row.accuracy,
+        f"drop{unit}": _drop(row),
+        f"95 % interval{unit}": _interval(row),
         "SNR (dB)": row.parity_snr_db,
         "P50 (ms)": row.p50_ms,
         "P90 (ms)": None,
@@ -43,8 +46,13 @@ def _line(row: Row) -> dict[str, str | float | None]:
     return line
 
 
+def _drop(row: Row) -> float | None:
+    if row.accuracy_drop_points is None:
+        return None
+    return words.scaled(row, row.accuracy_drop_points)
+
+
 def _interval(row: Row) -> str | None:
     if row.accuracy_drop_interval_points is None:
         return None
-    low, high = row.accuracy_drop_interval_points
-    return f"{low:.2f} to {high:.2f}"
+    return words.drop_interval(row)

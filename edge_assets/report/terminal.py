@@ -19,7 +19,10 @@ def print_winners(checkpoint: str, rows: Sequence[Row]) -> None:
     table = Table(title=f"{checkpoint}: what ships where", title_justify="left")
     for name in ("target", "ships", "scheme"):
         table.add_column(name, no_wrap=True)
-    for name in ("KiB", "% of fp32", "accuracy %", "drop points", "P50 ms", "variants"):
+    metric, drop = words.headings(rows)
+    if drop != "drop":  # a share
+        metric = f"{metric} %"
+    for name in ("KiB", "% of fp32", metric, drop, "P50 ms", "variants"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("known by", no_wrap=True)
     for line in matrix.lines(rows):
@@ -40,11 +43,11 @@ def _winner_cells(line: Line) -> list[str]:
         usual_name(row),
         _number(row.size_bytes, "{:,.1f}", unit=1024),
         _number(row.size_ratio, "{:.0f}", unit=0.01),
-        words.score(row).removesuffix(" %"),
+        words.score(row).removesuffix(" %").removesuffix(f" {row.own_unit}"),
         words.drop(row),
         _number(latency.typical if latency else None, "{:.3f}"),
         judged,
-        f"timed on it, {row.mode}" if latency else "verified, not timed",
+        words.known_by(row),
     ]
 
 
@@ -54,8 +57,8 @@ def print_comparison(comparison: Comparison) -> None:
     for name in ("target", "ships"):
         table.add_column(name)
     columns = columns_of(comparison.changes)
-    for name, unit in columns.items():
-        table.add_column(f"{name} ({unit})", justify="right")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
     for change in comparison.changes:
         cells = [_shift(change.shift(name)) for name in columns]
         table.add_row(change.target, _shipping(change), *cells)
@@ -75,7 +78,7 @@ def _shift(shift: Shift | None) -> str:
     if shift is None:
         return "not known"
     mark = {"better": "[green]better[/]", "worse": "[red]worse[/]", "same": "[dim]same[/]"}[shift.verdict]
-    return f"{shift.before:.2f} -> {shift.after:.2f} {mark}"
+    return f"{shift.shown(shift.before)} -> {shift.shown(shift.after)} {mark}"
 
 
 def print_rows(checkpoint: str, rows: Sequence[Row]) -> None:
@@ -102,7 +105,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title, title_justify="left", expand=True)
     for name in ("variant", "verdict"):
         table.add_column(name, no_wrap=True)
-    for name in ("size KiB", "ratio", "accuracy", "drop points", "P50 ms", "peak MiB"):
+    for name in ("size KiB", "ratio", *words.headings(rows), "P50 ms", "peak MiB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
     for row in rows:

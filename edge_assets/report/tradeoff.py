@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from edge_assets.core.evidence import Graph, Row
 from edge_assets.core.select import TIE
+from edge_assets.report import words
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Tradeoff:
     target: str
     targets: tuple[str, ...]  # all that share its bytes and, where it was timed, that one alone
     base: str  # the fp32 artifact that the ratios compare with
-    drop_points: float
-    drop_interval_points: tuple[float, float]
+    drop: float  # in points, or in the unit of a metric that has its own
+    drop_interval: tuple[float, float]
     smaller: float
     faster: float | None  # None: not measured on the target
     effort_seconds: float | None  # of its build, with training or search, on the building machine; None in older rows
@@ -112,6 +113,7 @@ def refusals(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _tradeoff(row: Row, base: Row | None, graph: Graph | None) -> Tradeoff:
     assert row.accuracy_drop_points is not None and row.accuracy_drop_interval_points
+    low, high = row.accuracy_drop_interval_points
     name = usual_name(row)
     smaller, faster = _smaller(row, base), _faster(row, base)
     promise = PROMISES.get(name)
@@ -124,8 +126,8 @@ def _tradeoff(row: Row, base: Row | None, graph: Graph | None) -> Tradeoff:
         target=row.target,
         targets=(row.target,),
         base=base.artifact if base else row.size_base,
-        drop_points=row.accuracy_drop_points,
-        drop_interval_points=row.accuracy_drop_interval_points,
+        drop=words.scaled(row, row.accuracy_drop_points),
+        drop_interval=(words.scaled(row, low), words.scaled(row, high)),
         smaller=smaller,
         faster=faster,
         effort_seconds=row.effort_seconds,
@@ -153,7 +155,7 @@ def _size_remarks(promise: Promise | None, row: Row, base: Row | None, smaller: 
     """Where accuracy and size differ from the promise, and why, as far as the recipe tells."""
     if promise is None or row.accuracy_drop_points is None:
         return
-    if row.accuracy_drop_points > promise.drop_points[1]:
+    if row.own_unit is None and row.accuracy_drop_points > promise.drop_points[1]:
         yield f"loses more than the promised {promise.drop_points[1]:g} points"
     if smaller < promise.smaller[0] * 0.95:
         yield f"less small than promised: {_why_large(row, base)}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from edge_assets.core.evidence import Row
+from edge_assets.spec.tiers import best
 
 
 def scaled(row: Row, points: float) -> float:
@@ -10,6 +11,19 @@ def scaled(row: Row, points: float) -> float:
     if row.own_unit is None:
         return points
     return points / 100
+
+
+def metric(row: Row) -> str:
+    """What the deciding metric is called."""
+    return row.own_unit or row.metric or "accuracy"
+
+
+def headings(rows: Iterable[Row]) -> tuple[str, str]:
+    """Of the columns with the deciding metric and with its drop; of a share the latter is in points."""
+    for row in rows:
+        if row.accuracy is not None:
+            return metric(row), "drop" if row.own_unit else "drop points"
+    return "accuracy", "drop points"
 
 
 def score(row: Row) -> str:
@@ -47,9 +61,41 @@ def other_metrics(row: Row) -> Iterator[str]:
         yield f"{label} {found.value:.4g}, worse by {found.drop:.4g} ({low:.4g} to {high:.4g})"
 
 
+def known_by(row: Row) -> str:
+    """The best tier by which parity and accuracy are known, and whether the row was timed."""
+    tiers = [origin.tier for kind, origin in (row.provenance or {}).items() if kind in ("parity", "accuracy")]
+    tiers += [gate.tier for gate in row.evidence if gate.name == "accuracy" and gate.tier]
+    verified = best(tiers) if tiers else "unknown"
+    if row.latency_ms is None:
+        return f"{verified}, not timed"
+    return f"{verified}, timed {row.mode}{', disturbed' if row.disturbed else ''}"
+
+
+def tiers(row: Row) -> Iterator[str]:
+    """One sentence for each tier's own numbers, for what contradicts, and for what disturbed the timing."""
+    for one in row.observations or ():
+        low, high = one.accuracy_drop_interval_points
+        snr = "not finite" if one.parity_snr_db is None else f"{one.parity_snr_db:.1f} dB"
+        yield (
+            f"{one.tier}, {one.by}: {scaled(row, 100 * one.accuracy):.4g} on {one.samples} samples, drop "
+            f"{scaled(row, one.accuracy_drop_points):{_form(row)}} ({scaled(row, low):{_form(row)}} to "
+            f"{scaled(row, high):{_form(row)}}), SNR {snr}"
+        )
+    for kind, origin in (row.provenance or {}).items():
+        yield f"{kind}: {origin.tier}, {origin.by}"
+    for finding in row.findings or ():
+        yield f"contradiction: {finding}"
+    if row.joules is not None:
+        yield f"energy: {row.joules:.3g} J a sample, of the whole device"
+    if row.disturbed:
+        yield row.disturbed
+
+
 def axis_label(rows: Iterable[Row]) -> str:
     """What a plot's axis of the deciding metric is called."""
     for row in rows:
         if row.own_unit:
             return row.own_unit
+        if row.metric:
+            return f"{row.metric} (%)"
     return "accuracy (%)"

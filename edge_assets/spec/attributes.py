@@ -9,16 +9,17 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.config import JsonDict, JsonValue
 
-from edge_assets.errors import InvalidSpec
+from edge_assets.errors import InvalidSpec, did_you_mean, printable
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.preprocess import KINDS, Preprocessing
-from edge_assets.spec.source import load
+from edge_assets.spec.validation import faults_of, invalid
 
 SPEC = "spec"  # the attribute that names a ModelSpec in Python
 KIND = "kind"  # of a preprocessing, by the names that a release's manifest has
@@ -96,22 +97,38 @@ def parsed(attributes: object) -> Attributes:
     """Attributes as a YAML file has them. Raises InvalidSpec with every field that is wrong."""
     try:
         return attributes_type().model_validate(attributes if attributes is not None else {})
-    except pydantic.ValidationError as error:
-        problems = []
-        for problem in error.errors(include_url=False):
-            place = ".".join(str(part) for part in problem["loc"])
-            problems.append(f"{place}: {problem['msg']}" if place else problem["msg"])
-        raise InvalidSpec("attributes", "; ".join(problems)) from None
+    except ValidationError as error:
+        raise invalid(faults_of(error, form=attributes_type())) from None
 
 
 def named_spec(reference: str) -> ModelSpec:
     """The ModelSpec that `package.module:NAME` names. Raises InvalidSpec if it is none."""
-    if ":" not in reference:
-        raise InvalidSpec("models", f"'{reference}' is not of the form 'package.module:spec'")
-    spec = load(reference)
+    module, _, name = reference.partition(":")
+    if not module or not name.isidentifier():
+        raise InvalidSpec("models", f"'{printable(reference)}' is not of the form 'package.module:NAME'")
+    imported = _imported(module, reference)
+    if not hasattr(imported, name):
+        specs = [other for other, value in vars(imported).items() if isinstance(value, ModelSpec)]
+        offered = did_you_mean(name, specs) or f"Its models: {', '.join(specs) or 'none'}."
+        raise InvalidSpec("models", f"module '{module}' has no '{name}'. {offered}")
+    spec = getattr(imported, name)
     if not isinstance(spec, ModelSpec):
         raise InvalidSpec("models", f"'{reference}' is a {type(spec).__name__}, not a ModelSpec")
     return spec
+
+
+def _imported(module: str, reference: str) -> types.ModuleType:
+    """Raises InvalidSpec where there is no such module, and what the module itself raises."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # something that the module imports
+        raise InvalidSpec(
+            "models",
+            f"no module named '{error.name}' (from '{printable(reference)}'): it must lie in the folder of "
+            f"pyproject.toml, or be installed",
+        ) from None
 
 
 @cache

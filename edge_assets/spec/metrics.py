@@ -3,11 +3,11 @@
 What they compute is in `core/metrics`. Here is what a spec needs to be checked without importing any of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge_assets.errors import Fault, printable
+from edge_assets.errors import Fault, printable, with_nearest
 
 Option = int | float | str | bool
 DEFAULT = "top1_accuracy"
@@ -27,6 +27,7 @@ class BuiltIn:
 AVERAGES = ("macro", "micro")
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 OUTPUT = {"output": ""}  # which output is judged; the first if it is not named
+JUDGED = ("output", "boxes", "scores", "classes")  # options that name outputs
 BUILT_IN: Mapping[str, BuiltIn] = {
     DEFAULT: BuiltIn(labels_are_classes=True),
     "topk_accuracy": BuiltIn({"k": 5, **OUTPUT}, labels_are_classes=True),
@@ -63,8 +64,7 @@ def metric_faults(name: str, options: Mapping[str, Option], where: str) -> Itera
     """What is wrong with a metric's name and options, as far as they say it."""
     if name not in BUILT_IN:
         if ":" not in name:
-            known = ", ".join(BUILT_IN)
-            yield where, f"'{printable(name)}' is neither built in ({known}) nor 'package.module:function'"
+            yield where, neither_built_in(name, BUILT_IN)
         elif options:
             yield f"{where}.options", "are for built-in metrics: one of your own has what it needs in its code"
         return
@@ -72,15 +72,41 @@ def metric_faults(name: str, options: Mapping[str, Option], where: str) -> Itera
     for option, value in options.items():
         if option not in known_options:
             known = ", ".join(known_options) or "none"
-            yield f"{where}.options", f"{name} has no option '{printable(option)}', only {known}"
+            reason = f"{name} has no option '{printable(option)}', only {known}"
+            yield f"{where}.options", with_nearest(reason, option, known_options)
         elif not _is_like(value, known_options[option]):
             yield f"{where}.options.{option}", f"{printable(value)} is not of the kind of {known_options[option]!r}"
         elif option in BUILT_IN[name].choices and value not in BUILT_IN[name].choices[option]:
             choices = ", ".join(BUILT_IN[name].choices[option])
-            yield f"{where}.options.{option}", f"'{printable(value)}' must be one of {choices}"
+            reason = f"'{printable(value)}' must be one of {choices}"
+            yield f"{where}.options.{option}", with_nearest(reason, str(value), BUILT_IN[name].choices[option])
     for option, default in known_options.items():
         if default is None and option not in options:
             yield f"{where}.options", f"{name} needs '{option}'"
+
+
+def judged_output_faults(
+    name: str,
+    options: Mapping[str, Option],
+    outputs: Collection[str],
+    where: str,
+) -> Iterator[Fault]:
+    """Where a built-in metric judges an output that the model does not have."""
+    if name not in BUILT_IN:
+        return
+    known = BUILT_IN[name].options
+    for option in JUDGED:
+        output = options.get(option, known.get(option))
+        if output and output not in outputs:
+            reason = f"'{printable(output)}' is no output of the model ({', '.join(outputs)})"
+            yield f"{where}.options.{option}", with_nearest(reason, str(output), outputs)
+
+
+def neither_built_in(name: str, built_in: Iterable[str]) -> str:
+    """Why a name without a colon is no function: it must be one of the built-in ones."""
+    known = sorted(built_in)
+    reason = f"'{printable(name)}' is neither built in ({', '.join(known)}) nor 'package.module:function'"
+    return with_nearest(reason, name, known)
 
 
 def _is_like(value: Option, default: Option | None) -> bool:

@@ -14,13 +14,21 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
-from edge_assets.errors import Fault, InvalidSpec, printable
+from edge_assets.errors import Fault, InvalidSpec, printable, with_nearest
 from edge_assets.spec.architecture import place
-from edge_assets.spec.metrics import BUILT_IN, DEFAULT, Option, metric_faults
+from edge_assets.spec.metrics import (
+    BUILT_IN,
+    DEFAULT,
+    Option,
+    judged_output_faults,
+    metric_faults,
+    neither_built_in,
+)
 from edge_assets.spec.preprocess import Passthrough, Preprocessing, TextPreprocessing
-from edge_assets.spec.preprocess_check import preprocessing_faults
+from edge_assets.spec.preprocess_check import given_inputs, preprocessing_faults
 from edge_assets.spec.project import project_path
 from edge_assets.spec.source import locate
+from edge_assets.spec.tiers import Tier
 from edge_assets.spec.validation import STRICT, Listed, Number, Texts, filled, invalid, written_by_users
 
 DType = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -235,12 +243,14 @@ class Gates:
     """What a variant must keep to be released. Sizes are in bytes; a target's own budget also applies.
 
     `min_cosine` is for embeddings: the least mean cosine, over the evaluation samples, of the first output with fp32's.
+    `evidence` is the least tier by which parity and accuracy have to be known, such as "device" (see `spec/tiers`).
     """
 
     max_accuracy_drop_points: Annotated[Number, Field(ge=0)] = 1.0
     min_cosine: Annotated[Number, Field(gt=0, le=1)] | None = None
     max_size_bytes: Annotated[int, Field(ge=1)] | None = None
     max_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    evidence: Tier | None = None
 
 
 @written_by_users("finetuning")
@@ -312,6 +322,7 @@ class ModelSpec:
     search: Search | None = None  # without it there is no accuracy-bounded search
     automation: Automation = field(default_factory=Automation)
     weights: str | None = None  # which of a checkpoint's weights, such as "ema", where several fit the architecture
+    flush_subnormals: bool = False  # True: weights below the smallest normal number of their type count as 0
 
     def __post_init__(self) -> None:
         faults = list(_faults_between_fields(self))
@@ -366,11 +377,13 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     if spec.weights == "":
         yield "weights", "must be a name, or left out"
     yield from _dataset_faults(spec)
-    yield from _metric_faults(spec.evaluation)
+    yield from _metric_faults(spec.evaluation, tuple(tensor.name for tensor in spec.outputs))
     if spec.finetuning:
         yield from _not_located_or_built_in(spec.finetuning.loss, LOSSES, "finetuning.loss")
     preprocessing = list(preprocessing_faults(spec.preprocessing))
     yield from preprocessing
+    if not preprocessing:
+        yield from _given_input_faults(spec)
     yield from _axis_faults(spec)
     yield from _batch_faults(spec)
     yield from _state_faults(spec)
@@ -396,13 +409,12 @@ def _not_located_or_built_in(name: str, built_in: tuple[str, ...], where: str) -
     if name in built_in:
         return
     if ":" not in name:
-        known = ", ".join(built_in)
-        yield where, f"'{printable(name)}' is neither built in ({known}) nor 'package.module:function'"
+        yield where, neither_built_in(name, built_in)
         return
     yield from _not_located(name, where)
 
 
-def _metric_faults(evaluation: Evaluation) -> Iterator[Fault]:
+def _metric_faults(evaluation: Evaluation, outputs: tuple[str, ...]) -> Iterator[Fault]:
     places = {"evaluation.metric": evaluation.deciding}
     for number, metric in enumerate(evaluation.others):
         places[f"evaluation.metrics.{number}"] = metric
@@ -411,6 +423,8 @@ def _metric_faults(evaluation: Evaluation) -> Iterator[Fault]:
         yield from faults
         if not faults and metric.name not in BUILT_IN:
             yield from _not_located(metric.name, where)
+        if not faults:
+            yield from judged_output_faults(metric.name, metric.options, outputs, where)
         if metric.whole_set and metric.by_chunk:
             yield where, "is of the whole set, whose parts it gets in any case: leave by_chunk out"
         if metric.name in BUILT_IN and (metric.whole_set or metric.by_chunk):
@@ -440,6 +454,44 @@ def _dataset_faults(spec: ModelSpec) -> Iterator[Fault]:
         yield "calibration.data", "is the evaluation data itself"
     if spec.finetuning and spec.finetuning.data in (spec.calibration.data, spec.evaluation.data):
         yield "finetuning.data", "is the calibration or evaluation data itself"
+
+
+def _given_input_faults(spec: ModelSpec) -> Iterator[Fault]:
+    """Where what the preprocessing makes is not what the model takes: data would show it only once they are read."""
+    if spec.preprocessing is None:
+        return
+    given = given_inputs(spec.preprocessing)
+    taken = {tensor.name: tensor for tensor in spec.inputs}
+    unknown = [name for name in given if name not in taken]
+    for name in unknown:
+        reason = f"makes '{printable(name)}', which is no input of the model ({', '.join(taken)})"
+        yield "preprocessing", with_nearest(reason, name, taken)
+    if unknown:
+        return  # what is missing is most likely what has the wrong name
+    for tensor in spec.fed_inputs:
+        if tensor.name not in given:
+            made = printable(", ".join(given), 200)
+            yield "preprocessing", f"makes no '{tensor.name}', which the model takes, but {made}"
+            continue
+        made_input = given[tensor.name]
+        if made_input is None or tensor.batch_axis is None or spec.states:  # with states, a sample is several steps
+            continue
+        if made_input.dtype != tensor.dtype or not _may_agree(made_input.sample_shape, tensor.sample_shape):
+            made = f"{made_input.dtype} {('batch', *made_input.sample_shape)}"
+            reason = (
+                f"makes '{tensor.name}' {made}, and the model takes {tensor.dtype} {tensor.shape}: change one of them"
+            )
+            yield "preprocessing", reason
+
+
+def _may_agree(given: tuple[int | str, ...], taken: tuple[int | str, ...]) -> bool:
+    """Whether a shape may be that of another: axes with a size in both have the same."""
+    if len(given) != len(taken):
+        return False
+    for size, other in zip(given, taken, strict=True):
+        if isinstance(size, int) and isinstance(other, int) and size != other:
+            return False
+    return True
 
 
 def _axis_faults(spec: ModelSpec) -> Iterator[Fault]:

@@ -6,18 +6,31 @@ file itself is copied into each release. So it imports NumPy alone, Pillow where
 nothing but what reads the declarations of others, in `from_timm` and `from_torchvision`.
 """
 
+from __future__ import annotations
+
 import hashlib
+import math
 import wave
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer
+else:
+
+    class _NumPy:
+        """NumPy, imported when something of it is first asked for: who only declares a preprocessing needs none."""
+
+        def __getattr__(self, name):
+            import numpy
+
+            return getattr(numpy, name)
+
+    np = _NumPy()
 
 HERE = Path(__file__).parent
 
@@ -85,7 +98,8 @@ class ImagePreprocessing:
     background: tuple[int, ...] = (255, 255, 255)
 
     def __post_init__(self) -> None:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
+        lengths = {len(self.mean), len(self.std)}
+        if lengths != {self.channels}:
             raise ValueError(f"mean and std need one value per channel ({self.channels})")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
@@ -105,7 +119,7 @@ class ImagePreprocessing:
             raise ValueError("background needs three values: red, green and blue")
 
     @classmethod
-    def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> "ImagePreprocessing":
+    def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> ImagePreprocessing:
         """What a data config of timm's says. Raises ValueError where that has no equal. Needs edge-assets itself."""
         from edge_assets.spec.transforms import from_timm
 
@@ -117,7 +131,7 @@ class ImagePreprocessing:
         transform: object,
         input: str = "image",
         channels: int | None = None,
-    ) -> "ImagePreprocessing":
+    ) -> ImagePreprocessing:
         """What TorchVision's transforms do. Raises ValueError where that has no equal. Needs edge-assets itself.
 
         `channels` is for transforms that do not tell: the least they say of it is one mean per channel.
@@ -138,9 +152,11 @@ class ImagePreprocessing:
     def cropped_from(self) -> tuple[int, int]:
         """Height and width before the crop; where the width is 0, the other is of the shorter side."""
         if len(self.resize_to) == 2:
-            return self.resize_to[0], self.resize_to[1]
-        shorter = self.resize_to[0] if self.resize_to else max(self.height, self.width)
-        return shorter, 0
+            height, width = self.resize_to
+            return height, width
+        if self.resize_to:
+            return self.resize_to[0], 0
+        return max(self.height, self.width), 0
 
     def apply(self, raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The model's input of an array, or of a sequence of pictures [h, w, c] of any sizes.
@@ -154,8 +170,11 @@ class ImagePreprocessing:
             fitted = self._each_fitted(fitted)
         placed = _in_order(fitted, self.order)
         scaled = placed.astype(np.float32) * np.float32(self.scale)
-        normalized = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return {self.input: np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))}
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        normalized = (scaled - mean) / std
+        channels_first = normalized.transpose(0, 3, 1, 2)
+        return {self.input: np.ascontiguousarray(channels_first)}
 
     def _each_fitted(self, pictures: Any) -> np.ndarray:
         if isinstance(pictures, np.ndarray) and pictures.dtype != object and pictures.ndim != 4:
@@ -185,16 +204,24 @@ class ImagePreprocessing:
         if self.resize == "none":
             return pixels
         scaled, offset = self._placed(height, width)
-        window = []
-        for axis, size in enumerate((self.height, self.width)):
-            window.append(_Window(scaled[axis], offset[axis], size))
-        for axis in (1, 0):  # along each row first
-            positions, weights = _weights(pixels.shape[axis], scaled[axis], self.filter, self.antialias)
-            seen = window[axis].seen
-            pixels = _resampled(pixels, axis, positions[seen], weights[seen])
+        rows = _Window(scaled[0], offset[0], self.height)
+        columns = _Window(scaled[1], offset[1], self.width)
+        for axis, window in ((1, columns), (0, rows)):  # along each row first
+            positions, weights = _weights(
+                size=pixels.shape[axis],
+                scaled=scaled[axis],
+                name=self.filter,
+                antialias=self.antialias,
+            )
+            pixels = _resampled(
+                pixels,
+                axis,
+                positions=positions[window.seen],
+                weights=weights[window.seen],
+            )
         whole = np.empty((self.height, self.width, self.channels), np.uint8)
         whole[:] = np.asarray(self.fill, np.uint8)
-        whole[window[0].covered, window[1].covered] = pixels
+        whole[rows.covered, columns.covered] = pixels
         return whole
 
     def _placed(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -203,11 +230,15 @@ class ImagePreprocessing:
             return (self.height, self.width), (0, 0)
         if self.resize == "crop":
             scaled = _before_crop(height, width, self.cropped_from)
-            return scaled, (_half(scaled[0] - self.height), _half(scaled[1] - self.width))
+            above = _half(scaled[0] - self.height)
+            left = _half(scaled[1] - self.width)
+            return scaled, (above, left)
         scaled = _inside(height, width, self.height, self.width)
         if self.align == "start":
             return scaled, (0, 0)
-        return scaled, (-((self.height - scaled[0]) // 2), -((self.width - scaled[1]) // 2))
+        filled_above = (self.height - scaled[0]) // 2
+        filled_left = (self.width - scaled[1]) // 2
+        return scaled, (-filled_above, -filled_left)
 
     def _with_channels(self, picture: np.ndarray) -> np.ndarray:
         """The picture with the model's channels. Raises ValueError where they are refused or have no meaning."""
@@ -216,16 +247,8 @@ class ImagePreprocessing:
             return picture
         if self.other_channels == "refuse" or given not in (1, 2, 3, 4) or self.channels not in (1, 3, 4):
             raise ValueError(f"a picture of '{self.input}' must have {self.channels} channels, got {given}")
-        has_alpha = given in (2, 4)
-        alpha = picture[..., -1:] if has_alpha else np.full_like(picture[..., :1], 255)
-        colour = picture[..., : given - has_alpha]
-        if colour.shape[2] == 1:
-            colour = np.repeat(colour, 3, axis=2)
-        if self.channels == 4:
-            return np.concatenate([colour, alpha], axis=2)
-        if self.other_channels == "composite" and has_alpha:
-            colour = _over(colour, alpha, self.background)
-        return _luma(colour) if self.channels == 1 else colour
+        background = self.background if self.other_channels == "composite" else None
+        return with_channels(picture, self.channels, background)
 
     def to_dict(self) -> dict[str, object]:
         """What differs from its default, beside the fields that recipes always held."""
@@ -242,7 +265,8 @@ class _Window:
     """What of a resized axis the model's picture has."""
 
     def __init__(self, scaled: int, offset: int, size: int) -> None:
-        begin, end = max(offset, 0), min(offset + size, scaled)
+        begin = max(offset, 0)
+        end = min(offset + size, scaled)
         self.seen = slice(begin, end)  # of the resized axis
         self.covered = slice(begin - offset, end - offset)  # of the model's
 
@@ -267,15 +291,20 @@ def _before_crop(height: int, width: int, cropped_from: tuple[int, int]) -> tupl
 def _inside(height: int, width: int, largest_height: int, largest_width: int) -> tuple[int, int]:
     """The largest size of the same proportions, at least 1, that fits into another."""
     if largest_height * width <= largest_width * height:
-        return largest_height, max(_rounded(width * largest_height, height), 1)
-    return max(_rounded(height * largest_width, width), 1), largest_width
+        fitting_width = _rounded(width * largest_height, height)
+        return largest_height, max(fitting_width, 1)
+    fitting_height = _rounded(height * largest_width, width)
+    return max(fitting_height, 1), largest_width
 
 
 def _rounded(numerator: int, denominator: int) -> int:
     """The nearest whole number of a fraction; of a half, the even one."""
     whole, rest = divmod(numerator, denominator)
-    is_more = 2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1)
-    return whole + is_more
+    if 2 * rest == denominator:
+        return whole + whole % 2
+    if 2 * rest > denominator:
+        return whole + 1
+    return whole
 
 
 def _half(excess: int) -> int:
@@ -292,55 +321,96 @@ def _weights(size: int, scaled: int, name: str, antialias: bool) -> tuple[np.nda
     if name == "nearest":
         steps = np.full((scaled, 1), step)
         steps[0] = 0.5 * step
-        positions = np.minimum(np.add.accumulate(steps).astype(np.int64), size - 1)
-        return positions, np.full((scaled, 1), 1 << BITS)
-    widened = max(step, 1.0) if antialias else 1.0
+        positions = np.add.accumulate(steps).astype(np.int64)
+        weights = np.full((scaled, 1), 1 << BITS)
+        return np.minimum(positions, size - 1), weights
+    widened = 1.0
+    if antialias:
+        widened = max(step, 1.0)
     reach = REACH[name] * widened
     centers = (np.arange(scaled)[:, None] + 0.5) * step
     first = np.floor(centers - reach + 0.5).astype(np.int64)
     behind = np.floor(centers + reach + 0.5).astype(np.int64)
-    positions = first + np.arange(int(np.ceil(reach)) * 2 + 1)
-    amounts = _amounts(name, (positions - centers + 0.5) * (1.0 / widened), antialias)
+    taps = int(np.ceil(reach)) * 2 + 1
+    positions = first + np.arange(taps)
+    distances = (positions - centers + 0.5) * (1.0 / widened)
+    amounts = _amounts(name, distances, antialias)
     amounts[positions >= behind] = 0.0
     if antialias:  # else what lies outside is the pixel at the edge
-        amounts[(positions < 0) | (positions >= size)] = 0.0
+        is_outside = (positions < 0) | (positions >= size)
+        amounts[is_outside] = 0.0
     total = np.add.accumulate(amounts, axis=1)[:, -1:]
     shares = amounts / total * (1 << BITS)
-    weights = np.trunc(shares + np.where(shares < 0, -0.5, 0.5)).astype(np.int64)
+    halves = np.where(shares < 0, -0.5, 0.5)
+    weights = np.trunc(shares + halves).astype(np.int64)
     return np.clip(positions, 0, size - 1), weights
 
 
 def _amounts(name: str, distance: np.ndarray, antialias: bool) -> np.ndarray:
     """A filter's value at a distance in pixels."""
     if name == "box":
-        return ((distance > -0.5) & (distance <= 0.5)).astype(np.float64)
+        is_inside = (distance > -0.5) & (distance <= 0.5)
+        return is_inside.astype(np.float64)
     x: np.ndarray = np.abs(distance)
     if name == "bilinear":
         triangle: np.ndarray = np.maximum(1.0 - x, 0.0)
         return triangle
-    a = -0.5 if antialias else -0.75  # of Keys's cubic: Pillow's, and that of OpenCV and PyTorch
+    a = -0.75  # of Keys's cubic, as in OpenCV and PyTorch
+    if antialias:
+        a = -0.5  # Pillow's
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
     return np.select([x < 1.0, x < 2.0], [near, far], 0.0)
 
 
-def _resampled(pixels: np.ndarray, axis: int, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _resampled(
+    pixels: np.ndarray,
+    axis: int,
+    positions: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
     """Pixels uint8 with one axis resized, each value rounded to a byte."""
-    lines = np.ascontiguousarray(np.moveaxis(pixels, axis, 0)).astype(np.int32)
-    shape = (len(positions),) + (1,) * (lines.ndim - 1)
-    total = np.full((len(positions), *lines.shape[1:]), 1 << (BITS - 1), np.int32)
-    for tap in range(positions.shape[1]):
+    moved = np.moveaxis(pixels, axis, 0)
+    lines = np.ascontiguousarray(moved).astype(np.int32)
+    count, taps = positions.shape
+    one_per_line = (count,) + (1,) * (lines.ndim - 1)
+    half = 1 << (BITS - 1)
+    total = np.full((count, *lines.shape[1:]), half, np.int32)
+    for tap in range(taps):
         weight = weights[:, tap].astype(np.int32)
-        total += lines[positions[:, tap]] * weight.reshape(shape)
-    rounded = np.clip(total >> BITS, 0, 255).astype(np.uint8)
+        total += lines[positions[:, tap]] * weight.reshape(one_per_line)
+    whole = total >> BITS
+    rounded = np.clip(whole, 0, 255).astype(np.uint8)
     return np.moveaxis(rounded, 0, axis)
+
+
+def with_channels(picture: np.ndarray, channels: int, background: tuple[int, ...] | None = None) -> np.ndarray:
+    """A picture uint8 [h, w, 1 to 4] with 1, 3 or 4 channels.
+
+    Grey is made from and to colour by ITU-R 601 luma, a missing alpha is opaque, and one too many is dropped, or with a
+    `background` blended over that.
+    """
+    given = picture.shape[2]
+    if given == channels:
+        return picture
+    has_alpha = given in (2, 4)
+    colour = picture[..., : given - has_alpha]
+    if colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if channels == 4:
+        alpha = picture[..., -1:] if has_alpha else np.full_like(picture[..., :1], 255)
+        return np.concatenate([colour, alpha], axis=2)
+    if background is not None and has_alpha:
+        colour = _over(colour, picture[..., -1:], background)
+    return _luma(colour) if channels == 1 else colour
 
 
 def _over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
     """Colour by its alpha over another, rounded to the nearest byte."""
     opaque = alpha.astype(np.int32)
     behind = np.asarray(background, np.int32)
-    mixed = colour.astype(np.int32) * opaque + behind * (255 - opaque)
+    before = colour.astype(np.int32)
+    mixed = before * opaque + behind * (255 - opaque)
     rounded: np.ndarray = (2 * mixed + 255) // 510
     return rounded.astype(np.uint8)
 
@@ -348,7 +418,8 @@ def _over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) ->
 def _luma(colour: np.ndarray) -> np.ndarray:
     """Grey of red, green and blue by ITU-R 601: 0.299, 0.587 and 0.114 in 16-bit fractions, rounded."""
     red, green, blue = np.moveaxis(colour.astype(np.int64), 2, 0)
-    grey: np.ndarray = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    weighted = red * 19595 + green * 38470 + blue * 7471
+    grey: np.ndarray = (weighted + 0x8000) >> 16
     return grey.astype(np.uint8)[..., None]
 
 
@@ -356,10 +427,20 @@ def _in_order(pixels: np.ndarray, order: str) -> np.ndarray:
     """Pixels [..., channels] in the model's order: an alpha stays last."""
     if order == "RGB":
         return pixels
-    return pixels[..., [2, 1, 0, *range(3, pixels.shape[-1])]]
+    alpha = range(3, pixels.shape[-1])
+    return pixels[..., [2, 1, 0, *alpha]]
 
 
-DEPTH = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
+DEPTH = {  # modes of Pillow's that are read as another
+    "1": "L",
+    "P": "RGB",
+    "PA": "RGBA",
+    "La": "LA",
+    "RGBa": "RGBA",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "RGBX": "RGB",
+}
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -367,20 +448,29 @@ def read_picture(path: str | Path) -> np.ndarray:
 
     Needs Pillow. Colour profiles are not applied. Raises ValueError for a file that is no picture of 8 bits.
     """
+    return decoded_picture(path, str(path))
+
+
+def decoded_picture(file: str | Path | BinaryIO, where: str) -> np.ndarray:
+    """`read_picture` of what may be no file of its own; `where` names it in errors."""
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise ModuleNotFoundError("pictures need Pillow: pip install pillow") from None
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture that Pillow can read") from None
+        raise ValueError(f"{where} is no picture that Pillow can read") from None
+    except OSError as error:
+        if error.errno is not None:  # of the file, not of what is in it
+            raise
+        raise ValueError(f"{where} cannot be read as a picture: {error}") from None
     mode = DEPTH.get(upright.mode, upright.mode)
     if "transparency" in upright.info and mode in ("L", "RGB"):
         mode = "RGBA"
     if mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ValueError(f"{path} has Pillow's mode {upright.mode}, not 8 bits per channel: convert it first")
+        raise ValueError(f"{where} has Pillow's mode {upright.mode}, not 8 bits per channel: convert it first")
     pixels = np.array(upright.convert(mode), np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)
 
@@ -440,7 +530,8 @@ class TextPreprocessing:
         texts = _field(raw, self.field)
         if texts.dtype.kind != "U" or texts.ndim != 1:
             raise ValueError(f"'{self.field}' must be strings of shape (batch,), got {texts.dtype} {texts.shape}")
-        encodings = _tokenizer(self.tokenizer, self.max_length, self.sha256).encode_batch(texts.tolist())
+        tokenizer = _tokenizer(self.tokenizer, self.max_length, self.sha256)
+        encodings = tokenizer.encode_batch(texts.tolist())
         inputs = {}
         for name, part in zip(self.inputs, ENCODED, strict=False):
             numbers = [getattr(encoding, part) for encoding in encodings]
@@ -449,15 +540,17 @@ class TextPreprocessing:
 
     def to_dict(self) -> dict[str, object]:
         """Without the file's place, which differs between machines: its name and what is in it."""
-        own = {"tokenizer": Path(self.tokenizer).name, "sha256": self.sha256 or _sha256(self.tokenizer)}
-        return {"kind": "text", **asdict(self), **own}
+        told = {"kind": "text", **asdict(self)}
+        told["tokenizer"] = Path(self.tokenizer).name
+        told["sha256"] = self.sha256 or _sha256(self.tokenizer)
+        return told
 
 
 ENCODED = ("ids", "attention_mask", "type_ids")  # attributes of an encoding
 
 
 @cache
-def _tokenizer(path: str, max_length: int, sha256: str | None) -> "Tokenizer":
+def _tokenizer(path: str, max_length: int, sha256: str | None) -> Tokenizer:
     """A tokenizer that cuts and pads to `max_length`. Raises ValueError for another file than expected."""
     try:
         from tokenizers import Tokenizer
@@ -569,11 +662,13 @@ class AudioPreprocessing:
         if self.n_mels is not None:
             energies = self._filterbank() @ energies
         values = self._logarithm(energies)
-        placed = np.expand_dims((values - self.mean) / self.std, 0)
-        order = [("channel", "mel", "time").index(axis) for axis in self.axes]
-        if "channel" not in self.axes:
-            return np.ascontiguousarray(placed[0].transpose([axis - 1 for axis in order]), np.float32)
-        return np.ascontiguousarray(placed.transpose(order), np.float32)
+        normalized = (values - self.mean) / self.std
+        present = ["mel", "time"]
+        if "channel" in self.axes:
+            present = ["mel", "time", "channel"]
+            normalized = normalized[..., None]
+        order = [present.index(axis) for axis in self.axes]
+        return np.ascontiguousarray(normalized.transpose(order), np.float32)
 
     def _spectrogram(self, signal: np.ndarray) -> np.ndarray:
         """Magnitudes to the power, float64 [bins, frames]."""
@@ -585,22 +680,27 @@ class AudioPreprocessing:
             signal = np.pad(signal, self.n_fft // 2, mode="reflect")
         if len(signal) < self.n_fft:
             raise ValueError(f"{len(signal)} samples of '{self.input}' are less than one frame of {self.n_fft}")
-        framed = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]
-        spectrum = np.fft.rfft(framed * _hann(self.window_length or self.n_fft, self.n_fft), axis=1)
+        every = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)
+        window = _hann(self.window_length or self.n_fft, self.n_fft)
+        spectrum = np.fft.rfft(every[:: self.hop] * window, axis=1)
         energies = np.abs(spectrum).T ** self.power
-        return energies if self.frames is None else _cut_or_padded(energies, self.frames)
+        if self.frames is None:
+            return energies
+        return _cut_or_padded(energies, self.frames)
 
     def _filterbank(self) -> np.ndarray:
         assert self.n_fft is not None
         assert self.n_mels is not None
-        highest = self.sampling_rate / 2 if self.f_max is None else self.f_max
+        highest = self.f_max
+        if highest is None:
+            highest = self.sampling_rate / 2
         return _mel_filterbank(
-            self.n_mels,
-            self.n_fft,
-            self.sampling_rate,
-            (self.f_min, highest),
-            self.mel_scale,
-            self.mel_norm,
+            n_mels=self.n_mels,
+            n_fft=self.n_fft,
+            sampling_rate=self.sampling_rate,
+            band=(self.f_min, highest),
+            scale=self.mel_scale,
+            norm=self.mel_norm,
         )
 
     def _logarithm(self, energies: np.ndarray) -> np.ndarray:
@@ -627,9 +727,11 @@ def _cut_or_padded(values: np.ndarray, length: int) -> np.ndarray:
 
 def _hann(length: int, n_fft: int) -> np.ndarray:
     """A periodic Hann window in the middle of `n_fft` samples."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
-    before = (n_fft - length) // 2
-    return np.pad(window, (before, n_fft - length - before))
+    angles = 2 * np.pi * np.arange(length) / length
+    window = 0.5 - 0.5 * np.cos(angles)
+    missing = n_fft - length
+    before = missing // 2
+    return np.pad(window, (before, missing - before))
 
 
 def _mel_filterbank(
@@ -647,9 +749,12 @@ def _mel_filterbank(
     """
     to_mel, to_hertz = MEL_SCALES[scale]
     lowest, highest = to_mel(np.array(band, np.float64))
-    corners = to_hertz(np.linspace(lowest, highest, n_mels + 2))
+    equally_spaced = np.linspace(lowest, highest, n_mels + 2)
+    corners = to_hertz(equally_spaced)[:, None]
     bins = np.arange(n_fft // 2 + 1) * (sampling_rate / n_fft)
-    left, peak, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    left = corners[:-2]
+    peak = corners[1:-1]
+    right = corners[2:]
     rising = (bins - left) / (peak - left)
     falling = (right - bins) / (right - peak)
     triangles: np.ndarray = np.maximum(np.minimum(rising, falling), 0.0)
@@ -669,7 +774,7 @@ def _htk_hertz(mel: np.ndarray) -> np.ndarray:
 
 
 SLANEY_LINEAR = 200.0 / 3.0  # Hz per mel, up to 1000 Hz, which are 15 mel
-SLANEY_LOG = np.log(6.4) / 27.0  # of the frequency, per mel above
+SLANEY_LOG = math.log(6.4) / 27.0  # of the frequency, per mel above
 
 
 def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
@@ -692,17 +797,21 @@ def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
     """
     try:
         with wave.open(str(path), "rb") as file:
-            rate, channels, size = file.getframerate(), file.getnchannels(), file.getsampwidth()
+            rate = file.getframerate()
+            channels = file.getnchannels()
+            size = file.getsampwidth()
             content = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
         raise ValueError(f"{path} is no .wav file of whole numbers: {error}") from None
     if rate != sampling_rate:
         raise ValueError(f"{path} has {rate} samples per second, the model takes {sampling_rate}: resample it first")
-    raised = np.zeros((len(content) // size, 4), np.uint8)  # as the upper bytes of 32 bits
-    raised[:, 4 - size :] = np.frombuffer(content, np.uint8).reshape(-1, size)
+    own = np.frombuffer(content, np.uint8).reshape(-1, size)
+    raised = np.zeros((len(own), 4), np.uint8)  # as the upper bytes of 32 bits
+    raised[:, 4 - size :] = own
     if size == 1:
         raised[:, 3] ^= 128  # bytes have no sign there
-    values = raised.view("<i4").reshape(-1, channels).astype(np.float64) / (1 << 31)
+    numbers = raised.view("<i4").reshape(-1, channels)
+    values = numbers.astype(np.float64) / (1 << 31)
     mono: np.ndarray = values.mean(axis=1)
     return mono.astype(np.float32)
 
@@ -711,7 +820,9 @@ def read_wav(path: str | Path, sampling_rate: int) -> np.ndarray:
 
 
 def _told(
-    kind: str, preprocessing: "ImagePreprocessing | AudioPreprocessing", always: tuple[str, ...]
+    kind: str,
+    preprocessing: ImagePreprocessing | AudioPreprocessing,
+    always: tuple[str, ...],
 ) -> dict[str, object]:
     """A preprocessing as JSON has it. A field at its default is left out, so that a new field changes no recipe."""
     told: dict[str, object] = {"kind": kind}
@@ -743,7 +854,9 @@ def from_dict(data: Mapping[str, Any]) -> Preprocessing:
     """The preprocessing that `to_dict` described, its files beside this one. Raises KeyError for an unknown kind."""
     kept: dict[str, Any] = {}
     for name, value in data.items():
-        kept[name] = tuple(value) if isinstance(value, list) else value
+        kept[name] = value
+        if isinstance(value, list):
+            kept[name] = tuple(value)
     kind = KINDS[kept.pop("kind")]
     if "tokenizer" in kept:
         kept["tokenizer"] = str(HERE / kept["tokenizer"])

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from edge_assets.errors import InvalidSpec, printable
+from edge_assets.errors import InvalidSpec, printable, with_nearest
 
 if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
 
 COMPONENT = ("edge_assets.EdgeModel", "edge_assets.defs.component.EdgeModel")  # one class by its two names
-SETTINGS = ("models", "targets")
+SETTINGS = ("models", "targets", "devices")
 DEFS_FOLDER = "dagster.DefsFolderComponent"  # whose folder is looked into further
 DEFS_FILES = ("defs.yaml", "defs.yml", "component.yaml")  # the first that a folder has counts, as for Dagster
 
@@ -54,7 +54,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 @cache
 def project_settings() -> dict[str, list[str]]:
-    """The [tool.edge_assets] table: `models` and `targets`. Empty where there is none.
+    """The [tool.edge_assets] table: `models`, `targets` and `devices`. Empty where there is none.
 
     Raises InvalidSpec for another key, and for what is no list of texts.
     """
@@ -62,10 +62,11 @@ def project_settings() -> dict[str, list[str]]:
     if path is None:
         return {}
     settings: dict[str, list[str]] = {}
-    for name, value in _toml(path)["tool"]["edge_assets"].items():
+    for name, given in _toml(path)["tool"]["edge_assets"].items():
+        value = [given] if name == "devices" and isinstance(given, str) else given
         where = f"{path}, [tool.edge_assets] {printable(name)}"
         if name not in SETTINGS:
-            raise InvalidSpec(where, f"is no setting: there are {', '.join(SETTINGS)}")
+            raise InvalidSpec(where, with_nearest(f"is no setting: there are {', '.join(SETTINGS)}", name, SETTINGS))
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise InvalidSpec(where, 'must be a list of texts, such as ["package.module:NAME"]')
         settings[name] = value

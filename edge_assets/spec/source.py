@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told
+from edge_assets.errors import EdgeAssetsError, InvalidSpec, UserCodeError, told, with_nearest
 
 
 def locate(reference: str, field: str) -> Path:
@@ -28,8 +28,9 @@ def locate(reference: str, field: str) -> Path:
     path = _find(module)
     if path is None:
         raise InvalidSpec(field, f"no module named '{module}' (from '{reference}')")
-    if attribute not in _top_level_names(_parse(path)):
-        raise InvalidSpec(field, f"module '{module}' defines no '{attribute}'")
+    defined = _top_level_names(path, path.stat().st_mtime_ns)
+    if attribute not in defined:
+        raise InvalidSpec(field, with_nearest(f"module '{module}' defines no '{attribute}'", attribute, defined))
     return path
 
 
@@ -62,6 +63,17 @@ def source_digest(reference: str) -> str:
         hasher.update(name.encode())
         hasher.update(_code(_find(name)).encode())
     return hasher.hexdigest()
+
+
+def imports_of(reference: str) -> set[str]:
+    """What the named module, and every module of its own package that it imports, imports, by dotted names.
+
+    An imported attribute is among them as `package.module.attribute`. Nothing is imported for it.
+    """
+    found: set[str] = set()
+    for name in _closure(reference.partition(":")[0]):
+        found.update(_imports(name))
+    return found
 
 
 def _closure(module: str) -> set[str]:
@@ -127,9 +139,11 @@ def _imports(module: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _top_level_names(tree: ast.Module) -> set[str]:
+@cache
+def _top_level_names(path: Path, _changed_ns: int) -> frozenset[str]:
+    """What a module defines or imports. A spec names several things of one module: it is parsed once a change."""
     names: set[str] = set()
-    for node in tree.body:
+    for node in _parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -139,4 +153,4 @@ def _top_level_names(tree: ast.Module) -> set[str]:
             names.update(target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
-    return names
+    return frozenset(names)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edge_assets.errors import InvalidSpec
 from edge_assets.spec.preprocess import ImagePreprocessing
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic"]
@@ -50,7 +51,7 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         resize_to = before[:1]
     else:
         raise ValueError(f"timm's crop_mode '{mode}' is not known")
-    return ImagePreprocessing(
+    return _made(
         input=name,
         height=height,
         width=width,
@@ -62,6 +63,13 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         filter=_filter(config["interpolation"]),
         fill=fill,
     )
+
+
+def _made(**fields: Any) -> ImagePreprocessing:
+    try:
+        return ImagePreprocessing(**fields)
+    except InvalidSpec as error:
+        raise ValueError(str(error)) from None
 
 
 def _filter(interpolation: object) -> Filter:
@@ -96,7 +104,11 @@ class _Read:
     std: tuple[float, ...] | None = None
 
 
-def from_torchvision(transform: object, name: str = "image", channels: int | None = None) -> ImagePreprocessing:
+def from_torchvision(
+    transform: object,
+    name: str = "image",
+    channels: int | None = None,
+) -> ImagePreprocessing:
     """A Compose of Resize, CenterCrop, Grayscale, ToTensor, Normalize and their like, or `weights.transforms()`.
 
     Raises ValueError for what has no equal, naming the transform.
@@ -114,7 +126,7 @@ def from_torchvision(transform: object, name: str = "image", channels: int | Non
     count = channels or _channels(read)
     mean = read.mean or (0.0,)
     std = read.std or (1.0,)
-    return ImagePreprocessing(
+    return _made(
         input=name,
         height=read.height,
         width=read.width,

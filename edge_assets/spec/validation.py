@@ -4,26 +4,32 @@ Nothing is converted, because a silent conversion hides a mistake: `minimum="500
 A number that was written as 1 stays 1, and enters recipes so. A list counts as a tuple.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 
-from edge_assets.errors import Fault, InvalidSpec, printable
+from edge_assets.errors import Fault, InvalidSpec, did_you_mean, printable, with_nearest
 
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 REASONS = {  # for what pydantic says in Python's words
     "missing": "is missing",
-    "extra_forbidden": "is no field that there is",
-    "unexpected_keyword_argument": "is no field that there is",
+    "union_tag_not_found": "must be a mapping of fields, with its kind",
     "unexpected_positional_argument": "is one argument too many",
 }
+UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
+CHOICES = ("literal_error", "union_tag_invalid")
+MEMBERS = ("str", "int", "float", "bool", "[key]")  # what pydantic calls members of unions, and keys
+QUOTED = re.compile(r"'([^']*)'")
 MUST = {  # what pydantic calls by Python's names
     "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+    "dataclass_type": "must be a mapping of fields",
     "dict_type": "must be a mapping",
     "mapping_type": "must be a mapping",
     "tuple_type": "must be a list",
@@ -58,34 +64,134 @@ Number = Annotated[float, WrapValidator(_as_given), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], Listed]
 
 
-def faults_of(error: ValidationError, where: str = "", positions: Sequence[str] = ()) -> list[Fault]:
-    """What pydantic found wrong, each with its field below `where`. `positions` names positional arguments."""
-    known = {str(number): name for number, name in enumerate(positions)}
-    faults = []
+def faults_of(
+    error: ValidationError,
+    where: str = "",
+    positions: Sequence[str] = (),
+    form: type[BaseModel] | None = None,
+) -> list[Fault]:
+    """What pydantic found wrong, each with its field below `where`.
+
+    `positions` names the arguments of a constructor, `form` is what was validated: they know which fields there are.
+    """
+    named = {str(number): name for number, name in enumerate(positions)}
+    reasons: dict[str, list[str]] = {}
     for mistake in error.errors(include_url=False):
-        place = [printable(part) for part in mistake["loc"]]
-        if place and place[0] in known:
-            place[0] = known[place[0]]
+        parts, beside = _place(mistake["loc"], form)
+        place = [printable(part) for part in parts]
+        if place and place[0] in named:
+            place[0] = named[place[0]]
         if where:
             place.insert(0, where)
         reason = _reason(
             kind=mistake["type"],
             message=mistake["msg"],
             given=mistake["input"],
-            raised=mistake.get("ctx", {}).get("error"),
+            context=mistake.get("ctx", {}),
+            name=str(mistake["loc"][-1]),
+            beside=beside or positions,
         )
-        faults.append((".".join(place), reason))
+        reasons.setdefault(".".join(place), []).append(reason)
+    faults = []
+    for place_name, found in reasons.items():
+        is_of_another_kind = any(other.startswith(f"{place_name}.") for other in reasons)
+        if not is_of_another_kind:  # of what may be text or a mapping, and is a mapping with faults of its own
+            faults.append((place_name, _alternatives(found)))
     return faults
 
 
-def _reason(kind: str, message: str, given: object, raised: object) -> str:
-    """`raised` is the error of one of our own checks."""
+def _place(location: Sequence[int | str], form: type[BaseModel] | None) -> tuple[list[int | str], set[str]]:
+    """The field that a mistake is of, without pydantic's names for the members of unions; and the fields beside it."""
+    forms = [form] if form else []
+    parts: list[int | str] = []
+    beside: set[str] = set()
+    for number, part in enumerate(location):
+        is_last = number == len(location) - 1
+        fields = _fields_of(forms)
+        if part in MEMBERS and is_last:
+            continue
+        is_class = isinstance(part, str) and part[:1].isupper()
+        is_tag = bool(fields) and isinstance(part, str) and part not in fields and not is_last
+        if is_class or is_tag:
+            forms = [member for member in forms if part in (member.__name__, *_tags_of(member))]
+            beside = _fields_of(forms)
+            continue
+        parts.append(part)
+        if isinstance(part, str):
+            beside = fields
+            forms = _forms_below(forms, part)
+    return parts, beside
+
+
+def _fields_of(forms: Sequence[type[BaseModel]]) -> set[str]:
+    names: set[str] = set()
+    for form in forms:
+        names.update(form.model_fields)
+    return names
+
+
+def _tags_of(form: type[BaseModel]) -> Iterator[object]:
+    """Words by which a member of a union is told from the others: its fields that can have one value only."""
+    for field in form.model_fields.values():
+        if get_origin(field.annotation) is Literal:
+            yield from get_args(field.annotation)
+
+
+def _forms_below(forms: Sequence[type[BaseModel]], field: str) -> list[type[BaseModel]]:
+    """What a field may be of, as far as that has fields itself."""
+    found: list[type[BaseModel]] = []
+    for form in forms:
+        if field in form.model_fields:
+            found += _forms_in(form.model_fields[field].annotation)
+    return found
+
+
+def _forms_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _forms_in(part)
+
+
+def _reason(
+    kind: str,
+    message: str,
+    given: object,
+    context: Mapping[str, object],
+    name: str,
+    beside: Collection[str],
+) -> str:
+    """`context` has the error of one of our own checks, `beside` are the fields where the one called `name` is."""
+    if kind in UNKNOWN_FIELD:
+        near = did_you_mean(name, beside) or f"There are {', '.join(sorted(beside))}."
+        return f"is no field that there is. {near}"
     if kind in REASONS:
         return REASONS[kind]
     if kind == "value_error":
-        return str(raised)
-    must = MUST.get(kind, message.replace("Input should be", "must be"))
+        return str(context.get("error"))
+    if kind == "union_tag_invalid":
+        choices = QUOTED.findall(str(context["expected_tags"]))
+        given = context["tag"]
+        must = f"must be {' or '.join(choices)}"
+    else:
+        choices = QUOTED.findall(message)
+        must = MUST.get(kind, message.replace("Input should be", "must be"))
+    if kind == "tuple_type" and isinstance(given, str | int | float):
+        must = f"must be a list: write [{given!r}]"
+    if kind in CHOICES and isinstance(given, str):
+        return with_nearest(f"{printable(given)} {must}", given, choices)
     return f"{printable(given)} {must}"
+
+
+def _alternatives(reasons: Sequence[str]) -> str:
+    """The reasons of one place: why it is none of the things that it may be."""
+    first, *others = dict.fromkeys(reasons)
+    given, separator, _must = first.partition(" must be ")
+    alternatives = [first]
+    for reason in others:
+        again = reason.startswith(given + separator)
+        alternatives.append(reason.removeprefix(given + separator) if again else reason)
+    return " or ".join(alternatives)
 
 
 def invalid(faults: Sequence[Fault]) -> InvalidSpec:

@@ -5,13 +5,14 @@ A target is one entry in `catalog.yaml`. Users add their own in a YAML file of t
 """
 
 from edge_assets.targets.catalog import Catalog, Quantization, Target, load_catalog
-from edge_assets.targets.machine import Machine, local_target, this_machine, usable_cores
+from edge_assets.targets.machine import Machine, is_this_machine, local_target, this_machine, usable_cores
 
 __all__ = [
     "Catalog",
     "Machine",
     "Quantization",
     "Target",
+    "is_this_machine",
     "load_catalog",
     "local_target",
     "this_machine",

@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 from edge_assets.errors import InvalidSpec, UnknownName, one_line, printable
+from edge_assets.spec.tiers import Tier
 from edge_assets.spec.validation import STRICT, faults_of, invalid
+from edge_assets.targets.emulation import EMULATED
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once
@@ -29,7 +31,7 @@ OPSET = 20  # unless a target says otherwise
 OLDEST_OPSET, NEWEST_OPSET = 17, 28  # the newest is the one of the installed onnx, which is not imported for it
 IntegerType = Literal["uint8", "int8"]
 TorchEngine = Literal["x86", "qnnpack"]
-Browser = Literal["chromium"]
+Browser = Literal["chromium", "firefox", "webkit"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Match:
     gpu: str | None = None  # part of the NVIDIA GPU's name
     browser: Browser | None = None  # an installed browser
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is given."""
+        return self == Match()
+
 
 @dataclass(frozen=True)
 class Target:
@@ -76,7 +83,9 @@ class Target:
     quantization: Quantization
     size_bytes: int
     memory_bytes: int
+    emulation: tuple[str, ...] = ()  # emulated CPUs, by name: the instruction sets that it may have
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family reads
+    evidence: Tier | None = None  # the least by which parity and accuracy have to be known
 
 
 @dataclass(frozen=True)
@@ -137,10 +146,21 @@ def _begins_with_one(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def _emulated(name: str) -> str:
+    if name not in EMULATED:
+        raise ValueError(f"'{printable(name)}' is no emulated CPU: {', '.join(sorted(EMULATED))}")
+    return name
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=1, le=65536)]
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{SIZE}$"})]
 Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no tuples
+EmulatedName = Annotated[
+    str,
+    AfterValidator(_emulated),
+    WithJsonSchema({"type": "string", "enum": sorted(EMULATED)}),
+]
 BatchSizes = Annotated[
     tuple[Count, ...],
     Field(strict=False, min_length=1, json_schema_extra={"prefixItems": [{"const": 1}]}),
@@ -198,7 +218,15 @@ class TargetEntry(Entry):
     device: Literal["local"] | None = Field(default=None, description="local: measured when this machine is one")
     opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = Field(default=OPSET, description="of ONNX")
     quantization: QuantizationEntry = QuantizationEntry()
+    emulation: Annotated[tuple[EmulatedName, ...], Field(strict=False)] = Field(
+        default=(),
+        description="emulated CPUs that have the instruction sets that it may have",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="what only this family reads")
+    evidence: Tier | None = Field(
+        default=None,
+        description="the least tier by which parity and accuracy have to be known for a release",
+    )
 
 
 def json_schema(families: Iterable[str]) -> dict[str, object]:
@@ -226,7 +254,11 @@ def parse_target(name: object, entry: object) -> Target:
     try:
         form = TargetEntry.model_validate(dict(entry))
     except ValidationError as error:
-        raise invalid(faults_of(error, where)) from None
+        raise invalid(faults_of(error, where, form=TargetEntry)) from None
+    for cpu in form.emulation:
+        if EMULATED[cpu].architecture != form.architecture:
+            others = f"{EMULATED[cpu].architecture}, the target of {printable(form.architecture)}"
+            raise InvalidSpec(f"{where}.emulation", f"{cpu} is a CPU of {others}")
     return Target(
         name=name,
         family=form.family,
@@ -240,7 +272,9 @@ def parse_target(name: object, entry: object) -> Target:
         quantization=Quantization(**form.quantization.model_dump()),
         size_bytes=form.budgets.size,
         memory_bytes=form.budgets.memory,
+        emulation=form.emulation,
         options=form.options,
+        evidence=form.evidence,
     )
 
 
@@ -255,9 +289,9 @@ def load_catalog(*extra: Path) -> Catalog:
     unread = []
     for path in (BUILT_IN, *extra):
         try:
-            entries = list(_read(path))
+            entries = list(entries_of(path))
         except yaml.YAMLError as error:
-            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {_problem(error)}"))
+            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {problem_of(error)}"))
             continue
         except (OSError, ValueError, RecursionError) as error:
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {one_line(error, 300)}"))
@@ -267,7 +301,7 @@ def load_catalog(*extra: Path) -> Catalog:
                 if name in targets or name in broken:
                     raise InvalidSpec(f"catalog {path}", f"target '{printable(name)}' is already defined")
                 if isinstance(entry, yaml.YAMLError):
-                    raise InvalidSpec(f"target {printable(name)}", _problem(entry))
+                    raise InvalidSpec(f"target {printable(name)}", problem_of(entry))
                 target = parse_target(name, entry)
                 targets[target.name] = target
             except InvalidSpec as error:
@@ -291,13 +325,21 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Iterator[tuple[Hashable, object]]:
-    """Name and entry of each target in a file; an entry that is no YAML value comes as the error that says so."""
-    loader = _Loader(path.read_text(encoding="utf-8"))
+def _loader(path: Path) -> "yaml.SafeLoader | yaml.CSafeLoader":
+    """Of our own file libyaml's, which is ten times as fast; one of the user's may be so deep that it would crash."""
+    text = path.read_text(encoding="utf-8")
+    if path == BUILT_IN and yaml.__with_libyaml__:
+        return yaml.CSafeLoader(text)
+    return _Loader(text)
+
+
+def entries_of(path: Path) -> Iterator[tuple[Hashable, object]]:
+    """Name and entry of each mapping in a file; an entry that is no YAML value comes as the error that says so."""
+    loader = _loader(path)
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            raise ValueError("it must map target names to entries")
+            raise ValueError("it must map names to entries")
         for key_node, entry_node in root.value:
             name = loader.construct_document(key_node)
             try:
@@ -311,7 +353,8 @@ def _read(path: Path) -> Iterator[tuple[Hashable, object]]:
         loader.dispose()
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def problem_of(error: yaml.YAMLError) -> str:
+    """What is wrong with the YAML, and in which line."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or one_line(error, 300)
     if mark:

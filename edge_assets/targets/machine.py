@@ -1,26 +1,59 @@
 """Which target this machine is, and what it is made of.
 
-A latency is only ever shown as a target's when it was measured on a machine that matches that target.
+A latency is only ever shown as a target's when it was measured on a machine that matches that target. Needs the
+standard library alone: devices hold a copy, and say by it what they are.
 """
+
+from __future__ import annotations
 
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
-from edge_assets.targets.catalog import Match, Target
+if TYPE_CHECKING:
+    from typing import Self
+
+    from edge_assets.targets.catalog import Match, Target
 
 # ARM reports part numbers instead of names: /proc/cpuinfo "CPU part" (Arm, Main ID Register)
-ARM_PARTS = {"0xd0b": "Cortex-A76", "0xd40": "Neoverse V1", "0xd4f": "Neoverse V2", "0xd0c": "Neoverse N1"}
+ARM_PARTS = {
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse N1",
+    "0xd40": "Neoverse V1",
+    "0xd4f": "Neoverse V2",
+}
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # as macOS and Windows call them
 ANY = "any"  # architecture of a target that runs beside every CPU: a GPU, a browser
-BROWSERS = {"chromium": ("chromium", "google-chrome", "chrome")}  # commands, by the name that a target asks for
+
+
+@dataclass(frozen=True)
+class BrowserCommands:
+    """What starts a browser, and what it needs beside it."""
+
+    commands: tuple[str, ...]  # any of these
+    packages: str  # Debian's, which bring all that is needed
+    beside: tuple[str, ...] = ()  # commands, all of them
+
+
+# by the name that a target asks for
+BROWSERS: Mapping[str, BrowserCommands] = {
+    "chromium": BrowserCommands(("chromium", "google-chrome", "chrome"), "chromium"),
+    "firefox": BrowserCommands(("firefox-esr", "firefox"), "firefox-esr"),
+    # WebKitGTK: its driver starts MiniBrowser, which has no headless mode
+    "webkit": BrowserCommands(
+        ("WebKitWebDriver",),
+        "webkit2gtk-driver xvfb xauth dbus-daemon",
+        beside=("xvfb-run", "xauth", "dbus-run-session"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +80,7 @@ class Machine:
     def matches(self, target: Target) -> bool:
         """Whether this machine is that target."""
         wanted = target.match
-        if wanted == Match() or target.architecture not in (self.architecture, ANY):
+        if wanted.is_empty or target.architecture not in (self.architecture, ANY):
             return False
         if wanted.board is not None and wanted.board not in (self.board or ""):
             return False
@@ -115,13 +148,23 @@ def usable_cores() -> int:
 
 
 def local_target(targets: Iterable[Target], family: str, machine: Machine | None = None) -> Target | None:
-    """The target of `family` that this machine is: the most specific match, or None."""
+    """The target of `family` that this machine is: the most specific match, or None.
+
+    Where browsers are targets a machine is one of each that is installed: see `is_this_machine`.
+    """
     machine = machine or this_machine()
     matching = []
     for target in targets:
         if target.family == family and target.device == "local" and machine.matches(target):
             matching.append(target)
     return max(matching, key=_specificity, default=None)
+
+
+def is_this_machine(target: Target, targets: Iterable[Target]) -> bool:
+    """Whether a target is the one of its family, and of its browser, that this machine is."""
+    rivals = [other for other in targets if other.match.browser == target.match.browser]
+    found = local_target(rivals, target.family)
+    return found is not None and found.name == target.name
 
 
 def _specificity(target: Target) -> int:
@@ -142,8 +185,12 @@ def gpus() -> tuple[str, ...]:
 
 
 def browser(name: str) -> str | None:
-    """Path of an installed browser, or None."""
-    for command in BROWSERS[name]:
+    """Path of the command of a browser that is installed with all that it needs, or None."""
+    known = BROWSERS[name]
+    for command in known.beside:
+        if shutil.which(command) is None:
+            return None
+    for command in known.commands:
         path = shutil.which(command)
         if path:
             return path

@@ -34,7 +34,7 @@ DIGITS = ModelSpec(
         *("iphone-12", "iphone-15-pro", "ipad", "mac-m-series"),
         *("pixel-8", "snapdragon-8", "android-midrange"),
         *("cortex-m4", "cortex-m7"),
-        *("browser-wasm", "browser-webgpu"),
+        *("browser-wasm", "browser-firefox", "browser-webkit", "browser-webgpu"),
     ),
     class_names=tuple("0123456789"),
     owners=("team:edge-assets",),

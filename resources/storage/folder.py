@@ -107,4 +107,9 @@ def link(temporary: Path, final: Path) -> bool:
 
 def _stat(path: Path, key: str) -> Stat:
     stat = path.stat()
-    return Stat(key=key, size=stat.st_size, modified=stat.st_mtime, identity=(stat.st_mtime_ns, stat.st_ino))
+    return Stat(
+        key=key,
+        size=stat.st_size,
+        modified=stat.st_mtime,
+        identity=(stat.st_mtime_ns, stat.st_ino),
+    )

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any
 
 from resources.storage.files import Stat
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 LARGEST_COPY = 5 * 2**30  # bytes that S3 copies in one request
 BATCH = 500  # files that are read at once
@@ -25,7 +26,7 @@ S3_CONFIG: Mapping[str, object] = {
 class ObjectStore:
     """The objects below a prefix. An upload is atomic: an object is there whole or not at all."""
 
-    root: UPath
+    root: "UPath"
 
     def read(self, key: str) -> bytes:
         content: bytes = self._system.cat_file(self._path(key))

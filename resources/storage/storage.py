@@ -4,15 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any
 
 from edge_assets.addresses import without_credentials
 from resources.storage.errors import Damaged, as_store_error, is_denied
 from resources.storage.files import Stat
 from resources.storage.folder import TEMPORARY, Folder
 from resources.storage.object_store import BATCH, ObjectStore, s3_options
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 __all__ = ["TEMPORARY", "TRIES", "Storage", "open_storage"]
 TRIES = 3  # of a download that is cut off or arrives with another content
@@ -22,14 +23,14 @@ TRIES = 3  # of a download that is cut off or arrives with another content
 class Storage:
     """The files below `root`. Everything raises StoreError for what goes wrong outside."""
 
-    root: UPath
+    root: "UPath"
     backend: Folder | ObjectStore
 
     @property
     def is_local(self) -> bool:
         return isinstance(self.backend, Folder)
 
-    def path(self, key: str) -> UPath:
+    def path(self, key: str) -> "UPath":
         """Where a key is."""
         return self.root / key
 
@@ -136,6 +137,8 @@ class Storage:
 
 def open_storage(root: str, options: Mapping[str, Any]) -> Storage:
     """The files below a folder or an fsspec URL."""
+    from upath import UPath
+
     if "://" not in root:
         return _in_folder(UPath(Path(root).resolve()))
     if root.startswith(("s3://", "s3a://")):
@@ -148,7 +151,7 @@ def open_storage(root: str, options: Mapping[str, Any]) -> Storage:
     return Storage(path, ObjectStore(path))
 
 
-def _in_folder(path: UPath) -> Storage:
+def _in_folder(path: "UPath") -> Storage:
     return Storage(path, Folder(Path(path.path)))
 
 
@@ -160,7 +163,11 @@ def _read_once(storage: Storage, key: str) -> bytes | None:
             return None
 
 
-def _read_batch(storage: Storage, objects: ObjectStore, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _read_batch(
+    storage: Storage,
+    objects: ObjectStore,
+    keys: Sequence[str],
+) -> Iterator[tuple[str, bytes]]:
     with storage.errors("read", keys[0]):
         found = objects.read_batch(keys)
     for key, answer in zip(keys, found, strict=True):

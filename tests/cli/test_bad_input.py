@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,63 @@ def test_a_broken_model_does_not_stop_another(copy_of_built: Project) -> None:
     result = copy_of_built.build(EDGE_ASSETS_MODELS=models)
     assert result.returncode == 0
     assert "'tests.tiny.spec:NOTHING' is not registered" in result.stderr
-    assert copy_of_built.run("doctor", EDGE_ASSETS_MODELS=models).returncode == 1
+    assert result.stderr.count("has no 'NOTHING'") == 1
+    doctor = copy_of_built.run("doctor", EDGE_ASSETS_MODELS=models)
+    assert doctor.returncode == 1
+    assert (doctor.stdout + doctor.stderr).count("has no 'NOTHING'") == 1
+
+
+@pytest.mark.parametrize("command", ["build", "scorecard", "compare", "doctor"])
+def test_what_is_wrong_with_the_only_model_is_said_once(project: Project, command: str) -> None:
+    (project.folder / "wrong.py").write_text(
+        "from edge_assets import ImagePreprocessing\n"
+        "SPEC = ImagePreprocessing('image', 8, 8, channels='1', mean=0.5, std=(1.0,), crop=9)\n"
+    )
+    result = project.run(command, EDGE_ASSETS_MODELS="wrong:SPEC")
+    assert result.returncode == 1
+    printed = result.stdout + result.stderr
+    for fault in (
+        "preprocessing.channels: 1 must be a whole number",
+        "preprocessing.mean: 0.5 must be a list: write [0.5]",
+        "preprocessing.crop: is no field that there is. Did you mean",
+    ):
+        assert printed.count(fault) == 1, printed
+    assert "Traceback" not in printed
+    assert "TypeError" not in printed
+
+
+def test_doctor_says_which_model_needs_what_that_is_missing(project: Project) -> None:
+    (project.folder / "pictures.py").write_text(
+        "from edge_assets import image_folder\nimport nosuchlibrary\n\n\n"
+        "def test() -> object:\n    return image_folder('pictures')\n"
+    )
+    (project.folder / "spec.py").write_text(
+        "from dataclasses import replace\nfrom edge_assets import Dataset, Evaluation\n"
+        "from tests.tiny.spec import TINY\n"
+        "SPEC = replace(TINY, name='photos', evaluation=Evaluation(Dataset('pictures:test')))\n"
+    )
+    printed = project.run("doctor", EDGE_ASSETS_MODELS="tests.tiny.spec:TINY,spec:SPEC", COLUMNS="200").stdout
+    lines = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.count("│") > 3}
+    assert "photos" in lines["pillow"]
+    assert "tiny" not in lines["pillow"]
+    assert "none of the models" in lines["pyarrow"]
+    assert "! model photos: its code imports nosuchlibrary, which is not installed" in printed
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (lambda folder: folder.rmdir(), "there is no such folder. Save the trained state dict there, or name another"),
+        (lambda _folder: None, "save the trained state dict there as one of .safetensors, .pt"),
+        (lambda folder: (folder / "a.h5").touch(), "a.h5 '.h5' is not read: save the state dict as .safetensors"),
+    ],
+)
+def test_without_a_checkpoint_it_is_said_what_to_do(
+    project: Project, prepare: Callable[[Path], object], reason: str
+) -> None:
+    next(project.checkpoints.iterdir()).unlink()
+    prepare(project.checkpoints)
+    assert_clear(project.build(), f"no checkpoint of tiny in {project.checkpoints}: {reason}")
 
 
 def test_unsupported_operator_names_operator_and_module(project: Project) -> None:
@@ -141,7 +198,11 @@ def test_unsupported_operator_names_operator_and_module(project: Project) -> Non
 @pytest.mark.parametrize(
     ("which", "loader", "message"),
     [
-        ("calibration", "few", "calibration data: 10 samples, at least 100 are needed"),
+        (
+            "calibration",
+            "few",
+            "10 samples, at least 100 are needed: load more, or lower `minimum` of the spec's calibration",
+        ),
         ("calibration", "constant", "calibration data: all 200 samples are alike"),
         (
             "calibration",

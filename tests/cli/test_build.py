@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import BUILD, Project
+from tests.warm import Started
 
 VARIANTS = ["onnx_model", "onnx_optimized", "onnx_fp16", "onnx_int8_dynamic", "onnx_int8_static", "torch_int8"]
 ROW_FIELDS = {
@@ -54,6 +55,14 @@ def test_quantized_variants_are_smaller_and_still_right(built: Project) -> None:
     for name in ("onnx_model", "onnx_fp16", "onnx_int8_static", "torch_int8"):
         assert scorecard[name]["accuracy"] > 0.9
         assert abs(scorecard[name]["accuracy_drop_points"]) <= 2.0
+
+
+def test_a_variant_that_was_refused_is_not_marked_as_built(project: Project) -> None:
+    result = project.build()
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = [line.strip() for line in result.stdout.splitlines() if "onnx_int8_dynamic" in line]
+    assert [line for line in said if line.startswith("- onnx_int8_dynamic: refused: ")]
+    assert not [line for line in said if line.startswith("✓") or "built" in line]
 
 
 def test_second_build_rebuilds_and_remeasures_nothing(copy_of_built: Project) -> None:
@@ -106,7 +115,7 @@ def test_stopped_builds_leave_nothing_half_visible_and_the_next_goes_on(project:
     """Interrupted once and killed twice, each at a later step of one build."""
     process, _printed = start_until(project, "✓ checkpoint")
     process.send_signal(signal.SIGINT)
-    _output, errors = process.communicate(timeout=60)
+    _output, errors = process.communicate()
     assert process.returncode == 130
     assert "interrupted: what was finished is kept" in errors
     assert "Traceback" not in errors
@@ -170,10 +179,9 @@ def test_a_file_that_was_put_into_a_release_is_named_and_never_imported(built: P
     assert "largest difference from the outputs recorded at release: 0\n" in result.stdout
 
 
-def start_until(project: Project, words: str) -> tuple[subprocess.Popen[str], str]:
+def start_until(project: Project, words: str) -> tuple[Started, str]:
     """A build that has just printed `words`, still running, and all that it printed."""
     process = project.start(*BUILD)
-    assert process.stdout is not None
     printed = ""
     for line in process.stdout:
         printed += line

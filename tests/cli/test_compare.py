@@ -82,11 +82,13 @@ def test_the_scorecard_has_one_line_per_target_and_all_variants_of_one_that_is_n
     short = compared.run("scorecard")
     assert f"{worse}: what ships where" in short.stdout
     (line,) = [line for line in short.stdout.splitlines() if "graviton3" in line]
-    assert "verified, not timed" in line
+    assert "host, not timed" in line
     whole = compared.run("scorecard", "--target", "graviton3", "--checkpoint", first)
     assert f"{first} on graviton3: not measured: no device attached" in whole.stdout
     for row in json.loads(compared.run("scorecard", "--json").stdout):
         assert row["artifact"] in whole.stdout
+    by_file = compared.run("scorecard", "--target", "graviton3", "--checkpoint", "tiny.safetensors")
+    assert by_file.stdout == whole.stdout
     unknown = compared.run("scorecard", "--target", "graviton4")
     assert unknown.returncode == 1
     assert "graviton3" in unknown.stderr

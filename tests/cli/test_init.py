@@ -11,23 +11,17 @@ import pytest
 
 from edge_assets.cli import init
 from edge_assets.errors import EdgeAssetsError
+from tests import warm
 from tests.conftest import ROOT
 
 NAME = "shapes"
 OTHER = "a" * 63  # the longest there is: the code keeps to its format with it, too
 
 
-def run(*arguments: str, folder: Path, module: str = "edge_assets.cli") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command in a new user's terminal: nothing but the folder says what to build."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_"))}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    return warm.run("edge_assets.cli", arguments, folder, {**inherited, "PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture(scope="module")

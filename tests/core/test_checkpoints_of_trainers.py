@@ -257,3 +257,27 @@ def test_a_pickled_object_beside_the_weights_is_refused_and_named(tmp_path: Path
         CheckpointError, match=r"pickled objects that could run code \(pathlib.*Save the state dict alone"
     ):
         load_model(TINY, path)
+
+
+def test_subnormal_weights_are_counted_and_set_to_0_where_that_is_asked_for(tmp_path: Path, state: State) -> None:
+    name = next(name for name, tensor in state.items() if tensor.dim() > 1)
+    few = state | {name: state[name].clone()}
+    few[name].view(-1)[:3] = torch.tensor([1e-40, -1e-39, 0.0])
+    path = saved(few, tmp_path / "few.pt")
+    kept = load(TINY, path)
+    assert kept.is_plain
+    assert kept.remarks == (
+        "2 weights are subnormal, so close to 0 that many processors compute them slowly: "
+        "ModelSpec(flush_subnormals=True) sets them to 0",
+    )
+    assert torch.equal(kept.model.state_dict()[name], few[name])
+    flushed = load(TINY, path, flush_subnormals=True)
+    assert flushed.remarks == (
+        "2 weights are subnormal, so close to 0 that many processors compute them slowly: set to 0",
+    )
+    assert not flushed.is_plain, "what is made from it is made from other numbers than the file's"
+    assert flushed.model.state_dict()[name].view(-1)[:3].tolist() == [0.0, 0.0, 0.0]
+    save_plain(flushed.weights, tmp_path / "flushed.safetensors")
+    again = load(TINY, tmp_path / "flushed.safetensors")
+    assert (again.is_plain, again.remarks) == (True, ())
+    assert torch.equal(again.model.state_dict()[name], flushed.model.state_dict()[name])

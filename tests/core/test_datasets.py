@@ -1,21 +1,37 @@
 """Data sets that stream: what gives samples, what is kept of them, and files of arrays read and written in parts."""
 
+import gc
+import os
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_assets.core import data
+from edge_assets.core.datasets import contents
 from edge_assets.core.datasets import kept as datasets
+from edge_assets.core.datasets.ahead import read_ahead
+from edge_assets.core.datasets.contents import content_digest
 from edge_assets.core.datasets.kept import BATCH, KeptStream, keep_stream
 from edge_assets.core.datasets.npz import NpzWriter, open_npz, save_arrays
 from edge_assets.core.datasets.stream import as_stream, samples
 from edge_assets.core.progress import Progress, appended, duration, followed
-from edge_assets.core.session import SavedFeeds
+from edge_assets.core.session import Samples, SavedFeeds
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError
+from edge_assets.families.families import FAMILIES
+from edge_assets.hashing import sha256_of
+from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.preprocess import Passthrough
+from edge_assets.targets.project import target
+from resources import checkpoints
+from resources.store import open_store
 from tests.samples import kept
+from tests.tiny.spec import TINY
 
 COUNT = 150
 NUMBERS = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
@@ -215,6 +231,92 @@ def test_what_the_users_code_raises_is_said_as_such() -> None:
         read(broken())
 
 
+def broken_later() -> Iterator[dict[str, object]]:
+    """What nobody asked for raises, once the set is known."""
+    for number in range(COUNT):
+        if number == 64 and WATCHED:
+            raise AssertionError("more samples than were asked for")
+        yield {"x": NUMBERS[number]}
+
+
+WATCHED: list[bool] = []
+
+
+def test_inputs_come_in_batches_of_any_size_however_many_are_read_at_a_time(tmp_path: Path) -> None:
+    stream("positions", tmp_path)
+    feeds = SavedFeeds(tmp_path, Passthrough(("x",)), f"{THIS}:positions", "calibration")
+    for size in (1, 7, 64, 100, COUNT, 1000):
+        found = [batch["x"] for batch in feeds.in_batches(size)]
+        assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
+        assert np.array_equal(np.concatenate(found), NUMBERS)
+    layout = {"inputs": {"x": 1}, "outputs": {}, "states": {}}
+    placed = list(replace(feeds, layout=layout).in_batches(100))
+    assert [batch["x"].shape for batch in placed] == [(3, 100), (3, 50)]
+    few = replace(feeds, layout=layout).first(2)
+    assert isinstance(few, Samples), "they know how the model takes them"
+    assert few.part(0, 1)["x"].shape == (3, 1)
+
+
+def test_of_the_first_samples_no_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream("broken_later", tmp_path)
+    monkeypatch.setattr("tests.core.test_datasets.WATCHED", [True])
+    feeds = SavedFeeds(tmp_path, Passthrough(("x",)), f"{THIS}:broken_later", "calibration")
+    assert np.array_equal(feeds.first(64)["x"], NUMBERS[:64])
+    assert np.array_equal(feeds.first(5)["x"], NUMBERS[:5])
+
+
+def test_the_next_samples_are_read_while_those_before_are_in_use() -> None:
+    made: list[int] = []
+    threads = set()
+
+    def numbers() -> Iterator[tuple[int]]:
+        for number in range(4):
+            made.append(number)
+            threads.add(threading.current_thread())
+            yield (number,)
+
+    read = read_ahead(numbers())
+    assert next(read) == (0,)
+    patience = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < patience:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1], "one ahead, and no more"
+    assert list(read) == [(1,), (2,), (3,)]
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+
+
+def test_what_reading_ahead_raises_comes_after_the_samples_before_it() -> None:
+    def numbers() -> Iterator[tuple[int]]:
+        yield (0,)
+        raise DataError("sample 1 is broken")
+
+    read = read_ahead(numbers())
+    assert next(read) == (0,)
+    with pytest.raises(DataError, match="sample 1 is broken"):
+        next(read)
+
+
+def test_reading_ahead_ends_where_nobody_reads_on() -> None:
+    is_over = threading.Event()
+
+    def numbers() -> Iterator[tuple[int]]:
+        try:
+            yield (0,)
+            yield (1,)
+            yield (2,)
+        finally:
+            is_over.set()
+
+    for number in read_ahead(numbers()):
+        assert number == (0,)
+        break
+    gc.collect()
+    assert is_over.wait(10)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading")]
+
+
 # --- memory --------------------------------------------------------------------------------------------
 
 
@@ -287,3 +389,63 @@ def test_progress_says_how_long_the_rest_takes() -> None:
         progress.at(done)
     assert lines == ["evaluating: 250 of 1,000 samples, about 3 min left"]
     assert [duration(seconds) for seconds in (40, 700, 3900)] == ["40 s", "12 min", "1 h 5 min"]
+
+
+# --- folders that a data set is read from --------------------------------------------------------------
+
+
+def test_a_folder_counts_by_the_names_and_contents_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, notes = tmp_path / "pictures", tmp_path / "notes"
+    (folder / "cat").mkdir(parents=True)
+    for number in range(3):
+        (folder / "cat" / f"{number}.png").write_bytes(bytes([number]))
+    first = content_digest(folder, notes)
+    read: list[Path] = []
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(contents, "sha256_of", noted)
+    assert content_digest(folder, notes) == first
+    assert read == [], "what did not change is not read again"
+    (folder / "cat" / ".DS_Store").touch()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x").touch()
+    assert content_digest(folder, notes) == first
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert content_digest(tmp_path / "elsewhere", notes) == first
+    read.clear()
+    changed = folder / "cat" / "1.png"
+    before = changed.stat()
+    changed.write_bytes(b"9")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # of equal size and time
+    second = content_digest(folder, notes)
+    assert second != first
+    assert read == [changed]
+    changed.rename(changed.with_name("9.png"))
+    third = content_digest(folder, notes)
+    assert third not in (first, second)
+    for text in ("{", "[]", '{"cat/0.png": 5}'):
+        next(notes.iterdir()).write_text(text)
+        assert content_digest(folder, notes) == third
+
+
+def test_a_picture_that_was_changed_is_seen_by_the_plan(tmp_path: Path, checkpoint_file: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"1")
+    data_set = replace(TINY.calibration.data, files=(str(tmp_path / "pictures"),))
+    spec = replace(TINY, calibration=replace(TINY.calibration, data=data_set))
+    store = open_store(str(tmp_path / "store"), tmp_path / "cache")
+    checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
+
+    def recipe() -> str:
+        cell = Cell(spec, FAMILIES["cpu"], target("graviton3"), checkpoint, store, lambda _line: None)
+        return cell.data.calibration.recipe.sha256
+
+    first = recipe()
+    assert recipe() == first
+    (tmp_path / "pictures" / "a.png").write_bytes(b"2")
+    assert recipe() != first

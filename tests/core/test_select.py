@@ -139,3 +139,20 @@ def test_sizes_are_said_in_the_unit_that_has_them() -> None:
     assert readable_size(21 * 2**10 + 512) == "21.50 KiB"
     assert readable_size(2**20 - 1) == "1024.00 KiB"
     assert readable_size(3 * 2**20) == "3.00 MiB"
+
+
+def test_a_metric_of_another_name_or_unit_is_told_by_it_in_every_sentence() -> None:
+    candidates = [candidate("a", size=500, p50=None), candidate("b", size=800, p50=None), candidate("c", drop=9.0)]
+    for limits, told, not_told in (
+        (replace(LIMITS, metric="f1"), "f1 drop", "accuracy"),
+        (replace(LIMITS, metric="mae", own_unit="mae"), "mae worse by 0.001", "points"),
+    ):
+        judged = judge(candidates, limits)
+        assert [entry.verdict for entry in judged] == ["released", "dominated", "failed_accuracy"]
+        assert told in judged[1].reason
+        assert judged[2].reason.startswith(("f1 drops 9.00 points", "mae 0.95 is worse by 0.09"))
+        for entry in judged:
+            assert not_told not in entry.reason
+    usual = judge(candidates, LIMITS)
+    assert "drop 0.10 points" in usual[1].reason
+    assert usual[2].reason.startswith("drops 9.00 points (8.90 to 9.10) on 5000 samples")

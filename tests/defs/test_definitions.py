@@ -14,8 +14,9 @@ from tests.conftest import ROOT
 from tests.tiny.spec import TINY
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
-HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3", "s3fs"]
-HEAVY += ["dagster_aws", "executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
+HEAVY = ["torch", "coremltools", "onnx", "onnxruntime", "mlflow", "pandas", "matplotlib", "sklearn", "boto3"]
+HEAVY += ["numpy", "fsspec", "dagster_aws"]
+HEAVY += ["executorch", "torchao", "litert_torch", "ai_edge_litert", "tensorrt_rtx", "playwright"]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -16,6 +17,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from edge_assets.cli import build as building
 from edge_assets.core.types import File
+from edge_assets.defs import running
 from edge_assets.defs.instance import DAGSTER_YAML, FORMER_YAML, missing_settings, open_instance, prepare
 from edge_assets.defs.recovery import dead_runs_sensor
 from edge_assets.defs.running import FORMER_TAG, TAG, Worker
@@ -93,6 +95,50 @@ def test_runs_whose_process_is_gone_are_closed_and_no_others() -> None:
         assert isinstance(answer, dg.SkipReason)
         assert answer.skip_message == "4 dead runs were closed"
         assert {run.run_id: run.status.value for run in instance.get_runs()} == expected
+
+
+DEAF = """
+import signal, sys, time
+from pathlib import Path
+import dagster as dg
+from edge_assets.defs.running import executing
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    with executing(instance, instance.get_run_by_id(sys.argv[2])):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # as native code that never returns
+        print("works", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_process_that_goes_on_after_its_run_was_ended_is_killed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = []
+    with open_instance(home) as instance:
+        runs = [create_run_for_test(instance, "tiny_cpu", status=dg.DagsterRunStatus.STARTED) for _ in range(2)]
+        try:
+            for run in runs:
+                command = [sys.executable, "-c", DEAF, str(home.dagster), run.run_id]
+                processes.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **PIPES))
+            for process in processes:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "works\n", process.communicate()[1]
+            deaf, working = processes
+            ended = runs[0].run_id
+            instance.run_launcher.terminate(ended)
+            instance.report_run_failed(runs[0], "Exceeded maximum runtime of 86400 seconds.")
+            dead_runs_sensor(dg.build_sensor_context(instance))
+            assert deaf.poll() is None, "it may be about to end"
+            monkeypatch.setattr(running, "DEAF_SECONDS", 0)
+            dead_runs_sensor(dg.build_sensor_context(instance))
+            assert deaf.wait(10) == -signal.SIGKILL
+            assert working.poll() is None
+            said = [entry.message for entry in instance.all_logs(ended)]
+            assert f"Killed the process {deaf.pid}, which worked on this run after it had ended." in said
+            locks = [path.stem for path in (home.dagster / "running").glob("*.lock")]
+            assert locks == [runs[1].run_id]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 INTERRUPTIBLE = """

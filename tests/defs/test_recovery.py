@@ -17,10 +17,9 @@ import psutil
 import pytest
 
 from edge_assets.defs import running
-from edge_assets.defs.instance import DAGSTER_YAML
 from edge_assets.defs.running import INITIAL_NAMESPACE, Worker, is_gone
 from tests.conftest import Project
-from tests.serving import Served, is_alive, start, wait_for
+from tests.serving import Served, brisk_instance, is_alive, start, wait_for
 
 EARLIER = Worker("host", "machine", "earlier", INITIAL_NAMESPACE, os.getpid(), "1")  # before a reboot
 
@@ -116,6 +115,9 @@ def test_inside_containers_a_reboot_cannot_be_told_from_another_machine(tmp_path
 # --- with a real daemon --------------------------------------------------------------------------------
 
 RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+MESSAGES = """
+query M($run: ID!) { logsForRun(runId: $run) {
+  ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
 TERMINATE = "mutation T($run: String!) { terminateRun(runId: $run) { __typename ... on PythonError { message } } }"
 LAUNCH = """
 mutation L($tags: [ExecutionTag!]) { launchRun(executionParams: {
@@ -132,20 +134,22 @@ def project(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path) -> 
     folder = tmp_path_factory.mktemp("recovery")
     (folder / "checkpoints").mkdir()
     (folder / "hold").touch()
-    (folder / "home" / "dagster").mkdir(parents=True)
-    brisk = DAGSTER_YAML.replace("run_queue:\n", "run_queue:\n  dequeue_interval_seconds: 1\n")
-    (folder / "home" / "dagster" / "dagster.yaml").write_text(brisk)
+    brisk_instance(folder / "home")
+    settings = folder / "home" / "dagster" / "dagster.yaml"
+    often = settings.read_text().replace("run_monitoring:\n", "run_monitoring:\n  poll_interval_seconds: 1\n")
+    settings.write_text(often)
     shutil.copy(checkpoint_file, folder / "checkpoints")
     environment = {"EDGE_ASSETS_SENSOR_SECONDS": "3600", "EDGE_ASSETS_MODELS": "tests.tiny.held:HELD"}
     return Project(folder / "home", folder / "checkpoints", {**environment, "TINY_HOLD": str(folder / "hold")})
 
 
-def launch(served: Served, checkpoint: Path) -> str:
+def launch(served: Served, checkpoint: Path, **more_tags: str) -> str:
     """Launch a run of the checkpoint's, and return its id."""
     key = f"tiny-{hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:8]}"
     served.graphql(ADD, key=key)
     tags = {"dagster/partition/checkpoint": key, "dagster/partition/target": "graviton3"}
     tags["dagster/partition"] = f"{key}|graviton3"
+    tags |= {name.replace("__", "/"): value for name, value in more_tags.items()}
     launched = served.graphql(LAUNCH, tags=[{"key": name, "value": value} for name, value in tags.items()])
     return str(launched["launchRun"]["run"]["runId"])
 
@@ -162,6 +166,12 @@ def worker_of(served: Served, run: str) -> int | None:
         kept = instance.get_run_by_id(run)
     worker = Worker.of(kept) if kept else None
     return worker.pid if worker else None
+
+
+def messages(served: Served, run: str) -> str:
+    """What the run's log in Dagster's page says."""
+    found = served.graphql(MESSAGES, run=run)["logsForRun"]["events"]
+    return "\n".join(event["message"] for event in found)
 
 
 def executed(served: Served, run: str) -> int:
@@ -220,6 +230,15 @@ def test_killed_processes_are_noticed_and_the_queue_goes_on(project: Project, ch
         assert f"closed run {fourth} of tiny_cpu: its process is gone" in "".join(served.printed)
         assert status(served, fourth) == "FAILURE"
         executed(served, fifth)
+
+        hanging = launch(served, checkpoint_file, dagster__max_runtime="2")
+        last = launch(served, checkpoint_file)
+        terminate(served, fifth)
+        worker = executed(served, hanging)
+        wait_for(lambda: status(served, hanging) == "FAILURE", 20, "the run that takes too long is ended")
+        wait_for(lambda: not is_alive(worker), 20, "its process ends")
+        assert "Exceeded maximum runtime of 2 seconds." in messages(served, hanging)
+        executed(served, last)
     finally:
         servers = served.processes()
         kill(served.process.pid)  # alone: it cannot stop the others

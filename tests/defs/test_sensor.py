@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,10 +34,9 @@ from resources.checkpoints import Checkpoint
 from resources.records import Pointers
 from resources.store import ArtifactStore, open_store
 from tests.conftest import Project
-from tests.defs.test_automation import running_daemon, runs, wait_for, watched_project
+from tests.serving import brisk_instance, wait_for
 from tests.tiny.spec import TINY
 
-__all__ = ["watched_project"]  # a fixture
 DAGSTER = str(Path(sys.executable).parent / "dagster")
 
 
@@ -451,11 +451,41 @@ def test_the_sensor_takes_the_cursor_of_an_earlier_version(watched: Watched) -> 
 # --- with a daemon ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def watched_project(tmp_path: Path, checkpoint_file: Path) -> Project:
+    """A checkpoint folder, and a Dagster instance for a daemon."""
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(checkpoint_file, tmp_path / "checkpoints")
+    environment = {"EDGE_ASSETS_SENSOR_SECONDS": "2", "DAGSTER_HOME": str(tmp_path / "home" / "dagster")}
+    brisk_instance(tmp_path / "home")
+    with dg.DagsterInstance.from_config(str(tmp_path / "home" / "dagster")):
+        pass  # the daemon and the test must not create its databases at the same time
+    return Project(tmp_path / "home", tmp_path / "checkpoints", environment)
+
+
+@contextmanager
+def running_daemon(project: Project) -> Iterator[None]:
+    """A dagster-daemon of the project."""
+    command = [f"{DAGSTER}-daemon", "run", "-m", "edge_assets.definitions"]
+    with (project.folder / "daemon.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=project.folder, env=project.env(), stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def runs(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Status of the family job's runs by partition."""
+    found = instance.get_runs(dg.RunsFilter(job_name="tiny_cpu"))
+    return {run.tags["dagster/partition"]: run.status.value for run in found}
+
+
 def test_a_daemon_takes_up_what_another_lost_and_what_a_person_starts_overtakes_it(
-    watched_project: Project, checkpoint_file: Path
+    watched_project: Project,
 ) -> None:
     """The other died when Dagster had added the partition and not yet kept the runs."""
-    shutil.copy(checkpoint_file, watched_project.checkpoints)
     store = open_store(str(watched_project.home / "store"), watched_project.home / "cache")
     checkpoints.discover(store, "tiny", str(watched_project.checkpoints))
     key = checkpoints.registered(store, "tiny")[0].key
@@ -463,7 +493,7 @@ def test_a_daemon_takes_up_what_another_lost_and_what_a_person_starts_overtakes_
         instance.add_dynamic_partitions("tiny_checkpoints", [key])
         blocker = create_run_for_test(instance, job_name="another", status=dg.DagsterRunStatus.STARTED)
         with running_daemon(watched_project):
-            wait_for(lambda: sorted(runs(instance).values()) == ["QUEUED", "QUEUED"], 120)
+            wait_for(lambda: sorted(runs(instance).values()) == ["QUEUED", "QUEUED"], 120, "both wait")
             watched = Watched(watched_project.checkpoints, store, instance)
             assert asked_targets(watched, checkpoints.lookup(store, "tiny", key)) == [], "they wait already"
             tags = json.dumps({"dagster/partition": key})
@@ -473,8 +503,8 @@ def test_a_daemon_takes_up_what_another_lost_and_what_a_person_starts_overtakes_
             (manual,) = instance.get_runs(dg.RunsFilter(job_name="tiny_scorecard"))
             assert manual.status == dg.DagsterRunStatus.QUEUED
             instance.report_run_failed(blocker)
-            wait_for(lambda: finished(instance, manual.run_id), 120)
-            wait_for(lambda: "QUEUED" not in runs(instance).values() or started(instance), 120)
+            wait_for(lambda: finished(instance, manual.run_id), 120, "the run by hand ends")
+            wait_for(lambda: started(instance), 120, "one of the others has started")
             first = min(instance.get_run_records(), key=lambda record: record.start_time or float("inf"))
             assert first.dagster_run.run_id == manual.run_id, "asked for last, started first"
 

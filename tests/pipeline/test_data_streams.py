@@ -21,7 +21,7 @@ from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec
 from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import export as onnx
-from edge_assets.toolchains.onnx import int8_static
+from edge_assets.toolchains.onnx import float16, int8_static
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
@@ -87,6 +87,27 @@ def test_fine_tuning_data_may_stream(cell: Callable[[ModelSpec], Cell]) -> None:
     place = cell(spec)
     assert place.data.check().facts["training_samples"] == 400
     assert place.data.saved_feeds(place.data.training).raw()["label"].shape == (400,)
+
+
+def test_what_calibrates_reads_a_stream_some_samples_at_a_time(
+    cell: Callable[[ModelSpec], Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for spec in (TINY, STREAMED):
+        place = cell(replace(spec, calibration=replace(spec.calibration, method="percentile")))
+        graph = place.variants.build(onnx.MODEL, place.reference.build())
+        found = []
+        for variant in (float16.VARIANT, int8_static.VARIANT):
+            built = place.variants.build(variant, graph)
+            assert built.artifact is not None, built.failed
+            found.append([file.sha256 for file in built.artifact.files])
+        made[spec.name] = found
+        # the inputs of 200 samples do not fit this, and are no longer taken at once
+        for module in ("core.session", "core.datasets.kept"):
+            monkeypatch.setattr(f"edge_assets.{module}.data_memory_bytes", lambda: 2**15)
+    with pytest.raises(DataError, match="calibration data are needed at once, and take 50.00 KiB"):
+        place.data.saved_feeds(place.data.calibration)()
+    assert made["streamed"] == made["tiny"]
 
 
 def test_labels_far_into_a_stream_are_looked_at(cell: Callable[[ModelSpec], Cell]) -> None:
@@ -165,14 +186,14 @@ def test_one_metric_decides_and_others_are_reported_and_gate(cell: Callable[[Mod
     assert numbers["metric_f1_average_micro"] == pytest.approx(numbers["accuracy"])
     assert numbers["metric_confidence_drop"] == pytest.approx(0, abs=1e-6)
 
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), place.limits)
+    _, gate, *_ = gates(verified_candidate(place, int8), place.limits)
     assert gate.passed
     assert "f1(average=micro) 0.9" in gate.sentence
     assert "within the gate of 0.05" in gate.sentence
     strict = replace(place.limits, metrics={"f1(average=micro)": -0.5})
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), strict)
+    _, gate, *_ = gates(verified_candidate(place, int8), strict)
     assert gate.passed is False
-    _, gate, *_ = gates(verified_candidate(int8, "logits"), replace(place.limits, metrics={"other": 0.1}))
+    _, gate, *_ = gates(verified_candidate(place, int8), replace(place.limits, metrics={"other": 0.1}))
     assert gate.passed is None, "missing evidence blocks"
 
 
@@ -181,7 +202,7 @@ def test_the_deciding_metric_gates_in_its_own_unit(cell: Callable[[ModelSpec], C
     place = cell(evaluated(STREAMED, {"metric": deciding}))
     _, graph, _ = built(place)
     assert place.limits.accuracy_drop_points == pytest.approx(1.5)
-    _, gate, *_ = gates(verified_candidate(graph, "logits"), place.limits)
+    _, gate, *_ = gates(verified_candidate(place, graph), place.limits)
     assert gate.passed
     assert gate.sentence.startswith("confidence 0.")
     assert "within the gate of 0.015, on 597 samples" in gate.sentence

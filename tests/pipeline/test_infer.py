@@ -1,5 +1,6 @@
 """`infer.py` on files of one's own: the inputs that it gives a model are the dataset's, bit for bit."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 
 from edge_assets import AudioPreprocessing, ImagePreprocessing
+from edge_assets.core import layout
+from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline import release
 from edge_assets.spec import preprocess
@@ -35,8 +38,21 @@ import numpy as np
 def load(path, manifest):
     return lambda feeds: {"logits": np.array([[1.0, 5.0]]), "embedding": np.arange(9.0)[None]}
 """
+COPIED = [Path(preprocess.__file__), Path(layout.__file__), release.HERE / "infer.py"]
+COPIED += [release.TOOLCHAINS / runtime.loader for runtime in RUNTIMES.values() if runtime.loader]
 COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 GREY = ImagePreprocessing("image", 24, 32, 1, mean=(0.1,), std=(0.4,))
+
+
+@pytest.mark.parametrize("path", COPIED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_a_release_holds_a_copy_of_imports_nothing_of_the_product(path: Path) -> None:
+    for statement in ast.parse(path.read_text()).body:
+        names = []
+        if isinstance(statement, ast.Import):
+            names = [alias.name for alias in statement.names]
+        if isinstance(statement, ast.ImportFrom):
+            names = [statement.module or ""]
+        assert not [name for name in names if name.partition(".")[0] in ("edge_assets", "resources")]
 
 
 def released(folder: Path, declared: Preprocessing, runtime: str = RUNTIME, classes: tuple[str, ...] = ()) -> Path:
@@ -97,7 +113,7 @@ def test_a_sound_file_gives_the_datasets_numbers(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("wide.png", "must have 24 x 32 pixels (height x width), got 32 x 96; `resize` of the preprocessing would say"),
-        ("absent.png", "absent.png"),
+        ("absent.png", "absent.png; without the option the bundled sample is run"),
         ("text.png", "text.png is no picture that Pillow can read"),
     ],
 )

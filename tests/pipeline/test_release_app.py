@@ -30,7 +30,7 @@ from edge_assets.spec.model import Calibration, Dataset, Evaluation
 from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, Preprocessing
 from edge_assets.targets.project import target
 from edge_assets.toolchains.litert import tflite_micro
-from edge_assets.toolchains.litert.convert import Port
+from edge_assets.toolchains.litert.session import Port
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT

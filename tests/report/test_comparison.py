@@ -180,6 +180,8 @@ def compared(before: list[Row], after: list[Row], fp32: Accuracy | None) -> Comp
     return Comparison(
         before="old-00000000",
         after="new-00000000",
+        metric="accuracy",
+        is_share=True,
         fp32=fp32,
         changes=changes,
         regressions=regressions(changes, TINY.gates.max_accuracy_drop_points),
@@ -202,5 +204,5 @@ def test_the_page_says_what_changed_and_what_is_a_regression(tmp_path: Path) -> 
 def test_the_page_says_why_accuracies_are_not_compared(tmp_path: Path) -> None:
     page.write_comparison(tmp_path / "page.html", TINY, compared([WINNER], [WINNER], None))
     text = (tmp_path / "page.html").read_text()
-    assert "not evaluated on the same samples, so their accuracies are not compared" in text
+    assert "not evaluated on the same samples, so their values of accuracy are not compared" in text
     assert "Regressions" not in text

@@ -19,7 +19,7 @@ from upath import UPath
 
 from edge_assets.core.checkpoint import check_complete, load_model
 from edge_assets.defs.sensors import checkpoint_sensor
-from edge_assets.errors import CheckpointError, StoreError
+from edge_assets.errors import CheckpointError, EdgeAssetsError, StoreError, UnknownName
 from edge_assets.hashing import sha256_of
 from resources import checkpoints
 from resources.blobs import Blobs
@@ -545,3 +545,29 @@ def test_a_store_that_cannot_be_written_reads_what_is_known(
         monkeypatch.setattr(part, name, refused)
     assert checkpoints.discover(own_store, "tiny", str(folder)) == []
     assert checkpoints.registered(own_store, "tiny") == [known]
+
+
+def test_a_person_names_a_checkpoint_by_its_key_its_file_or_how_its_key_begins(
+    own_store: ArtifactStore, folder: Path, state: State
+) -> None:
+    def registered(name: str, scale: float) -> str:
+        path = folder / name
+        save_file({key: tensor * scale for key, tensor in state.items()}, path)
+        return checkpoints.register(own_store, "tiny", str(path)).key
+
+    first, second = registered("epoch1.safetensors", 1.0), registered("epoch1.safetensors", 2.0)
+    third = registered("epoch10.safetensors", 3.0)
+    for name, key in (
+        (first, first),
+        (first[:-1], first),
+        ("epoch1", second),  # the file's newest content, and not the beginning of several
+        ("epoch1.safetensors", second),
+        ("checkpoints/epoch10.safetensors", third),
+        ("epoch10-", third),
+    ):
+        assert checkpoints.find(own_store, "tiny", name).key == key, name
+    with pytest.raises(EdgeAssetsError, match=f"'epoch' may be .*{third}.*: give more of the name"):
+        checkpoints.find(own_store, "tiny", "epoch")
+    for name in ("epoc2", "", "/"):
+        with pytest.raises(UnknownName, match="unknown checkpoint of tiny"):
+            checkpoints.find(own_store, "tiny", name)

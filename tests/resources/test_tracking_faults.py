@@ -27,6 +27,8 @@ from resources.artifacts import ArtifactStoreResource
 from resources.outbox import HISTORY, PARENT, Entry
 from resources.records import Pointers
 from resources.tracking import MLflowTracking
+from tests import warm
+from tests.conftest import ROOT
 from tests.proxy import HANG, PASS, Answer, Proxy, always, black_hole, proxy
 
 CELL = "{model}/cpu/tiny-0/graviton3"
@@ -620,34 +622,18 @@ def test_a_long_description_is_cut_between_lines_and_says_so(desk: Desk) -> None
     assert note.endswith("more lines: see the artifacts)")
 
 
-SENDER = """
-import sys
-from pathlib import Path
-
-sys.path.insert(0, sys.argv[4])
-from tests.resources.test_tracking_faults import Desk
-
-folder, uri, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-desk = Desk(folder, uri)
-sys.stdin.readline()  # both at once
-desk.log(desk.entry(name, metrics={"accuracy": 0.9}))
-print(desk.said, desk.waiting())
-"""
-
-
 def test_processes_of_two_stores_create_one_database_and_one_experiment(tmp_path: Path) -> None:
-    uri, root = f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}", str(Path(__file__).parents[2])
+    uri, go = f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}", tmp_path / "go"
     processes = []
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", SENDER, str(tmp_path / name), uri, name, root]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
+        arguments = [str(tmp_path / name), uri, name, str(go)]
+        processes.append(warm.start("tests.send", arguments, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)}))
     for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n", process.communicate()
+    go.touch()
     for process in processes:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate()
         assert output.strip() == "[] []", output + errors
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("tiny")

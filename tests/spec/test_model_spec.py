@@ -1,16 +1,21 @@
 """Registering a model: what a wrong spec says, and that it breaks no other."""
 
 import pickle
+import re
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, replace
+from contextlib import nullcontext
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import edge_assets
+from edge_assets import AudioPreprocessing, ImagePreprocessing, Passthrough, TextPreprocessing
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.registry import registry
-from edge_assets.spec.attributes import model_spec, parsed
+from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import (
     Automation,
     Calibration,
@@ -18,12 +23,14 @@ from edge_assets.spec.model import (
     Evaluation,
     FineTuning,
     Gates,
+    Metric,
     ModelSpec,
     Search,
     Tensor,
 )
-from edge_assets.spec.preprocess import Passthrough
+from edge_assets.spec.preprocess_check import given_inputs
 from edge_assets.spec.source import source_digest
+from edge_assets.targets.catalog import parse_target
 from edge_assets.targets.project import target
 from examples.digits.spec import DIGITS, PREPROCESSING
 
@@ -63,7 +70,7 @@ def test_every_fault_of_a_spec_is_on_a_line_of_its_own() -> None:
         replace(DIGITS, name=5, targets="cpu", schemes="most", gates=None, owners=["somebody"])  # type: ignore[arg-type]
     assert str(error.value).splitlines() == [
         "name: 5 must be text",
-        "targets: cpu must be a list",
+        "targets: cpu must be a list: write ['cpu']",
         "gates: None must be an instance of Gates",
         "owners: 'somebody' is neither an e-mail address nor 'team:name'",
         "schemes: most must be 'usual' or 'all'",
@@ -107,23 +114,161 @@ def test_a_wrong_part_is_named_where_it_is_written(
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "fault"),
+    ("change", "fault"),
     [
-        (replace(PREPROCESSING, height="32"), "preprocessing.height: 32 must be a whole number"),  # type: ignore[arg-type]
-        (replace(PREPROCESSING, width=0), "preprocessing.width: 0 must be greater than or equal to 1"),
-        (replace(PREPROCESSING, mean=("0.3",)), "preprocessing.mean.0: 0.3 must be a number"),  # type: ignore[arg-type]
-        (replace(PREPROCESSING, input=None), "preprocessing.input: None must be text"),  # type: ignore[arg-type]
-        (Passthrough("image"), "preprocessing.inputs: image must be a list"),  # type: ignore[arg-type]
+        ({"height": "32"}, "preprocessing.height: 32 must be a whole number"),
+        ({"width": 0}, "preprocessing.width: 0 must be greater than or equal to 1"),
+        ({"mean": ("0.3",)}, "preprocessing.mean.0: 0.3 must be a number"),
+        ({"mean": 0.5}, "preprocessing.mean: 0.5 must be a list: write [0.5]"),
+        ({"input": None}, "preprocessing.input: None must be text"),
+        ({"crop": 36}, "preprocessing.crop: is no field that there is. Did you mean background?"),
+        ({"resize": "croped"}, "preprocessing.resize: croped must be 'none', 'stretch', .* Did you mean crop"),
+        ({"mean": [0.5, 0.5], "height": 0}, "preprocessing.height: 0 must be greater"),
+        ({"mean": [0.5, 0.5]}, "preprocessing: mean and std need one value per channel"),
+    ],
+)
+def test_a_wrong_preprocessing_is_named_as_it_is_made(change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidSpec, match=re.escape(fault).replace(r"\.\*", ".*")):
+        replace(PREPROCESSING, **change)
+
+
+def test_what_is_no_preprocessing_is_named() -> None:
+    with pytest.raises(InvalidSpec, match="preprocessing.inputs: image must be a list: write \\['image'\\]"):
+        Passthrough("image")  # type: ignore[arg-type]
+    with pytest.raises(InvalidSpec, match="preprocessing: str is not one of ImagePreprocessing, AudioPreprocessing"):
+        replace(DIGITS, preprocessing="image")  # type: ignore[arg-type]
+    assert replace(PREPROCESSING, mean=[0.3]) == replace(PREPROCESSING, mean=(0.3,))  # type: ignore[arg-type]
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    5,
+    -1,
+    0.5,
+    float("nan"),
+    True,
+    "x",
+    "",
+    b"x",
+    (),
+    [5],
+    {"a": 1},
+    {5: None},
+    object(),
+    Gates,
+)
+CLASSES = [getattr(edge_assets, name) for name in edge_assets.__all__ if name[0].isupper() and name != "EdgeModel"]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_no_wrong_value_of_any_field_is_told_in_pythons_own_words(kind: type[Any]) -> None:
+    good = WHOLE[kind]
+    assert kind(**good)
+    for field in fields(kind):
+        for value in ODD:
+            try:
+                kind(**{**good, field.name: value})
+            except InvalidSpec as error:
+                for place, reason in error.faults:
+                    assert place
+                    assert not PYTHONS.search(reason), f"{place}: {reason}"
+    for arguments in ((), (1,) * 30):
+        with pytest.raises(InvalidSpec) if arguments or kind not in DEFAULTED else nullcontext():
+            kind(*arguments)
+    with pytest.raises(InvalidSpec, match="is no field that there is"):
+        kind(**good, nonsense=1)
+
+
+PYTHONS = re.compile(
+    r"object has no|NoneType|unexpected keyword|Input should|positional argument|not (iterable|subscriptable)"
+)
+DEFAULTED = (Automation, Gates, Search)
+WHOLE: dict[type[Any], dict[str, Any]] = {
+    Automation: {},
+    Gates: {},
+    Search: {},
+    Calibration: {"data": DIGITS.calibration.data},
+    Dataset: {"load": "examples.digits.data:calibration"},
+    Evaluation: {"data": DIGITS.evaluation.data},
+    FineTuning: {"data": Dataset("examples.digits.data:finetuning")},
+    Metric: {"name": "f1"},
+    Tensor: {"name": "x", "dtype": "float32", "shape": ("batch", 3)},
+    ModelSpec: {field.name: getattr(DIGITS, field.name) for field in fields(DIGITS)},
+    ImagePreprocessing: {field.name: getattr(PREPROCESSING, field.name) for field in fields(PREPROCESSING)},
+    AudioPreprocessing: {"input": "sound", "sampling_rate": 16000},
+    Passthrough: {"inputs": ("x",)},
+    TextPreprocessing: {"field": "text", "tokenizer": "tokenizer.json", "max_length": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
         (
-            "image",
-            "preprocessing: str is not one of ImagePreprocessing, AudioPreprocessing, Passthrough, TextPreprocessing",
+            {"preprocessing": replace(PREPROCESSING, height=28)},
+            "makes 'image' float32 ('batch', 1, 28, 32), and the model",
+        ),
+        (
+            {"preprocessing": replace(PREPROCESSING, input="imag")},
+            "makes 'imag', which is no input .* Did you mean image",
+        ),
+        ({"preprocessing": Passthrough(("image", "mask"))}, "makes 'mask', which is no input of the model (image)"),
+        (
+            {"preprocessing": AudioPreprocessing("image", 8000)},
+            "makes 'image' float32 ('batch', 'samples'), and the model",
+        ),
+        (
+            {"inputs": (*DIGITS.inputs, Tensor("mask", "float32", ("batch", 3)))},
+            "preprocessing: makes no 'mask', which the model takes, but image",
+        ),
+        (
+            {"evaluation": replace(DIGITS.evaluation, metric=Metric("f1", {"output": "logit"}))},
+            "evaluation.metric.options.output: 'logit' is no output of the model (logits). Did you mean logits?",
+        ),
+        (
+            {"evaluation": replace(DIGITS.evaluation, metrics=(Metric("coco_map"),))},
+            "evaluation.metrics.0.options.boxes: 'boxes' is no output of the model (logits)",
         ),
     ],
 )
-def test_a_wrong_preprocessing_is_named(preprocessing: Any, fault: str) -> None:
-    with pytest.raises(InvalidSpec) as error:
-        replace(DIGITS, preprocessing=preprocessing)
-    assert str(error.value) == fault
+def test_what_fields_say_together_is_found_before_any_data_are_read(change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidSpec, match=re.escape(fault).replace(r"\.\*", ".*")):
+        replace(DIGITS, **change)
+
+
+def test_a_sounds_features_have_the_shape_that_is_told_of_them() -> None:
+    for audio in (
+        AudioPreprocessing("sound", 8000, samples=4000),
+        AudioPreprocessing("sound", 8000, samples=4000, n_fft=400, hop=160),
+        AudioPreprocessing("sound", 8000, samples=4000, n_fft=401, hop=160, n_mels=20, axes=("channel", "time", "mel")),
+        AudioPreprocessing("sound", 8000, samples=4000, n_fft=400, hop=160, center=False),
+        AudioPreprocessing("sound", 8000, n_fft=400, hop=160, frames=7, center=False),
+    ):
+        made = audio.apply({"sound": np.zeros((1, 4000), np.float32)})["sound"]
+        given = given_inputs(audio)["sound"]
+        assert given is not None
+        assert given.sample_shape == made.shape[1:]
+
+
+def test_names_that_are_nearly_right_are_offered() -> None:
+    near = "Did you mean"
+    for change, offered in (
+        ({"architecture": "examples.digits.network:DigitNet"}, "DigitsNet"),
+        ({"schemes": "usuall"}, "usual"),
+        ({"evaluation": replace(DIGITS.evaluation, metric="top1_acuracy")}, "top1_accuracy"),
+        ({"finetuning": FineTuning(Dataset("examples.digits.data:finetuning"), loss="crossentropy")}, "cross_entropy"),
+        ({"evaluation": replace(DIGITS.evaluation, metric=Metric("f1", {"avrage": "micro"}))}, "average"),
+    ):
+        with pytest.raises(InvalidSpec, match=f"{near}.* {offered}"):
+            replace(DIGITS, **change)
+    with pytest.raises(InvalidSpec, match=f"gates.max_size_byte: is no field that there is. {near} max_size_bytes"):
+        parsed({"gates": {"max_size_byte": 5}})
+    with pytest.raises(InvalidSpec, match=f"preprocessing.heigth: is no field .* {near} height"):
+        parsed({"preprocessing": {"kind": "image", "heigth": 5}})
+    with pytest.raises(InvalidSpec, match=f"module 'examples.digits.spec' has no 'DIGIT'. {near} DIGITS"):
+        named_spec("examples.digits.spec:DIGIT")
+    with pytest.raises(InvalidSpec, match=f"target x.batchsizes: is no field that there is. {near} batch_sizes"):
+        parse_target("x", {"batchsizes": [1]})
 
 
 def test_a_spec_is_a_value_as_it_was_written() -> None:
@@ -176,9 +321,12 @@ def test_a_broken_model_is_reported_and_the_others_load(
     assert found.broken["broken_models:TWIN"] == (
         "name: 'tiny' is already registered, by tests.tiny.spec:TINY: remove one of the two"
     )
-    assert found.broken["crashing_model:X"] == "RuntimeError: no weights today"
+    place = tmp_path / "crashing_model.py"
+    assert found.broken["crashing_model:X"] == f"RuntimeError: no weights today ({place}, line 1, in <module>)"
     assert "is not of the form" in found.broken["nonsense"]
-    assert "No module named 'no'" in found.broken["no.such:MODEL"]
+    assert found.broken["no.such:MODEL"].startswith(
+        "models: no module named 'no' (from 'no.such:MODEL'): it must lie in"
+    )
     with pytest.raises(EdgeAssetsError, match="Did not load: .*no weights today"):
         found.model("crashing")
 
@@ -225,5 +373,5 @@ def test_yaml_says_what_is_built_by_itself() -> None:
     assert model_spec(parsed(written)).automation == Automation(on_checkpoint=True, nightly=True)
     off = model_spec(parsed(written | {"automation": {"on_checkpoint": False}}))
     assert off.automation == Automation(on_checkpoint=False, nightly=True)
-    with pytest.raises(InvalidSpec, match="automation.hourly: Extra inputs are not permitted"):
+    with pytest.raises(InvalidSpec, match="automation.hourly: is no field that there is"):
         parsed(written | {"automation": {"hourly": True}})

@@ -13,7 +13,7 @@ from PIL import Image
 import edge_assets
 from edge_assets.core.datasets.kept import KeptStream, keep_stream
 from edge_assets.core.datasets.stream import as_stream, samples
-from edge_assets.errors import DataError, MissingTool
+from edge_assets.errors import DataError, MissingTool, UserCodeError
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -110,9 +110,44 @@ def test_pictures_are_upright_and_of_the_channels_and_the_size_that_are_asked_fo
         edge_assets.image_folder(str(folder), channels=2)
 
 
+def test_a_data_set_has_the_pixels_that_a_release_reads(folder: Path) -> None:
+    """An alpha, a palette, grey: what `infer.py` hands to the preprocessing is what a source hands to it."""
+    rng = np.random.default_rng(5)
+    kinds = {
+        "alpha": Image.fromarray(rng.integers(0, 256, (6, 9, 4), dtype=np.uint8)),
+        "grey_alpha": Image.fromarray(rng.integers(0, 256, (6, 9, 2), dtype=np.uint8), "LA"),
+        "palette": Image.fromarray(PICTURES[0]).convert("P"),
+        "grey": Image.fromarray(PICTURES[0]).convert("L"),
+    }
+    for name, image in kinds.items():
+        image.save(folder / "cat" / f"{name}.png")
+    white = edge_assets.ImagePreprocessing(
+        "image", 8, 8, 3, mean=(0.0,) * 3, std=(1.0,) * 3, resize="stretch", other_channels="composite"
+    )
+    source = edge_assets.image_folder(str(folder), transform=white.fitted)
+    for path, sample in zip(source.pictures, read(source), strict=True):
+        released = white.fitted(edge_assets.read_picture(path))
+        assert np.array_equal(sample["image"], released), path.name
+    # without a transform all have the same channels, as Pillow converts them
+    for path, sample in zip(source.pictures, read(edge_assets.image_folder(str(folder))), strict=True):
+        assert np.array_equal(sample["image"], np.asarray(Image.open(path).convert("RGB"))), path.name
+
+
+def test_a_picture_of_16_bits_is_not_clipped_to_8(folder: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(folder / "cat" / "deep.png")
+    with pytest.raises(DataError, match=r"deep.png has Pillow's mode I;16, not 8 bits per channel"):
+        read(edge_assets.image_folder(str(folder)))
+
+
+def test_what_a_transform_raises_names_the_picture(folder: Path) -> None:
+    strict = edge_assets.ImagePreprocessing("image", 5, 7, 3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(UserCodeError, match=r"0.png: the transform raised ValueError: a picture of 'image' must have"):
+        read(edge_assets.image_folder(str(folder), transform=strict.fitted))
+
+
 def test_what_is_no_picture_is_named(folder: Path) -> None:
     (folder / "cat" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"0.png cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"0.png is no picture that Pillow can read"):
         read(edge_assets.image_folder(str(folder)))
     with pytest.raises(DataError, match="no such folder"):
         edge_assets.image_folder(str(folder / "bird"))

@@ -1,6 +1,7 @@
 """The catalog, and which target a machine is."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edge_assets.cli import main
 from edge_assets.errors import InvalidSpec, UnknownName
 from edge_assets.targets import Machine, load_catalog, local_target, this_machine
 from edge_assets.targets.catalog import BUILT_IN, NEWEST_OPSET, parse_target
+from edge_assets.targets.emulation import EMULATED
 from tests.conftest import Project
 
 ENTRY = yaml.safe_load(BUILT_IN.read_text())["graviton3"]
@@ -107,6 +109,10 @@ def test_flavours_follow_the_hardware() -> None:
         ({"threads": 0}, "threads: 0 must be greater"),
         ({"threads": True}, "threads: True must be"),
         ({"options": ["fast"]}, "options: .* must be a mapping"),
+        ({"emulation": ["cortex-a99"]}, "emulation.0: 'cortex-a99' is no emulated CPU: arm-max, cortex-a72"),
+        ({"emulation": "cortex-a76"}, "emulation: cortex-a76 must be a list"),
+        ({"emulation": [76]}, "emulation.0: 76 must be text"),
+        ({"emulation": ["haswell"]}, "emulation: haswell is a CPU of x86_64, the target of aarch64"),
         (
             {"family": 5, "threads": -3},
             "family: 5 must be text\ntarget mine.threads: -3 must be greater",
@@ -116,6 +122,32 @@ def test_flavours_follow_the_hardware() -> None:
 def test_a_wrong_entry_is_named(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidSpec, match=f"target mine.*{reason}"):
         parse_target("mine", {**ENTRY, **change})
+
+
+def test_targets_are_emulated_by_cpus_that_have_what_they_match() -> None:
+    """But for what no emulated CPU has: a board, and the lack of what qemu's `max` has beyond a Graviton 3."""
+    emulated = {name: entry.emulation for name, entry in load_catalog().targets.items() if entry.emulation}
+    assert emulated == {
+        "x86-64-avx2": ("haswell",),
+        "raspberry-pi-5": ("cortex-a76",),
+        "graviton3": ("arm-max",),
+        "pixel-8": ("arm-max",),
+        "snapdragon-8": ("cortex-a76", "arm-max"),
+        "android-midrange": ("cortex-a76",),
+    }
+    for name, cpus in emulated.items():
+        for cpu in cpus:
+            for wanted in load_catalog().target(name).match.instruction_sets:
+                assert set(wanted.split("|")) & set(EMULATED[cpu].instruction_sets), f"{cpu} has no {wanted}"
+
+
+@pytest.mark.parametrize("name", ["cortex-a76", "haswell"])
+def test_the_cpuinfo_of_an_emulated_cpu_is_read_as_a_machines(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = EMULATED[name].cpuinfo()
+    monkeypatch.setattr("edge_assets.targets.machine._read", lambda path: lines if path == "/proc/cpuinfo" else None)
+    machine = this_machine.__wrapped__()
+    assert machine.cpu == EMULATED[name].cpu
+    assert machine.instruction_sets == tuple(sorted(EMULATED[name].instruction_sets))
 
 
 def printed_schema() -> Draft202012Validator:
@@ -128,6 +160,16 @@ def test_the_built_in_catalog_is_valid_by_the_printed_schema() -> None:
     catalog = yaml.safe_load(BUILT_IN.read_text())
     assert [error.message for error in printed_schema().iter_errors(catalog)] == []
     printed_schema().validate({"mine": ENTRY})
+
+
+def test_a_copy_of_the_built_in_catalog_reads_the_same(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(re.sub(r"^(?=[a-z0-9])", "copy-", BUILT_IN.read_text(), flags=re.MULTILINE))
+    loaded = load_catalog(copy)
+    assert not loaded.broken
+    assert not loaded.unread
+    for name, target in load_catalog().targets.items():
+        assert replace(loaded.targets[f"copy-{name}"], name=name) == target
 
 
 @pytest.mark.parametrize(
@@ -146,6 +188,7 @@ def test_the_built_in_catalog_is_valid_by_the_printed_schema() -> None:
         ({"budgets": {"size": "1 GiB"}}, ["budgets"]),
         ({"family": "toaster"}, ["family"]),
         ({"opset": 13}, ["opset"]),
+        ({"emulation": ["cortex-a99"]}, ["emulation", 0]),
         ({"colour": "red"}, []),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.core.one_sample import one_by_one
 from edge_assets.core.shapes import written
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
@@ -25,7 +26,7 @@ from edge_assets.targets.project import target
 from edge_assets.toolchains.litert import c_array, tflite_micro
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import micro as litert_micro
-from edge_assets.toolchains.onnx.fixed_batch import one_by_one
+from edge_assets.toolchains.litert import session as litert_session
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.facts import said
@@ -88,7 +89,7 @@ def test_the_interface_has_the_specs_names_and_nhwc_images(build: Build) -> None
 
 
 def test_channels_last_means_that_axes_move() -> None:
-    port = litert.Port(0, np.float32, None, 0, channels_last=True)
+    port = litert_session.Port(0, np.float32, None, 0, channels_last=True)
     image = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)  # NCHW
     assert port.encode(image).shape == (1, 3, 4, 2)
     assert port.encode(image)[0, 2, 3, 1] == image[0, 1, 2, 3]
@@ -96,7 +97,7 @@ def test_channels_last_means_that_axes_move() -> None:
 
 
 def test_quantized_ports_round_and_saturate() -> None:
-    port = litert.Port(0, np.int8, 0.5, -10, channels_last=False)
+    port = litert_session.Port(0, np.int8, 0.5, -10, channels_last=False)
     assert port.encode(np.array([0.0, 0.3, 1e6, -1e6])).tolist() == [-10, -9, 127, -128]
     assert port.decode(np.array([-10, -9, 127], np.int8)).tolist() == [0.0, 0.5, 68.5]
 
@@ -252,7 +253,9 @@ def test_weights_are_inside_the_flatbuffer_where_tflite_micro_reads_them(micro: 
     names = {"inputs": ["image"], "outputs": ["logits"], "channels_last": ["image"]}
     ours = tflite_micro.open_session(micro(), threads=1, **names).run({"image": images})["logits"]
     reference = Interpreter(model_path=str(micro()), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
-    expected = litert.LiteRTSession(reference, ["image"], ["logits"], ["image"]).run({"image": images})["logits"]
+    expected = litert_session.LiteRTSession(reference, ["image"], ["logits"], ["image"]).run({"image": images})[
+        "logits"
+    ]
     assert np.array_equal(ours, expected), "both have the same reference kernels: equal to the last bit"
 
 

@@ -69,7 +69,7 @@ def convert(spec: ModelSpec, model: nn.Module, folder: Path, on: str = "iphone-1
     checkpoint = folder / "model.safetensors"
     save_file(model.state_dict(), checkpoint)
     parameters = coreml.parameters(spec, target(on))
-    request = BuildRequest(spec, parameters, checkpoint, dict, folder / "artifact", print)
+    request = BuildRequest(spec, parameters, checkpoint, folder / "artifact", print)
     return dict(coreml.build_fp16(request))
 
 

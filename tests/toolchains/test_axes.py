@@ -10,11 +10,13 @@ import torch
 
 from edge_assets import ModelSpec, Passthrough, Tensor
 from edge_assets.core.axes import example_sizes, frozen
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.session import Feeds
 from edge_assets.core.verify import parity
 from edge_assets.core.verify.sizes import Resized, SavedSizes, resized_samples, save
-from edge_assets.errors import ExportError, ReferenceFault
+from edge_assets.errors import ExportError, ReferenceFault, Refused
 from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.pytorch.eager import TorchSession
 from tests.tiny import signatures
@@ -122,3 +124,11 @@ def test_a_range_of_one_size_has_no_other_sizes() -> None:
     spec: ModelSpec = replace(SIGNAL, axis_ranges={"length": (32, 32, 32)})
     found: list[Resized] = resized_samples(eager(signatures.ExactLength()), spec, signals(32))
     assert found == []
+
+
+def test_a_static_program_may_have_another_size_than_the_preprocessing_makes() -> None:
+    dynamic = replace(TINY, inputs=(Tensor("image", "float32", ("batch", 1, "height", "width")),))
+    assert fixed(dynamic).inputs[0].shape == ("batch", 1, 128, 128)
+    assert fixed(dynamic).fed_inputs == fixed(dynamic).inputs
+    with pytest.raises(Refused, match="this static program takes"):
+        check_sizes({"image": np.zeros((1, 1, 8, 8), np.float32)}, input_shapes(dynamic))

@@ -565,7 +565,7 @@ def test_chromium_is_started_in_its_sandbox_unless_as_root(
     stand_in = tmp_path / "chromium"
     stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {arguments}\nexit 1\n')
     stand_in.chmod(0o755)
-    monkeypatch.setattr("edge_assets.toolchains.web.chromium.browser", lambda _name: str(stand_in))
+    monkeypatch.setattr("edge_assets.toolchains.web.engine.browser", lambda _name: str(stand_in))
     monkeypatch.setattr("edge_assets.toolchains.web.chromium.os.geteuid", lambda: account)
     with pytest.raises(Exception, match="has been closed"):
         Chromium()

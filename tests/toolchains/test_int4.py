@@ -61,14 +61,14 @@ def error(path: Path, graph: Path, feeds: dict[str, np.ndarray]) -> float:
 
 
 def test_embeddings_are_in_int4_too(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
-    assert int4_weights.quantize(graph, tmp_path / "rtn.onnx", "rtn", lambda: feeds) == 3
+    assert int4_weights.quantize(graph, tmp_path / "rtn.onnx", "rtn", feeds) == 3
     assert (tmp_path / "rtn.onnx").stat().st_size < 0.25 * graph.stat().st_size
     assert error(tmp_path / "rtn.onnx", graph, feeds) < 0.05
 
 
 def test_gptq_is_nearer_to_fp32_than_rounding(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
     for method in ("rtn", "gptq", "hqq"):
-        int4_weights.quantize(graph, tmp_path / f"{method}.onnx", method, lambda: feeds, exclude=["embed"])
+        int4_weights.quantize(graph, tmp_path / f"{method}.onnx", method, feeds, exclude=["embed"])
     errors = {method: error(tmp_path / f"{method}.onnx", graph, feeds) for method in ("rtn", "gptq", "hqq")}
     assert errors["gptq"] < 0.5 * errors["rtn"], errors
     assert (tmp_path / "gptq.onnx").stat().st_size <= (tmp_path / "rtn.onnx").stat().st_size + 100
@@ -82,7 +82,7 @@ def test_gptq_without_correlation_is_rounding() -> None:
 
 
 def test_excluded_nodes_keep_their_weights(graph: Path, feeds: dict[str, np.ndarray], tmp_path: Path) -> None:
-    assert int4_weights.quantize(graph, tmp_path / "part.onnx", "gptq", lambda: feeds, exclude=["down", "embed"]) == 1
+    assert int4_weights.quantize(graph, tmp_path / "part.onnx", "gptq", feeds, exclude=["down", "embed"]) == 1
     kept = {tensor.name for tensor in onnx.load(tmp_path / "part.onnx").graph.initializer}
     assert {"second", "table"} <= kept
     assert "first" not in kept
@@ -134,7 +134,7 @@ def test_integers_and_numbers_by_row_are_no_embeddings(tmp_path: Path) -> None:
     feeds: dict[str, np.ndarray] = {"tokens": np.arange(8), "x": rng.normal(size=(8, 300)).astype(np.float32)}
     made = {method: tmp_path / f"{method}.onnx" for method in ("rtn", "gptq", "weights", "dynamic")}
     for method in ("rtn", "gptq"):
-        assert int4_weights.quantize(path, made[method], method, lambda: feeds) == 1
+        assert int4_weights.quantize(path, made[method], method, feeds) == 1
     int8_weights.quantize(path, made["weights"])
     int8_dynamic.quantize(path, made["dynamic"], DYNAMIC)
     expected = arrays["neighbours"][:8], arrays["factors"][:8], feeds["x"] @ arrays["weights"]

@@ -85,7 +85,6 @@ def test_a_format_that_cannot_hold_it_says_so(own: ArtifactStore, checkpoint: Ch
         spec=LARGE,
         parameters={},
         source=tmp_path / "mlp.safetensors",
-        calibration=dict,
         output=tmp_path,
         log=print,
     )

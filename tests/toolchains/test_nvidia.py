@@ -31,6 +31,7 @@ from edge_assets.targets.project import target
 from edge_assets.toolchains.tensorrt import engine as tensorrt
 from edge_assets.toolchains.tensorrt import graph_memory
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
+from edge_assets.toolchains.tensorrt import session as tensorrt_session
 from edge_assets.toolchains.tensorrt.kit import EnginePlatform, KitError
 from resources import checkpoints
 from resources.store import ArtifactStore
@@ -146,7 +147,7 @@ def test_quantized_graph_has_tensorrts_flavour(build: Build, store: ArtifactStor
 
 
 def test_profile_is_the_targets_batches_and_the_specs_axes() -> None:
-    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),))
+    text = replace(TINY, inputs=(Tensor("tokens", "int64", ("batch", "length")),), preprocessing=None)
     (entry,) = tensorrt.profile(text, target("l4"))
     assert entry == {"name": "tokens", "dtype": "int64", "min": [1, 1], "opt": [8, 128], "max": [32, 512]}
     (entry,) = tensorrt.profile(replace(text, axis_ranges={"length": (4, 16, 64)}), target("jetson-orin"))
@@ -171,7 +172,7 @@ def test_unsupported_operator_names_itself_the_format_and_an_alternative(tmp_pat
     parameters = variant.parameters(TINY, target("l4"))
     output = tmp_path / "kit"
     output.mkdir()
-    request = BuildRequest(TINY, parameters, source, lambda: {}, output, print)
+    request = BuildRequest(TINY, parameters, source, output, print)
     with pytest.raises(Refused, match=r"operator Det \(node 'volume'\).*TensorRT has no form of it. ONNX Runtime runs"):
         variant.build(request)
 
@@ -248,7 +249,7 @@ def test_running_on_the_wrong_gpu_is_refused_before_tensorrt_loads_it(
     monkeypatch.setattr(tensorrt_kit, "load_builder", load)
     kit = kit_of(FP16, "l4")
     with pytest.raises(Refused, match=r"compute capability 8.9, this GPU \(Tesla T4\) has 7.5. Build one here with"):
-        tensorrt.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
+        tensorrt_session.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
 
 
 # --- the kit's script ----------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def test_off_the_target_the_kits_graph_is_verified_and_said_to_be(build: Build) 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has an NVIDIA GPU")
 def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build(FP16, "l4")
-    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "is_this_machine", lambda one, _targets: one == target("l4"))
     after = build(FP16, "l4")
     assert after.build.reused
     assert after.runtime == "tensorrt"
@@ -319,7 +320,7 @@ def test_on_the_target_the_engine_itself_is_verified(build: Build, monkeypatch: 
 def test_on_the_target_nothing_that_ran_on_the_cpu_is_timed(
     build: Build, store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "local_target", lambda _targets, _family: target("l4"))
+    monkeypatch.setattr(identity, "is_this_machine", lambda one, _targets: one == target("l4"))
     builts = {name: build(name, "l4") for name in (CHECKPOINT, FP16)}
     cell = cell_of("l4", store, checkpoint_file)
     judgement = Judgement(cell, builts, cell.measure(builts, "rapid"))
@@ -416,7 +417,7 @@ def test_script_builds_verifies_and_times_on_this_gpu(kit_of: Callable[[str, str
 def test_engine_of_this_gpu_runs_more_samples_than_its_profile_holds(kit_of: Callable[[str, str], Path]) -> None:
     kit = kit_of(FP16, "l4")
     assert script(kit).returncode == 0
-    session = tensorrt.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
+    session = tensorrt_session.open_session(kit, threads=1, inputs=["image"], outputs=["logits"])
     images = np.random.default_rng(0).random((70, 1, 8, 8), np.float32)
     whole = session.run({"image": images})["logits"]
     last = session.run({"image": images[64:]})["logits"]

@@ -19,8 +19,10 @@ from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.executorch import int8 as executorch_int8
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
+from edge_assets.toolchains.litert import session as litert_session
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch import int8_static as torch_static
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
@@ -81,12 +83,14 @@ def test_litert_static_int8_of_an_output_that_is_read_inside(tmp_path: Path) -> 
             spec=INNER,
             parameters={"recipe": "int8", "integer_interface": has_integers},
             source=source,
-            calibration=lambda: feeds,
+            calibration=feeds,
             output=output,
             log=print,
         )
         int8_static.build(request)
-        session = litert.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"])
+        session = litert_session.open_session(
+            output / litert.FILE, threads=1, inputs=["x"], outputs=["hidden", "scores"]
+        )
         assert min(snr(network, session.run(feeds), feeds)) > 30
 
 
@@ -114,7 +118,6 @@ def test_litert_refuses_more_steps_than_it_converts_in_minutes(tmp_path: Path, m
         spec=spec,
         parameters={},
         source=tmp_path,
-        calibration=dict,
         output=tmp_path,
         log=print,
     )
@@ -255,7 +258,6 @@ def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> 
         spec=SEQUENCE,
         parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
         source=source,
-        calibration=dict,
         output=output,
         log=print,
     )
@@ -270,7 +272,7 @@ def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
     path = request.output / onnx_format.FILE
     held = weight_bytes(path)
     assert held["int8"] > 5 * held["fp32"]  # of biases
-    session = onnx_format.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
     feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
     assert min(snr(network, session.run(feeds), feeds)) > 25
 
@@ -302,7 +304,7 @@ def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
         spec=replace(SEQUENCE, architecture="tests.toolchains.test_recurrent:lstm"),
         parameters=flavour,
         source=checkpoint,
-        calibration=lambda: {"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
+        calibration={"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
         output=tmp_path,
         log=print,
     )

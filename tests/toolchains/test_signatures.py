@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from edge_assets import ModelSpec, Tensor
+from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.layout import Stream, arranged, place
-from edge_assets.core.session import ArrangedSession, Session, layout_of
+from edge_assets.core.session import Session, layout_of
 from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.toolchains.onnx import export as onnx_format
+from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.pytorch.calling import flattened, plain, takes_by_name
 from edge_assets.toolchains.pytorch.eager import session_of
 from tests.tiny.spec import TINY
@@ -110,7 +112,7 @@ def exported(model: nn.Module, spec: ModelSpec, folder: Path) -> Session:
     path = folder / onnx_format.FILE
     onnx_format.save(onnx_format.export(plain(model.eval(), spec), spec, 20), path)
     inputs, outputs = [tensor.name for tensor in spec.inputs], [tensor.name for tensor in spec.outputs]
-    session = onnx_format.open_session(path, threads=1, inputs=inputs, outputs=outputs)
+    session = onnx_session.open_session(path, threads=1, inputs=inputs, outputs=outputs)
     layout = layout_of(spec)
     return ArrangedSession(session, layout) if layout else session
 

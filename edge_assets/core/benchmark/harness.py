@@ -10,21 +10,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from edge_assets.core.benchmark.load import STOLEN, WAITED
 from edge_assets.core.benchmark.statistics import Mode, least_queries, summarize
 from edge_assets.core.datasets.npz import save_arrays
-from edge_assets.core.evidence import Latency, MeasuredVariant
+from edge_assets.core.evidence import Latency, MeasuredVariant, Surroundings
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.shapes import read
 from edge_assets.errors import MeasurementError, log_end
 
 ROUNDS = 12  # interleaved turns of each variant
+REPEATS = 4  # of disturbed turns, of each variant at each batch size
 SWEEP_QUERIES = 1 / 4  # of a mode's queries, likewise; a percentile is claimed only where they suffice for it
 SWEEP_WARM_UP = 4  # queries
 MEMORY_QUERIES = 16  # of a variant whose memory alone is measured
@@ -43,19 +45,76 @@ class Contestant:
     loadable: Loadable
 
 
-@dataclass(frozen=True)
-class Timed:
+@dataclass(frozen=True, kw_only=True)
+class Meanwhile:
+    """What else a machine did in a turn, as shares of its time (`core/benchmark/load`)."""
+
+    seconds: float
+    waited: float | None
+    stolen: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How a device was at a moment. What it does not say is None."""
+
+    temperature_c: float | None = None
+    throttled: bool | None = None
+    throttle_events: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
     """A worker's answer to `time`."""
 
     ms: tuple[float, ...]
+    conditions: Meanwhile
+    joules: float | None = None  # of the whole device, in the turn
+    before: Condition = Condition()
+    after: Condition = Condition()
+
+    @property
+    def throttled(self) -> bool | None:
+        """Whether the device held itself back in this turn; None where it does not say."""
+        if None not in (self.before.throttle_events, self.after.throttle_events):
+            return self.before.throttle_events != self.after.throttle_events
+        said = [moment.throttled for moment in (self.before, self.after) if moment.throttled is not None]
+        return any(said) if said else None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether others took part, or the device held itself back."""
+        waited, stolen = self.conditions.waited or 0, self.conditions.stolen or 0
+        return waited > WAITED or stolen > STOLEN or bool(self.throttled)
+
+
+class Asked(Protocol):
+    """What answers requests about one model that it has loaded."""
+
+    def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
+        """The answer to a request that asks for so many seconds of work. Raises MeasurementError."""
+        ...
+
+
+class Worker(Asked, Protocol):
+    """A process with one model, here or on a device."""
+
+    contestant: Contestant
+
+    def load(self, threads: int) -> dict[str, object]:
+        """Load time and the memory before. Raises MeasurementError."""
+        ...
+
+
+Start = Callable[[Contestant, Path], AbstractContextManager[Worker]]  # with the file of inputs
 
 
 class WorkerProcess:
     """A child process with one model loaded."""
 
-    def __init__(self, contestant: Contestant, inputs: Path, errors: Path) -> None:
+    def __init__(self, contestant: Contestant, inputs: Path) -> None:
         self.contestant = contestant
-        self.errors = errors
+        self.errors = errors = inputs.with_name(f"{contestant.name}.log")
         with errors.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge_assets.core.benchmark.worker", str(inputs)],
@@ -82,6 +141,10 @@ class WorkerProcess:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._kill()
+
+    def load(self, threads: int) -> dict[str, object]:
+        """Load time and the memory before. Raises MeasurementError."""
+        return self.ask("load", threads=threads, **asdict(self.contestant.loadable))
 
     def ask(self, command: str, seconds: float = 0, **request: object) -> dict[str, object]:
         """Send one request, which asks for so many seconds of work.
@@ -139,13 +202,16 @@ def measure(
     batch_sizes: Sequence[int],
     threads: int,
     log: Callable[[str], None],
+    start: Start = WorkerProcess,
+    ready: Callable[[], float] = lambda: 0.0,
 ) -> dict[str, MeasuredVariant]:
     """Measure every contestant; by name: load time, peak memory and, with a `mode`, latency by batch size.
 
     Without a mode only memory is measured, for targets that are not at hand. Large models are measured in groups,
-    because all that are interleaved are loaded at once. Raises MeasurementError.
+    because all that are interleaved are loaded at once. `start` begins a worker; `ready` is asked before every turn,
+    waits until the machine may be measured, and says for how many seconds. Raises MeasurementError.
     """
-    groups = _groups(contestants, TOGETHER_BYTES)
+    groups = groups_of(contestants, TOGETHER_BYTES)
     if len(groups) > 1:
         names = "; ".join(", ".join(one.name for one in group) for group in groups)
         log(f"measuring in {len(groups)} groups, which together would take too much memory: {names}")
@@ -154,11 +220,12 @@ def measure(
         inputs = Path(scratch) / "inputs.npz"
         save_arrays(feeds, inputs)
         for group in groups:
-            rows |= _measured_together(group, inputs, mode, batch_sizes, threads, log)
+            together = Together(group, inputs, threads, log, start, ready)
+            rows |= together.measured(mode, batch_sizes)
     return rows
 
 
-def _groups(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
+def groups_of(contestants: Sequence[Contestant], most_bytes: int) -> list[list[Contestant]]:
     """Contestants in their order, as many together as take no more bytes on disk, or one that takes more."""
     groups: list[list[Contestant]] = []
     taken = 0
@@ -178,63 +245,124 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _measured_together(
-    contestants: Sequence[Contestant],
-    inputs: Path,
-    mode: Mode | None,
-    batch_sizes: Sequence[int],
-    threads: int,
-    log: Callable[[str], None],
-) -> dict[str, MeasuredVariant]:
-    with ExitStack() as stack:
-        workers: dict[str, WorkerProcess] = {}
-        for contestant in contestants:
-            worker = WorkerProcess(contestant, inputs, errors=inputs.with_name(f"{contestant.name}.log"))
-            workers[contestant.name] = stack.enter_context(worker)
-        longest = MEMORY_QUERIES if mode is None else LONGEST_WARM_UP
-        rows = {name: _loaded(worker, threads, longest) for name, worker in workers.items()}
-        if mode is None:
-            return rows
-        latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
-        for batch in batch_sizes:
-            log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
-            found = _interleave(workers, batch, mode, first=batch == batch_sizes[0])
-            for name, latency in found.items():
-                latencies[name][str(batch)] = latency
-        return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
+@dataclass(frozen=True)
+class Together:
+    """Contestants that are measured at once, in rotation."""
+
+    contestants: Sequence[Contestant]
+    inputs: Path
+    threads: int
+    log: Callable[[str], None]
+    start: Start
+    ready: Callable[[], float]
+
+    def measured(self, mode: Mode | None, batch_sizes: Sequence[int]) -> dict[str, MeasuredVariant]:
+        """Memory of all and, with a mode, their latencies. Raises MeasurementError."""
+        with ExitStack() as stack:
+            workers: dict[str, Worker] = {}
+            for contestant in self.contestants:
+                workers[contestant.name] = stack.enter_context(self.start(contestant, self.inputs))
+            longest = MEMORY_QUERIES if mode is None else LONGEST_WARM_UP
+            rows = {name: self._loaded(worker, longest) for name, worker in workers.items()}
+            if mode is None:
+                return rows
+            latencies: dict[str, dict[str, Latency]] = {name: {} for name in workers}
+            for batch in batch_sizes:
+                self.log(f"timing {len(workers)} variants at batch {batch}, interleaved, mode {mode.name}")
+                found = interleave(workers, batch, mode, first=batch == batch_sizes[0], ready=self.ready)
+                for name, latency in found.items():
+                    latencies[name][str(batch)] = latency
+            return {name: replace(row, latency_ms=latencies[name]) for name, row in rows.items()}
+
+    def _loaded(self, worker: Worker, longest: int) -> MeasuredVariant:
+        """The model loaded and warm, and its peak memory at batch 1, before larger batches raise it."""
+        answer = worker.load(self.threads)
+        answer["warm_up"] = worker.ask("warm_up", batch=1, longest=longest)
+        answer |= worker.ask("memory")
+        return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
 
 
-def _loaded(worker: WorkerProcess, threads: int, longest: int) -> MeasuredVariant:
-    """The model loaded and warm, and its peak memory at batch 1, before larger batches raise it."""
-    answer = worker.ask("load", threads=threads, **asdict(worker.contestant.loadable))
-    answer["warm_up"] = worker.ask("warm_up", batch=1, longest=longest)
-    answer |= worker.ask("memory")
-    return read(MeasuredVariant, {"sha256": worker.contestant.sha256} | answer)
-
-
-def _interleave(workers: Mapping[str, WorkerProcess], batch: int, mode: Mode, first: bool) -> dict[str, Latency]:
+def interleave(
+    workers: Mapping[str, Asked],
+    batch: int,
+    mode: Mode,
+    first: bool,
+    ready: Callable[[], float] = lambda: 0.0,
+) -> dict[str, Latency]:
     """Latency of each worker at one batch size: `ROUNDS` turns in rotation, then more until the count is reached.
 
     The first batch size gets the mode's whole duration and count. The others get a twelfth of the time, a quarter of
     the queries, and a short warm-up: the process is warm, only its buffers for the new shape are not.
     """
-    times: dict[str, list[float]] = {name: [] for name in workers}
     seconds, queries = mode.seconds, mode.queries
     if not first:
         seconds *= SWEEP_SHARE
         queries = max(least_queries(50), round(queries * SWEEP_QUERIES))
         for worker in workers.values():
             worker.ask("warm_up", batch=batch, longest=SWEEP_WARM_UP)
+    turns: dict[str, Turns] = {name: Turns(ready) for name in workers}
     waiting = list(workers)
     rounds = 0
     while waiting:
         for name in waiting:
-            times[name] += _times(workers[name], batch, seconds / ROUNDS)
+            turns[name].take(workers[name], batch, seconds / ROUNDS)
         rounds += 1
-        waiting = [name for name in waiting if rounds < ROUNDS or len(times[name]) < queries]
-    return {name: summarize(found, batch, distribution=first) for name, found in times.items()}
+        waiting = [name for name in waiting if rounds < ROUNDS or turns[name].queries < queries]
+    return {name: found.latency(batch, first) for name, found in turns.items()}
 
 
-def _times(worker: WorkerProcess, batch: int, seconds: float) -> tuple[float, ...]:
-    """Latencies in ms of as many queries as fit into that time."""
-    return read(Timed, worker.ask("time", batch=batch, queries=10**6, seconds=seconds)).ms
+@dataclass
+class Turns:
+    """One variant's turns at one batch size. A disturbed one is repeated, a few times in all, then kept and marked."""
+
+    ready: Callable[[], float]
+    kept: list[Turn] = field(default_factory=list)
+    repeated: int = 0
+    cooled_s: float = 0.0
+
+    @property
+    def queries(self) -> int:
+        """How many there were."""
+        return sum(len(turn.ms) for turn in self.kept)
+
+    def take(self, worker: Asked, batch: int, seconds: float) -> None:
+        """One more turn, of as many queries as fit into that time."""
+        turn = self._turn(worker, batch, seconds)
+        while turn.is_disturbed and self.repeated < REPEATS:
+            self.repeated += 1
+            turn = self._turn(worker, batch, seconds)
+        self.kept.append(turn)
+
+    def _turn(self, worker: Asked, batch: int, seconds: float) -> Turn:
+        self.cooled_s += self.ready()
+        return read(Turn, worker.ask("time", batch=batch, queries=10**6, seconds=seconds))
+
+    def latency(self, batch: int, distribution: bool) -> Latency:
+        """What all turns say."""
+        times: list[float] = []
+        for turn in self.kept:
+            times += turn.ms
+        found = summarize(times, batch, distribution)
+        joules = [turn.joules for turn in self.kept if turn.joules is not None]
+        if len(joules) == len(self.kept):
+            found = replace(found, joules=sum(joules) / (batch * len(times)))
+        return replace(found, surroundings=self._surroundings())
+
+    def _surroundings(self) -> Surroundings:
+        moments = [moment for turn in self.kept for moment in (turn.before, turn.after)]
+        throttled = [turn.throttled for turn in self.kept if turn.throttled is not None]
+        return Surroundings(
+            turns=len(self.kept),
+            disturbed=sum(turn.is_disturbed for turn in self.kept),
+            repeated=self.repeated,
+            waited=_most(turn.conditions.waited for turn in self.kept),
+            stolen=_most(turn.conditions.stolen for turn in self.kept),
+            throttled=any(throttled) if throttled else None,
+            temperature_c=_most(moment.temperature_c for moment in moments),
+            cooled_s=self.cooled_s,
+        )
+
+
+def _most(numbers: Iterable[float | None]) -> float | None:
+    """The largest of those that are known."""
+    return max((number for number in numbers if number is not None), default=None)

@@ -1,13 +1,14 @@
 """Latency statistics that claim no more than their sample supports."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb
 
-import numpy as np
-
 from edge_assets.core.evidence import Histogram, Latency
+from edge_assets.later import np
 
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.99

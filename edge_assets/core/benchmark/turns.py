@@ -1,5 +1,7 @@
 """One measurement at a time on a machine, whoever asks and whatever the state folder: two would disturb each other."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import tempfile
@@ -23,7 +25,7 @@ def turn(waiting: Callable[[], None]) -> Iterator[None]:
 
     The kernel frees the lock of a process that was killed.
     """
-    descriptor = _opened(lock_file())
+    descriptor = opened_lock()
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,9 +37,9 @@ def turn(waiting: Callable[[], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int:
+def opened_lock() -> int:
     """To read alone, which is enough for a lock: in a shared folder another account's file cannot be written."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW
+    path, flags = lock_file(), os.O_RDONLY | os.O_NOFOLLOW
     try:
         return os.open(path, flags)
     except FileNotFoundError:

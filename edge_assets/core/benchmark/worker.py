@@ -10,17 +10,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_assets.core.session import Loadable, Session
+from edge_assets.core.benchmark.load import Load
+from edge_assets.core.benchmark.queries import Queries, peak_memory_bytes
+from edge_assets.core.session import Loadable
 from edge_assets.errors import told
 
 Request = dict[str, Any]
-WINDOW, TOLERANCE = 16, 0.05  # queries, relative
-WARM_UP_SECONDS = 180  # after which a slow model's warm-up ends
 
 
 class Worker:
@@ -29,8 +28,7 @@ class Worker:
     def __init__(self, inputs: str) -> None:
         with np.load(inputs, allow_pickle=False) as data:
             self.feeds = {name: data[name] for name in data.files}
-        self.session: Session | None = None
-        self.next_sample = 0
+        self.queries: Queries | None = None
 
     def load(self, request: Request) -> Request:
         """Open the model. `baseline_bytes` is the peak before it: interpreter, runtime library and inputs.
@@ -41,72 +39,31 @@ class Worker:
         loadable.import_runtime()
         baseline = peak_memory_bytes()
         started = time.perf_counter()
-        self.session = loadable.open(request["threads"])
+        session = loadable.open(request["threads"])
         elapsed = 1000 * (time.perf_counter() - started)
+        self.queries = Queries(session, self.feeds)
         return {
-            "load_ms": getattr(self.session, "load_ms", elapsed),
-            "baseline_bytes": getattr(self.session, "baseline_bytes", baseline),
+            "load_ms": getattr(session, "load_ms", elapsed),
+            "baseline_bytes": getattr(session, "baseline_bytes", baseline),
         }
 
     def warm_up(self, request: Request) -> Request:
-        """Run until steady: the median of the last 16 queries within 5 % of the 16 before.
-
-        At most `longest` queries or 180 s.
-        """
-        times: list[float] = []
-        steady = False
-        deadline = time.perf_counter() + WARM_UP_SECONDS
-        longest = request["longest"]
-        while not steady and len(times) < longest and time.perf_counter() < deadline:
-            times += self._queries(request["batch"], min(WINDOW, longest), 60.0)
-            if len(times) >= 2 * WINDOW:
-                before, last = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
-                steady = bool(abs(last - before) <= TOLERANCE * before)
-        return {"queries": len(times), "steady": steady}
+        """Run until steady, or `longest` queries."""
+        return self._queries().warm_up(request["batch"], request["longest"])
 
     def time(self, request: Request) -> Request:
         """Latencies in ms of at most `queries` queries or `seconds` seconds, whichever comes first."""
-        return {"ms": self._queries(request["batch"], request["queries"], request["seconds"])}
+        load = Load.now()
+        times = self._queries().timed(request["batch"], request["queries"], request["seconds"])
+        return {"ms": times, "conditions": load.since()}
 
     def memory(self, _request: Request) -> Request:
         """Peak resident memory so far, of this process or of the one in which the session says its model runs."""
-        measure = getattr(self.session, "peak_memory_bytes", peak_memory_bytes)
-        return {"peak_bytes": measure()}
+        return {"peak_bytes": self._queries().peak_bytes()}
 
-    def _queries(self, batch: int, count: int, seconds: float) -> list[float]:
-        assert self.session is not None, "load comes first"
-        time_one = getattr(self.session, "time", self._time)
-        times: list[float] = []
-        deadline = time.perf_counter() + seconds
-        for _ in range(count):
-            times.append(time_one(self._sample(batch)))
-            if time.perf_counter() > deadline:
-                break
-        return times
-
-    def _time(self, feeds: dict[str, np.ndarray]) -> float:
-        assert self.session is not None
-        started = time.perf_counter()
-        self.session.run(feeds)
-        return 1000 * (time.perf_counter() - started)
-
-    def _sample(self, batch: int) -> dict[str, np.ndarray]:
-        count = len(next(iter(self.feeds.values())))
-        start = self.next_sample if self.next_sample + batch <= count else 0
-        self.next_sample = start + batch
-        return {name: array[start : start + batch] for name, array in self.feeds.items()}
-
-
-def peak_memory_bytes() -> int:
-    """This process's peak resident set, in bytes."""
-    if sys.platform == "linux":
-        # not ru_maxrss: across fork and exec it keeps the parent's peak
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    def _queries(self) -> Queries:
+        assert self.queries is not None, "load comes first"
+        return self.queries
 
 
 def main() -> None:
@@ -128,7 +85,8 @@ def main() -> None:
             traceback.print_exc()
             answer = {"error": told(error)}
         print(json.dumps(answer), file=answers, flush=True)
-    if close := getattr(worker.session, "close", None):
+    session = worker.queries.session if worker.queries else None
+    if close := getattr(session, "close", None):
         close()
 
 

@@ -1,14 +1,22 @@
 """Fields of a data set as arrays that can be kept without pickling."""
 
-import re
+from __future__ import annotations
 
-import numpy as np
+import re
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
 from edge_assets.errors import DataError, one_line, printable
+from edge_assets.later import np
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = ("file", "allow_pickle")  # parameters of numpy.savez, which takes fields by name
 KINDS = "biufcSU"
+# Pillow's modes whose values are no pixels that a model sees; a palette's numbers stay, which masks have for classes
+CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}
 
 
 def as_array(name: object, field: object, where: str) -> np.ndarray:
@@ -24,7 +32,7 @@ def as_batch(field: object, where: str) -> np.ndarray:
     if isinstance(field, np.ma.MaskedArray):
         raise DataError(f"{where} is a masked array, whose mask would be lost: fill it, or leave those samples out")
     try:
-        array = np.asarray(field)
+        array = np.asarray(_upright(field) if _is_picture(field) else field)
     except Exception as error:  # an object may raise anything when it is made an array
         raise DataError(f"{where} cannot be made an array: {one_line(error)}") from None
     if array.dtype.kind not in KINDS:
@@ -33,3 +41,17 @@ def as_batch(field: object, where: str) -> np.ndarray:
             kind = type(field).__name__
         raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
     return array
+
+
+def _is_picture(field: object) -> TypeGuard[Image.Image]:
+    """Whether it is an image of Pillow's, as Hugging Face gives them. Where that is not imported, nothing is."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(field, pillow.Image)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says, in colours of red, green and blue."""
+    from PIL import ImageOps
+
+    turned: Image.Image = ImageOps.exif_transpose(picture)
+    return turned.convert(CONVERTED.get(turned.mode, turned.mode))

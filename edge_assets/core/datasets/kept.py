@@ -6,6 +6,8 @@ function again, chunk by chunk, each held against its hash. So a number can be r
 others now.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -15,14 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from edge_assets.core.datasets.npz import Arrays, NpzReader, open_npz, read_arrays, save_arrays
 from edge_assets.core.datasets.stream import MapStyle, Stream, as_stream, samples, stacked
 from edge_assets.core.progress import Progress
 from edge_assets.core.shapes import read, record
 from edge_assets.core.sizes import readable_size
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.source import call
 
@@ -139,11 +140,18 @@ class KeptArrays:
             size += member.dtype.itemsize * int(np.prod(member.shape[1:]))
         yield from self._batches(start, stop, samples_of_a_chunk(size), None)
 
-    def _batches(self, start: int, stop: int | None, count: int, names: Iterable[str] | None) -> Iterator[Batch]:
-        end = min(self.samples, self.samples if stop is None else stop)
+    def _batches(
+        self,
+        start: int,
+        stop: int | None,
+        count: int,
+        names: Iterable[str] | None,
+    ) -> Iterator[Batch]:
+        end = _end(self.samples, stop)
         for first in range(start, end, count):
             last = min(first + count, end)
-            yield Batch(first, last, self._file.rows(first, last, names))
+            raw = self._file.rows(first, last, names)
+            yield Batch(first, last, raw)
 
     def hashes(self, name: str) -> np.ndarray:
         parts = [hashes_of(batch.raw[name]) for batch in self._batches(0, None, BATCH, [name])]
@@ -189,18 +197,21 @@ class KeptStream:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Raises DataError, naming the samples, where they are not what they were."""
-        end = min(self.samples, self.samples if stop is None else stop)
+        end = _end(self.samples, stop)
         edges = self._edges()
         first = int(np.searchsorted(edges, start, side="right")) - 1
         if start >= end:
             return
-        found = samples(as_stream(call(self.load, f"{self.what} data"), self.where), self.where, edges[first])
+        stream = as_stream(call(self.load, f"{self.what} data"), self.where)
+        found = samples(stream, self.where, edges[first])
         for chunk, begin in zip(self.manifest.chunks[first:], edges[first:], strict=False):
             if begin >= end:
                 return
             raw = self._checked(found, chunk, begin)
-            low, high = max(start - begin, 0), min(end - begin, chunk.samples)
-            yield Batch(begin + low, begin + high, {name: array[low:high] for name, array in raw.items()})
+            low = max(start - begin, 0)
+            high = min(end - begin, chunk.samples)
+            wanted = {name: array[low:high] for name, array in raw.items()}
+            yield Batch(begin + low, begin + high, wanted)
         if next(found, None) is not None:
             raise DataError(f"{self.where} gives more than the {self.samples} samples that it had. {CHANGED}")
 
@@ -227,13 +238,15 @@ class KeptStream:
 
     def cuts(self, stop: int, parts: int) -> list[int]:
         """At the edges of chunks, so that none is read twice."""
-        edges = [*(edge for edge in self._edges() if edge < stop), stop]
+        edges = [edge for edge in self._edges() if edge < stop]
+        edges.append(stop)
         wanted = _evenly(len(edges) - 1, parts)
         return [edges[position] for position in wanted]
 
     def _edges(self) -> list[int]:
         """Where chunks begin."""
-        edges, start = [], 0
+        edges = []
+        start = 0
         for chunk in self.manifest.chunks:
             edges.append(start)
             start += chunk.samples
@@ -263,7 +276,12 @@ def keep_stream(stream: Stream, folder: Path, where: str, log: Callable[[str], N
     if not chunks:
         raise DataError(f"{where} gives no samples. An iterator can be read once: return what makes one anew")
     fields = [ranges.field(name, array.dtype, array.shape[1:]) for name, array in raw.items()]
-    manifest = Manifest(samples=start, fields=tuple(fields), chunks=tuple(chunks), files=_files(stream))
+    manifest = Manifest(
+        samples=start,
+        fields=tuple(fields),
+        chunks=tuple(chunks),
+        files=_files(stream),
+    )
     (folder / MANIFEST).write_text(json.dumps(record(manifest), indent=1) + "\n")
     save_arrays(hashes.arrays(), folder / BY_SAMPLE)
     return start
@@ -297,7 +315,11 @@ def _files(stream: Stream) -> tuple[SourceFile, ...]:
     found: Iterable[Path] = getattr(stream, "files", ())
     if not isinstance(found, tuple | list):
         return ()
-    return tuple(SourceFile(path=str(path), size_bytes=Path(path).stat().st_size) for path in found)
+    read_files = []
+    for path in found:
+        size = Path(path).stat().st_size
+        read_files.append(SourceFile(path=str(path), size_bytes=size))
+    return tuple(read_files)
 
 
 @dataclass
@@ -322,15 +344,23 @@ class Ranges:
 
     def add(self, raw: Mapping[str, np.ndarray]) -> None:
         for name, array in raw.items():
-            if array.dtype.kind in "biuf" and array.size:
-                # NaN is both, and stays
-                least, largest = float(array.min()), float(array.max())
-                before = self.found.get(name, (least, largest))
-                self.found[name] = (float(np.minimum(least, before[0])), float(np.maximum(largest, before[1])))
+            if array.dtype.kind not in "biuf" or array.size == 0:
+                continue
+            least = float(array.min())
+            largest = float(array.max())
+            before = self.found.get(name, (least, largest))
+            self.found[name] = (
+                float(np.minimum(least, before[0])),  # NaN is both, and stays
+                float(np.maximum(largest, before[1])),
+            )
 
     def field(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Field:
-        least, largest = self.found.get(name, (None, None))
-        is_finite = least is None or largest is None or (math.isfinite(least) and math.isfinite(largest))
+        least: float | None = None
+        largest: float | None = None
+        is_finite = True
+        if name in self.found:
+            least, largest = self.found[name]
+            is_finite = math.isfinite(least) and math.isfinite(largest)
         if not is_finite:
             least = largest = None
         return Field(
@@ -357,9 +387,11 @@ def whole(kept: Kept, what: str) -> Arrays:
     """All samples at once. Raises DataError for a stream that takes more than the memory for data."""
     if isinstance(kept, KeptArrays):
         return read_arrays(kept.path)
-    size = 0
+    sample_bytes = 0
     for entry in kept.fields:
-        size += kept.samples * np.dtype(entry.dtype).itemsize * int(np.prod(entry.shape))
+        elements = int(np.prod(entry.shape))
+        sample_bytes += elements * np.dtype(entry.dtype).itemsize
+    size = kept.samples * sample_bytes
     if size > data_memory_bytes():
         raise DataError(
             f"{what} data are needed at once, and take {readable_size(size)} of memory, more than the "
@@ -384,7 +416,8 @@ def joined(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
 
 def samples_of_a_chunk(sample_bytes: int) -> int:
     """How many samples of that size are held at a time."""
-    return int(np.clip(data_memory_bytes() // SHARE // max(sample_bytes, 1), 1, BATCH))
+    fitting = data_memory_bytes() // SHARE // max(sample_bytes, 1)
+    return int(np.clip(fitting, 1, BATCH))
 
 
 def hashes_of(array: np.ndarray) -> np.ndarray:
@@ -400,10 +433,21 @@ def hash_of(raw: Mapping[str, np.ndarray]) -> str:
     hasher = hashlib.sha256()
     for name, array in sorted(raw.items()):
         hasher.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        hasher.update(np.ascontiguousarray(array).data if array.dtype.kind not in "SU" else array.tobytes())
+        if array.dtype.kind in "SU":
+            hasher.update(array.tobytes())
+        else:
+            hasher.update(np.ascontiguousarray(array).data)
     return hasher.hexdigest()
 
 
 def _evenly(count: int, parts: int) -> list[int]:
-    edges: list[int] = np.linspace(0, count, min(parts, count) + 1).astype(int).tolist()
+    exact = np.linspace(0, count, min(parts, count) + 1)
+    edges: list[int] = exact.astype(int).tolist()
     return edges
+
+
+def _end(samples: int, stop: int | None) -> int:
+    """Where reading ends: at `stop`, or with the set."""
+    if stop is None:
+        return samples
+    return min(samples, stop)

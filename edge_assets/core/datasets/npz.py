@@ -1,17 +1,18 @@
 """Arrays in `.npz` files, read and written some rows at a time, so that neither needs the memory of the whole."""
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-import numpy as np
-from numpy.lib import format as npy
+from edge_assets.later import np
 
-Arrays = dict[str, np.ndarray]
+Arrays: TypeAlias = "dict[str, np.ndarray]"
 LOCAL_HEADER = 30  # bytes of a zip entry's own header before its name
 
 
@@ -52,9 +53,10 @@ class NpzReader:
             with np.load(self.path, allow_pickle=False) as data:
                 whole: np.ndarray = data[name]
             return whole[start:stop]
-        stop = min(stop, member.shape[0])
-        shape = (max(0, stop - start), *member.shape[1:])
-        row_bytes = member.dtype.itemsize * int(np.prod(member.shape[1:]))
+        length, *row_shape = member.shape
+        rows = max(0, min(stop, length) - start)
+        shape = (rows, *row_shape)
+        row_bytes = member.dtype.itemsize * int(np.prod(row_shape))
         flat = np.fromfile(
             self.path,
             dtype=member.dtype,
@@ -76,8 +78,10 @@ def open_npz(path: Path) -> NpzReader:
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: BinaryIO) -> Member:
     with archive.open(entry) as stream:
-        version = npy.read_magic(stream)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_2_0
+        if version == (1, 0):
+            read_header = np.lib.format.read_array_header_1_0
         shape, is_fortran, dtype = read_header(stream)
         header = stream.tell()
     if dtype.hasobject:
@@ -85,9 +89,11 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: BinaryIO) ->
     is_plain = entry.compress_type == zipfile.ZIP_STORED and not is_fortran and shape
     if not is_plain:
         return Member(dtype, shape, -1)
-    file.seek(entry.header_offset + LOCAL_HEADER - 4)
+    behind = entry.header_offset + LOCAL_HEADER
+    file.seek(behind - 4)
     lengths = np.frombuffer(file.read(4), "<u2")  # of the entry's name, and of what its writer added
-    return Member(dtype, shape, entry.header_offset + LOCAL_HEADER + int(lengths.sum()) + header)
+    begin = behind + int(lengths.sum())
+    return Member(dtype, shape, begin + header)
 
 
 class NpzWriter:
@@ -108,7 +114,8 @@ class NpzWriter:
         for name, array in arrays.items():
             kind = (array.dtype, array.shape[1:])
             if name not in self._files:
-                self._files[name] = (Path(self._scratch.name) / name).open("w+b")
+                path = Path(self._scratch.name) / name
+                self._files[name] = path.open("w+b")
                 self._kinds[name] = kind
                 self._rows[name] = 0
             elif kind != self._kinds[name]:
@@ -122,7 +129,7 @@ class NpzWriter:
             for name in sorted([*self._files, *others]):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     if name in others:
-                        npy.write_array(entry, others[name], allow_pickle=False)
+                        np.lib.format.write_array(entry, others[name], allow_pickle=False)
                     else:
                         self._copy(name, entry)  # type: ignore[arg-type]
         self._scratch.cleanup()
@@ -130,11 +137,11 @@ class NpzWriter:
     def _copy(self, name: str, entry: BinaryIO) -> None:
         dtype, shape = self._kinds[name]
         header = {
-            "descr": npy.dtype_to_descr(dtype),
+            "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
             "shape": (self._rows[name], *shape),
         }
-        npy.write_array_header_1_0(entry, header)
+        np.lib.format.write_array_header_1_0(entry, header)
         file = self._files[name]
         file.seek(0)
         shutil.copyfileobj(file, entry, 2**22)

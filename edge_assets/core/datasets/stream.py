@@ -5,16 +5,17 @@ A sample is a mapping of one sample's fields, without the axis of samples. What 
 of these, and the sources of `edge_assets.spec.sources`.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from edge_assets.core.datasets.fields import as_array, as_batch
 from edge_assets.core.datasets.npz import Arrays
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError, printable, told
+from edge_assets.later import np
 
 
 @runtime_checkable

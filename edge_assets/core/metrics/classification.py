@@ -1,8 +1,8 @@
 """Metrics of classes: accuracy, F1 and the area under the ROC curve."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
 from edge_assets.core.metrics.metric import (
     MeanMetric,
@@ -14,6 +14,7 @@ from edge_assets.core.metrics.metric import (
     safely_divided,
 )
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def top1_accuracy() -> MeanMetric:
@@ -35,7 +36,8 @@ def topk_accuracy(k: int, output: str) -> MeanMetric:
         demand_shape(scores, 2, "outputs", "[n, classes]")
         if k >= scores.shape[1]:
             raise DataError(f"topk_accuracy with k={k} of {scores.shape[1]} classes is always 1: choose a smaller k")
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        ranked = np.argsort(-scores, axis=1, kind="stable")
+        best = ranked[:, :k]
         hits: np.ndarray = (best == labels[:, None]).any(axis=1)
         return hits.astype(np.float64)
 
@@ -55,19 +57,23 @@ def f1(average: str, threshold: float, output: str) -> SumMetric:
         demand_shape(scores, 2, "outputs", "[n, classes]")
         classes = np.arange(scores.shape[1])
         if labels.ndim == 1:
-            predicted = scores.argmax(axis=1)[:, None] == classes
+            best = scores.argmax(axis=1)
+            predicted = best[:, None] == classes
             true = labels[:, None] == classes
         else:
             predicted = scores > threshold
             true = labels.astype(bool)
-        return np.concatenate([predicted & true, predicted, true], axis=1).astype(np.float32)
+        hits = predicted & true
+        found = np.concatenate([hits, predicted, true], axis=1)
+        return found.astype(np.float32)
 
     def values(sums: np.ndarray) -> np.ndarray:
         hits, predicted, true = np.split(sums, 3, axis=1)
+        named = predicted + true
         if average == "micro":
-            return safely_divided(2 * hits.sum(axis=1), (predicted + true).sum(axis=1))
-        by_class = safely_divided(2 * hits, predicted + true)
-        occurring = (predicted + true > 0).sum(axis=1)
+            return safely_divided(2 * hits.sum(axis=1), named.sum(axis=1))
+        by_class = safely_divided(2 * hits, named)
+        occurring = (named > 0).sum(axis=1)
         return safely_divided(by_class.sum(axis=1), occurring.astype(np.float64))
 
     return SumMetric(per_sample, values)
@@ -106,6 +112,7 @@ def _area(samples: np.ndarray) -> Callable[[np.ndarray], float]:
         if pairs == 0:
             return 0.5  # of samples of one class nothing can be said
         below = np.cumsum(negatives) - negatives
-        return float((positives * (below + negatives / 2)).sum() / pairs)
+        won = positives * (below + negatives / 2)
+        return float(won.sum() / pairs)
 
     return value

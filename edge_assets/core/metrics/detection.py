@@ -6,16 +6,16 @@ monotone and read at 101 values of recall. Here each image keeps its matched det
 again for an interval.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_assets.core.metrics.metric import Outputs, SetMetric, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
+RECALLS = 101  # equally spaced, from 0 to 1
 LABELS = "[n, most, 5 or 6]: x1, y1, x2, y2, class, and 1 for a crowd; class -1 where there is no box"
 MATCHED, IGNORED, MISSED = 1, -1, 0
 
@@ -28,7 +28,7 @@ class Detections:
     classes: np.ndarray
     scores: np.ndarray
 
-    def at(self, positions: np.ndarray) -> "Detections":
+    def at(self, positions: np.ndarray) -> Detections:
         return Detections(self.boxes[positions], self.classes[positions], self.scores[positions])
 
 
@@ -48,48 +48,66 @@ def coco_map(
     give that have suppressed overlaps themselves. With `nms` above 0, of overlapping boxes of a class with an IoU above
     it only the best stays. Labels are [n, most, 5 or 6], see `LABELS`.
     """
-    thresholds = np.array([iou]) if iou else THRESHOLDS
+    thresholds = np.linspace(0.5, 0.95, 10)
+    if iou:
+        thresholds = np.array([iou])
 
     def per_sample(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
         demand_shape(labels, 3, "labels", LABELS)
+        all_boxes = output_of(outputs, boxes)
+        all_scores = output_of(outputs, scores)
         found = []
-        numbers = output_of(outputs, classes) if classes else None
         for position, label in enumerate(labels):
+            numbers = None
+            if classes:
+                numbers = output_of(outputs, classes)[position]
             detections = _detections(
-                boxes=as_corners(output_of(outputs, boxes)[position].astype(np.float64), box_format),
-                scores=output_of(outputs, scores)[position].astype(np.float64),
-                classes=None if numbers is None else numbers[position],
+                boxes=as_corners(all_boxes[position].astype(np.float64), box_format),
+                scores=all_scores[position].astype(np.float64),
+                classes=numbers,
                 min_score=min_score,
             )
             if nms:
                 detections = detections.at(suppressed(detections, nms))
-            detections = detections.at(np.arange(min(max_detections, len(detections.scores))))
-            found.append(_matched(detections, label, thresholds, max_detections))
+            count = min(max_detections, len(detections.scores))
+            best = detections.at(np.arange(count))
+            found.append(_matched(best, label, thresholds, max_detections))
         return np.stack(found)
 
     return SetMetric(per_sample, lambda samples: _average_precision(samples, max_detections, len(thresholds)))
 
 
-def _detections(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray | None, min_score: float) -> Detections:
+def _detections(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray | None,
+    min_score: float,
+) -> Detections:
     """What counts of one image's outputs, the best first."""
     if scores.ndim == 1:
         if classes is None:
             raise DataError("coco_map: scores are [n, k], so the option 'classes' must name the output with classes")
-        rows, numbers = np.arange(len(scores)), classes.astype(np.int64)
+        rows = np.arange(len(scores))
+        numbers = classes.astype(np.int64)
         values = scores
     else:
         rows, numbers = np.nonzero(scores >= min_score)
         values = scores[rows, numbers]
     order = np.argsort(-values, kind="stable")
     order = order[values[order] >= min_score]
-    return Detections(boxes[rows[order]], numbers[order], values[order])
+    return Detections(
+        boxes=boxes[rows[order]],
+        classes=numbers[order],
+        scores=values[order],
+    )
 
 
 def as_corners(boxes: np.ndarray, box_format: str) -> np.ndarray:
     """Boxes [k, 4] as x1, y1, x2, y2."""
     if box_format == "xyxy":
         return boxes
-    first, size = boxes[:, :2], boxes[:, 2:]
+    first = boxes[:, :2]
+    size = boxes[:, 2:]
     if box_format == "cxcywh":
         first = first - size / 2
     return np.concatenate([first, first + size], axis=1)
@@ -99,13 +117,25 @@ def overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray | None = N
     """IoU of each box [k, 4] with each other [m, 4]; of a crowd, the share of the box that lies in it. [k, m]."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    own = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)[:, None]
-    union = own + np.prod(others[:, 2:] - others[:, :2], axis=1)[None, :] - shared
+    sides = np.clip(high - low, 0, None)
+    shared = np.prod(sides, axis=2)
+    own = _areas(boxes)[:, None]
+    union = own + _areas(others)[None, :] - shared
     if crowd is not None:
         union = np.where(crowd[None, :], own, union)
-    found: np.ndarray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    found: np.ndarray = np.divide(
+        shared,
+        union,
+        out=np.zeros_like(shared),
+        where=union > 0,
+    )
     return found
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    areas: np.ndarray = np.prod(sides, axis=1)
+    return areas
 
 
 def suppressed(found: Detections, threshold: float) -> np.ndarray:
@@ -113,7 +143,8 @@ def suppressed(found: Detections, threshold: float) -> np.ndarray:
     stay = np.ones(len(found.scores), bool)
     for number in np.unique(found.classes):
         positions = np.flatnonzero(found.classes == number)
-        matrix = overlaps(found.boxes[positions], found.boxes[positions])
+        boxes = found.boxes[positions]
+        matrix = overlaps(boxes, boxes)
         for row, position in enumerate(positions):
             if stay[position]:
                 worse = positions[row + 1 :]
@@ -128,16 +159,24 @@ def _matched(found: Detections, label: np.ndarray, thresholds: np.ndarray, most:
     """
     wanted = np.full(len(label), -1.0, np.float32)
     label = label[label[:, 4] >= 0]
-    crowd = label[:, 5] > 0 if label.shape[1] > 5 else np.zeros(len(label), bool)
+    crowd = np.zeros(len(label), bool)
+    if label.shape[1] > 5:
+        crowd = label[:, 5] > 0
     order = np.argsort(crowd, kind="stable")  # crowds last: a box that is none is matched first
-    label, crowd = label[order].astype(np.float64), crowd[order]
+    label = label[order].astype(np.float64)
+    crowd = crowd[order]
     rows = np.full((most, 2 + len(thresholds)), -1.0, np.float32)
-    rows[: len(found.scores), 0] = found.classes
-    rows[: len(found.scores), 1] = found.scores
+    count = len(found.scores)
+    rows[:count, 0] = found.classes
+    rows[:count, 1] = found.scores
     for number in np.unique(found.classes):
         mine = np.flatnonzero(found.classes == number)
         theirs = np.flatnonzero(label[:, 4] == number)
-        matrix = overlaps(found.boxes[mine], label[theirs, :4], crowd[theirs])
+        matrix = overlaps(
+            boxes=found.boxes[mine],
+            others=label[theirs, :4],
+            crowd=crowd[theirs],
+        )
         for column, threshold in enumerate(thresholds):
             rows[mine, 2 + column] = _outcomes(matrix, crowd[theirs], threshold)
     wanted[: len(label)] = np.where(crowd, -1, label[:, 4])
@@ -149,7 +188,8 @@ def _outcomes(matrix: np.ndarray, crowd: np.ndarray, threshold: float) -> np.nda
     taken = np.zeros(len(crowd), bool)
     outcomes = np.full(len(matrix), MISSED)
     for row, overlap in enumerate(matrix):
-        best, least = -1, min(threshold, 1 - 1e-10)
+        best = -1
+        least = min(threshold, 1 - 1e-10)
         for column in range(len(crowd)):
             if taken[column] and not crowd[column]:
                 continue
@@ -163,7 +203,11 @@ def _outcomes(matrix: np.ndarray, crowd: np.ndarray, threshold: float) -> np.nda
     return outcomes
 
 
-def _average_precision(samples: np.ndarray, most: int, thresholds: int) -> Callable[[np.ndarray], float]:
+def _average_precision(
+    samples: np.ndarray,
+    most: int,
+    thresholds: int,
+) -> Callable[[np.ndarray], float]:
     """mAP of what `_matched` gave of each image, by how often each image counts."""
     split = most * (2 + thresholds)
     rows = samples[:, :split].reshape(-1, 2 + thresholds)
@@ -172,8 +216,10 @@ def _average_precision(samples: np.ndarray, most: int, thresholds: int) -> Calla
     by_class = []
     for number in np.unique(wanted[wanted >= 0]):
         mine = np.flatnonzero(rows[:, 0] == number)
-        mine = mine[np.argsort(-rows[mine, 1], kind="stable")]
-        by_class.append(((wanted == number).sum(axis=1), image[mine], rows[mine, 2:]))
+        order = np.argsort(-rows[mine, 1], kind="stable")
+        mine = mine[order]
+        boxes_of_image = (wanted == number).sum(axis=1)
+        by_class.append((boxes_of_image, image[mine], rows[mine, 2:]))
 
     def value(counts: np.ndarray) -> float:
         found = []
@@ -181,22 +227,26 @@ def _average_precision(samples: np.ndarray, most: int, thresholds: int) -> Calla
             all_boxes = float(counts @ boxes)
             if all_boxes:
                 found.append(_precision(outcomes, counts[images], all_boxes))
-        return float(np.mean(found)) if found else 0.0
+        if not found:
+            return 0.0
+        return float(np.mean(found))
 
     return value
 
 
 def _precision(outcomes: np.ndarray, counts: np.ndarray, boxes: float) -> float:
     """The mean over thresholds and recalls of one class's precision. `outcomes` [k, thresholds], the best first."""
+    recalls = np.linspace(0, 1, RECALLS)
     total = 0.0
     for column in outcomes.T:
         hits = np.cumsum(counts * (column == MATCHED))
         misses = np.cumsum(counts * (column == MISSED))
         recall = hits / boxes
         precision = hits / np.maximum(hits + misses, np.spacing(1))
-        precision = np.maximum.accumulate(precision[::-1])[::-1]
-        places = np.searchsorted(recall, RECALLS, side="left")
-        reached = places < len(precision)
-        total += float(precision[places[reached]].sum()) / len(RECALLS)
+        from_the_end = np.maximum.accumulate(precision[::-1])
+        monotone = from_the_end[::-1]
+        places = np.searchsorted(recall, recalls, side="left")
+        reached = places[places < len(monotone)]
+        total += float(monotone[reached].sum()) / RECALLS
     thresholds: int = outcomes.shape[1]
     return total / thresholds

@@ -3,14 +3,16 @@
 So the set may come in parts, what a part gave is small, and the interval of any metric is a bootstrap over samples.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TypeAlias
 
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
-Outputs = Mapping[str, np.ndarray]
+Outputs: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """From a metric's name to what computes it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Protocol
 
-import numpy as np
-
 from edge_assets.core.metrics import classification, detection, regression, retrieval, segmentation, text
 from edge_assets.core.metrics.metric import MeanMetric, Measure, Outputs, OutputsMetric, SetMetric
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError, told
+from edge_assets.later import np
 from edge_assets.spec.metrics import BUILT_IN
 from edge_assets.spec.model import Metric
 from edge_assets.spec.source import call

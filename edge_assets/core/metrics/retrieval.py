@@ -1,9 +1,10 @@
 """Search by cosine among the embeddings of the set itself."""
 
-import numpy as np
+from __future__ import annotations
 
 from edge_assets.core.metrics.metric import MeanMetric, Outputs, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 ROWS = 256  # queries that are compared with all others at a time
 
@@ -20,19 +21,24 @@ def cosine_retrieval(k: int, output: str) -> MeanMetric:
         demand_shape(labels, 1, "labels", "[n]")
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = vectors / np.where(norms > 0, norms, 1)
-        return np.concatenate([labels[:, None].astype(np.float64), unit], axis=1)
+        first = labels[:, None].astype(np.float64)
+        return np.concatenate([first, unit], axis=1)
 
     def finish(found: np.ndarray) -> np.ndarray:
-        labels, vectors = found[:, 0], found[:, 1:]
-        if len(found) <= k:
-            raise DataError(f"cosine_retrieval with k={k} needs more than {k} samples, not {len(found)}")
-        scores = np.zeros(len(found))
-        for start in range(0, len(found), ROWS):
-            rows = np.arange(start, min(start + ROWS, len(found)))
+        labels = found[:, 0]
+        vectors = found[:, 1:]
+        samples = len(found)
+        if samples <= k:
+            raise DataError(f"cosine_retrieval with k={k} needs more than {k} samples, not {samples}")
+        scores = np.zeros(samples)
+        for start in range(0, samples, ROWS):
+            stop = min(start + ROWS, samples)
+            rows = np.arange(start, stop)
             cosines = vectors[rows] @ vectors.T
             cosines[np.arange(len(rows)), rows] = -np.inf  # itself
             nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-            scores[rows] = (labels[nearest] == labels[rows][:, None]).any(axis=1)
+            is_same = labels[nearest] == labels[rows, None]
+            scores[rows] = is_same.any(axis=1)
         return scores
 
     return MeanMetric(per_sample, finish)

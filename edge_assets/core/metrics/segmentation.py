@@ -1,9 +1,10 @@
 """Mean intersection over union, of classes per pixel."""
 
-import numpy as np
+from __future__ import annotations
 
 from edge_assets.core.metrics.metric import Outputs, SumMetric, output_of, safely_divided
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def mean_iou(class_axis: int, ignore: int, output: str) -> SumMetric:
@@ -20,12 +21,15 @@ def mean_iou(class_axis: int, ignore: int, output: str) -> SumMetric:
         if predicted.shape != labels.shape:
             raise DataError(f"mean_iou: outputs give classes {predicted.shape}, labels are {labels.shape}")
         counted = labels != ignore
-        if ((labels < 0) | (labels >= classes))[counted].any():
+        is_unknown = (labels < 0) | (labels >= classes)
+        if is_unknown[counted].any():
             raise DataError(f"mean_iou: labels are outside 0..{classes - 1}, and not {ignore}, which counts nowhere")
         rows = []
-        for mask, true, own in zip(counted, labels, predicted, strict=True):
-            both = np.bincount(true[mask][true[mask] == own[mask]], minlength=classes)
-            rows.append([both, np.bincount(own[mask], minlength=classes), np.bincount(true[mask], minlength=classes)])
+        for mask, label, own in zip(counted, labels, predicted, strict=True):
+            true = label[mask]
+            found = own[mask]
+            both = true[true == found]
+            rows.append([np.bincount(pixels, minlength=classes) for pixels in (both, found, true)])
         return np.array(rows, np.float32).reshape(len(labels), -1)
 
     def values(sums: np.ndarray) -> np.ndarray:

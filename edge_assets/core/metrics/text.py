@@ -1,11 +1,12 @@
 """Metrics of recognised and predicted text."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from edge_assets.core.metrics.metric import Outputs, SumMetric, demand_shape, output_of
 from edge_assets.errors import DataError
+from edge_assets.later import np
 
 
 def wer(vocabulary: str, blank: int, output: str) -> SumMetric:
@@ -18,7 +19,12 @@ def cer(vocabulary: str, blank: int, output: str) -> SumMetric:
     return _error_rate(vocabulary, blank, output, list)
 
 
-def _error_rate(vocabulary: str, blank: int, output: str, split: Callable[[str], list[str]]) -> SumMetric:
+def _error_rate(
+    vocabulary: str,
+    blank: int,
+    output: str,
+    split: Callable[[str], list[str]],
+) -> SumMetric:
     """Edit distance over length, both summed over the set (Levenshtein, 1966).
 
     Outputs are scores of CTC [n, steps, symbols], of which the largest counts at each step, or their numbers
@@ -36,25 +42,34 @@ def _error_rate(vocabulary: str, blank: int, output: str, split: Callable[[str],
         rows = []
         for steps, label in zip(found, labels.tolist(), strict=True):
             wanted = split(label)
-            rows.append([edit_distance(split(_read(steps, vocabulary, blank)), wanted), len(wanted)])
+            read = split(_read(steps, vocabulary, blank))
+            rows.append((edit_distance(read, wanted), len(wanted)))
         return np.array(rows, np.float64)
 
     return SumMetric(per_sample, _ratio)
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    if (sums[:, 1] == 0).any():
+    errors = sums[:, 0]
+    lengths = sums[:, 1]
+    if (lengths == 0).any():
         raise DataError("the labels hold no text to compare with")
-    found: np.ndarray = sums[:, 0] / sums[:, 1]
+    found: np.ndarray = errors / lengths
     return found
 
 
 def _read(steps: np.ndarray, vocabulary: str, blank: int) -> str:
     """The text of one sample's symbols, as CTC reads them."""
-    starts = np.append(True, steps[1:] != steps[:-1])
-    symbols = steps[starts & (steps != blank)].tolist()
-    if symbols and not 0 <= min(symbols) <= max(symbols) < len(vocabulary):
-        raise DataError(f"outputs have symbols {min(symbols)} to {max(symbols)}, the vocabulary {len(vocabulary)}")
+    changes = steps[1:] != steps[:-1]
+    is_first = np.append(True, changes)
+    is_symbol = steps != blank
+    symbols = steps[is_first & is_symbol].tolist()
+    if not symbols:
+        return ""
+    least = min(symbols)
+    largest = max(symbols)
+    if least < 0 or largest >= len(vocabulary):
+        raise DataError(f"outputs have symbols {least} to {largest}, the vocabulary {len(vocabulary)}")
     return "".join(vocabulary[symbol] for symbol in symbols)
 
 
@@ -64,7 +79,10 @@ def edit_distance(found: Sequence[str], wanted: Sequence[str]) -> int:
     for row, entry in enumerate(found, 1):
         now = [row]
         for column, other in enumerate(wanted, 1):
-            now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (entry != other)))
+            left_out = before[column] + 1
+            put_in = now[-1] + 1
+            changed = before[column - 1] + (entry != other)
+            now.append(min(left_out, put_in, changed))
         before = now
     return before[-1]
 
@@ -81,16 +99,18 @@ def perplexity(ignore: int, shift: int, output: str) -> SumMetric:
         demand_shape(logits, 3, "outputs", "[n, tokens, vocabulary]")
         if labels.shape != logits.shape[:2]:
             raise DataError(f"perplexity: labels are {labels.shape}, outputs {logits.shape}")
-        logits = logits[:, : logits.shape[1] - shift]
+        length, vocabulary = logits.shape[1:]
+        logits = logits[:, : length - shift]
         labels = labels[:, shift:]
         counted = labels != ignore
         tokens = np.where(counted, labels, 0)
-        if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= logits.shape[2]:
-            raise DataError(f"perplexity: labels are outside 0..{logits.shape[2] - 1}, and not {ignore}")
+        if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocabulary:
+            raise DataError(f"perplexity: labels are outside 0..{vocabulary - 1}, and not {ignore}")
         largest = logits.max(axis=2, keepdims=True)
-        normaliser = np.log(np.exp(logits - largest).sum(axis=2)) + largest[..., 0]
-        chosen = np.take_along_axis(logits, tokens[..., None], axis=2)[..., 0]
-        losses = np.where(counted, normaliser - chosen, 0.0)
+        sums = np.exp(logits - largest).sum(axis=2)
+        normaliser = np.log(sums) + largest[..., 0]
+        chosen = np.take_along_axis(logits, tokens[..., None], axis=2)
+        losses = np.where(counted, normaliser - chosen[..., 0], 0.0)
         return np.stack([losses.sum(axis=1), counted.sum(axis=1)], axis=1)
 
     def values(sums: np.ndarray) -> np.ndarray:

@@ -6,13 +6,15 @@ to the Bootstrap, 1993, chapter 13), seeded: of the differences of scores where 
 metric itself, whose value is computed anew for both models on each drawing of samples.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from edge_assets.core.evidence import Accuracy
 from edge_assets.core.metrics.metric import MeanMetric, Measure, OutputsMetric, SetMetric, SumMetric
 from edge_assets.core.session import Feeds, Session
+from edge_assets.later import np
 
 BATCH = 64
 RESAMPLES = 2000
@@ -33,33 +35,48 @@ def run_all(session: Session, feeds: Feeds, batch: int = BATCH) -> dict[str, np.
     count = len(next(iter(feeds.values())))
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, count, batch):
-        batched = {name: array[start : start + batch] for name, array in feeds.items()}
+        stop = start + batch
+        batched = {name: array[start:stop] for name, array in feeds.items()}
         for name, output in session.run(batched).items():
             parts.setdefault(name, []).append(output)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def against(measure: Measure, found: np.ndarray, reference: np.ndarray, higher_is_better: bool) -> Accuracy:
+def against(
+    measure: Measure,
+    found: np.ndarray,
+    reference: np.ndarray,
+    higher_is_better: bool,
+) -> Accuracy:
     """A metric's value and its drop, of what it keeps of the same samples of both models."""
     if isinstance(measure, MeanMetric | OutputsMetric):
         return compare(found, reference, higher_is_better)
     if isinstance(measure, SumMetric):
-        return _compare_values(_of_sums(measure, found), _of_sums(measure, reference), RESAMPLES, higher_is_better)
-    resamples = int(np.clip(WORK // max(found.size, 1), LEAST_RESAMPLES, RESAMPLES))
+        return _compare_values(
+            found=_of_sums(measure, found),
+            reference=_of_sums(measure, reference),
+            resamples=RESAMPLES,
+            higher_is_better=higher_is_better,
+        )
+    affordable = WORK // max(found.size, 1)
+    resamples = int(np.clip(affordable, LEAST_RESAMPLES, RESAMPLES))
     return _compare_values(
-        _of_set(measure, found, resamples),
-        _of_set(measure, reference, resamples),
-        resamples,
-        higher_is_better,
+        found=_of_set(measure, found, resamples),
+        reference=_of_set(measure, reference, resamples),
+        resamples=resamples,
+        higher_is_better=higher_is_better,
     )
 
 
 def value_of(measure: Measure, found: np.ndarray) -> float:
     """The value of the whole set."""
     if isinstance(measure, SumMetric):
-        return float(measure.values(found.sum(axis=0, dtype=np.float64)[None])[0])
+        sums = found.sum(axis=0, dtype=np.float64)
+        (value,) = measure.values(sums[None])
+        return float(value)
     if isinstance(measure, SetMetric):
-        return measure.prepare(found)(np.ones(len(found), np.int64))
+        once = np.ones(len(found), np.int64)
+        return measure.prepare(found)(once)
     return float(found.mean())
 
 
@@ -72,14 +89,16 @@ def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -
     if not higher_is_better:
         loss = -loss
     # resampling n samples is drawing how often each distinct loss occurs, which is far cheaper
+    samples = len(loss)
     values, counts = np.unique(loss, return_counts=True)
-    draws = np.random.default_rng(0).multinomial(len(loss), counts / len(loss), size=RESAMPLES)
-    means = draws @ values / len(loss)
+    generator = np.random.default_rng(0)
+    draws = generator.multinomial(samples, counts / samples, size=RESAMPLES)
+    means = draws @ values / samples
     low, high = np.quantile(means, TAILS)
     return Accuracy(
         value=float(scores.mean()),
         reference=float(reference.mean()),
-        samples=len(scores),
+        samples=samples,
         drop_points=100 * float(loss.mean()),
         drop_interval_points=(100 * float(low), 100 * float(high)),
         confidence=CONFIDENCE,
@@ -88,7 +107,7 @@ def compare(scores: np.ndarray, reference: np.ndarray, higher_is_better: bool) -
     )
 
 
-Drawn = tuple[int, float, np.ndarray]  # how many samples, the value of all, and those of drawings
+Drawn: TypeAlias = "tuple[int, float, np.ndarray]"  # how many samples, the value of all, and those of drawings
 
 
 def _of_sums(measure: SumMetric, found: np.ndarray) -> Drawn:
@@ -98,8 +117,10 @@ def _of_sums(measure: SumMetric, found: np.ndarray) -> Drawn:
     block = max(1, BLOCK // samples)
     counts = _drawings(samples)
     for start in range(0, RESAMPLES, block):
-        drawn = [counts() for _ in range(min(block, RESAMPLES - start))]
-        values.append(measure.values(np.stack(drawn).astype(np.float64) @ found))
+        drawings = min(block, RESAMPLES - start)
+        drawn = np.stack([counts() for _ in range(drawings)])
+        sums = drawn.astype(np.float64) @ found
+        values.append(measure.values(sums))
     return samples, value_of(measure, found), np.concatenate(values)
 
 
@@ -107,20 +128,32 @@ def _of_set(measure: SetMetric, found: np.ndarray, resamples: int) -> Drawn:
     value = measure.prepare(found)
     counts = _drawings(len(found))
     drawn = [value(counts()) for _ in range(resamples)]
-    return len(found), value(np.ones(len(found), np.int64)), np.array(drawn)
+    once = np.ones(len(found), np.int64)
+    return len(found), value(once), np.array(drawn)
 
 
 def _drawings(samples: int) -> Callable[[], np.ndarray]:
     """How often each sample is drawn, each time it is called; the same drawings for both models."""
     generator = np.random.default_rng(0)
-    return lambda: np.bincount(generator.integers(0, samples, samples), minlength=samples)
+
+    def counts() -> np.ndarray:
+        positions = generator.integers(0, samples, samples)
+        return np.bincount(positions, minlength=samples)
+
+    return counts
 
 
-def _compare_values(found: Drawn, reference: Drawn, resamples: int, higher_is_better: bool) -> Accuracy:
+def _compare_values(
+    found: Drawn,
+    reference: Drawn,
+    resamples: int,
+    higher_is_better: bool,
+) -> Accuracy:
     sign = 1 if higher_is_better else -1
     samples, value, drawn = found
     _, before, drawn_before = reference
-    low, high = np.quantile(sign * (drawn_before - drawn), TAILS)
+    drops = sign * (drawn_before - drawn)
+    low, high = np.quantile(drops, TAILS)
     return Accuracy(
         value=value,
         reference=before,

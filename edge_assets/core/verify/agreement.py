@@ -1,12 +1,13 @@
 """Agreement of outputs with the reference's, summed up over samples that come some at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from edge_assets.core.evidence import Agreement
 from edge_assets.core.verify.parity import snr_db
+from edge_assets.later import np
 
 
 @dataclass
@@ -27,12 +28,14 @@ class OutputAgreement:
             return
         norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
         products = (ref * out).sum(axis=1)
-        equal = (ref == out).all(axis=1)  # of samples without a direction
-        self.cosines.append(np.where(norms > 0, products / np.where(norms > 0, norms, 1), equal))
+        has_direction = norms > 0
+        cosines = products / np.where(has_direction, norms, 1)
+        equal = (ref == out).all(axis=1)
+        self.cosines.append(np.where(has_direction, cosines, equal))
         self.signal += float(np.square(ref).sum())
         self.noise += float(np.square(ref - out).sum())
 
-    def extend(self, other: "OutputAgreement") -> None:
+    def extend(self, other: OutputAgreement) -> None:
         """The samples of the next part of the set."""
         self.cosines.extend(other.cosines)
         self.signal += other.signal
@@ -61,12 +64,14 @@ class Agreements:
     def add(self, reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """The next samples."""
         for name, array in reference.items():
-            self.by_output.setdefault(name, OutputAgreement()).add(array, outputs[name])
+            agreement = self.by_output.setdefault(name, OutputAgreement())
+            agreement.add(array, outputs[name])
 
-    def extend(self, other: "Agreements") -> None:
+    def extend(self, other: Agreements) -> None:
         """The samples of the next part of the set."""
-        for name, agreement in other.by_output.items():
-            self.by_output.setdefault(name, OutputAgreement()).extend(agreement)
+        for name, following in other.by_output.items():
+            agreement = self.by_output.setdefault(name, OutputAgreement())
+            agreement.extend(following)
 
     def results(self, samples: int | None) -> dict[str, Agreement]:
         return {name: agreement.result(samples) for name, agreement in self.by_output.items()}

@@ -1,10 +1,10 @@
 """Parity and accuracy of one artifact, in this process or in a converter's."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from edge_assets.core.datasets.kept import KeptStream, samples_of_a_chunk
 from edge_assets.core.evidence import Accuracy, Verified
@@ -12,12 +12,13 @@ from edge_assets.core.metrics.metric import MeanMetric, OutputsMetric
 from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.progress import Progress, appended
 from edge_assets.core.session import Feeds, Loadable, SavedFeeds, Session
-from edge_assets.core.verify import accuracy, parity
+from edge_assets.core.verify import accuracy, first_outputs, parity
 from edge_assets.core.verify.agreement import Agreements
 from edge_assets.core.verify.reference import ReferenceOutputs, statistics_names
 from edge_assets.core.verify.scoring import Scoring, metrics_of
 from edge_assets.core.verify.sizes import SavedSizes
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import PARITY_SAMPLES, Evaluation, Metric
 
@@ -34,6 +35,7 @@ class VerificationRequest:
     sizes: SavedSizes | None = None  # samples in other sizes; None: the artifact or the model takes one alone
     samples: int | None = None  # only the first of them, where the target is emulated here; None: all
     report: Path | None = None  # to which a child process appends how far it is
+    first_outputs: Path | None = None  # to which the outputs of the first samples are written
 
     @property
     def every(self) -> int:
@@ -54,7 +56,7 @@ class Part:
     scoring: Scoring
     agreements: Agreements = field(default_factory=Agreements)
 
-    def extend(self, other: "Part") -> None:
+    def extend(self, other: Part) -> None:
         """The samples that follow."""
         self.scoring.extend(other.scoring)
         self.agreements.extend(other.agreements)
@@ -84,14 +86,17 @@ def evaluate(
     whole = parts[0]
     for part in parts[1:]:
         whole.extend(part)
-    compared = min(request.every, request.outputs.kept)
+    compared = None  # all of them
+    if request.outputs.kept < request.every:
+        compared = request.outputs.kept
     found = _accuracies(request, whole.scoring)
     deciding, *others = metrics_of(request.evaluation)
+    beside = {metric.label: found[metric.label] for metric in others}
     return Verified(
         parity=measured,
-        agreement=whole.agreements.results(compared if compared < request.every else None),
+        agreement=whole.agreements.results(compared),
         accuracy=found[deciding.label],
-        metrics={metric.label: found[metric.label] for metric in others} or None,
+        metrics=beside or None,
         weight_bytes=request.loadable.weight_bytes(),
     )
 
@@ -110,7 +115,9 @@ def most_output_bytes(data: SavedFeeds) -> int | None:
 
 
 def _log(request: VerificationRequest) -> Callable[[str], None] | None:
-    return appended(request.report) if request.report else None
+    if request.report is None:
+        return None
+    return appended(request.report)
 
 
 def _evaluated(
@@ -120,15 +127,21 @@ def _evaluated(
     stop: int,
     log: Callable[[str], None] | None,
 ) -> Part:
-    part = Part(Scoring(metrics_of(request.evaluation), most_output_bytes(request.data)))
+    metrics = metrics_of(request.evaluation)
+    part = Part(Scoring(metrics, most_output_bytes(request.data)))
     reference = request.outputs
-    progress = Progress("evaluating", stop - start, log) if log else None
+    progress = None
+    if log is not None:
+        progress = Progress("evaluating", stop - start, log)
     for batch, feeds in request.data.batches(start, stop):
         outputs = run(session, feeds)
+        if request.first_outputs and batch.start == 0:
+            first_outputs.save(outputs, request.first_outputs)
         part.scoring.add(outputs, batch.raw)
         kept = min(batch.stop, reference.kept)
-        if kept > batch.start:
-            few = {name: array[: kept - batch.start] for name, array in outputs.items()}
+        compared = kept - batch.start
+        if compared > 0:
+            few = {name: array[:compared] for name, array in outputs.items()}
             part.agreements.add(reference.rows(batch.start, kept), few)
         if progress:
             progress.at(batch.stop - start)
@@ -139,9 +152,10 @@ def _accuracies(request: VerificationRequest, scoring: Scoring) -> dict[str, Acc
     """The value of each metric and its drop, by its label."""
     metrics = metrics_of(request.evaluation)
     references = _reference_statistics(request, metrics)
+    by_label = {metric.label: metric for metric in metrics}
     found = {}
     for label, statistics in scoring.statistics().items():
-        metric = next(metric for metric in metrics if metric.label == label)
+        metric = by_label[label]
         assert metric.higher_is_better is not None
         found[label] = accuracy.against(
             measure_of(metric),
@@ -168,7 +182,9 @@ def _reference_statistics(request: VerificationRequest, metrics: Sequence[Metric
 def _depends_on_the_set(metric: Metric) -> bool:
     """Whether the score of a sample depends on which others there are, such as in a search among them."""
     measure = measure_of(metric)
-    return isinstance(measure, OutputsMetric) or (isinstance(measure, MeanMetric) and measure.finish is not None)
+    if isinstance(measure, MeanMetric):
+        return measure.finish is not None
+    return isinstance(measure, OutputsMetric)
 
 
 def _scored_again(request: VerificationRequest, metrics: Sequence[Metric]) -> dict[str, np.ndarray]:

@@ -5,14 +5,15 @@ and Inf counts; in batches of 1, 2 and an odd number, because a graph that baked
 agrees on that batch alone, and in other sizes of every other dynamic axis for the same reason.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from edge_assets.core.evidence import Difference, Parity
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.verify.sizes import Resized
 from edge_assets.errors import ExportError, told
+from edge_assets.later import np
 
 BATCHES = (1, 2, 5)
 SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold
@@ -24,19 +25,31 @@ LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 8.0, "lut6": 15.0, "int4": 8
 
 def compare(reference: np.ndarray, output: np.ndarray) -> Difference:
     """Differences of one output of any shape. SNR is capped at 200 dB."""
-    ref, out = reference.astype(np.float64).ravel(), output.astype(np.float64).ravel()
-    finite = np.isfinite(out)
-    nan, inf = int(np.isnan(out).sum()), int(np.isinf(out).sum())
-    if reference.shape != output.shape or not finite.all():
-        return Difference(max_abs=None, max_rel=None, cosine=None, snr_db=None, nan=nan, inf=inf)
+    ref = reference.astype(np.float64).ravel()
+    out = output.astype(np.float64).ravel()
+    nan = int(np.isnan(out).sum())
+    inf = int(np.isinf(out).sum())
+    if reference.shape != output.shape or nan or inf:
+        return Difference(
+            max_abs=None,
+            max_rel=None,
+            cosine=None,
+            snr_db=None,
+            nan=nan,
+            inf=inf,
+        )
     error = np.abs(ref - out)
-    noise, signal = float(np.square(error).sum()), float(np.square(ref).sum())
+    noise = float(np.square(error).sum())
+    signal = float(np.square(ref).sum())
     norms = float(np.linalg.norm(ref) * np.linalg.norm(out))
+    cosine = float(noise == 0)
+    if norms:
+        cosine = float(ref @ out) / norms
     relative = error / np.maximum(np.abs(ref), 1e-6)
     return Difference(
         max_abs=float(error.max(initial=0)),
         max_rel=float(relative.max(initial=0)),
-        cosine=float(ref @ out) / norms if norms else float(noise == 0),
+        cosine=cosine,
         snr_db=snr_db(signal, noise),
         nan=nan,
         inf=inf,
@@ -49,10 +62,16 @@ def snr_db(signal: float, noise: float) -> float:
         return SNR_CAP_DB
     if signal == 0:
         return -SNR_CAP_DB
-    return float(np.clip(10 * np.log10(signal / noise), -SNR_CAP_DB, SNR_CAP_DB))
+    decibels = 10 * np.log10(signal / noise)
+    return float(np.clip(decibels, -SNR_CAP_DB, SNR_CAP_DB))
 
 
-def measure(session: Session, feeds: Feeds, reference: Feeds, resized: Iterable[Resized] = ()) -> Parity:
+def measure(
+    session: Session,
+    feeds: Feeds,
+    reference: Feeds,
+    resized: Iterable[Resized] = (),
+) -> Parity:
     """Parity in batches of 1, 2 and 5 over the first eight samples and in other sizes: the worst, and by output.
 
     `feeds` and `reference` hold at least eight samples. Raises ExportError for a dynamic axis that takes one size.
@@ -114,7 +133,11 @@ def _worse(one: Difference, other: Difference) -> Difference:
     )
 
 
-def _pick(worse: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+def _pick(
+    worse: Callable[[float, float], float],
+    one: float | None,
+    other: float | None,
+) -> float | None:
     """The worse of two numbers; None, of what has none, is the worst."""
     if one is None or other is None:
         return None
@@ -127,8 +150,9 @@ def verdict(parity: Difference, precision: str) -> tuple[bool, str]:
     if parity.snr_db is None:
         return False, f"{parity.nan} NaN and {parity.inf} infinite outputs{at}, or outputs of another shape"
     least = LEAST_SNR_DB[precision]
-    comparison = "at least" if parity.snr_db >= least else "below"
-    return parity.snr_db >= least, f"SNR {parity.snr_db:.1f} dB{at}, {comparison} {least:.0f} dB for {precision}"
+    is_kept = parity.snr_db >= least
+    comparison = "at least" if is_kept else "below"
+    return is_kept, f"SNR {parity.snr_db:.1f} dB{at}, {comparison} {least:.0f} dB for {precision}"
 
 
 def _worst_size(parity: Difference) -> str:

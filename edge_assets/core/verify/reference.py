@@ -4,15 +4,16 @@
 not kept: of these samples a variant is compared by what the metrics say alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.core.datasets.npz import NpzReader, NpzWriter, open_npz
 from edge_assets.core.verify.accuracy import scores_name
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.model import Metric
 

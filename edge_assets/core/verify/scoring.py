@@ -1,9 +1,9 @@
 """Metrics of outputs that come some samples at a time: what is kept of them is as small as each metric allows."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from edge_assets.core.datasets.kept import joined
 from edge_assets.core.metrics.metric import MeanMetric, Measure, Outputs, OutputsMetric
@@ -11,6 +11,7 @@ from edge_assets.core.metrics.registry import measure_of
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.verify import accuracy
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.settings import data_memory_bytes
 from edge_assets.spec.metrics import BUILT_IN
 from edge_assets.spec.model import Evaluation, Metric
@@ -41,7 +42,8 @@ class Scoring:
             labels = labels_of(metric, raw)
             measure = measure_of(metric)
             if not isinstance(measure, OutputsMetric):
-                found = checked(metric, measure, measure.per_sample(outputs, labels), len(labels))
+                given = measure.per_sample(outputs, labels)
+                found = checked(metric, measure, given, len(labels))
                 self.kept.setdefault(metric.label, []).append(found)
                 continue
             self.labels.setdefault(metric.label, []).append(labels)
@@ -59,7 +61,7 @@ class Scoring:
             )
         self.outputs.append(dict(outputs))
 
-    def extend(self, other: "Scoring") -> None:
+    def extend(self, other: Scoring) -> None:
         """The samples of the next part of the set."""
         for label, arrays in other.kept.items():
             self.kept.setdefault(label, []).extend(arrays)
@@ -75,9 +77,11 @@ class Scoring:
             measure = measure_of(metric)
             if isinstance(measure, OutputsMetric):
                 labels = np.concatenate(self.labels[metric.label])
-                found[metric.label] = checked(metric, measure, measure.score(outputs, labels), len(labels))
+                scores = measure.score(outputs, labels)
+                found[metric.label] = checked(metric, measure, scores, len(labels))
             else:
-                found[metric.label] = finished(measure, np.concatenate(self.kept[metric.label]))
+                kept = np.concatenate(self.kept[metric.label])
+                found[metric.label] = finished(measure, kept)
         return found
 
 
@@ -99,7 +103,9 @@ def finished(measure: Measure, kept: np.ndarray) -> np.ndarray:
 def checked(metric: Metric, measure: Measure, found: object, samples: int) -> np.ndarray:
     """What a metric gave of some samples. Raises DataError if it is of another shape, or not finite."""
     array = np.asarray(found)
-    is_scores = isinstance(measure, OutputsMetric) or (isinstance(measure, MeanMetric) and not measure.finish)
+    is_scores = isinstance(measure, OutputsMetric)
+    if isinstance(measure, MeanMetric):
+        is_scores = measure.finish is None
     if is_scores:
         array = array.astype(np.float64)
         if array.shape != (samples,) or not np.isfinite(array).all():
@@ -126,8 +132,9 @@ class Probes:
 
     def add(self, start: int, outputs: Outputs, raw: Mapping[str, np.ndarray]) -> None:
         """The next samples of the set, which begin at `start`."""
-        count = len(next(iter(outputs.values())))
-        mine = self.positions[(self.positions >= start) & (self.positions < start + count)] - start
+        stop = start + len(next(iter(outputs.values())))
+        is_here = (self.positions >= start) & (self.positions < stop)
+        mine = self.positions[is_here] - start
         if len(mine):
             self.outputs.append({name: array[mine] for name, array in outputs.items()})
             self.raw.append({name: array[mine] for name, array in raw.items()})
@@ -135,7 +142,8 @@ class Probes:
 
 def probes(samples: int) -> Probes:
     """Evenly over the set, so that samples that are sorted by their labels are of many."""
-    return Probes(np.unique(np.linspace(0, samples - 1, PROBES).astype(np.int64)))
+    positions = np.linspace(0, samples - 1, PROBES)
+    return Probes(np.unique(positions.astype(np.int64)))
 
 
 def demand_says_something(metric: Metric, statistics: np.ndarray, found: Probes) -> None:

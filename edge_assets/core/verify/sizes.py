@@ -1,15 +1,16 @@
 """Samples in other sizes: what parity compares besides batches, for models with more dynamic axes than the batch."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from edge_assets.core.axes import other_sizes
 from edge_assets.core.datasets.npz import read_arrays, save_arrays
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ReferenceFault, told
+from edge_assets.later import np
 from edge_assets.spec.model import ModelSpec, Tensor
 
 SAMPLES = 2
@@ -129,7 +130,11 @@ def _resize(spec: ModelSpec, feeds: Feeds, axis: str, size: int) -> dict[str, np
     for tensor in spec.fed_inputs:
         for position, name in _positions(spec, tensor):
             if name == axis:
-                resized[tensor.name] = resized[tensor.name].take(range(size), axis=position, mode="wrap")
+                resized[tensor.name] = resized[tensor.name].take(
+                    range(size),
+                    axis=position,
+                    mode="wrap",
+                )
     return resized
 
 

@@ -73,14 +73,29 @@ def write(
     reason = _without_app(runtime.app, facts, query)
     if not isinstance(runtime.app, NoAppSample) and reason is None:
         app.write(folder, runtime.app, record(manifest), facts, query)
-    template = jinja2.Template((HERE / "model_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
+    template = jinja2.Template(
+        (HERE / "model_card.md").read_text(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     card = template.render(record(manifest), app=_app(manifest, reason))
     (folder / "MODEL_CARD.md").write_text(card + "\n")
     whole = replace(manifest, files=listing(folder))
-    (folder / "manifest.json").write_text(json.dumps(record(whole), indent=2, sort_keys=True) + "\n")
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            record(whole),
+            indent=2,
+            sort_keys=True,
+        )
+        + "\n"
+    )
 
 
-def _without_app(sample: AppSample | NoAppSample, facts: Mapping[str, object], values: ReleasedSample) -> str | None:
+def _without_app(
+    sample: AppSample | NoAppSample,
+    facts: Mapping[str, object],
+    values: ReleasedSample,
+) -> str | None:
     """Why there is no sample in the platform's language, if so."""
     if isinstance(sample, NoAppSample):
         return sample.reason

@@ -120,7 +120,11 @@ def write(
     _render(app / SAMPLE_VALUES, sample.language, arrays)
 
 
-def reason_against(sample: AppSample, facts: Mapping[str, Any], values: ReleasedSample) -> str | None:
+def reason_against(
+    sample: AppSample,
+    facts: Mapping[str, Any],
+    values: ReleasedSample,
+) -> str | None:
     """Why no sample can be written for this model, in words; None where one can."""
     stated = _stated(facts)
     for tensor in (*_tensors(values.inputs, stated, sample), *_tensors(values.outputs, stated, sample)):
@@ -151,7 +155,11 @@ def _stated(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {entry["name"]: entry for entry in (*signature["inputs"], *signature["outputs"])}
 
 
-def _tensors(arrays: Feeds, stated: Mapping[str, Mapping[str, Any]], sample: AppSample) -> list[AppTensor]:
+def _tensors(
+    arrays: Feeds,
+    stated: Mapping[str, Mapping[str, Any]],
+    sample: AppSample,
+) -> list[AppTensor]:
     """One sample's arrays as the file has them."""
     tensors = []
     for name, array in arrays.items():
@@ -192,7 +200,11 @@ def _in_file(tensors: Sequence[AppTensor], arrays: Feeds) -> Arrays:
     return placed
 
 
-def _image(preprocessing: Mapping[str, Any], inputs: Sequence[AppTensor], raw: Arrays) -> dict[str, Any] | None:
+def _image(
+    preprocessing: Mapping[str, Any],
+    inputs: Sequence[AppTensor],
+    raw: Arrays,
+) -> dict[str, Any] | None:
     """How pictures become the model's input, or None for a model that takes none."""
     declared = preprocess.from_dict(preprocessing)
     if not isinstance(declared, ImagePreprocessing):

@@ -86,6 +86,9 @@ def own_fields(arguments: argparse.Namespace, preprocess: ModuleType, declared: 
     for kind in ("image", "audio", "text"):
         if getattr(arguments, kind) is not None and declared["kind"] != kind:
             raise SystemExit(f"--{kind}: the inputs of this model are of the kind '{declared['kind']}'")
+    for kind, path in (("image", arguments.image), ("audio", arguments.audio)):
+        if path is not None and not path.is_file():
+            raise SystemExit(f"--{kind}: there is no file {path}; without the option the bundled sample is run")
     if arguments.image:
         return {declared["input"]: [preprocess.read_picture(arguments.image)]}
     if arguments.audio:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edge_assets.core.evidence import Accuracy, Gate, Latency, Parity
+from edge_assets.core.evidence import Accuracy, Gate, Latency, Observation, Parity, Provenance
 from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import layout_of
 from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.core.types import Built, File, Recipe
 from edge_assets.targets.machine import Machine
+from edge_assets.toolchains.onnx.releases import least_release
 
 if TYPE_CHECKING:
     from edge_assets.pipeline.judgement import Judgement
@@ -60,6 +61,11 @@ class Manifest:
     files: tuple[File, ...] = field(default=())  # every other file of the folder
     own_unit: str | None = field(default=None, metadata=LEFT_OUT)  # the metric, where its values are no shares
     metrics: Mapping[str, Accuracy] | None = field(default=None, metadata=LEFT_OUT)  # beside the deciding one
+    provenance: Mapping[str, Provenance] | None = field(default=None, metadata=LEFT_OUT)  # how each number is known
+    observations: tuple[Observation, ...] | None = field(default=None, metadata=LEFT_OUT)  # of every tier
+    findings: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)  # tiers that contradict each other
+    disturbed: str | None = field(default=None, metadata=LEFT_OUT)  # what else happened while it was timed
+    least_runtime: str | None = field(default=None, metadata=LEFT_OUT)  # the first release that reads the file
 
 
 def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manifest:
@@ -106,6 +112,11 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         metric=spec.evaluation.metric_name,
         own_unit=row.own_unit,
         metrics=row.metrics,
+        provenance=row.provenance,
+        observations=row.observations,
+        findings=row.findings,
+        disturbed=row.disturbed,
+        least_runtime=_least_runtime(winner),
         accuracy=candidate.accuracy,
         parity=candidate.parity,
         latency_ms=latency,
@@ -120,3 +131,12 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         verdicts=verdicts,
         layout=layout_of(spec),
     )
+
+
+def _least_runtime(winner: Built) -> str | None:
+    """The first release of its runtime that reads the artifact, where that is known."""
+    opset = winner.build.facts.get("opset")
+    if winner.runtime != "onnx" or not isinstance(opset, int):
+        return None
+    least = least_release(opset)
+    return f"ONNX Runtime {least} (opset {opset})" if least else None

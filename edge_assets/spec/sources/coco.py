@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_assets.errors import DataError, one_line
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import PictureFiles, check_channels, read_picture
+from edge_assets.spec.sources.pictures import PictureFiles, channels_of, picture_of
 
 Boxes = np.ndarray  # float32 [k, 4]: x1, y1, x2, y2 in pixels of the picture
 BoxTransform = Callable[[np.ndarray, Boxes], tuple[np.ndarray, Boxes]]
@@ -27,12 +27,12 @@ class CocoDetection(PictureFiles):
     boxes: tuple[np.ndarray, ...]  # by picture, float32 [k, 6]
     classes: tuple[str, ...]
     most: int
-    channels: int
+    channels: int | None
     transform: BoxTransform | None
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         path, boxes = self.pictures[position], self.boxes[position].copy()
-        picture = read_picture(path, self.channels, None, str(path))
+        picture = picture_of(path, self.channels, None, str(path))
         if self.transform is not None:
             picture, boxes[:, :4] = self.transform(picture, boxes[:, :4])
         label = np.full((self.most, 6), -1, np.float32)
@@ -43,15 +43,16 @@ class CocoDetection(PictureFiles):
 def coco_detection(
     folder: str,
     annotations: str,
-    channels: int = 3,
+    channels: int | None = None,
     transform: BoxTransform | None = None,
 ) -> CocoDetection:
     """Pictures of a COCO annotation file, which lie below `folder`; both are relative to the project.
 
     Classes are the file's categories in the order of their ids, numbered from 0. `transform(picture, boxes)` makes
-    every picture the size that the preprocessing takes, and its boxes likewise. Raises DataError.
+    every picture the size that the preprocessing takes, and its boxes likewise. `channels` are as in `image_folder`.
+    Raises DataError.
     """
-    check_channels(channels)
+    given = channels_of(channels, transform)
     place, file = project_path(folder), project_path(annotations)
     try:
         said: Mapping[str, Any] = json.loads(file.read_text())
@@ -78,7 +79,7 @@ def coco_detection(
         boxes=tuple(boxes),
         classes=tuple(category["name"] for category in categories),
         most=most,
-        channels=channels,
+        channels=given,
         transform=transform,
     )
 

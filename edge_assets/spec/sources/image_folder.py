@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_assets.errors import DataError
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import SUFFIXES, PictureFiles, Transform, check_channels, read_picture
+from edge_assets.spec.sources.pictures import SUFFIXES, PictureFiles, Transform, channels_of, picture_of
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class ImageFolder(PictureFiles):
 
     labels: tuple[int, ...]
     classes: tuple[str, ...]  # by label; empty where a file gives numbers
-    channels: int
+    channels: int | None
     transform: Transform | None
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         path = self.pictures[position]
-        picture = read_picture(path, self.channels, self.transform, str(path))
+        picture = picture_of(path, self.channels, self.transform, str(path))
         return {"image": picture, "label": np.asarray(self.labels[position], np.int64)}
 
 
@@ -30,7 +30,7 @@ def image_folder(
     folder: str,
     labels: str | None = None,
     classes: tuple[str, ...] = (),
-    channels: int = 3,
+    channels: int | None = None,
     transform: Transform | None = None,
 ) -> ImageFolder:
     """Pictures below `folder`, relative to the project, in the order of their names.
@@ -38,9 +38,10 @@ def image_folder(
     Without `labels` each subfolder is a class, numbered as in `classes`, or in alphabetical order. `labels` is a file
     of lines `name,label` (or with a tab or a space between), names relative to `folder`; labels are numbers, or names
     in `classes`. `transform`, such as an `ImagePreprocessing`'s `fitted`, makes every picture the size that the
-    preprocessing takes. Raises DataError.
+    preprocessing takes. Pictures are converted to that many `channels`: left out, to RGB, but a transform gets them
+    with their own, as `infer.py` hands them to the preprocessing. Raises DataError.
     """
-    check_channels(channels)
+    given = channels_of(channels, transform)
     place = project_path(folder)
     if not place.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -51,7 +52,7 @@ def image_folder(
         names = classes
     if not pictures:
         raise DataError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) below it")
-    return ImageFolder(tuple(pictures), tuple(numbers), names, channels, transform)
+    return ImageFolder(tuple(pictures), tuple(numbers), names, given, transform)
 
 
 def _by_folder(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int], tuple[str, ...]]:

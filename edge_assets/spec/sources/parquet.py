@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_assets.errors import DataError, MissingTool, one_line
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import Transform, read_picture
+from edge_assets.spec.sources.pictures import Transform, channels_of, picture_of
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -24,7 +24,7 @@ class Table:
     files: tuple[Path, ...]
     columns: tuple[str, ...]
     pictures: tuple[str, ...]
-    channels: int
+    channels: int | None
     transform: Transform | None
 
     def __iter__(self) -> Iterator[dict[str, object]]:
@@ -40,20 +40,20 @@ class Table:
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
             raise DataError(f"{where} holds no bytes of a picture, but {type(content).__name__}")
-        return read_picture(content, self.channels, self.transform, where)
+        return picture_of(content, self.channels, self.transform, where)
 
 
 def parquet(
     *files: str,
     columns: tuple[str, ...] = (),
     pictures: tuple[str, ...] = (),
-    channels: int = 3,
+    channels: int | None = None,
     transform: Transform | None = None,
 ) -> Table:
     """Rows of Parquet or Arrow (Feather) files, in the order of `files`; paths relative to the project.
 
-    `columns` are read, all by default; of these, `pictures` hold files of pictures. Lists of numbers become arrays.
-    Raises DataError.
+    `columns` are read, all by default; of these, `pictures` hold files of pictures, with `channels` and `transform` as
+    in `image_folder`. Lists of numbers become arrays. Raises DataError.
     """
     paths = tuple(project_path(file) for file in files)
     for path in paths:
@@ -65,7 +65,7 @@ def parquet(
     missing = [name for name in (*columns, *pictures) if name not in names]
     if missing:
         raise DataError(f"{files[0]} has no columns {missing}, only {names}")
-    return Table(paths, columns, pictures, channels, transform)
+    return Table(paths, columns, pictures, channels_of(channels, transform), transform)
 
 
 def _dataset(files: tuple[Path, ...]) -> "pyarrow.dataset.Dataset":

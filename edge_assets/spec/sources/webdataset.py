@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_assets.errors import DataError, one_line
 from edge_assets.spec.project import project_path
-from edge_assets.spec.sources.pictures import SUFFIXES, Transform, check_channels, read_picture
+from edge_assets.spec.sources.pictures import SUFFIXES, Transform, channels_of, picture_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Shards:
 
     files: tuple[Path, ...]
     fields: tuple[tuple[str, str], ...]  # suffix and name of the field
-    channels: int
+    channels: int | None
     transform: Transform | None
 
     def __iter__(self) -> Iterator[dict[str, object]]:
@@ -59,7 +59,7 @@ class Shards:
         content = stream.read()
         try:
             if f".{kind}" in SUFFIXES:
-                return read_picture(content, self.channels, self.transform, where)
+                return picture_of(content, self.channels, self.transform, where)
             if kind in ("cls", "id"):
                 return np.asarray(int(content), np.int64)
             if kind == "npy":
@@ -74,15 +74,15 @@ class Shards:
 def webdataset(
     *shards: str,
     fields: tuple[tuple[str, str], ...] = (("jpg", "image"), ("cls", "label")),
-    channels: int = 3,
+    channels: int | None = None,
     transform: Transform | None = None,
 ) -> Shards:
     """Samples of tar files, in the order of their names; `shards` are paths or patterns relative to the project.
 
     `fields` pairs a file's suffix, which is all after the first dot of its name, with the field that it becomes; other
-    files are passed by. Raises DataError.
+    files are passed by. `channels` and `transform` are as in `image_folder`. Raises DataError.
     """
-    check_channels(channels)
+    given = channels_of(channels, transform)
     found = []
     for pattern in shards:
         place = project_path(pattern)
@@ -90,7 +90,7 @@ def webdataset(
         if not matching:
             raise DataError(f"{pattern}: no such shards")
         found.extend(matching)
-    return Shards(tuple(found), fields, channels, transform)
+    return Shards(tuple(found), fields, given, transform)
 
 
 def split(name: str) -> tuple[str, str]:

@@ -1,19 +1,21 @@
 """MIL, the intermediate language of coremltools, as far as this package reads it: coremltools itself has no types."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
-import numpy as np
+from edge_assets.later import np
 
-MilValue: TypeAlias = np.ndarray | np.generic | str | bool | int | float
+MilValue: TypeAlias = "np.ndarray | np.generic | str | bool | int | float"
 
 
 class MilVariable(Protocol):
     """One value: a constant, an input of the program, or an output of an operation."""
 
     name: str
-    op: "MilOperation | None"  # what gives it; None for an input of the program
-    child_ops: "list[MilOperation]"  # what takes it
+    op: MilOperation | None  # what gives it; None for an input of the program
+    child_ops: list[MilOperation]  # what takes it
     shape: tuple[int, ...]
     rank: int
     dtype: type  # MIL's own

@@ -690,7 +690,11 @@ def _scaled(x: Tensor, height: float, width: float) -> list[int]:
     return [math.floor(rows * height), math.floor(columns * width)]
 
 
-def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
+def upsample_nearest_neighbor(
+    x: Tensor,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+) -> Tensor:
     """The last two axes enlarged by repeating pixels."""
     return functional.interpolate(x, _scaled(x, scale_factor_height, scale_factor_width), mode="nearest")
 

@@ -6,6 +6,8 @@ coreml_package_fp16  torch.export, converted to an ML program in half precision:
 On macOS a session is CoreML's own; elsewhere the package's program is evaluated by `evaluator`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import logging
@@ -19,13 +21,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from edge_assets.core.axes import example_parameters, frozen
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
 from edge_assets.hashing import sha256_of
+from edge_assets.later import np
 from edge_assets.spec.preprocess import ImagePreprocessing
 from edge_assets.toolchains.coreml.expressed import expressed
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
@@ -50,7 +51,7 @@ MACOS_TO_IOS = {"12": "15", "13": "16", "14": "17", "15": "18", "26": "26"}  # r
 # --- targets and pictures ------------------------------------------------------------------------------
 
 
-def deployment_target(target: "Target") -> str:
+def deployment_target(target: Target) -> str:
     """The catalog's `deployment_target` as the iOS release of the same format, so that equal packages are one."""
     name = str(target.options["deployment_target"])
     if name.startswith("macOS"):
@@ -82,7 +83,7 @@ class Picture(TypedDict):
     factors: list[float]  # by channel
 
 
-def picture(spec: "ModelSpec") -> Picture | None:
+def picture(spec: ModelSpec) -> Picture | None:
     """What the package does with a picture, or None where it takes tensors."""
     image = spec.preprocess
     if not isinstance(image, ImagePreprocessing):
@@ -122,7 +123,7 @@ def pixels(array: np.ndarray, image: Picture) -> np.ndarray:
 class EvaluatedSession:
     """A package's program on this machine, in PyTorch and fp32."""
 
-    def __init__(self, program: "MilProgram", inputs: Sequence[str], image: Picture | None) -> None:
+    def __init__(self, program: MilProgram, inputs: Sequence[str], image: Picture | None) -> None:
         self.program = program
         self.inputs = inputs
         self.image = image
@@ -137,14 +138,14 @@ class EvaluatedSession:
             arrays[name] = outputs[name].numpy().astype(element_type)
         return arrays
 
-    def _outputs(self, feeds: Feeds) -> dict[str, "torch.Tensor"]:
+    def _outputs(self, feeds: Feeds) -> dict[str, torch.Tensor]:
         from edge_assets.toolchains.coreml.evaluator import to_tensors
 
         if self.image is None:
             return self.program.run(to_tensors(feeds, self.inputs))
         return self._of_pictures(feeds, self.image)
 
-    def _of_pictures(self, feeds: Feeds, image: Picture) -> dict[str, "torch.Tensor"]:
+    def _of_pictures(self, feeds: Feeds, image: Picture) -> dict[str, torch.Tensor]:
         """A package of pictures takes one: its program as it is for each sample, vectorised over the samples."""
         import torch
 
@@ -161,7 +162,7 @@ class CoreMLSession:
 
     def __init__(
         self,
-        model: "MLModel",
+        model: MLModel,
         inputs: Sequence[str],
         outputs: Sequence[str],
         image: Picture | None,
@@ -184,7 +185,7 @@ class CoreMLSession:
         return outputs
 
 
-def _image(one: np.ndarray, image: Picture) -> "Image.Image":
+def _image(one: np.ndarray, image: Picture) -> Image.Image:
     """Pixels [channels, height, width] in the model's order as the picture that CoreML takes, which is RGB."""
     from PIL import Image
 
@@ -234,9 +235,9 @@ def package_in(folder: Path) -> Path:
 
 
 def save(
-    model: "MLModel",
+    model: MLModel,
     folder: Path,
-    spec: "ModelSpec",
+    spec: ModelSpec,
     provenance: Mapping[str, str],
 ) -> Path:
     """Write `<model>.mlpackage` with our metadata, byte for byte the same for the same model. Returns its path."""
@@ -255,7 +256,7 @@ def save(
     return package
 
 
-def _describe_interface(specification: "Model", spec: "ModelSpec") -> None:
+def _describe_interface(specification: Model, spec: ModelSpec) -> None:
     """Give each input and output the sentence that Xcode shows of it."""
     description = specification.description
     for feature, tensor in zip(description.input, spec.inputs, strict=True):
@@ -264,7 +265,7 @@ def _describe_interface(specification: "Model", spec: "ModelSpec") -> None:
         feature.shortDescription = _sentence(feature, tensor, spec)
 
 
-def _sentence(feature: "FeatureDescription", tensor: "Tensor", spec: "ModelSpec") -> str:
+def _sentence(feature: FeatureDescription, tensor: Tensor, spec: ModelSpec) -> str:
     image = spec.preprocess
     if feature.type.WhichOneof("Type") == "imageType" and isinstance(image, ImagePreprocessing):
         kind = "grayscale" if image.channels == 1 else "RGB"
@@ -275,7 +276,7 @@ def _sentence(feature: "FeatureDescription", tensor: "Tensor", spec: "ModelSpec"
     return sentence
 
 
-def _write(package: Path, specification: "Model", weights: Path) -> None:
+def _write(package: Path, specification: Model, weights: Path) -> None:
     """What coremltools' own `save` writes, with ids and an order that depend on nothing but the content."""
     data = package / "Data" / "com.apple.CoreML"
     data.mkdir(parents=True)
@@ -342,12 +343,12 @@ def describe(package: Path, request: BuildRequest) -> dict[str, Any]:
     return facts | {"operators": program.operators, "memory_estimate": estimate}
 
 
-def _kinds(features: Iterable["FeatureDescription"]) -> dict[str, str]:
+def _kinds(features: Iterable[FeatureDescription]) -> dict[str, str]:
     """What each input or output is, by name."""
     return {feature.name: _kind(feature) for feature in features}
 
 
-def _kind(feature: "FeatureDescription") -> str:
+def _kind(feature: FeatureDescription) -> str:
     if feature.type.WhichOneof("Type") == "imageType":
         image = feature.type.imageType
         return f"image {image.ColorSpace.Name(image.colorSpace)} {image.width} x {image.height}"
@@ -362,7 +363,7 @@ def _kind(feature: "FeatureDescription") -> str:
     return f"{element_type} [{', '.join(axes)}]"
 
 
-def _check_flexible(features: Iterable["FeatureDescription"], spec: "ModelSpec") -> None:
+def _check_flexible(features: Iterable[FeatureDescription], spec: ModelSpec) -> None:
     """Raises ExportError for a flexible axis that the converter made a constant."""
     found = {}
     for feature in features:
@@ -379,7 +380,7 @@ def _check_flexible(features: Iterable["FeatureDescription"], spec: "ModelSpec")
         raise ExportError(f"{lost}: the package takes no other size than the one that it was converted with")
 
 
-def _flexible(axis: int | str, spec: "ModelSpec") -> int | str:
+def _flexible(axis: int | str, spec: ModelSpec) -> int | str:
     """An axis of an input, as a number where its range has one size alone."""
     if isinstance(axis, int):
         return axis
@@ -387,7 +388,7 @@ def _flexible(axis: int | str, spec: "ModelSpec") -> int | str:
     return axis if least < largest else least
 
 
-def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
+def _largest_inputs(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """One sample with every other flexible axis at its largest size."""
     import torch
 
@@ -399,7 +400,7 @@ def _largest_inputs(spec: "ModelSpec") -> dict[str, "torch.Tensor"]:
     return inputs
 
 
-def _largest_size(axis: int | str, spec: "ModelSpec") -> int:
+def _largest_size(axis: int | str, spec: ModelSpec) -> int:
     if isinstance(axis, int):
         return axis
     if axis == "batch":
@@ -436,11 +437,11 @@ def build_fp16(request: BuildRequest) -> Mapping[str, Any]:
 
 
 def _converted(
-    exported: "torch.export.ExportedProgram",
-    spec: "ModelSpec",
+    exported: torch.export.ExportedProgram,
+    spec: ModelSpec,
     image: Picture | None,
     deployment: str,
-) -> "MLModel":
+) -> MLModel:
     """The exported program as an ML program. Raises ExportError, or Refused for an operator."""
     import coremltools
 
@@ -460,7 +461,7 @@ def _converted(
         raise _explained(error) from error
 
 
-def _with_factors(model: "torch.nn.Module", image: Picture | None) -> "torch.nn.Module":
+def _with_factors(model: torch.nn.Module, image: Picture | None) -> torch.nn.Module:
     """The model behind what CoreML's picture input cannot do: a scale per channel."""
     import torch
 
@@ -480,7 +481,11 @@ def _with_factors(model: "torch.nn.Module", image: Picture | None) -> "torch.nn.
     return Scaled().eval()
 
 
-def _export(model: "torch.nn.Module", spec: "ModelSpec", image: Picture | None) -> "torch.export.ExportedProgram":
+def _export(
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    image: Picture | None,
+) -> torch.export.ExportedProgram:
     """The model as an exported program: for one picture, or with the spec's flexible axes."""
     import torch
 
@@ -498,7 +503,7 @@ def _export(model: "torch.nn.Module", spec: "ModelSpec", image: Picture | None) 
     return expressed(decomposed)
 
 
-def _not_exported(error: Exception, model: "torch.nn.Module") -> Exception:
+def _not_exported(error: Exception, model: torch.nn.Module) -> Exception:
     """Refused for recurrent layers over any number of steps, ExportError otherwise."""
     import torch
 
@@ -511,7 +516,7 @@ def _not_exported(error: Exception, model: "torch.nn.Module") -> Exception:
     return ExportError(f"torch.export failed: {told(error)}")
 
 
-def _dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, "torch.export.Dim"], ...]:
+def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, torch.export.Dim], ...]:
     """The inputs' flexible axes with their bounds, as torch.export wants them: equal names are equal sizes."""
     import torch
 
@@ -524,7 +529,7 @@ def _dynamic_shapes(spec: "ModelSpec") -> tuple[dict[int, "torch.export.Dim"], .
     return tuple(shapes)
 
 
-def _bounds_by_axis(spec: "ModelSpec") -> dict[str, tuple[int, int]]:
+def _bounds_by_axis(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     """Least and largest size of each flexible axis of the inputs."""
     bounds = {}
     for tensor in spec.inputs:
@@ -533,21 +538,21 @@ def _bounds_by_axis(spec: "ModelSpec") -> dict[str, tuple[int, int]]:
     return bounds
 
 
-def _bounds(axis: str, spec: "ModelSpec") -> tuple[int, int]:
+def _bounds(axis: str, spec: ModelSpec) -> tuple[int, int]:
     if axis == "batch":
         return 1, LARGEST_BATCH
     least, _best, largest = spec.axis_range(axis)
     return least, largest
 
 
-def _inputs(spec: "ModelSpec", image: Picture | None) -> list["InputType"]:
+def _inputs(spec: ModelSpec, image: Picture | None) -> list[InputType]:
     """The inputs as coremltools is told of them: one picture, or tensors."""
     if image:
         return [_picture_input(spec.inputs[0], image)]
     return _tensor_inputs(spec)
 
 
-def _picture_input(tensor: "Tensor", image: Picture) -> "coremltools.ImageType":
+def _picture_input(tensor: Tensor, image: Picture) -> coremltools.ImageType:
     import coremltools
 
     # one channel's bias is a number of its own in CoreML
@@ -561,7 +566,7 @@ def _picture_input(tensor: "Tensor", image: Picture) -> "coremltools.ImageType":
     )
 
 
-def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
+def _tensor_inputs(spec: ModelSpec) -> list[coremltools.TensorType]:
     import coremltools
     from coremltools.converters.mil.mil.types.symbolic import k_used_symbols
 
@@ -581,7 +586,7 @@ def _tensor_inputs(spec: "ModelSpec") -> list["coremltools.TensorType"]:
     return inputs
 
 
-def _dtype(tensor: "Tensor") -> type[np.generic]:
+def _dtype(tensor: Tensor) -> type[np.generic]:
     """CoreML's tensors are float32 or int32."""
     return np.float32 if tensor.dtype.startswith("float") else np.int32
 
@@ -608,7 +613,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     """The format's release, the declared tensors, how pixels become inputs, and what the metadata says."""
     about = [
         spec.name,

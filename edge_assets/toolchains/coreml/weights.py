@@ -7,16 +7,17 @@ CoreML decompresses as it loads or as it computes, whichever the compute unit pr
 package. Weights of 2048 elements and less stay as they are, which is coremltools' own threshold.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from edge_assets.core.scheme import Granularity, Precision, Scheme
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.errors import Refused
+from edge_assets.later import np
 from edge_assets.toolchains.coreml import mil
 from edge_assets.toolchains.coreml import package as coreml
 
@@ -59,7 +60,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return {"recipe": recipe, "compressed_share": round(compressed_share, 4), **coreml.describe(package, request)}
 
 
-def _provenance(model: "MLModel") -> dict[str, str]:
+def _provenance(model: MLModel) -> dict[str, str]:
     """Our metadata of a package, by the names that `save` takes."""
     provenance = {}
     for name, value in model.user_defined_metadata.items():
@@ -68,7 +69,7 @@ def _provenance(model: "MLModel") -> dict[str, str]:
     return provenance
 
 
-def _passes(request: BuildRequest) -> Iterator[Callable[["MLModel"], "MLModel"]]:
+def _passes(request: BuildRequest) -> Iterator[Callable[[MLModel], MLModel]]:
     """Compressions to apply in turn: a weight that one compressed, the next leaves alone."""
     bits = request.parameters["bits"]
     if request.parameters["palette"]:
@@ -80,7 +81,7 @@ def _passes(request: BuildRequest) -> Iterator[Callable[["MLModel"], "MLModel"]]
     yield _linear_pass(bits, "per_channel")
 
 
-def _palette_pass(bits: int) -> Callable[["MLModel"], "MLModel"]:
+def _palette_pass(bits: int) -> Callable[[MLModel], MLModel]:
     from coremltools.optimize import coreml as optimize
 
     palette = optimize.OpPalettizerConfig(
@@ -91,7 +92,7 @@ def _palette_pass(bits: int) -> Callable[["MLModel"], "MLModel"]:
     return partial(optimize.palettize_weights, config=optimize.OptimizationConfig(global_config=palette))
 
 
-def _linear_pass(bits: int, granularity: Literal["per_block", "per_channel"]) -> Callable[["MLModel"], "MLModel"]:
+def _linear_pass(bits: int, granularity: Literal["per_block", "per_channel"]) -> Callable[[MLModel], MLModel]:
     from coremltools.optimize import coreml as optimize
 
     linear = optimize.OpLinearQuantizerConfig(
@@ -116,7 +117,7 @@ def _palette(bits: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return palette.astype(weight.dtype), indices.reshape(-1).astype(np.uint8)
 
 
-def _compressed_share(model: "MLModel") -> float:
+def _compressed_share(model: MLModel) -> float:
     """The share of the weights' elements that are stored compressed."""
     compressed = plain = 0
     for operation in model._mil_program.functions["main"].operations:
@@ -155,7 +156,7 @@ def _variant(scheme: Scheme, description: str, bits: int, palette: bool, needs: 
     """A scheme that decodes from iOS `needs` on."""
     precision = scheme.precision
 
-    def parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+    def parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
         # the rest is the package's, and so in the source's hash
         return {
             "recipe": scheme.name,

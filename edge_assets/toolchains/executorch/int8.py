@@ -4,18 +4,20 @@ executorch_int8_static   convolutions and linear layers, ranges observed on the 
 executorch_int8_dynamic  linear layers, activations quantized at run time: refused where they hold too few weights
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.scheme import Method, Scheme
-from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.executorch import program as executorch
-from edge_assets.toolchains.onnx.calibration import batches
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, input_shapes
+from edge_assets.toolchains.onnx.calibration import batches, first_samples, sample_count
+from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.pytorch.int8_static import int8_share
@@ -32,16 +34,15 @@ SMALLEST_SCALE = 2**-12  # XNNPACK's kernels lose precision below
 
 def build_static(request: BuildRequest) -> Mapping[str, Any]:
     """Observe the calibration data, convert and lower. Raises Refused if nothing was quantized."""
-    feeds = request.calibration()
-    facts = _build(request, dynamic=False, calibration=feeds)
-    return facts | {"calibration_samples": len(next(iter(feeds.values())))}
+    facts = _build(request, dynamic=False)
+    return facts | {"calibration_samples": sample_count(request.calibration)}
 
 
 def build_dynamic(request: BuildRequest) -> Mapping[str, Any]:
     """Quantize linear layers and lower. Raises Refused where they hold too little of the model."""
     share = executorch.linear_share(executorch.export_checkpoint(request))
     check_linear(share, "dynamic int8", "executorch_int8_static or litert_int8_dynamic")
-    return _build(request, dynamic=True, calibration=None)
+    return _build(request, dynamic=True)
 
 
 def check_linear(share: float, scheme: str, instead: str) -> None:
@@ -53,7 +54,7 @@ def check_linear(share: float, scheme: str, instead: str) -> None:
         )
 
 
-def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> dict[str, Any]:
+def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -63,7 +64,7 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> d
     elements = sum(parameter.numel() for parameter in program.parameters())
     prepared = prepare_pt2e(program.module(), chosen)
     with torch.inference_mode():
-        for sample in _observed(request, calibration):
+        for sample in _observed(request, dynamic):
             prepared(*sample)
         converted = convert_pt2e(prepared)
     if not dynamic:
@@ -72,7 +73,7 @@ def _build(request: BuildRequest, dynamic: bool, calibration: Feeds | None) -> d
     return lower_quantized(converted, request, dynamic) | facts
 
 
-def _check_share(converted: "torch.fx.GraphModule", elements: int) -> None:
+def _check_share(converted: torch.fx.GraphModule, elements: int) -> None:
     """Raises Refused where most of the network's weights stayed as they were, as those of recurrent layers do."""
     import torch
 
@@ -92,19 +93,19 @@ def _check_share(converted: "torch.fx.GraphModule", elements: int) -> None:
         )
 
 
-def _observed(request: BuildRequest, calibration: Feeds | None) -> Iterator[tuple["torch.Tensor", ...]]:
-    """Samples that the prepared model is run on: all of the calibration data, or one example where there is none."""
+def _observed(request: BuildRequest, dynamic: bool) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Samples that the prepared model is run on: all of the calibration data, or for dynamic int8 one example."""
     import torch
 
-    if calibration is None:
+    if dynamic:
         yield example_inputs(fixed(request.spec), batch=1)
         return
-    check_sizes(calibration, input_shapes(request.spec))
-    for one in batches(calibration, 1):
+    check_sizes(first_samples(request.calibration, 1), input_shapes(request.spec))
+    for one in batches(request.calibration, 1):
         yield tuple(torch.from_numpy(one[tensor.name]) for tensor in request.spec.inputs)
 
 
-def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
+def quantize_nodes(converted: torch.fx.GraphModule) -> int:
     """How many nodes quantize or dequantize. Raises Refused if none does."""
     count = sum("quantize_" in str(node.target) for node in converted.graph.nodes)
     if not count:
@@ -113,7 +114,7 @@ def quantize_nodes(converted: "torch.fx.GraphModule") -> int:
 
 
 def lower_quantized(
-    converted: "torch.fx.GraphModule",
+    converted: torch.fx.GraphModule,
     request: BuildRequest,
     dynamic: bool = False,
 ) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def quantizer(
     dynamic: bool = False,
     minmax: bool = False,
     trained: bool = False,
-) -> "XNNPACKQuantizer":
+) -> XNNPACKQuantizer:
     """XNNPACK's quantizer: int8 activations per tensor, int8 weights per channel.
 
     Static ranges are those of torchao's histogram, of `minmax`, or of fake quantization where they are `trained`.
@@ -156,7 +157,7 @@ def quantizer(
     return XNNPACKQuantizer().set_global(config)
 
 
-def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def _static_parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     # torchao has two observers that fit: all else than minmax means its histogram, which minimizes the squared error
     method: Method = "minmax" if spec.calibration.method == "minmax" else "histogram"
     scheme = Scheme(
@@ -172,7 +173,7 @@ def _static_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]
     return executorch.parameters(spec, target) | recipe
 
 
-def _dynamic_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def _dynamic_parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     scheme = Scheme(precision="int8", kind="dynamic", form="pt2e", weights="s8", granularity="perchannel")
     return executorch.parameters(spec, target) | {"recipe": scheme.name}
 

@@ -4,6 +4,8 @@ A session runs a program only if this machine's runtime has every backend that t
 or CoreML program is built here and stays unverified, with that reason.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,16 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from edge_assets.core.memory import Lifetime, peak_live_bytes
+from edge_assets.core.one_sample import check_sizes, one_by_one
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.later import np
 from edge_assets.toolchains.coreml.expressed import with_strides
 from edge_assets.toolchains.coreml.package import deployment_target
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+from edge_assets.toolchains.onnx.fixed_batch import fixed
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class ExecuTorchSession:
 
     def __init__(
         self,
-        program: "Program",
+        program: Program,
         inputs: Sequence[str],
         outputs: Sequence[str],
     ) -> None:
@@ -109,7 +111,7 @@ def open_session(
 # --- export and lowering -------------------------------------------------------------------------------
 
 
-def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
+def export(model: torch.nn.Module, spec: ModelSpec) -> ExportedProgram:
     """The model as an ATen graph with static shapes and a batch of one. Raises Refused and ExportError."""
     import torch
 
@@ -120,12 +122,12 @@ def export(model: "torch.nn.Module", spec: "ModelSpec") -> "ExportedProgram":
         raise ExportError(f"torch.export failed: {told(error)}") from error
 
 
-def export_checkpoint(request: BuildRequest) -> "ExportedProgram":
+def export_checkpoint(request: BuildRequest) -> ExportedProgram:
     """The checkpoint's model, exported."""
     return export(load_network(request.spec, request.source), request.spec)
 
 
-def lower(exported: "ExportedProgram", partitioners: "list[Partitioner]", request: BuildRequest) -> dict[str, Any]:
+def lower(exported: ExportedProgram, partitioners: list[Partitioner], request: BuildRequest) -> dict[str, Any]:
     """Write the program lowered with `partitioners`, in their order; its facts.
 
     Raises Refused naming operators that no kernel computes, or if the backend took nothing, and ExportError.
@@ -159,11 +161,11 @@ def lower(exported: "ExportedProgram", partitioners: "list[Partitioner]", reques
 class Lowered:
     """A program for ExecuTorch's runtime, and which operators the partitioners' backends took."""
 
-    program: "ExecutorchProgramManager"
-    delegation: "DelegationInfo"
+    program: ExecutorchProgramManager
+    delegation: DelegationInfo
 
 
-def _lowered(exported: "ExportedProgram", partitioners: "list[Partitioner]") -> Lowered:
+def _lowered(exported: ExportedProgram, partitioners: list[Partitioner]) -> Lowered:
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 
@@ -180,7 +182,7 @@ def _lowered(exported: "ExportedProgram", partitioners: "list[Partitioner]") -> 
     return Lowered(program, delegation)
 
 
-def activation_bytes(exported: "ExportedProgram") -> int:
+def activation_bytes(exported: ExportedProgram) -> int:
     """Peak of live activations of an exported graph, executed in its order: inputs and every operator's outputs."""
     import torch
 
@@ -198,7 +200,7 @@ def activation_bytes(exported: "ExportedProgram") -> int:
     return peak_live_bytes(lifetimes)
 
 
-def linear_share(exported: "ExportedProgram", usable: IsUsable = lambda _shape: True) -> float:
+def linear_share(exported: ExportedProgram, usable: IsUsable = lambda _shape: True) -> float:
     """Share of the parameters' elements that linear layers multiply by, where `usable` takes the weight's shape.
 
     Of the parameters that are computed with: tables of embeddings, which are only looked up, do not count.
@@ -213,7 +215,7 @@ def linear_share(exported: "ExportedProgram", usable: IsUsable = lambda _shape: 
     return multiplied / max(1, computed_with)
 
 
-def _parameter_shapes(exported: "ExportedProgram") -> dict[str, tuple[int, ...]]:
+def _parameter_shapes(exported: ExportedProgram) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters that are computed with, by the name of their node."""
     parameters = exported.graph_signature.inputs_to_parameters
     shapes: dict[str, tuple[int, ...]] = {}
@@ -225,7 +227,7 @@ def _parameter_shapes(exported: "ExportedProgram") -> dict[str, tuple[int, ...]]
 
 
 def _usable_weights(
-    node: "Node",
+    node: Node,
     shapes: Mapping[str, tuple[int, ...]],
     usable: IsUsable,
 ) -> list[str]:
@@ -238,7 +240,7 @@ def _usable_weights(
     return found
 
 
-def _operator_names(operators: "Iterable[Operator]") -> list[str]:
+def _operator_names(operators: Iterable[Operator]) -> list[str]:
     """As the runtime's kernels are named: with the overload, where there is one."""
     names = []
     for operator in operators:
@@ -269,14 +271,14 @@ def _explained(error: BaseException) -> Refused | ExportError:
     return ExportError(f"lowering to ExecuTorch failed: {told(error)}")
 
 
-def _signature(spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
+def _signature(spec: ModelSpec) -> dict[str, list[dict[str, Any]]]:
     return {
         "inputs": [_entry(tensor) for tensor in spec.inputs],
         "outputs": [_entry(tensor) for tensor in spec.outputs],
     }
 
 
-def _entry(tensor: "Tensor") -> dict[str, object]:
+def _entry(tensor: Tensor) -> dict[str, object]:
     is_image = len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0
     shape = [1 if axis == "batch" else axis for axis in tensor.shape]
     return {
@@ -287,7 +289,7 @@ def _entry(tensor: "Tensor") -> dict[str, object]:
     }
 
 
-def _delegation(info: "DelegationInfo", backends: list[str]) -> dict[str, Any]:
+def _delegation(info: DelegationInfo, backends: list[str]) -> dict[str, Any]:
     delegated = nodes = 0
     by_operator = {}
     for name, entry in sorted(info.delegation_by_operator.items()):
@@ -337,12 +339,12 @@ def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
     return lower(program, [CoreMLPartitioner(compile_specs=specs)], request)
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, object]:
+def parameters(spec: ModelSpec, _target: Target) -> dict[str, object]:
     """The static inputs, at a batch of one. The architecture's source is among the recipe's inputs."""
     return {"batch": 1, "inputs": [asdict(tensor) for tensor in fixed(spec).inputs]}
 
 
-def _coreml_parameters(spec: "ModelSpec", target: "Target") -> dict[str, object]:
+def _coreml_parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
     return parameters(spec, target) | {"deployment_target": deployment_target(target)}
 
 

@@ -4,6 +4,8 @@ Images are NHWC at the interface, as cameras and LiteRT's kernels have them; the
 what the model takes in PyTorch. Names at the interface are the spec's.
 """
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,23 +13,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from edge_assets.core.memory import Lifetime, peak_live_bytes
-from edge_assets.core.session import Feeds, Session
 from edge_assets.core.sizes import GIB, is_too_large
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
+from edge_assets.later import np
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, fixed, one_by_one
+from edge_assets.toolchains.litert.session import IndexedTensorDetails, Port, interpreter
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
+from edge_assets.toolchains.onnx.fixed_batch import fixed
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
 
 if TYPE_CHECKING:
     import torch
-    from ai_edge_litert.interpreter import Interpreter
     from ai_edge_litert.schema_py_generated import ModelT, SubGraphT, TensorMapT
 
     from edge_assets.spec.model import ModelSpec, Tensor
@@ -39,144 +39,6 @@ MOST_STEPS = 1000  # of recurrent layers: about 16 operators each, 0.1 s to conv
 DELEGATE = "DELEGATE"
 INDEX_TYPES = ("INT32", "INT64")  # of shapes and axes, which are no weights
 WEIGHT_TYPES = {"FLOAT32": ("fp32", 32), "FLOAT16": ("fp16", 16), "INT8": ("int8", 8), "INT4": ("int4", 4)}
-
-
-# --- sessions ------------------------------------------------------------------------------------------
-
-
-class AffineQuantization(TypedDict):
-    """The scales and zero points of a tensor: empty where it has none."""
-
-    scales: np.ndarray
-    zero_points: np.ndarray
-
-
-class TensorDetails(TypedDict):
-    """What the interpreters of LiteRT and TFLite Micro say of a tensor, as far as it is read here."""
-
-    dtype: type[np.generic]
-    shape: np.ndarray
-    quantization_parameters: AffineQuantization
-
-
-class IndexedTensorDetails(TensorDetails):
-    """LiteRT's interpreter also says where the tensor is."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output as the file has it: dtype, affine quantization and layout."""
-
-    index: int  # by which the interpreter knows it
-    dtype: type[np.generic]
-    scale: float | None
-    zero_point: int
-    channels_last: bool
-
-    @classmethod
-    def of(cls, details: TensorDetails, index: int, channels_last: bool) -> "Port":
-        """From what the interpreter says of a tensor."""
-        dtype = details["dtype"]
-        quantization = details["quantization_parameters"]
-        scale, zero_point = None, 0
-        if len(quantization["scales"]) and np.issubdtype(dtype, np.integer):
-            scale = float(quantization["scales"][0])
-            zero_point = int(quantization["zero_points"][0])
-        return cls(index, dtype, scale, zero_point, channels_last)
-
-    def encode(self, array: np.ndarray) -> np.ndarray:
-        """The model's input as the file takes it: q = round(x / scale) + zero point, saturated."""
-        value = np.moveaxis(array, 1, -1) if self.channels_last else array
-        if self.scale is not None:
-            limits = np.iinfo(np.dtype(self.dtype))
-            steps = np.rint(value / self.scale)
-            value = np.clip(steps + self.zero_point, limits.min, limits.max)
-        return np.asarray(value, self.dtype, order="C")  # a scalar stays one
-
-    def decode(self, array: np.ndarray) -> np.ndarray:
-        """The model's output from the file's: x = scale * (q - zero point)."""
-        value = np.array(array)
-        if self.scale is not None:
-            centred = value.astype(np.float32) - self.zero_point
-            value = (self.scale * centred).astype(np.float32)
-        return np.moveaxis(value, -1, 1) if self.channels_last else value
-
-
-class LiteRTSession:
-    """The LiteRT interpreter on this CPU, with its default XNNPACK delegate."""
-
-    def __init__(
-        self,
-        interpreter: "Interpreter",
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        channels_last: Sequence[str],
-    ) -> None:
-        interpreter.allocate_tensors()
-        self.interpreter = interpreter
-        runner = interpreter.get_signature_runner()  # not kept: the interpreter refuses to run while others hold it
-        details = runner.get_input_details()
-        self.inputs = ports(details, inputs, channels_last)
-        self.outputs = ports(runner.get_output_details(), outputs, channels_last)
-        self.shapes = {}  # as in PyTorch, by input
-        for name, port in self.inputs.items():
-            self.shapes[name] = _as_in_pytorch(details[name]["shape"], port.channels_last)
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        check_sizes(feeds, self.shapes)
-        return one_by_one(self.run_one, feeds)
-
-    def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Outputs for one sample, as the model takes it."""
-        for name, port in self.inputs.items():
-            self.interpreter.set_tensor(port.index, port.encode(feeds[name]))
-        self.interpreter.invoke()
-        outputs = {}
-        for name, port in self.outputs.items():
-            outputs[name] = port.decode(self.interpreter.get_tensor(port.index))
-        return outputs
-
-
-def ports(
-    details: Mapping[str, IndexedTensorDetails],
-    names: Sequence[str],
-    channels_last: Sequence[str],
-) -> dict[str, Port]:
-    """By name, from what LiteRT's interpreter says of a signature's inputs or outputs."""
-    found = {}
-    for name in names:
-        tensor = details[name]
-        found[name] = Port.of(tensor, tensor["index"], name in channels_last)
-    return found
-
-
-def _as_in_pytorch(shape: Sequence[int], channels_last: bool) -> Sequence[int]:
-    """A shape of the file's, with the channels where PyTorch has them."""
-    if not channels_last:
-        return shape
-    batch, *spatial, channels = shape
-    return [batch, channels, *spatial]
-
-
-def open_session(
-    path: Path,
-    *,
-    threads: int,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    channels_last: Sequence[str] = (),
-) -> Session:
-    """The interpreter with `threads` threads; `channels_last` names what the file has in NHWC."""
-    return LiteRTSession(interpreter(path, threads), inputs, outputs, channels_last)
-
-
-def interpreter(path: Path, threads: int = 1) -> "Interpreter":
-    """LiteRT's interpreter of a file, not yet allocated."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(model_path=str(path), num_threads=threads)
 
 
 # --- conversion ----------------------------------------------------------------------------------------
@@ -219,15 +81,15 @@ def _check_steps(steps: int) -> None:
         )
 
 
-def _is_image(tensor: "Tensor") -> bool:
+def _is_image(tensor: Tensor) -> bool:
     return len(tensor.shape) == IMAGE_RANK and tensor.batch_axis == 0
 
 
-def _image_positions(tensors: Sequence["Tensor"]) -> list[int]:
+def _image_positions(tensors: Sequence[Tensor]) -> list[int]:
     return [i for i, tensor in enumerate(tensors) if _is_image(tensor)]
 
 
-def _example_of_the_file(spec: "ModelSpec") -> tuple["torch.Tensor", ...]:
+def _example_of_the_file(spec: ModelSpec) -> tuple[torch.Tensor, ...]:
     """One sample of each input as the file takes it, images in NHWC."""
     example = []
     as_in_pytorch = example_inputs(spec, batch=1)
@@ -236,7 +98,7 @@ def _example_of_the_file(spec: "ModelSpec") -> tuple["torch.Tensor", ...]:
     return tuple(example)
 
 
-def channels_last(spec: "ModelSpec") -> list[str]:
+def channels_last(spec: ModelSpec) -> list[str]:
     """Names of the inputs and outputs that are NHWC in the file."""
     return [tensor.name for tensor in spec.inputs + spec.outputs if _is_image(tensor)]
 
@@ -253,7 +115,7 @@ def _explained(error: BaseException) -> Refused | ExportError:
     return ExportError(f"conversion to LiteRT failed: {told(error)}")
 
 
-def _name_interface(path: Path, spec: "ModelSpec") -> None:
+def _name_interface(path: Path, spec: ModelSpec) -> None:
     """Give the signature the spec's names: the converter calls them args_0 and output_0."""
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -264,7 +126,7 @@ def _name_interface(path: Path, spec: "ModelSpec") -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
-def _rename(entries: Sequence["TensorMapT"], prefix: str, tensors: Sequence["Tensor"]) -> None:
+def _rename(entries: Sequence[TensorMapT], prefix: str, tensors: Sequence[Tensor]) -> None:
     names = {f"{prefix}_{i}": tensor.name for i, tensor in enumerate(tensors)}
     for entry in entries:
         entry.name = names[entry.name.decode()]
@@ -287,7 +149,7 @@ def inline_buffers(path: Path) -> None:
 # --- what a file holds ---------------------------------------------------------------------------------
 
 
-def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
+def describe(path: Path, spec: ModelSpec) -> dict[str, Any]:
     """What can be read back: signature with layouts, operators, weights by type, and what XNNPACK takes."""
     return {
         **describe_static(spec),
@@ -299,7 +161,7 @@ def describe(path: Path, spec: "ModelSpec") -> dict[str, Any]:
     }
 
 
-def signature(path: Path, spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
+def signature(path: Path, spec: ModelSpec) -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs: name, dtype, shape, layout and, where they are integers, scale and zero point."""
     runner = interpreter(path).get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
@@ -309,11 +171,11 @@ def signature(path: Path, spec: "ModelSpec") -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _entries(tensors: Sequence["Tensor"], details: Mapping[str, IndexedTensorDetails]) -> list[dict[str, object]]:
+def _entries(tensors: Sequence[Tensor], details: Mapping[str, IndexedTensorDetails]) -> list[dict[str, object]]:
     return [_entry(tensor, details[tensor.name]) for tensor in tensors]
 
 
-def _entry(tensor: "Tensor", details: IndexedTensorDetails) -> dict[str, object]:
+def _entry(tensor: Tensor, details: IndexedTensorDetails) -> dict[str, object]:
     port = Port.of(details, details["index"], _is_image(tensor))
     entry: dict[str, object] = {
         "name": tensor.name,
@@ -339,13 +201,13 @@ class Operator:
         return self.inputs + self.outputs
 
 
-def _read(path: Path) -> "ModelT":
+def _read(path: Path) -> ModelT:
     from ai_edge_litert.tools import flatbuffer_utils
 
     return flatbuffer_utils.read_model(str(path))
 
 
-def _main_graph(path: Path) -> "SubGraphT":
+def _main_graph(path: Path) -> SubGraphT:
     return _read(path).subgraphs[0]
 
 
@@ -390,7 +252,7 @@ def interface_order(path: Path) -> tuple[list[str], list[str]]:
     return _in_order(signature.inputs, graph.inputs), _in_order(signature.outputs, graph.outputs)
 
 
-def _in_order(entries: Iterable["TensorMapT"], tensors: Iterable[int]) -> list[str]:
+def _in_order(entries: Iterable[TensorMapT], tensors: Iterable[int]) -> list[str]:
     """A signature's names in the order of `tensors`."""
     names = {entry.tensorIndex: entry.name.decode() for entry in entries}
     return [names[int(tensor)] for tensor in tensors]
@@ -449,7 +311,7 @@ def weight_bytes(path: Path) -> dict[str, int]:
     return found
 
 
-def _weights_by_type(model: "ModelT") -> Counter[str]:
+def _weights_by_type(model: ModelT) -> Counter[str]:
     from ai_edge_litert.tools import flatbuffer_utils
 
     held: Counter[str] = Counter()
@@ -515,7 +377,7 @@ def _delegated(nodes: Sequence[NodeDetails], partitions: Sequence[NodeDetails]) 
     return taken
 
 
-def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, object]:
+def parameters(spec: ModelSpec, _target: Target) -> dict[str, object]:
     """The static tensors. The architecture's source is among the recipe's inputs."""
     static = fixed(spec)
     return {

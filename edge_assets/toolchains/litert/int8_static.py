@@ -9,17 +9,19 @@ ai-edge-quantizer has no other method that a graph of this kind can use.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.one_sample import check_sizes
 from edge_assets.core.scheme import Scheme
-from edge_assets.core.session import Feeds
 from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import session as litert_session
 from edge_assets.toolchains.litert.weights import changed_share
-from edge_assets.toolchains.onnx.calibration import batches
-from edge_assets.toolchains.onnx.fixed_batch import check_sizes, input_shapes
+from edge_assets.toolchains.onnx.calibration import batches, first_samples, sample_count
+from edge_assets.toolchains.onnx.fixed_batch import input_shapes
 
 if TYPE_CHECKING:
     from ai_edge_quantizer.qtyping import QSV, ModelQuantizationRecipe
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
+AT_ONCE = 64  # samples that the calibrator, which wants a list, is given
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 CONVERTED = {"FLOAT32", "INT8"}  # the types of activations
 SCHEME = Scheme(
@@ -45,19 +48,17 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     from ai_edge_quantizer import quantizer
 
     recipe = _recipe(request.parameters["integer_interface"])
-    feeds = request.calibration()
     path = request.output / litert.FILE
-    ranges = _observe(request, recipe, feeds)
+    ranges = _observe(request, recipe)
     quantized = quantizer.Quantizer(str(request.source), recipe).quantize(ranges)
     quantized.export_model(str(path))
     litert.inline_buffers(path)
     _read_in_own_type(path)
     if not changed_share(path, "INT8"):
         raise Refused("no weight of this graph was changed, so the result would be fp32 under an int8 name")
-    samples = len(next(iter(feeds.values())))
     return litert.describe(path, request.spec) | {
         "recipe": request.parameters["recipe"],
-        "calibration_samples": samples,
+        "calibration_samples": sample_count(request.calibration),
     }
 
 
@@ -103,27 +104,30 @@ def _recipe(integer_interface: bool) -> "ModelQuantizationRecipe":
     return manager.get_quantization_recipe()
 
 
-def _observe(request: BuildRequest, recipe: "ModelQuantizationRecipe", feeds: Feeds) -> dict[str, "QSV"]:
+def _observe(request: BuildRequest, recipe: "ModelQuantizationRecipe") -> dict[str, "QSV"]:
     """Every tensor's smallest and largest value. The quantizer's own default is a moving average of them."""
     from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.recipe_manager import RecipeManager
     from ai_edge_quantizer.utils import qsv_utils
 
-    check_sizes(feeds, input_shapes(request.spec))
-    interpreter = litert.interpreter(request.source)
+    first = first_samples(request.calibration, 1)
+    check_sizes(first, input_shapes(request.spec))
+    interpreter = litert_session.interpreter(request.source)
     (key,) = interpreter.get_signature_list()
-    ports = litert.ports(
+    ports = litert_session.ports(
         interpreter.get_signature_runner(key).get_input_details(),
-        names=list(feeds),
+        names=list(first),
         channels_last=litert.channels_last(request.spec),
     )
-    samples = []
-    for one in batches(feeds, 1):
-        samples.append({name: ports[name].encode(array) for name, array in one.items()})
     manager = RecipeManager()
     manager.load_quantization_recipe(recipe)
     calibrator = Calibrator(str(request.source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-    calibrator.calibrate({key: samples}, manager)
+    samples = batches(request.calibration, 1)
+    while several := list(islice(samples, AT_ONCE)):
+        encoded = []
+        for one in several:
+            encoded.append({name: ports[name].encode(array) for name, array in one.items()})
+        calibrator.calibrate({key: encoded}, manager)
     ranges: dict[str, QSV] = calibrator.get_model_qsvs()
     return ranges
 

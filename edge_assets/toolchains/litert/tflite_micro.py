@@ -5,6 +5,8 @@ The same C++ interpreter, memory planner and integer arithmetic as on the device
 and zero point, so that parity is that of the file that ships.
 """
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
@@ -12,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from edge_assets.core.one_sample import one_by_one
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import ExportError
+from edge_assets.later import np
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
-from edge_assets.toolchains.litert.convert import Port
-from edge_assets.toolchains.onnx.fixed_batch import one_by_one
+from edge_assets.toolchains.litert.session import Port
 
 if TYPE_CHECKING:
     from tflite_micro.python.tflite_micro.runtime import Interpreter
@@ -60,7 +61,7 @@ class MicroSession:
 
     def __init__(
         self,
-        interpreter: "Interpreter",
+        interpreter: Interpreter,
         inputs: Sequence[str],
         outputs: Sequence[str],
         channels_last: Sequence[str],
@@ -103,7 +104,7 @@ def open_session(
     return MicroSession(_interpreter(model), inputs, outputs, channels_last)
 
 
-def _interpreter(model: bytes) -> "Interpreter":
+def _interpreter(model: bytes) -> Interpreter:
     from tflite_micro.python.tflite_micro import runtime
 
     return runtime.Interpreter.from_bytes(model, arena_size=_host_arena(len(model)))

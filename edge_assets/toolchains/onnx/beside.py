@@ -4,13 +4,14 @@ What quantizes or converts such a graph must not have all of its weights in memo
 there several times.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from edge_assets.hashing import Json
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.block_weights import attributes, is_linear
 from edge_assets.toolchains.onnx.graph import drop_unused, initializers, replace_nodes
 from edge_assets.toolchains.onnx.tables import quantize_rows
@@ -22,7 +23,7 @@ ALIGNMENT = 4096  # bytes, so that a runtime can map a tensor from the file
 INLINE_BYTES = 1024  # of tensors that stay in the graph's own file: shapes and axes are read without the weights
 
 
-def read(folder: Path) -> "onnx.ModelProto":
+def read(folder: Path) -> onnx.ModelProto:
     """The graph in a folder, without the weights beside it: their tensors are empty, and still say where they lie."""
     import onnx
 
@@ -32,7 +33,7 @@ def read(folder: Path) -> "onnx.ModelProto":
     return model
 
 
-def write(model: "onnx.ModelProto", source: Path, path: Path) -> None:
+def write(model: onnx.ModelProto, source: Path, path: Path) -> None:
     """Write a graph whose weights lie partly in the folder `source` and partly in itself, all of them beside it.
 
     A weight of `source` whose tensor is declared float16 here is converted on its way.
@@ -51,7 +52,7 @@ def write(model: "onnx.ModelProto", source: Path, path: Path) -> None:
     onnx.save(model, path)
 
 
-def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def halved(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph in half precision, its weights declared so: `write` converts them."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -63,7 +64,11 @@ def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
             shapes[tensor.name] = list(tensor.dims)
             tensor.dims[:] = [0]
             tensor.raw_data = b""
-    converted: onnx.ModelProto = convert_float_to_float16(inferred, keep_io_types=True, disable_shape_infer=True)
+    converted: onnx.ModelProto = convert_float_to_float16(
+        inferred,
+        keep_io_types=True,
+        disable_shape_infer=True,
+    )
     for tensor in converted.graph.initializer:
         if tensor.name in shapes:
             tensor.dims[:] = shapes[tensor.name]
@@ -74,11 +79,11 @@ def halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return converted
 
 
-def _is_outside(tensor: "onnx.TensorProto") -> bool:
+def _is_outside(tensor: onnx.TensorProto) -> bool:
     return len(tensor.external_data) > 0
 
 
-def _read(tensor: "onnx.TensorProto", folder: Path) -> np.ndarray:
+def _read(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """A weight as the source has it: in float32 where it is only declared to be float16 by now."""
     import onnx
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -88,10 +93,16 @@ def _read(tensor: "onnx.TensorProto", folder: Path) -> np.ndarray:
     place = {entry.key: entry.value for entry in tensor.external_data}
     kept = np.dtype(tensor_dtype_to_np_dtype(tensor.data_type))
     elements = int(np.prod(tensor.dims))
-    if tensor.data_type == onnx.TensorProto.FLOAT16 and int(place["length"]) == 4 * elements:
+    has_float32_bytes = int(place["length"]) == 4 * elements
+    if tensor.data_type == onnx.TensorProto.FLOAT16 and has_float32_bytes:
         kept = np.dtype(np.float32)
-    file = folder / place["location"]
-    return np.memmap(file, kept, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims))
+    return np.memmap(
+        folder / place["location"],
+        dtype=kept,
+        mode="r",
+        offset=int(place.get("offset", 0)),
+        shape=tuple(tensor.dims),
+    )
 
 
 def _halved(array: np.ndarray) -> np.ndarray:
@@ -104,28 +115,39 @@ def _halved(array: np.ndarray) -> np.ndarray:
     return halves
 
 
-def _put(tensor: "onnx.TensorProto", array: np.ndarray, data: BinaryIO, name: str) -> None:
+def _put(tensor: onnx.TensorProto, array: np.ndarray, data: BinaryIO, name: str) -> None:
     """Append an array to the file of weights, and let the tensor say where it is."""
     from onnx.external_data_helper import set_external_data
 
-    data.write(b"\0" * (-data.tell() % ALIGNMENT))
+    missing = -data.tell() % ALIGNMENT
+    data.write(b"\0" * missing)
     start = data.tell()
     data.write(np.ascontiguousarray(array).data)
     tensor.raw_data = b"-"  # what set_external_data wants to see
-    set_external_data(tensor, location=Path(name).name, offset=start, length=data.tell() - start)
+    set_external_data(
+        tensor,
+        location=Path(name).name,
+        offset=start,
+        length=data.tell() - start,
+    )
     tensor.ClearField("raw_data")
 
 
 # --- dynamic int8 --------------------------------------------------------------------------------------
 
 
-def quantize_dynamic(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str]) -> None:
+def quantize_dynamic(
+    source: Path,
+    path: Path,
+    parameters: Mapping[str, Json],
+    exclude: Collection[str],
+) -> None:
     """Write the graph in the folder `source` with int8 products and tables, in the nodes that ONNX Runtime fuses."""
     from onnx import numpy_helper
 
     model = read(source)
 
-    def weights_of(tensor: "onnx.TensorProto") -> np.ndarray:
+    def weights_of(tensor: onnx.TensorProto) -> np.ndarray:
         return _read(tensor, source)
 
     quantize_rows(model, exclude, weights_of)
@@ -133,8 +155,10 @@ def quantize_dynamic(source: Path, path: Path, parameters: Mapping[str, Json], e
     nodes: list[onnx.NodeProto] = []
     quantized: dict[str, str] = {}  # what was quantized at run time, with the prefix of its tensors
     for node in model.graph.node:
-        weights = tensors.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
-        if weights is None or len(weights.dims) != 2 or node.name in exclude or not is_linear(node):
+        weights = None
+        if node.op_type in ("MatMul", "Gemm") and node.name not in exclude:
+            weights = tensors.get(node.input[1])
+        if weights is None or len(weights.dims) != 2 or not is_linear(node):
             nodes.append(node)
             continue
         array = weights_of(weights)
@@ -142,7 +166,8 @@ def quantize_dynamic(source: Path, path: Path, parameters: Mapping[str, Json], e
             array = array.T
         codes, scales, zero = _codes(array, parameters)
         for name, found in (("codes", codes), ("scales", scales), ("zero", zero)):
-            model.graph.initializer.append(numpy_helper.from_array(found, f"{node.name}_{name}"))
+            tensor = numpy_helper.from_array(found, f"{node.name}_{name}")
+            model.graph.initializer.append(tensor)
         nodes += _product(node, quantized)
     replace_nodes(model, nodes)
     drop_unused(model.graph)
@@ -157,30 +182,65 @@ def _codes(array: np.ndarray, parameters: Mapping[str, Json]) -> tuple[np.ndarra
     scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
     middle = 128 if parameters["weights"] == "uint8" else 0
     dtype = np.dtype(str(parameters["weights"]))
-    codes = (np.rint(array / scales) + middle).astype(dtype)
-    return np.ascontiguousarray(codes), scales, np.full(scales.shape, middle, dtype)
+    codes = np.rint(array / scales) + middle
+    zero = np.full(scales.shape, middle, dtype)
+    return np.ascontiguousarray(codes.astype(dtype)), scales, zero
 
 
-def _product(node: "onnx.NodeProto", quantized: dict[str, str]) -> "list[onnx.NodeProto]":
+def _product(node: onnx.NodeProto, quantized: dict[str, str]) -> list[onnx.NodeProto]:
     """What is in the place of a matrix product; `quantized` gets its input where it was not quantized yet."""
     from onnx import TensorProto, helper
 
     nodes = []
     given = node.input[0]
     if given not in quantized:
-        prefix = quantized[given] = f"{node.name}_input"
-        parts = [f"{prefix}_codes", f"{prefix}_scale", f"{prefix}_zero"]
-        nodes.append(helper.make_node("DynamicQuantizeLinear", [given], parts, name=prefix))
-    prefix, name, (output,) = quantized[given], node.name, node.output
+        prefix = f"{node.name}_input"
+        quantized[given] = prefix
+        quantize = helper.make_node(
+            "DynamicQuantizeLinear",
+            inputs=[given],
+            outputs=[f"{prefix}_codes", f"{prefix}_scale", f"{prefix}_zero"],
+            name=prefix,
+        )
+        nodes.append(quantize)
+    prefix = quantized[given]
+    name = node.name
+    (output,) = node.output
     has_bias = len(node.input) > 2 and bool(node.input[2])
     product = f"{name}_product" if has_bias else output
-    integers = [f"{prefix}_codes", f"{name}_codes", f"{prefix}_zero", f"{name}_zero"]
     nodes += [
-        helper.make_node("MatMulInteger", integers, [f"{name}_sum"], name=f"{name}_integer"),
-        helper.make_node("Cast", [f"{name}_sum"], [f"{name}_float"], name=f"{name}_cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{prefix}_scale", f"{name}_scales"], [f"{name}_scale"], name=f"{name}_scaling"),
-        helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [product], name=name),
+        helper.make_node(
+            "MatMulInteger",
+            inputs=[f"{prefix}_codes", f"{name}_codes", f"{prefix}_zero", f"{name}_zero"],
+            outputs=[f"{name}_sum"],
+            name=f"{name}_integer",
+        ),
+        helper.make_node(
+            "Cast",
+            inputs=[f"{name}_sum"],
+            outputs=[f"{name}_float"],
+            name=f"{name}_cast",
+            to=TensorProto.FLOAT,
+        ),
+        helper.make_node(
+            "Mul",
+            inputs=[f"{prefix}_scale", f"{name}_scales"],
+            outputs=[f"{name}_scale"],
+            name=f"{name}_scaling",
+        ),
+        helper.make_node(
+            "Mul",
+            inputs=[f"{name}_float", f"{name}_scale"],
+            outputs=[product],
+            name=name,
+        ),
     ]
     if has_bias:
-        nodes.append(helper.make_node("Add", [product, node.input[2]], [output], name=f"{name}_bias"))
+        add = helper.make_node(
+            "Add",
+            inputs=[product, node.input[2]],
+            outputs=[output],
+            name=f"{name}_bias",
+        )
+        nodes.append(add)
     return nodes

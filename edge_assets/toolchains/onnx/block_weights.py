@@ -4,14 +4,15 @@ Only matrix products (and, in 4 bits, tables of embeddings) have such operators:
 elsewhere is refused instead of being shipped nearly unchanged.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge_assets.errors import Refused
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE, initializers, replace_nodes, weight_elements
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ def check_share(source: Path, instead: str) -> None:
 
 
 def to_nearest(
-    model: "onnx.ModelProto",
+    model: onnx.ModelProto,
     blocks: Blocks,
     operators: Collection[str],
     exclude: Collection[str] = (),
-) -> "onnx.ModelProto":
+) -> onnx.ModelProto:
     """Round constant weights of `operators` ("MatMul", "Gather") to the nearest value (RTN); the changed model."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig
 
@@ -66,11 +67,11 @@ def to_nearest(
 
 
 def quantize(
-    model: "onnx.ModelProto",
-    config: "WeightOnlyQuantConfig",
+    model: onnx.ModelProto,
+    config: WeightOnlyQuantConfig,
     blocks: Blocks,
     exclude: Collection[str] = (),
-) -> "onnx.ModelProto":
+) -> onnx.ModelProto:
     """Run ONNX Runtime's quantizer with one of its configurations; nodes named in `exclude` stay as they are."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -91,7 +92,7 @@ def quantize(
 # --- linear layers -------------------------------------------------------------------------------------
 
 
-def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     """Linear layers as MatMul and Add, which is what the quantizer looks for; other Gemms stay.
 
     The MatMul has the Gemm's name, so that a layer is the same in both.
@@ -109,13 +110,13 @@ def split_gemm(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def is_linear(gemm: "onnx.NodeProto") -> bool:
+def is_linear(gemm: onnx.NodeProto) -> bool:
     """Whether it is a product and a sum alone: nothing scaled, its activations not transposed."""
     options = attributes(gemm)
     return options.get("alpha", 1) == 1 and options.get("beta", 1) == 1 and not options.get("transA", 0)
 
 
-def _linear_weights(gemm: "onnx.NodeProto", tensor: "onnx.TensorProto") -> "onnx.TensorProto":
+def _linear_weights(gemm: onnx.NodeProto, tensor: onnx.TensorProto) -> onnx.TensorProto:
     """Its weights [inputs, outputs], as MatMul takes them, under a name of their own."""
     from onnx import numpy_helper
 
@@ -125,7 +126,7 @@ def _linear_weights(gemm: "onnx.NodeProto", tensor: "onnx.TensorProto") -> "onnx
     return numpy_helper.from_array(weights.copy(), f"{gemm.output[0]}_weights")
 
 
-def _product_and_sum(gemm: "onnx.NodeProto", weights: str) -> "list[onnx.NodeProto]":
+def _product_and_sum(gemm: onnx.NodeProto, weights: str) -> list[onnx.NodeProto]:
     """The MatMul in its place and, where it has a bias, the Add."""
     from onnx import helper
 
@@ -139,7 +140,7 @@ def _product_and_sum(gemm: "onnx.NodeProto", weights: str) -> "list[onnx.NodePro
     ]
 
 
-def attributes(node: "onnx.NodeProto") -> dict[str, object]:
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
     """A node's attributes by name."""
     from onnx import helper
 
@@ -150,11 +151,11 @@ def attributes(node: "onnx.NodeProto") -> dict[str, object]:
 
 
 def product_node(
-    node: "onnx.NodeProto",
+    node: onnx.NodeProto,
     codes: np.ndarray,
     scales: np.ndarray,
     zeros: np.ndarray,
-) -> "tuple[onnx.NodeProto, list[onnx.TensorProto]]":
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
     """MatMulNBits in 4 bits in the place of `node`, and its three weights.
 
     `codes` uint8 [inputs, outputs] in 0..15, `scales` float32 and `zeros` uint8 [inputs / block, outputs]. The layout

@@ -11,6 +11,8 @@ a second adds each batch to histograms that already span them. So the result doe
 what is held at a time is one batch's activations, which are bounded in bytes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import tempfile
@@ -19,10 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
-from edge_assets.core.session import Feeds, Samples
+from edge_assets.core.session import CalibrationData, Feeds, Samples, SavedFeeds
 from edge_assets.errors import DataError
+from edge_assets.later import np
 from edge_assets.spec.model import CalibrationMethod
 from edge_assets.toolchains.onnx.graph import initializers, tensor_bytes, with_input_shapes
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from onnxruntime.quantization.calibrate import CalibraterBase
 
 # smallest and largest value by tensor: scalars of the tensor's own float type
-Extremes: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Extremes: TypeAlias = "Mapping[str, tuple[np.ndarray, np.ndarray]]"
 BATCH = 32
 MEMORY_BYTES = 2**30  # of one batch's activations
 BINS = {"percentile": 2048, "entropy": 1024}  # over both signs; entropy's search takes the square of them in time
@@ -70,59 +71,67 @@ class Ranges:
     def kept(self) -> str:
         """What stays in floating point because of tensors without a usable range, in a sentence."""
         first, reason = next(iter(self.unfit.items()))
-        others = f" and {len(self.unfit) - 1} more" if len(self.unfit) > 1 else ""
-        return f"operators at tensor '{first}'{others} stay in floating point: it {reason}"
+        tensors = f"'{first}'"
+        if len(self.unfit) > 1:
+            tensors += f" and {len(self.unfit) - 1} more"
+        return f"operators at tensor {tensors} stay in floating point: it {reason}"
 
 
 def observe(
     graph: Path,
-    feeds: Feeds,
+    data: CalibrationData,
     method: CalibrationMethod,
     operators: Sequence[str] = (),
     batch: int = BATCH,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Ranges:
-    """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `feeds`.
+    """Ranges of all floating-point tensors beside `operators` (all operators if empty), over the whole of `data`.
 
     `graph` has shapes inferred (`int8_static.prepare`). The batch is made smaller until its activations fit into
     `memory_bytes`. Where a histogram method fails, the ranges are those of minmax and say why. A tensor that is
     infinite or does not vary is among `unfit`. Raises DataError if one sample alone does not fit or gives NaN.
     """
-    samples = sample_count(feeds)
-    batch = fitting_batch(graph, feeds, batch, memory_bytes)
-    extremes = extremes_of(graph, feeds, operators, batch)
+    samples = sample_count(data)
+    batch = fitting_batch(graph, data, batch, memory_bytes)
+    extremes = extremes_of(graph, data, operators, batch)
     unfit = _unfit(graph, extremes, samples)
     extremes = {tensor: bounds for tensor, bounds in extremes.items() if tensor not in unfit}
     by_minmax = Ranges(extremes, "minmax", samples, batch, unfit=unfit)
     if method == "minmax" or not extremes:
         return by_minmax
     try:
-        clipped = _clipped(graph, feeds, method, operators, batch, extremes)
+        clipped = _clipped(graph, data, method, operators, batch, extremes)
     except FAILURES as error:
         reason = f"ONNX Runtime's {method} calibration failed on this graph: {type(error).__name__}: {error}"
         return replace(by_minmax, fallback=reason)
     return replace(by_minmax, by_tensor=clipped, method=method)
 
 
-def sample_count(feeds: Feeds) -> int:
+def sample_count(data: CalibrationData) -> int:
     """How many samples there are: axis 0 of every input."""
-    return len(next(iter(feeds.values())))
+    assert data, "only variants that need calibration get its data"
+    if isinstance(data, SavedFeeds):
+        return data.kept.samples
+    return len(next(iter(data.values())))
 
 
-def first_samples(feeds: Feeds, count: int) -> Feeds:
-    """The first samples, which still know how the model takes them."""
-    if isinstance(feeds, Samples):
-        return feeds.first(count)
-    return {name: array[:count] for name, array in feeds.items()}
+def first_samples(data: CalibrationData, count: int) -> Feeds:
+    """The first samples, which still know how the model takes them; no others are read."""
+    if isinstance(data, Samples | SavedFeeds):
+        return data.first(count)
+    return {name: array[:count] for name, array in data.items()}
 
 
-def batches(feeds: Feeds, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """`feeds` cut along axis 0 into batches of at most `size`, as the model takes them."""
-    for start in range(0, sample_count(feeds), size):
-        if isinstance(feeds, Samples):
-            yield feeds.part(start, start + size)
+def batches(data: CalibrationData, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """`data` cut along axis 0 into batches of at most `size`, as the model takes them."""
+    if isinstance(data, SavedFeeds):
+        yield from data.in_batches(size)
+        return
+    for start in range(0, sample_count(data), size):
+        if isinstance(data, Samples):
+            yield data.part(start, start + size)
             continue
-        yield {name: array[start : start + size] for name, array in feeds.items()}
+        yield {name: array[start : start + size] for name, array in data.items()}
 
 
 class BatchReader:
@@ -139,9 +148,9 @@ class BatchReader:
 # --- memory --------------------------------------------------------------------------------------------
 
 
-def fitting_batch(graph: Path, feeds: Feeds, batch: int, memory_bytes: int) -> int:
+def fitting_batch(graph: Path, data: CalibrationData, batch: int, memory_bytes: int) -> int:
     """The largest batch up to `batch` whose activations take at most `memory_bytes`. Raises DataError if none does."""
-    sample = activation_bytes(graph, next(batches(feeds, 1)))
+    sample = activation_bytes(graph, next(batches(first_samples(data, 1), 1)))
     if sample > memory_bytes:
         raise DataError(
             f"calibration: the activations of a single sample take {sample / 2**20:,.0f} MiB, more than the "
@@ -158,12 +167,16 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
     import onnx
 
     shapes = {name: array.shape for name, array in feeds.items()}
-    inferred = with_input_shapes(onnx.load(graph, load_external_data=False), shapes).graph
+    model = onnx.load(graph, load_external_data=False)
+    inferred = with_input_shapes(model, shapes).graph
     known: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.output):
-        if (size := tensor_bytes(value)) is not None:
+        size = tensor_bytes(value)
+        if size is not None:
             known[value.name] = size
-    total, unknown, largest = 0, 0, 0
+    total = 0
+    unknown = 0
+    largest = 0
     for node in inferred.node:
         for name in node.output:
             if name in known:
@@ -177,13 +190,13 @@ def activation_bytes(graph: Path, feeds: Feeds) -> int:
 # --- the two passes ------------------------------------------------------------------------------------
 
 
-def extremes_of(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int) -> Extremes:
+def extremes_of(graph: Path, data: CalibrationData, operators: Sequence[str], batch: int) -> Extremes:
     """Smallest and largest value of each tensor. NaN wins, which ONNX Runtime's own merging would hide."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with _calibrator(graph, "minmax", operators) as calibrator:
         session = calibrator.infer_session
         names = [output.name for output in session.get_outputs()]
-        for one in batches(feeds, batch):
+        for one in batches(data, batch):
             values = dict(zip(names, session.run(None, one), strict=True))
             outputs = {name: values[name] for name in calibrator.model_original_outputs}
             _check_outputs(outputs)
@@ -200,7 +213,7 @@ def extremes_of(graph: Path, feeds: Feeds, operators: Sequence[str], batch: int)
 
 def _clipped(
     graph: Path,
-    feeds: Feeds,
+    data: CalibrationData,
     method: CalibrationMethod,
     operators: Sequence[str],
     batch: int,
@@ -221,22 +234,33 @@ def _clipped(
         )
         for tensor, (least, most) in extremes.items():
             bound = max(abs(least), abs(most))
-            edges = np.histogram_bin_edges(np.empty(0, bound.dtype), bins, (float(-bound), float(bound)))
-            empty = np.zeros(bins, np.int64)
-            calibrator.collector.histogram_dict[tensor] = (empty, edges.astype(bound.dtype), least, most, bound)
+            nothing = np.empty(0, bound.dtype)
+            span = (float(-bound), float(bound))
+            edges = np.histogram_bin_edges(nothing, bins, span)
+            calibrator.collector.histogram_dict[tensor] = (
+                np.zeros(bins, np.int64),
+                edges.astype(bound.dtype),
+                least,
+                most,
+                bound,
+            )
         calibrator.tensors_to_calibrate = set(extremes)
-        for one in batches(feeds, batch):
+        for one in batches(data, batch):
             calibrator.collect_data(BatchReader(one))
-        data = calibrator.compute_data()
+        clipped = calibrator.compute_data()
     found = {}
     for tensor in extremes:
-        least, most = data[tensor].range_value
+        least, most = clipped[tensor].range_value
         found[tensor] = (np.asarray(least), np.asarray(most))
     return found
 
 
 @contextlib.contextmanager
-def _calibrator(graph: Path, method: CalibrationMethod, operators: Sequence[str]) -> "Iterator[CalibraterBase]":
+def _calibrator(
+    graph: Path,
+    method: CalibrationMethod,
+    operators: Sequence[str],
+) -> Iterator[CalibraterBase]:
     """ONNX Runtime's calibrator with its session on the augmented graph."""
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
     from onnxruntime.quantization.calibrate import create_calibrator
@@ -281,7 +305,7 @@ def _unfit(graph: Path, extremes: Extremes, samples: int) -> dict[str, str]:
     return unfit
 
 
-def depend_on_data(graph: "onnx.GraphProto") -> set[str]:
+def depend_on_data(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors computed from what the inputs hold, not only from their shapes."""
     names = {value.name for value in graph.input} - initializers(graph).keys()
     for node in graph.node:

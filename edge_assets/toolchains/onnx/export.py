@@ -5,72 +5,42 @@ onnx_optimized  the same graph after ONNX Runtime's EXTENDED optimisations, whic
                 ALL, do not bake in the building CPU's memory layout: the file is portable
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge_assets.core import sizes
 from edge_assets.core.axes import example_parameters, frozen
-from edge_assets.core.session import Feeds, Session
 from edge_assets.core.sizes import GIB
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
+from edge_assets.toolchains.onnx import session as onnx_session
+from edge_assets.toolchains.onnx.session import graph_file
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, network_bytes
 
 if TYPE_CHECKING:
     import onnx
     import torch
-    from onnxruntime import InferenceSession
     from torch.export import Dim
     from torch.onnx import ONNXProgram
 
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
-FILE = "model.onnx"
+FILE = onnx_session.FILE
 DATA = f"{FILE}.data"  # weights beside a graph that is too large for one file
 DEFAULT_DOMAINS = ("", "ai.onnx")  # of operators that ONNX itself defines
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the path of modules that a node comes from
-
-
-class OnnxSession:
-    """ONNX Runtime on the CPU execution provider."""
-
-    def __init__(self, session: "InferenceSession", inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.session = session
-        self.inputs = inputs
-        self.outputs = outputs
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        values = self.session.run(self.outputs, {name: feeds[name] for name in self.inputs})
-        return dict(zip(self.outputs, values, strict=True))
-
-
-def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
-    """An ONNX Runtime session with all graph optimisations, `threads` intra-op threads and one inter-op."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph_file(path), options, providers=["CPUExecutionProvider"])
-    return OnnxSession(session, inputs, outputs)
-
-
-def graph_file(path: Path) -> Path:
-    """The graph of an artifact: the file itself, or the one in its folder, which has its weights beside it."""
-    return path / FILE if path.is_dir() else path
 
 
 def one_file(path: Path, what: str) -> Path:
@@ -84,7 +54,7 @@ def one_file(path: Path, what: str) -> Path:
     )
 
 
-def save(model: "onnx.ModelProto", path: Path) -> None:
+def save(model: onnx.ModelProto, path: Path) -> None:
     """Check a graph with the ONNX checker, with shape inference, and write it. Raises ExportError."""
     import onnx
 
@@ -94,7 +64,7 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     onnx.save(model, path)
 
 
-def check(model: "onnx.ModelProto | str") -> None:
+def check(model: onnx.ModelProto | str) -> None:
     """Raises ExportError where the ONNX checker does not take the graph, given itself or by its file."""
     import onnx
 
@@ -145,7 +115,7 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def axes_of(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, list[int | str]]:
+def axes_of(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | str]]:
     """The axes of inputs or outputs by name: a size, a name, or 0 where the graph says neither."""
     axes = {}
     for value in values:
@@ -153,7 +123,7 @@ def axes_of(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, list[int | str
     return axes
 
 
-def products(model: "onnx.ModelProto") -> dict[str, int]:
+def products(model: onnx.ModelProto) -> dict[str, int]:
     """How many convolutions the graph has, how many of them are depthwise, and how many matrix products."""
     channels: dict[str, int] = {}
     for tensor in model.graph.initializer:
@@ -171,18 +141,18 @@ def products(model: "onnx.ModelProto") -> dict[str, int]:
     return counts
 
 
-def _group(convolution: "onnx.NodeProto") -> int:
+def _group(convolution: onnx.NodeProto) -> int:
     groups: list[int] = [entry.i for entry in convolution.attribute if entry.name == "group"]
     return groups[0] if groups else 1
 
 
-def opset_of(model: "onnx.ModelProto") -> int:
+def opset_of(model: onnx.ModelProto) -> int:
     """Version of the default operator set that the graph imports."""
     versions: list[int] = [entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
     return versions[0]
 
 
-def _uses_contrib(model: "onnx.ModelProto") -> bool:
+def _uses_contrib(model: onnx.ModelProto) -> bool:
     return any(entry.domain not in DEFAULT_DOMAINS for entry in model.opset_import)
 
 
@@ -201,7 +171,7 @@ def build_model(request: BuildRequest) -> Mapping[str, Any]:
     return describe(path) | {"graph": products(exported)}
 
 
-def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
+def dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Dim], ...]:
     """The inputs' dynamic axes as torch.export wants them: equal names are equal sizes."""
     from torch.export import Dim
 
@@ -215,14 +185,14 @@ def dynamic_shapes(spec: "ModelSpec") -> "tuple[dict[int, Dim], ...]":
     return tuple(shapes)
 
 
-def export(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "onnx.ModelProto":
+def export(model: torch.nn.Module, spec: ModelSpec, opset: int) -> onnx.ModelProto:
     """The model as ONNX with the spec's names and dynamic axes, in exactly `opset`."""
     proto = _exported(model, spec, opset).model_proto
     _finish(proto, model, spec, opset)
     return proto
 
 
-def _export_beside(model: "torch.nn.Module", spec: "ModelSpec", opset: int, path: Path) -> "onnx.ModelProto":
+def _export_beside(model: torch.nn.Module, spec: ModelSpec, opset: int, path: Path) -> onnx.ModelProto:
     """The same with the weights beside the graph, written tensor by tensor. The graph, without its weights."""
     import onnx
 
@@ -234,12 +204,12 @@ def _export_beside(model: "torch.nn.Module", spec: "ModelSpec", opset: int, path
     return proto
 
 
-def _provisional_names(spec: "ModelSpec") -> dict[str, str]:
+def _provisional_names(spec: ModelSpec) -> dict[str, str]:
     """What outputs are called at first: the exporter names values after operators, and a name may be one already."""
     return {f"output_{i}_of_the_graph": tensor.name for i, tensor in enumerate(spec.outputs)}
 
 
-def _exported(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "ONNXProgram":
+def _exported(model: torch.nn.Module, spec: ModelSpec, opset: int) -> ONNXProgram:
     import torch
 
     example = example_inputs(spec)
@@ -262,7 +232,7 @@ def _exported(model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> "ONNXP
     return program
 
 
-def _finish(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec", opset: int) -> None:
+def _finish(proto: onnx.ModelProto, model: torch.nn.Module, spec: ModelSpec, opset: int) -> None:
     """The spec's names, and what was asked for. Raises ExportError."""
     got = opset_of(proto)
     if got != opset:
@@ -277,7 +247,7 @@ def _finish(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec
     _check_axes(proto, model, spec)
 
 
-def _check_axes(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "ModelSpec") -> None:
+def _check_axes(proto: onnx.ModelProto, model: torch.nn.Module, spec: ModelSpec) -> None:
     """Raises ExportError for a dynamic axis that the exporter made a constant, with what torch says of it.
 
     The exporter takes what torch.export suggests, and so gives a graph for one size where the model is traced for it.
@@ -295,7 +265,7 @@ def _check_axes(proto: "onnx.ModelProto", model: "torch.nn.Module", spec: "Model
     raise ExportError(f"{lost}: the model turns its size into a number. Take it from the tensor's shape in forward().")
 
 
-def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
     """Give values of the main graph other names."""
     graph = model.graph
     for node in graph.node:
@@ -305,7 +275,7 @@ def _rename(model: "onnx.ModelProto", names: Mapping[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _forget_source(model: "onnx.ModelProto") -> None:
+def _forget_source(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes, but for the modules' names: they quote source lines and paths of this machine."""
     for node in model.graph.node:
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
@@ -315,7 +285,7 @@ def _forget_source(model: "onnx.ModelProto") -> None:
         del value.metadata_props[:]
 
 
-def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["torch.Tensor", ...]) -> str:
+def _explain(error: BaseException, model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> str:
     """One message from the exporter's chain of errors, with operator and module where they can be found."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
@@ -331,10 +301,10 @@ def _explain(error: BaseException, model: "torch.nn.Module", example: tuple["tor
 
 
 def _find_call(
-    model: "torch.nn.Module",
-    example: tuple["torch.Tensor", ...],
+    model: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
     name: str,
-) -> "torch.fx.Node | None":
+) -> torch.fx.Node | None:
     """The first call, in the traced model, of an operator whose name holds `name`."""
     import torch
 
@@ -347,7 +317,7 @@ def _find_call(
     return None
 
 
-def _module_of(call: "torch.fx.Node", model: "torch.nn.Module") -> str:
+def _module_of(call: torch.fx.Node, model: torch.nn.Module) -> str:
     """The module that makes a call, in words."""
     stack = list((call.meta.get("nn_module_stack") or {}).values())  # the innermost is the last
     path, kind = stack[-1] if stack else ("", type(model))
@@ -371,7 +341,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def export_parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
+def export_parameters(spec: ModelSpec, target: Target) -> dict[str, Json]:
     """The opset and the declared tensors. The architecture's source is among the recipe's inputs."""
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]

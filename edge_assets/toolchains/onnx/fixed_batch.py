@@ -4,16 +4,11 @@ Their memory is planned ahead of time. A session takes larger batches by running
 and accuracy are those of the very program that ships. Other dynamic axes are fixed at the best of their sizes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from edge_assets.core.session import Feeds
-from edge_assets.errors import Refused
 from edge_assets.spec.model import ModelSpec, Tensor
-from edge_assets.toolchains.onnx.calibration import batches
 
 BATCH = "static batch of 1: larger batches run sample after sample"
 
@@ -27,11 +22,14 @@ def fixed_axes(spec: ModelSpec) -> dict[str, int]:
 
 
 def fixed(spec: ModelSpec) -> ModelSpec:
-    """The spec of the static program: `batch` alone is dynamic."""
+    """The spec of the static program: `batch` alone is dynamic.
+
+    Without preprocessing: whether its pictures have the size that was fixed, `check_sizes` says of the data.
+    """
     sizes = fixed_axes(spec)
     inputs = tuple(_static(tensor, sizes) for tensor in spec.inputs)
     outputs = tuple(_static(tensor, sizes) for tensor in spec.outputs)
-    return replace(spec, inputs=inputs, outputs=outputs, axis_ranges={})
+    return replace(spec, inputs=inputs, outputs=outputs, axis_ranges={}, preprocessing=None)
 
 
 def _static(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
@@ -48,24 +46,3 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
 def input_shapes(spec: ModelSpec) -> dict[str, tuple[int | str, ...]]:
     """Shapes of the static program's inputs by name, samples first."""
     return {tensor.name: ("batch", *tensor.sample_shape) for tensor in fixed(spec).inputs}
-
-
-def check_sizes(feeds: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Raises Refused for inputs [n, ...] whose axes after the first are not those of the program's `shapes`."""
-    for name, shape in shapes.items():
-        found = list(feeds[name].shape[1:])
-        wanted = [int(size) for size in shape[1:]]
-        if found != wanted:
-            raise Refused(
-                f"input '{name}' is {found} per sample, and this static program takes {wanted} alone: let the "
-                f"preprocessing pad to that size, or declare the data's as the best size of the axis in axis_ranges"
-            )
-
-
-def one_by_one(run: Callable[[Feeds], dict[str, np.ndarray]], feeds: Feeds) -> dict[str, np.ndarray]:
-    """Outputs of `run`, which takes one sample [1, ...], for the samples [n, ...] in `feeds`."""
-    parts: dict[str, list[np.ndarray]] = {}
-    for sample in batches(feeds, 1):
-        for name, output in run(sample).items():
-            parts.setdefault(name, []).append(output)
-    return {name: np.concatenate(outputs) for name, outputs in parts.items()}

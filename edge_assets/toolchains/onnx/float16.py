@@ -4,6 +4,8 @@ Half precision ends at 65504: what the calibration data drive beyond, sums and s
 the operators around it. A CPU may compute such a graph in fp32 all the same and hide the overflow that a GPU has.
 """
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -11,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
 from edge_assets.core.variant import BuildRequest
+from edge_assets.later import np
 from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, first_samples, fitting_batch
@@ -36,7 +37,7 @@ SHOWN = 4  # operators named in a note
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Convert every float32 tensor and operator that has a half-precision form and stays within its range."""
     path = request.output / onnx_format.FILE
-    notes = convert(request.source, path, request.calibration())
+    notes = convert(request.source, path, request.calibration)
     for note in notes:
         request.log(note)
     facts: dict[str, Any] = {"recipe": "fp16"}
@@ -45,7 +46,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return onnx_format.finish(path, request.source) | facts
 
 
-def convert(source: Path, path: Path, calibration: Feeds) -> list[str]:
+def convert(source: Path, path: Path, calibration: CalibrationData) -> list[str]:
     """Write the graph in half precision but for what exceeds it; returns sentences on what stayed in fp32.
 
     Inputs and outputs stay float32. Raises ExportError, and DataError if the graph gives NaN. A graph that has its
@@ -89,14 +90,14 @@ def _subnormal(path: Path) -> tuple[int, int]:
     return count, weights
 
 
-def beyond_range(graph: Path, feeds: Feeds) -> dict[str, float]:
+def beyond_range(graph: Path, calibration: CalibrationData) -> dict[str, float]:
     """Nodes that give values which half precision cannot hold, on the first calibration samples, and the largest.
 
     The nodes of `graph` have names. Raises DataError if the graph gives NaN.
     """
     import onnx
 
-    few = first_samples(feeds, SAMPLES)
+    few = first_samples(calibration, SAMPLES)
     batch = fitting_batch(graph, few, BATCH, MEMORY_BYTES)
     largest = {}
     for tensor, bounds in extremes_of(graph, few, (), batch).items():
@@ -134,7 +135,7 @@ def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
     onnx_format.save(converted, path)
 
 
-def _pass_directly(model: "onnx.ModelProto", kept: Collection[str]) -> None:
+def _pass_directly(model: onnx.ModelProto, kept: Collection[str]) -> None:
     """Hand what a kept node gives to kept readers as it is: the converter casts it to half precision and back."""
     from onnx import TensorProto
 
@@ -152,11 +153,11 @@ def _pass_directly(model: "onnx.ModelProto", kept: Collection[str]) -> None:
             del node.attribute[:]
 
 
-def _casts_to(node: "onnx.NodeProto", data_type: int) -> bool:
+def _casts_to(node: onnx.NodeProto, data_type: int) -> bool:
     return node.op_type == "Cast" and node.attribute[0].i == data_type
 
 
-def _with_readers(graph: "onnx.GraphProto", nodes: Collection[str]) -> set[str]:
+def _with_readers(graph: onnx.GraphProto, nodes: Collection[str]) -> set[str]:
     """These nodes, and those that read what they give."""
     values: set[str] = set()
     for node in graph.node:
@@ -169,7 +170,7 @@ def _with_readers(graph: "onnx.GraphProto", nodes: Collection[str]) -> set[str]:
     return found
 
 
-def sort_topologically(model: "onnx.ModelProto") -> None:
+def sort_topologically(model: onnx.ModelProto) -> None:
     """Order nodes so that each follows its inputs' producers: the converter appends Casts at the end."""
     nodes = list(model.graph.node)
     producers: dict[str, int] = {}

@@ -5,13 +5,14 @@ The recipe of Frantar et al., "GPTQ: Accurate Post-Training Quantization for Gen
 the triangle of the Cholesky factor that is zero), so its result is that of rounding to nearest.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, batches, fitting_batch
 from edge_assets.toolchains.onnx.graph import initializers
 
@@ -23,7 +24,12 @@ CHUNK = 128  # inputs whose errors reach the rest of the weights at once, as in 
 LARGEST = 15
 
 
-def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BATCH) -> dict[str, np.ndarray]:
+def hessians(
+    graph: Path,
+    data: CalibrationData,
+    tensors: Sequence[str],
+    batch: int = BATCH,
+) -> dict[str, np.ndarray]:
     """X^T X of each of `tensors`, float64 [channels, channels], over all rows that the samples give.
 
     One batch's activations are held at a time. Raises DataError if those of a single sample do not fit into memory.
@@ -36,10 +42,13 @@ def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BAT
     for name in tensors:
         if name not in outputs:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(),
+        providers=["CPUExecutionProvider"],
+    )
     found: dict[str, np.ndarray] = {}
-    size = fitting_batch(graph, feeds, batch, MEMORY_BYTES)
-    for one in batches(feeds, size):
+    size = fitting_batch(graph, data, batch, MEMORY_BYTES)
+    for one in batches(data, size):
         results = session.run(list(tensors), one)
         for name, values in zip(tensors, results, strict=True):
             rows = values.reshape(-1, values.shape[-1])
@@ -48,7 +57,11 @@ def hessians(graph: Path, feeds: Feeds, tensors: Sequence[str], batch: int = BAT
     return found
 
 
-def round_weights(weights: np.ndarray, hessian: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def round_weights(
+    weights: np.ndarray,
+    hessian: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes uint8 [inputs, outputs] in 0..15, scales float32 and zero points uint8 [inputs / size, outputs].
 
     `weights` [inputs, outputs], whose inputs `size` divides; `hessian` [inputs, inputs].
@@ -68,7 +81,8 @@ def round_weights(weights: np.ndarray, hessian: np.ndarray, size: int) -> tuple[
                 scales[block], zeros[block] = _grid(left[i : i + size])
             scale = scales[block].astype(np.float64)
             zero = zeros[block]
-            codes[i] = np.clip(np.round(left[i] / scale) + zero, 0, LARGEST)
+            nearest = np.round(left[i] / scale) + zero
+            codes[i] = np.clip(nearest, 0, LARGEST)
             rounded = scale * (codes[i].astype(int) - zero)
             error = (left[i] - rounded) / upper[i, i]
             errors[i - start] = error
@@ -82,8 +96,10 @@ def _error_factors(hessian: np.ndarray) -> np.ndarray:
     damped = hessian.copy()
     dead = np.diag(damped) == 0  # inputs that were always 0 teach nothing
     damped[dead, dead] = 1
-    damped[np.diag_indices(len(damped))] += DAMPING * np.mean(np.diag(damped))
-    return np.linalg.cholesky(np.linalg.inv(damped)).T
+    diagonal = np.diag_indices(len(damped))
+    damped[diagonal] += DAMPING * np.mean(damped[diagonal])
+    inverse = np.linalg.inv(damped)
+    return np.linalg.cholesky(inverse).T
 
 
 def _grid(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +112,7 @@ def _grid(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scale, zero.astype(np.uint8)
 
 
-def products(model: "onnx.ModelProto", size: int) -> Mapping[str, np.ndarray]:
+def products(model: onnx.ModelProto, size: int) -> Mapping[str, np.ndarray]:
     """Constant weights [inputs, outputs] of the MatMuls that `size` cuts evenly, by node name."""
     from onnx import numpy_helper
 
@@ -106,6 +122,7 @@ def products(model: "onnx.ModelProto", size: int) -> Mapping[str, np.ndarray]:
         if node.op_type != "MatMul" or node.input[1] not in tensors:
             continue
         tensor = tensors[node.input[1]]
-        if len(tensor.dims) == 2 and tensor.dims[0] % size == 0:
+        is_matrix = len(tensor.dims) == 2
+        if is_matrix and tensor.dims[0] % size == 0:
             found[node.name] = numpy_helper.to_array(tensor)
     return found

@@ -154,7 +154,11 @@ def fold_recurrent_weights(model: "onnx.ModelProto") -> None:
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted]
     held = [tensor for tensor in graph.initializer if tensor.name in sources]
     weights = helper.make_graph(makers, "weights", [], made, initializer=held)
-    alone = helper.make_model(weights, opset_imports=model.opset_import, ir_version=model.ir_version)
+    alone = helper.make_model(
+        weights,
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
     values = ReferenceEvaluator(alone).run(None, {})
     set_nodes(graph, [node for node in graph.node if not set(node.output) & set(wanted)])
     for name, value in zip(wanted, values, strict=True):

@@ -7,13 +7,13 @@ onnx_int4_gptq  products by GPTQ on the calibration data, embeddings by RTN
 ONNX Runtime computes them with MatMulNBits and GatherBlockQuantized.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_assets.core.scheme import Scheme
-from edge_assets.core.session import Feeds
+from edge_assets.core.session import CalibrationData
 from edge_assets.core.variant import BuildRequest, in_depth
 from edge_assets.errors import Refused
 from edge_assets.hashing import Json
@@ -42,7 +42,7 @@ def quantize(
     source: Path,
     path: Path,
     method: str,
-    calibration: Callable[[], Feeds],
+    calibration: CalibrationData,
     exclude: Collection[str] = (),
 ) -> int:
     """Write `source` with int4 weights by "rtn", "hqq" or "gptq" to `path`; returns how many nodes have them.
@@ -59,7 +59,7 @@ def quantize(
     # embeddings first, so that what comes after is fitted to what they really give
     model = block_weights.to_nearest(model, BLOCKS, ["Gather"], {*exclude, *unfit(model)})
     if method == "gptq":
-        model = _gptq(model, path, calibration(), exclude)
+        model = _gptq(model, path, calibration, exclude)
     elif method == "hqq":
         config = HQQWeightOnlyQuantConfig(block_size=BLOCKS.size, bits=BLOCKS.bits)
         model = block_weights.quantize(model, config, BLOCKS, exclude)
@@ -72,7 +72,12 @@ def quantize(
     return count
 
 
-def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collection[str]) -> "onnx.ModelProto":
+def _gptq(
+    model: "onnx.ModelProto",
+    scratch: Path,
+    calibration: CalibrationData,
+    exclude: Collection[str],
+) -> "onnx.ModelProto":
     """The model with GPTQ's int4 products; `scratch` is a file that may be written over."""
     import onnx
 
@@ -81,7 +86,7 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
         weights.pop(name, None)
     onnx.save(model, scratch)
     inputs = {node.input[0] for node in model.graph.node if node.name in weights}
-    curvature = hessians(scratch, feeds, sorted(inputs)) if inputs else {}
+    curvature = hessians(scratch, calibration, sorted(inputs)) if inputs else {}
     nodes = []
     for node in model.graph.node:
         if node.name in weights:
@@ -98,7 +103,12 @@ def _gptq(model: "onnx.ModelProto", scratch: Path, feeds: Feeds, exclude: Collec
 def recipe(method: Literal["rtn", "hqq", "gptq"]) -> dict[str, Json]:
     """What shapes the result."""
     scheme = Scheme(
-        precision="int4", kind="weights", form="matmulnbits", weights="u4", block=BLOCKS.size, method=method
+        precision="int4",
+        kind="weights",
+        form="matmulnbits",
+        weights="u4",
+        block=BLOCKS.size,
+        method=method,
     )
     return {"recipe": scheme.name, "method": method}
 

@@ -72,7 +72,12 @@ def _refused(held: Counter[str]) -> Refused:
     )
 
 
-def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str] = ()) -> int:
+def quantize(
+    source: Path,
+    path: Path,
+    parameters: Mapping[str, Json],
+    exclude: Collection[str] = (),
+) -> int:
     """Write `source` with int8 products and tables to `path`; returns how many nodes quantize or compute in integers.
 
     `exclude` names nodes that stay in floating point. Raises Refused if no product changed.
@@ -87,7 +92,12 @@ def quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: 
     return count
 
 
-def _quantize(source: Path, path: Path, parameters: Mapping[str, Json], exclude: Collection[str]) -> None:
+def _quantize(
+    source: Path,
+    path: Path,
+    parameters: Mapping[str, Json],
+    exclude: Collection[str],
+) -> None:
     """By ONNX Runtime's quantizer, which has the weights in memory several times."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -72,7 +72,7 @@ def quantize(request: BuildRequest, path: Path, flavour: Flavour) -> dict[str, A
         prepared = prepare(request.source, Path(scratch))
         ranges = observe(
             prepared,
-            request.calibration(),
+            request.calibration,
             parameters["method"],
             flavour.operators,
             batch=parameters["batch"],
@@ -101,7 +101,13 @@ def prepare(source: Path, scratch: Path) -> Path:
     return prepared
 
 
-def quantize_with(prepared: Path, ranges: Ranges, flavour: Flavour, path: Path, exclude: Collection[str] = ()) -> int:
+def quantize_with(
+    prepared: Path,
+    ranges: Ranges,
+    flavour: Flavour,
+    path: Path,
+    exclude: Collection[str] = (),
+) -> int:
     """Write `prepared` in QDQ form with known ranges to `path`; returns how many nodes quantize or dequantize.
 
     `exclude` names nodes of `prepared` that stay in floating point, as do those at a tensor without a usable range and

@@ -1,10 +1,11 @@
 """Tables of embeddings as int8 with a scale per row, applied to the rows that are read."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from edge_assets.later import np
 from edge_assets.toolchains.onnx.graph import FLOATS, initializers, reads, replace_nodes
 
 if TYPE_CHECKING:
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def quantize_rows(
-    model: "onnx.ModelProto",
+    model: onnx.ModelProto,
     exclude: Collection[str] = (),
-    weights_of: "Callable[[onnx.TensorProto], np.ndarray] | None" = None,
+    weights_of: Callable[[onnx.TensorProto], np.ndarray] | None = None,
 ) -> int:
     """Replace what reads a table [rows, ...], in place; returns how many tables are int8 now.
 
@@ -43,7 +44,7 @@ def quantize_rows(
     return count
 
 
-def _scaled_rows(node: "onnx.NodeProto", data_type: int) -> "list[onnx.NodeProto]":
+def _scaled_rows(node: onnx.NodeProto, data_type: int) -> list[onnx.NodeProto]:
     """What is in the place of a Gather: rows of codes and of scales, in floating point multiplied by each other."""
     from onnx import helper
 
@@ -82,7 +83,7 @@ def _scaled_rows(node: "onnx.NodeProto", data_type: int) -> "list[onnx.NodeProto
     return [codes, scales, cast, expand, scale]
 
 
-def _reads_rows(node: "onnx.NodeProto", tensors: "Mapping[str, onnx.TensorProto]") -> bool:
+def _reads_rows(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether it reads rows of a table of embeddings."""
     if node.op_type != "Gather" or node.input[0] not in tensors:
         return False
@@ -90,7 +91,7 @@ def _reads_rows(node: "onnx.NodeProto", tensors: "Mapping[str, onnx.TensorProto]
     return axis == 0 and _fits(tensors[node.input[0]])
 
 
-def unfit(model: "onnx.ModelProto") -> set[str]:
+def unfit(model: onnx.ModelProto) -> set[str]:
     """Names of the Gather nodes that read what is no table of embeddings: integers, or a number a row."""
     tensors = initializers(model.graph)
     found = set()
@@ -100,7 +101,7 @@ def unfit(model: "onnx.ModelProto") -> set[str]:
     return found
 
 
-def _fits(tensor: "onnx.TensorProto") -> bool:
+def _fits(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in FLOATS and len(tensor.dims) >= 2
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_assets.toolchains.onnx.export import graph_file
+from edge_assets.toolchains.onnx.session import graph_file
 
 if TYPE_CHECKING:
     import onnx

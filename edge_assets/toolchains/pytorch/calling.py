@@ -100,7 +100,12 @@ def takes_by_name(model: "torch.nn.Module", inputs: Sequence[str]) -> bool:
     return names_all and positional[: len(inputs)] != list(inputs)
 
 
-def adapt(model: "torch.nn.Module", inputs: Sequence[str], outputs: Sequence[str], by_name: bool) -> None:
+def adapt(
+    model: "torch.nn.Module",
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    by_name: bool,
+) -> None:
     """Give the network a `forward` that takes its inputs by position and returns a flat tuple.
 
     In its class, not around it: the names of its modules and parameters stay what they are.

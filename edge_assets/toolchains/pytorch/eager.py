@@ -1,16 +1,17 @@
 """PyTorch eager: the reference that every variant is compared with, and the baseline of every benchmark."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from edge_assets.core import data
 from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, told
+from edge_assets.later import np
 from edge_assets.toolchains.pytorch.calling import flattened, network_bytes, takes_by_name
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class TorchSession:
 
     def __init__(
         self,
-        model: "torch.nn.Module",
+        model: torch.nn.Module,
         inputs: Sequence[str],
         outputs: Sequence[str],
         by_name: bool = False,
@@ -52,7 +53,7 @@ class CudaSession:
 
     def __init__(
         self,
-        program: "torch.nn.Module",
+        program: torch.nn.Module,
         inputs: Sequence[str],
         outputs: Sequence[str],
         largest_batch: int | None = None,
@@ -90,14 +91,18 @@ class CudaSession:
         return torch.cuda.max_memory_reserved()
 
 
-def called(model: "torch.nn.Module", tensors: "Sequence[torch.Tensor]", names: Sequence[str] | None) -> object:
+def called(
+    model: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    names: Sequence[str] | None,
+) -> object:
     """What the model returns, its inputs given by position or by `names`."""
     if names is None:
         return model(*tensors)
     return model(**dict(zip(names, tensors, strict=True)))
 
 
-def as_arrays(results: "Sequence[torch.Tensor]", names: Sequence[str]) -> dict[str, np.ndarray]:
+def as_arrays(results: Sequence[torch.Tensor], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Outputs by name on the host. Raises EdgeAssetsError for a type that NumPy has not."""
     import torch
 
@@ -109,14 +114,14 @@ def as_arrays(results: "Sequence[torch.Tensor]", names: Sequence[str]) -> dict[s
     return arrays
 
 
-def in_order(feeds: Feeds, names: Sequence[str]) -> tuple["torch.Tensor", ...]:
+def in_order(feeds: Feeds, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
     """A model's arguments: the inputs of these names."""
     import torch
 
     return tuple(torch.from_numpy(feeds[name]) for name in names)
 
 
-def as_tuple(result: "Outputs") -> tuple["torch.Tensor", ...]:
+def as_tuple(result: Outputs) -> tuple[torch.Tensor, ...]:
     """A model's return value as the tuple of its outputs."""
     if isinstance(result, tuple | list):
         return tuple(result)
@@ -131,21 +136,20 @@ def open_session(
     inputs: Sequence[str],
     outputs: Sequence[str],
     device: str = "cpu",
-    weights: str | None = None,
 ) -> Session:
-    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process.
-
-    `weights` chooses where a checkpoint as training left it has several.
-    """
+    """The architecture with the checkpoint's weights on `device`. `threads` is set for the whole process."""
     import torch
 
     torch.set_num_threads(threads)
-    return session_of(load_model(architecture, path, weights), inputs, outputs, device)
+    return session_of(load_model(architecture, path), inputs, outputs, device)
 
 
 def session_of(
-    model: "torch.nn.Module", inputs: Sequence[str], outputs: Sequence[str], device: str = "cpu"
-) -> "TorchSession | CudaSession":
+    model: torch.nn.Module,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    device: str = "cpu",
+) -> TorchSession | CudaSession:
     """A session of a network that is loaded."""
     by_name = takes_by_name(model, inputs)
     if device == "cuda":
@@ -153,7 +157,7 @@ def session_of(
     return TorchSession(model, inputs, outputs, by_name)
 
 
-def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> dict[str, int | None]:
+def describe(model: torch.nn.Module, feeds: Feeds, inputs: Sequence[str]) -> dict[str, int | None]:
     """Parameters, buffers, their bytes, and FLOPs of the batch in `feeds`, None where they cannot be counted."""
     elements = sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -163,7 +167,7 @@ def describe(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> d
     }
 
 
-def _flops(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> int | None:
+def _flops(model: torch.nn.Module, feeds: Feeds, inputs: Sequence[str]) -> int | None:
     """torch.utils.flop_counter's: two per multiply-accumulate, convolutions and matrix products only.
 
     Its hooks look up the gradient of whatever a module is called on, so nothing may want one. No release needs the
@@ -188,7 +192,7 @@ def _flops(model: "torch.nn.Module", feeds: Feeds, inputs: Sequence[str]) -> int
     return total
 
 
-def check_outputs(outputs: Feeds, spec: "ModelSpec", samples: int) -> None:
+def check_outputs(outputs: Feeds, spec: ModelSpec, samples: int) -> None:
     """Raises EdgeAssetsError if the model's outputs, samples first, are not what the spec declares."""
     for tensor in spec.outputs:
         array = outputs[tensor.name]

@@ -198,7 +198,13 @@ def _start(task: _Task, training: Samples, held_out: Samples) -> Progress:
     return Progress(state, task.optimizer.state_dict(), state, [first])
 
 
-def _epoch(task: _Task, progress: Progress, number: int, training: Samples, held_out: Samples) -> None:
+def _epoch(
+    task: _Task,
+    progress: Progress,
+    number: int,
+    training: Samples,
+    held_out: Samples,
+) -> None:
     """Train one epoch and judge it; `progress` is then what it is after that epoch. Raises _Diverged."""
     begun = time.monotonic()
     loss = _train(task, number, training)
@@ -316,7 +322,11 @@ def _save(progress: Progress, path: Path) -> None:
     os.replace(partial_file, path)
 
 
-def _resume(kept: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> Progress | None:
+def _resume(
+    kept: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+) -> Progress | None:
     """What an earlier run of the same recipe left, loaded into `model` and `optimizer`."""
     import torch
 
@@ -366,8 +376,20 @@ def draw(progress: Progress, path: Path) -> None:
     FigureCanvasAgg(figure)
     (panels,) = figure.subplots(1, 2 if accuracies else 1, squeeze=False)
     losses = panels[0]
-    losses.plot(numbers[1:], [epoch.loss for epoch in epochs[1:]], "o-", color="#57606a", label="training")
-    losses.plot(numbers, [epoch.held_out_loss for epoch in epochs], "o-", color="#0969da", label="held out")
+    losses.plot(
+        numbers[1:],
+        [epoch.loss for epoch in epochs[1:]],
+        "o-",
+        color="#57606a",
+        label="training",
+    )
+    losses.plot(
+        numbers,
+        [epoch.held_out_loss for epoch in epochs],
+        "o-",
+        color="#0969da",
+        label="held out",
+    )
     losses.set_ylabel("mean loss")
     losses.legend()
     if accuracies:

@@ -42,7 +42,6 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     elements = sum(parameter.numel() for parameter in model.parameters())
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
-    feeds = request.calibration()
     observers = qconfig_mapping(
         engine,
         method=request.parameters["method"],
@@ -54,7 +53,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             prepared = _prepared(model, observers, example)
-            for batch in batches(feeds, BATCH):
+            for batch in batches(request.calibration, BATCH):
                 prepared(*in_order(batch, names))
             converted = convert_fx(prepared)
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
@@ -65,7 +64,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             torch.jit.save(torch.jit.freeze(traced.eval()), request.output / FILE)
     finally:
         torch.backends.quantized.engine = before
-    samples = sample_count(feeds)
+    samples = sample_count(request.calibration)
     facts = {"recipe": request.parameters["recipe"], "quantized_nodes": changed, "calibration_samples": samples}
     return facts | {"session": {"engine": engine}}
 
@@ -108,7 +107,12 @@ def _prepared(
     return prepared
 
 
-def qconfig_mapping(engine: str, method: str, per_channel: bool, reduce_range: bool) -> "QConfigMapping":
+def qconfig_mapping(
+    engine: str,
+    method: str,
+    per_channel: bool,
+    reduce_range: bool,
+) -> "QConfigMapping":
     """The engine's defaults with our observers: the same calibration method, granularity and range as ONNX.
 
     PyTorch's default HistogramObserver searches the range bin by bin and takes ten times as long.

@@ -38,7 +38,12 @@ if TYPE_CHECKING:
 
 WEIGHTS, HISTORY, PLOT = "trained.safetensors", "history.json", "history.png"
 EXECUTORCH_SCHEME = Scheme(
-    precision="int8", kind="qat", form="pt2e", activations="s8", weights="s8", granularity="perchannel"
+    precision="int8",
+    kind="qat",
+    form="pt2e",
+    activations="s8",
+    weights="s8",
+    granularity="perchannel",
 )
 # the argument that tells an operator whether it is being trained
 SWITCHES = {"aten.dropout.default": 2, "aten.dropout_.default": 2, "aten.batch_norm.default": 5}

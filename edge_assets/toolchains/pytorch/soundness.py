@@ -144,7 +144,12 @@ def _check_shape(name: str, alone: np.ndarray, together: np.ndarray) -> None:
 # --- PyTorch's own two paths ---------------------------------------------------------------------------
 
 
-def _check_fast_path(model: "torch.nn.Module", session: Session, feeds: Feeds, expected: Feeds) -> None:
+def _check_fast_path(
+    model: "torch.nn.Module",
+    session: Session,
+    feeds: Feeds,
+    expected: Feeds,
+) -> None:
     """Attention by PyTorch's fused inference path gives what the layers give one by one, which is what is exported."""
     import torch
 

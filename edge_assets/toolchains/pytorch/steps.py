@@ -13,7 +13,11 @@ def recurrent_steps(model: "torch.nn.Module", example: "Sequence[torch.Tensor]")
 
     steps = [0]
 
-    def count(module: torch.nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+    def count(
+        module: torch.nn.Module,
+        inputs: tuple[object, ...],
+        named: dict[str, object],
+    ) -> None:
         values = inputs[0] if inputs else named["input"]
         steps[0] += _steps(module, values)
 

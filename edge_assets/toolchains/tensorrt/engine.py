@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Precision
-from edge_assets.core.session import Feeds, Session, refuse_layout
+from edge_assets.core.session import refuse_layout
 from edge_assets.core.tools import installed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.core.verify.parity import LEAST_SNR_DB
@@ -30,14 +30,13 @@ from edge_assets.targets.catalog import parse_size
 from edge_assets.targets.machine import this_machine
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16
+from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.pytorch.calling import example_inputs
 from edge_assets.toolchains.tensorrt import graph_memory
 from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -45,33 +44,6 @@ EXTRA = "nvidia"
 # the parameters that kit.json repeats
 IN_KIT = ("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes", "inputs", "outputs")
 NEAREST = "ONNX Runtime runs it: onnx_fp16 on a GPU target's CUDA execution provider, onnx_model on a cpu target"
-
-
-class EngineSession:
-    """An engine on this machine's GPU. Times and memory are the GPU's, copies from and to the host included."""
-
-    def __init__(self, runner: tensorrt_kit.EngineRunner) -> None:
-        self.runner = runner
-
-    def run(self, feeds: Feeds) -> dict[str, "np.ndarray"]:
-        return self.runner.run(feeds)
-
-    def peak_memory_bytes(self) -> int:
-        """GPU memory taken since before the engine was loaded."""
-        return self.runner.memory_bytes()
-
-    def close(self) -> None:
-        """Give the GPU's memory back."""
-        self.runner.close()
-
-
-def open_session(path: Path, *, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
-    """The kit's engine. Raises Refused where it may not run on this machine. `threads` is the GPU's own affair."""
-    del threads, inputs, outputs  # the kit names its tensors
-    try:
-        return EngineSession(tensorrt_kit.EngineRunner(path))
-    except tensorrt_kit.KitError as error:
-        raise Refused(str(error)) from error
 
 
 # --- what shapes an engine -----------------------------------------------------------------------------
@@ -220,7 +192,7 @@ def _write_sample(request: BuildRequest, path: Path) -> None:
     outputs = [tensor.name for tensor in request.spec.outputs]
     examples = example_inputs(request.spec)
     feeds = {name: tensor.numpy() for name, tensor in zip(inputs, examples, strict=True)}
-    session = onnx_format.open_session(request.source, threads=1, inputs=inputs, outputs=outputs)
+    session = onnx_session.open_session(request.source, threads=1, inputs=inputs, outputs=outputs)
     sample = {}
     for name, array in feeds.items():
         sample[f"input_{name}"] = array

@@ -40,7 +40,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         quantized = Path(scratch) / onnx_format.FILE
         flavour = Flavour.of(request.parameters, options)
         facts = quantize(request, quantized, flavour)
-        notes = float16.convert(quantized, path, request.calibration())
+        notes = float16.convert(quantized, path, request.calibration)
     facts["notes"] = [*facts.get("notes", []), *notes]
     return onnx_format.finish(path, request.source) | facts
 

@@ -13,6 +13,8 @@ An engine runs on the kind of GPU, the TensorRT release and the operating system
 else. kit.json says which; another machine's engine is refused before TensorRT sees it.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 

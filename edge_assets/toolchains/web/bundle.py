@@ -31,8 +31,6 @@ from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.toolchains.web.ort_web import open_harness, routes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
@@ -300,24 +298,18 @@ def _typical(visitors: Sequence[Visits]) -> dict[str, float]:
 
 def _visitor(chromium: Chromium, server: Server, request: BuildRequest, variant: str) -> Visits:
     """A new visitor's first and second visit."""
-    context = chromium.browser.new_context()  # with storage of its own
-    try:
-        page = context.new_page()
-        first = _load(page, server, request, variant)
-        cached = _load(page, server, request, variant)
-    finally:
-        context.close()
+    with chromium.visitor():  # with storage of its own
+        first = _load(chromium, server, request, variant)
+        cached = _load(chromium, server, request, variant)
     return Visits(first, cached)
 
 
-def _load(page: "Page", server: Server, request: BuildRequest, variant: str) -> Load:
+def _load(chromium: Chromium, server: Server, request: BuildRequest, variant: str) -> Load:
     """One visit: the page opened anew, and the variant loaded in it."""
-    open_harness(page, server)
+    open_harness(chromium, server)
     outputs = [tensor.name for tensor in request.spec.outputs]
-    load: Load = page.evaluate(
-        "([names, variant]) => edge.openBundle('wasm', 1, names, variant)",
-        [outputs, variant],
-    )
+    opening = "(names, variant) => edge.openBundle('wasm', 1, names, variant)"
+    load: Load = chromium.evaluate(opening, [outputs, variant])
     return load
 
 

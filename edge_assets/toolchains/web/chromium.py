@@ -1,10 +1,11 @@
-"""Headless Chromium beside a local web server: where browser artifacts are verified and measured.
+"""Headless Chromium, and the local web server beside which browsers verify and measure artifacts.
 
 The server sends the headers of a cross-origin isolated page, so that the page has threads and a clock of 5 us.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,13 +13,13 @@ from socket import socket
 from socketserver import BaseServer
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from edge_assets.errors import EdgeAssetsError, MissingTool
-from edge_assets.targets.machine import browser
+from edge_assets.errors import EdgeAssetsError
+from edge_assets.toolchains.web.engine import ScriptError, executable, peak
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Playwright
+    from playwright.sync_api import Page, Playwright
 
 WEB = Path(__file__).parent / "static"  # the page, what bundles are made of, and node_modules
 RUNTIME = WEB / "node_modules" / "onnxruntime-web" / "dist"
@@ -46,6 +47,12 @@ TYPES = {
 }
 
 
+ISOLATION = {  # what makes a page cross-origin isolated
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
+
+
 def may_be_sandboxed() -> bool:
     """Whether Chromium can run in its own sandbox: for everyone but root, as whom it refuses to start in it."""
     return not (hasattr(os, "geteuid") and os.geteuid() == 0)
@@ -55,6 +62,7 @@ class Server:
     """Serves files and folders by URL prefix on a free port of the loopback interface; counts the bytes it sends."""
 
     def __init__(self, routes: Mapping[str, Path]) -> None:
+        self.routes = routes
         self.sent: list[tuple[str, int]] = []  # path and body bytes of each answer, in order
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, routes, self.sent))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -84,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with a routed file."""
         path = self.path.partition("?")[0]
-        file = self._file(path)
+        file = routed(self.routes, path)
         if file is None:
             self._answer(path, 404, "text/plain", b"not found")
         else:
@@ -96,26 +104,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        for name, value in ISOLATION.items():
+            self.send_header(name, value)
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:
+            pass  # the page was closed meanwhile
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Requests are not news."""
 
-    def _file(self, path: str) -> Path | None:
-        """The file below the longest matching prefix, never outside it."""
-        for prefix in sorted(self.routes, key=len, reverse=True):
-            root = self.routes[prefix]
-            if path == prefix and root.is_file():
-                return root
-            if prefix.endswith("/") and path.startswith(prefix):
-                file = (root / (path[len(prefix) :] or "index.html")).resolve()
-                inside = file.is_relative_to(root.resolve())
-                return file if inside and file.is_file() else None
-        return None
+
+def routed(routes: Mapping[str, Path], path: str) -> Path | None:
+    """The file below the longest matching prefix, never outside it."""
+    for prefix in sorted(routes, key=len, reverse=True):
+        root = routes[prefix]
+        if path == prefix and root.is_file():
+            return root
+        if prefix.endswith("/") and path.startswith(prefix):
+            file = (root / (path[len(prefix) :] or "index.html")).resolve()
+            inside = file.is_relative_to(root.resolve())
+            return file if inside and file.is_file() else None
+    return None
 
 
 class _Driver:
@@ -146,16 +158,15 @@ class Chromium:
     """One browser. Playwright's synchronous interface: not for threads that run an event loop."""
 
     def __init__(self, webgpu: bool = False) -> None:
-        executable = browser("chromium")
-        if executable is None:
-            raise MissingTool("chromium", None, "apt-get install chromium")
+        command = executable("chromium")
+        self.page: Page | None = None  # the one that `open` opens
         self.includes_gpu_process = webgpu
         playwright = _driver.start()
         try:
             graphics = SOFTWARE_WEBGPU if webgpu else NO_GPU
             # a new profile each time, so nothing of an earlier visit is cached
             self.browser = playwright.chromium.launch(
-                executable_path=executable,
+                executable_path=command,
                 args=[*FLAGS, *graphics],
                 chromium_sandbox=may_be_sandboxed(),
             )
@@ -183,6 +194,32 @@ class Chromium:
     def version(self) -> str:
         return f"Chromium {self.browser.version}"
 
+    @contextmanager
+    def visitor(self) -> Iterator[None]:
+        """Pages that are opened meanwhile are those of somebody who was never here: nothing is cached for them."""
+        context = self.browser.new_context()
+        before, self.page = self.page, context.new_page()
+        try:
+            yield
+        finally:
+            context.close()
+            self.page = before
+
+    def open(self, url: str) -> None:
+        self.page = self.page or self.browser.new_page()
+        self.page.goto(url)
+
+    def evaluate(self, function: str, arguments: Sequence[object] = ()) -> Any:
+        from playwright.sync_api import Error
+
+        assert self.page is not None, "open comes first"
+        try:
+            return self.page.evaluate(f"arguments_ => ({function})(...arguments_)", list(arguments))
+        except Error as error:
+            if self.page.is_closed() or "crashed" in str(error):
+                raise EdgeAssetsError(f"the browser ended: {error}") from error
+            raise ScriptError(_reason(error)) from error
+
     def peak_memory_bytes(self) -> int:
         """Peak resident memory of the one open page's process; with WebGPU, also of the process that holds its buffers.
 
@@ -194,13 +231,11 @@ class Chromium:
         kinds = ("renderer", "GPU") if self.includes_gpu_process else ("renderer",)
         total = 0
         for kind in kinds:
-            total += max(_peak(process["id"]) for process in processes if process["type"] == kind)
+            total += max(peak(process["id"]) for process in processes if process["type"] == kind)
         return total
 
 
-def _peak(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        raise EdgeAssetsError("a browser's peak memory can only be read on Linux, from /proc") from None
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+def _reason(error: Exception) -> str:
+    """The page's message without Playwright's prefix and the page's stack."""
+    first, _, _ = str(error).strip().partition("\n")
+    return first.removeprefix("Page.evaluate: ").removeprefix("Error: ")

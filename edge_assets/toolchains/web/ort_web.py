@@ -1,23 +1,25 @@
-"""ONNX Runtime Web in headless Chromium: opens an ONNX file, or a bundle through its own loader.
+"""ONNX Runtime Web in a browser: opens an ONNX file, or a bundle through its own loader.
 
 The model runs in the page. Tensors cross as base64, and a query is timed by the page's clock around the runtime's
 call alone, so the crossing is in no number.
 """
 
-import base64
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from __future__ import annotations
 
-import numpy as np
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 from edge_assets.core.session import Feeds, Session
-from edge_assets.errors import EdgeAssetsError, Refused
+from edge_assets.errors import Refused
+from edge_assets.later import np
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
+from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Server
+from edge_assets.toolchains.web.engine import Engine, ScriptError, open_engine
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
+# scripts of a page are modules, which may not have run yet when it counts as loaded
+READY = "async () => { while (!window.edge) await new Promise((resolve) => setTimeout(resolve, 20)); }"
 
 
 class EncodedTensor(TypedDict):
@@ -31,23 +33,33 @@ class EncodedTensor(TypedDict):
 class OrtWebSession:
     """A page with one model loaded. `load_ms` is the runtime's own loading; `baseline_bytes` the page's before it."""
 
-    def __init__(self, path: Path, threads: int, outputs: Sequence[str], execution_provider: str) -> None:
+    untimed: str | None = None  # why nothing is timed in it
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        outputs: Sequence[str],
+        execution_provider: str,
+        browser: str,
+    ) -> None:
         self.server = Server(routes(path))
         try:
-            self.chromium = Chromium(webgpu=execution_provider == "webgpu")
+            self.engine = open_engine(browser, webgpu=execution_provider == "webgpu")
         except BaseException:
             self.server.close()
             raise
         try:
-            self.page = self.chromium.browser.new_page()
-            open_harness(self.page, self.server)
-            self.baseline_bytes = self.chromium.peak_memory_bytes()
+            open_harness(self.engine, self.server)
+            self.baseline_bytes = self.engine.peak_memory_bytes()
             opening = "openBundle" if path.is_dir() else "openFile"
             opened = self._call(opening, execution_provider, threads, list(outputs))
         except BaseException:
             self.close()
             raise
         self.load_ms: float = opened["session_ms"]
+        if execution_provider == "webgpu":
+            self.untimed = why_untimed(self._call("adapter"))
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
@@ -55,27 +67,25 @@ class OrtWebSession:
         return {name: decode(tensor) for name, tensor in outputs.items()}
 
     def time(self, feeds: Feeds) -> float:
-        """One query's milliseconds, by the page's clock."""
+        """One query's milliseconds, by the page's clock. Raises Refused on an adapter that is software."""
+        if self.untimed is not None:
+            raise Refused(self.untimed)
         return float(self._call("time", encode(feeds)))
 
     def peak_memory_bytes(self) -> int:
         """Peak resident memory of the page's process."""
-        return self.chromium.peak_memory_bytes()
+        return self.engine.peak_memory_bytes()
 
     def close(self) -> None:
         """End browser and server."""
-        self.chromium.close()
+        self.engine.close()
         self.server.close()
 
     def _call(self, function: str, *arguments: object) -> Any:
-        from playwright.sync_api import Error
-
         try:
-            return self.page.evaluate(f"arguments_ => edge.{function}(...arguments_)", list(arguments))
-        except Error as error:
-            if self.page.is_closed() or "crashed" in str(error):
-                raise EdgeAssetsError(f"the browser ended during '{function}': {error}") from error
-            raise Refused(f"ONNX Runtime Web cannot run this model: {_reason(error)}") from error
+            return self.engine.evaluate(f"(...given) => edge.{function}(...given)", arguments)
+        except ScriptError as error:
+            raise Refused(f"ONNX Runtime Web cannot run this model: {error}") from error
 
 
 def open_session(
@@ -85,11 +95,12 @@ def open_session(
     inputs: Sequence[str],  # noqa: ARG001  # the page's runtime takes them by name
     outputs: Sequence[str],
     execution_provider: str,
+    browser: str = "chromium",
 ) -> Session:
     """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks."""
     if (path / onnx_format.FILE).is_file():
         onnx_format.one_file(path, "ONNX Runtime Web")
-    return OrtWebSession(path, threads, outputs, execution_provider)
+    return OrtWebSession(path, threads, outputs, execution_provider, browser)
 
 
 def routes(path: Path) -> dict[str, Path]:
@@ -98,10 +109,19 @@ def routes(path: Path) -> dict[str, Path]:
     return {"/": WEB, "/runtime/": RUNTIME, model: path}
 
 
-def open_harness(page: "Page", server: Server) -> None:
+def open_harness(engine: Engine, server: Server) -> None:
     """The page, ready for calls of its `edge` object."""
-    page.goto(f"{server.url}/harness.html")
-    page.wait_for_function("window.edge")
+    engine.open(f"{server.url}/harness.html")
+    engine.evaluate(READY)
+
+
+def why_untimed(adapter: Mapping[str, object] | None) -> str | None:
+    """Why WebGPU is not timed on what a page says of its adapter; None: it is."""
+    if adapter is None:
+        return "not measured: this browser has no WebGPU adapter"
+    if adapter["isSoftware"]:
+        return f"not measured: WebGPU runs on a software adapter here ({adapter['name']})"
+    return None
 
 
 def encode(feeds: Feeds) -> dict[str, EncodedTensor]:
@@ -121,9 +141,3 @@ def decode(tensor: EncodedTensor) -> np.ndarray:
     """What `encode` made of one array."""
     values = np.frombuffer(base64.b64decode(tensor["data"]), np.dtype(tensor["type"]))
     return values.reshape(tensor["dims"])
-
-
-def _reason(error: Exception) -> str:
-    """The runtime's message without Playwright's prefix and the page's stack."""
-    first, _, _ = str(error).strip().partition("\n")
-    return first.removeprefix("Page.evaluate: ").removeprefix("Error: ")

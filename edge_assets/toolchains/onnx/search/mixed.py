@@ -140,7 +140,13 @@ def _doubling(count: int) -> list[int]:
     return steps
 
 
-def _shortest_prefix(scheme: Scheme, order: Sequence[str], too_few: int, best: Kept, budget: TrialBudget) -> Kept:
+def _shortest_prefix(
+    scheme: Scheme,
+    order: Sequence[str],
+    too_few: int,
+    best: Kept,
+    budget: TrialBudget,
+) -> Kept:
     """The shortest prefix of `order` that meets the gate: longer than `too_few`, at most as long as `best`."""
     while len(best.layers) - too_few > 1 and not budget.spent():
         middle = (too_few + len(best.layers)) // 2

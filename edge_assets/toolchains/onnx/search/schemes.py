@@ -66,7 +66,11 @@ class Scheme:
         """The recipe's name with that many layers kept."""
         if not count:
             return self.recipe
-        return renamed(self.recipe, kept_layers=count, kept_block=KEPT.size if self.kept_as else None)
+        return renamed(
+            self.recipe,
+            kept_layers=count,
+            kept_block=KEPT.size if self.kept_as else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def every(request: BuildRequest, scratch: Path) -> list[Scheme]:
 
 
 def _half(request: BuildRequest, path: Path) -> None:
-    float16.convert(request.source, path, request.calibration())
+    float16.convert(request.source, path, request.calibration)
 
 
 def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
@@ -132,7 +136,7 @@ def _prepared(request: BuildRequest, scratch: Path) -> Prepared:
 
     @cache
     def ranges(method: CalibrationMethod, operators: tuple[str, ...]) -> Ranges:
-        return observe(path, request.calibration(), method, operators, batch=batch)
+        return observe(path, request.calibration, method, operators, batch=batch)
 
     graph = onnx.load(path, load_external_data=False).graph
     return Prepared(
@@ -200,7 +204,11 @@ def _dynamic(parameters: Mapping[str, Json], prepared: Prepared) -> Scheme:
     )
 
 
-def _whole(variant: Variant, parameters: Mapping[str, Json], write: Callable[[Path], object]) -> Scheme:
+def _whole(
+    variant: Variant,
+    parameters: Mapping[str, Json],
+    write: Callable[[Path], object],
+) -> Scheme:
     """A scheme that takes the graph as a whole: nothing of it is relaxed, and it is tried once."""
 
     def all_of_it(_left: Collection[str], path: Path) -> None:

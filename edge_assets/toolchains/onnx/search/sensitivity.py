@@ -106,7 +106,15 @@ def draw(ranking: Sequence[Sensitivity], recipe: str, path: Path) -> None:
         drops.append(entry.drop_points)
         below.append(entry.drop_points - low)
         above.append(high - entry.drop_points)
-    right.errorbar(drops, names, xerr=[below, above], fmt="o", color="#bf8700", capsize=2, markersize=3)
+    right.errorbar(
+        drops,
+        names,
+        xerr=[below, above],
+        fmt="o",
+        color="#bf8700",
+        capsize=2,
+        markersize=3,
+    )
     right.axvline(0, color="#57606a", linewidth=0.8)
     right.set_xlabel("drop of the score (points, 95 % interval)")
     figure.suptitle(f"Sensitivity of each layer to {recipe}", fontsize=10)

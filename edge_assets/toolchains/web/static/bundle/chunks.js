@@ -7,6 +7,7 @@
  */
 
 import { openCache } from "./cache.js";
+import { sha256 } from "./sha256.js";
 
 /** One chunk that cannot be used, and why. */
 export class ChunkError extends Error {
@@ -25,14 +26,16 @@ export class ChunkError extends Error {
  * @param {string} path the file's path in the bundle
  * @param {import("./loader.js").FileEntry} entry
  * @param {(received: {wire: number, cached: number}) => void} [onBytes] bytes that arrived since the last call
+ * @param {(reason: string) => void} [onCacheProblem] why something is not cached
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
-export async function readFile(base, path, entry, onBytes = () => {}) {
+export async function readFile(base, path, entry, onBytes = () => {}, onCacheProblem = () => {}) {
   const cache = await openCache();
   const parts = await Promise.all(entry.chunks.map((chunk) => readChunk(base, chunk, cache, onBytes)));
   const file = parts.length === 1 ? parts[0] : join(parts, entry.bytes);
   const found = await sha256(file);
   if (found !== entry.sha256) throw new ChunkError(path, `is corrupt: sha256 ${found}, expected ${entry.sha256}`);
+  if (cache.reason) onCacheProblem(cache.reason);
   return file;
 }
 
@@ -104,10 +107,4 @@ function join(parts, length) {
     offset += part.length;
   }
   return whole;
-}
-
-/** @param {BufferSource} bytes @returns {Promise<string>} hexadecimal */
-export async function sha256(bytes) {
-  const digest = await crypto.subtle.digest("SHA-256", bytes);
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -35,7 +35,7 @@ async function open(options) {
   input ??= INPUTS[model.manifest.preprocessing.kind](model.manifest, run);
   $("loading").hidden = true;
   $("work").hidden = $("controls").hidden = false;
-  await showFacts();
+  showFacts();
 }
 
 function showProgress({ phase, loaded, total, fromCache }) {
@@ -77,8 +77,8 @@ function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
 }
 
-async function showFacts(latency = null) {
-  const { variant, device, bytes, timings, manifest, fallback, cacheProblem } = model;
+function showFacts(latency = null) {
+  const { variant, device, bytes, timings, manifest, problems, offline } = model;
   const facts = {
     Model: `${variant}, ${manifest.variants[variant].precision}`,
     Device: device,
@@ -95,8 +95,11 @@ async function showFacts(latency = null) {
       return entry;
     }),
   );
-  const notes = [fallback, cacheProblem, await model.offline].filter(Boolean);
-  $("notes").textContent = notes.join(" · ");
+  const said = ($("notes").textContent = problems.join(" · "));
+  offline.then((reason) => {
+    const isStillSaid = $("notes").textContent === said; // and nothing about a picture since
+    if (reason && isStillSaid) $("notes").textContent = [...problems, reason].join(" · ");
+  });
 }
 
 function mib(bytes) {
@@ -119,7 +122,7 @@ async function run() {
       const outputs = await model.run(feeds);
       const latency = performance.now() - started;
       input.show(outputs[model.manifest.outputs[0].name], model.manifest);
-      await showFacts(latency);
+      showFacts(latency);
     } while (isStale);
   } catch (error) {
     fail(error);

@@ -26,7 +26,7 @@ export interface LoadOptions {
   device?: "auto" | Device;
   /** asset name such as "onnx_int8_static"; default: the released one */
   variant?: string;
-  /** of wasm; more than 1 needs a cross-origin isolated page */
+  /** of wasm; more than 1 needs a cross-origin isolated page, else it is 1 */
   threads?: number;
   /** register the service worker */
   offline?: boolean;
@@ -130,9 +130,13 @@ export class EdgeModel {
   /** bytes that came over the wire and from the cache */
   readonly bytes: { wire: number; cached: number };
   readonly timings: { session_ms: number; total_ms: number };
-  /** why nothing is cached, or null */
+  /** of wasm: fewer than asked for where the page or the browser has none, which `problems` says */
+  readonly threads: number;
+  /** what could not be done, a sentence each, and what was done instead; also on the console */
+  readonly problems: readonly string[];
+  /** why not everything is cached, or null */
   readonly cacheProblem: string | null;
-  /** resolves to why the service worker was not registered, or null */
+  /** resolves, once it is installed, to why there is no service worker, or null */
   readonly offline: Promise<string | null>;
 
   run(feeds: Feeds): Promise<Feeds>;

@@ -9,7 +9,8 @@
  * Types are in loader.d.ts.
  */
 
-import { ChunkError } from "./chunks.js";
+import { findAdapter } from "./adapter.js";
+import { ChunkError, readFile } from "./chunks.js";
 import { openCache } from "./cache.js";
 import { importVerified } from "./modules.js";
 import { fromPixels, openPicture, pixelsOf } from "./preprocess.js";
@@ -17,8 +18,9 @@ import { fromTexts, openTokenizer } from "./text.js";
 
 export { ChunkError, openPicture };
 
-/** @type {Map<string, Promise<any>>} ONNX Runtime Web by module URL: a page initialises each once */
+/** @type {Map<string, Promise<{ort: any, threads: number, problem: string | null}>>} ONNX Runtime Web by module URL: a page initialises each once */
 const runtimes = new Map();
+const THREADS_PATIENCE_MS = 30_000; // for the runtime's threads to start, which do so never where a policy forbids them
 
 export class EdgeModel {
   /** @private use EdgeModel.load */
@@ -44,16 +46,24 @@ export class EdgeModel {
       const cache = await openCache();
       await cache.keepOnly(base, new Set(Object.values(manifest.files).flatMap((f) => f.chunks.map((c) => c.sha256))));
       const total_ms = performance.now() - started;
+      const cacheProblem = cache.reason ?? files.cacheProblem;
+      const problems = [opened.fallback, opened.threadsProblem, files.workerProblem, cacheProblem].filter(Boolean);
+      for (const problem of problems) console.warn(`edge-assets: ${problem}`);
       onProgress({ phase: "ready" });
       return new EdgeModel({
         base,
         manifest,
         variant: chosen,
         tokenizer,
-        ...opened,
+        ort: opened.ort,
+        session: opened.session,
+        device: opened.device,
+        threads: opened.threads,
+        fallback: opened.fallback,
+        problems,
         bytes: files.received,
         timings: { session_ms: opened.session_ms, total_ms },
-        cacheProblem: cache.reason,
+        cacheProblem,
         offline: worker,
       });
     } finally {
@@ -109,44 +119,68 @@ export async function bundleFetch(url, onProgress = () => {}) {
   };
 }
 
-/** Reads files through the worker. */
+/** Reads files: in a worker, or in the page where no worker starts. */
 class Files {
   constructor(base, manifest, onProgress) {
     Object.assign(this, { base, manifest, onProgress, waiting: new Map(), received: { wire: 0, cached: 0 } });
-    this.worker = new Worker(new URL("./verify-worker.js", import.meta.url), { type: "module" });
-    this.worker.onmessage = ({ data }) => this.waiting.get(data.id)(data);
-    this.worker.onerror = (event) => {
-      for (const answer of this.waiting.values()) {
-        answer({ error: { name: "Error", message: `the verifying worker failed: ${event.message}` } });
-      }
-    };
+    Object.assign(this, { asked: 0, worker: null, workerProblem: null, cacheProblem: null });
+    try {
+      this.worker = new Worker(new URL("./verify-worker.js", import.meta.url), { type: "module" });
+      this.worker.onmessage = ({ data }) => this.waiting.get(data.id)?.answer(data);
+      this.worker.onerror = (event) => this.withoutWorker(event.message || "it could not be loaded");
+    } catch (error) {
+      this.withoutWorker(error.message);
+    }
+  }
+
+  /** What the worker was asked for is read in the page. */
+  withoutWorker(reason) {
+    this.worker?.terminate();
+    this.worker = null;
+    this.workerProblem = `files are verified in the page itself, the verifying worker failed: ${reason}`;
+    for (const id of this.waiting.keys()) this.readHere(id);
   }
 
   /** The verified file. */
   read(path, phase) {
     const entry = this.manifest.files[path];
     const total = entry.chunks.reduce((sum, chunk) => sum + chunk.wire_bytes, 0);
-    const id = this.waiting.size;
+    const id = this.asked++;
     let loaded = 0;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, ({ received, bytes, error }) => {
+      const answer = ({ received, cacheProblem, bytes, error }) => {
         if (received) {
           loaded += received.wire + received.cached;
           this.received.wire += received.wire;
           this.received.cached += received.cached;
           this.onProgress({ phase, file: path, loaded, total, fromCache: received.cached > 0 });
-        } else if (error) {
-          reject(error.chunk ? Object.assign(new ChunkError("", ""), error) : new Error(error.message));
+        } else if (cacheProblem) {
+          this.cacheProblem = cacheProblem;
         } else {
-          resolve(bytes);
+          this.waiting.delete(id);
+          if (bytes) resolve(bytes);
+          else reject(error.chunk ? Object.assign(new ChunkError("", ""), error) : new Error(error.message));
         }
-      });
-      this.worker.postMessage({ id, base: this.base, path, entry });
+      };
+      this.waiting.set(id, { path, entry, answer });
+      if (this.worker) this.worker.postMessage({ id, base: this.base, path, entry });
+      else this.readHere(id);
     });
   }
 
+  async readHere(id) {
+    const { path, entry, answer } = this.waiting.get(id);
+    const onBytes = (received) => answer({ received });
+    const onCacheProblem = (cacheProblem) => answer({ cacheProblem });
+    try {
+      answer({ bytes: await readFile(this.base, path, entry, onBytes, onCacheProblem) });
+    } catch (error) {
+      answer({ error: { name: error.name, message: error.message, chunk: error.chunk ?? null } });
+    }
+  }
+
   close() {
-    this.worker.terminate();
+    this.worker?.terminate();
   }
 }
 
@@ -155,14 +189,16 @@ async function openSession(candidates, files, model, threads, onProgress) {
   const failures = [...candidates.skipped];
   for (const [i, device] of candidates.devices.entries()) {
     try {
-      const ort = await openRuntime(device, files, threads);
+      const runtime = await openRuntime(device, files, threads);
+      const { ort } = runtime;
       onProgress({ phase: "session", device });
       const started = performance.now();
       // a copy for all but the last try: the runtime may keep or detach what it is given
       const bytes = i + 1 < candidates.devices.length ? model.slice() : model;
       const session = await ort.InferenceSession.create(bytes, { executionProviders: [device] });
       const session_ms = performance.now() - started;
-      return { ort, session, device, session_ms, fallback: failures.join("; ") || null };
+      const fallback = failures.join("; ") || null;
+      return { ort, session, device, session_ms, fallback, threads: runtime.threads, threadsProblem: runtime.problem };
     } catch (error) {
       if (error instanceof ChunkError || i + 1 === candidates.devices.length) throw error;
       failures.push(`${device}: ${error.message}`);
@@ -178,42 +214,103 @@ async function devices(manifest, asked) {
     return { devices: [asked], skipped: [] };
   }
   if (!manifest.runtimes.webgpu) return { devices: ["wasm"], skipped: [] };
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await findAdapter();
   if (!adapter) return { devices: ["wasm"], skipped: ["webgpu: this browser has no adapter"] };
-  const isSoftware = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter;
-  if (isSoftware) return { devices: ["wasm"], skipped: ["webgpu: only a software adapter, slower than wasm"] };
+  if (adapter.isSoftware) {
+    return { devices: ["wasm"], skipped: [`webgpu: only a software adapter, slower than wasm: ${adapter.name}`] };
+  }
   return { devices: ["webgpu", "wasm"], skipped: [] };
 }
 
-async function openRuntime(device, files, threads) {
+/** The runtime, the threads that it has, and why these are fewer than asked for, if so. */
+async function openRuntime(device, files, asked) {
   const { module, wasm } = files.manifest.runtimes[device];
   const address = new URL(module, files.base).href;
-  const load = async () => {
-    const loading = [importVerified(files.base, files.manifest, module), files.read(wasm, "runtime")];
-    const [ort, binary] = await Promise.all(loading);
-    ort.env.wasm.wasmBinary = binary.buffer;
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? threads : 1; // more need COOP and COEP headers
-    ort.env.logLevel = "error";
-    return ort;
-  };
-  if (!runtimes.has(address)) runtimes.set(address, load());
+  if (!runtimes.has(address)) runtimes.set(address, startRuntime(files, device, module, wasm, asked));
   try {
-    return await runtimes.get(address);
+    const runtime = await runtimes.get(address);
+    if (runtime.problem || runtime.threads === asked) return runtime;
+    const has = `${runtime.threads} thread${runtime.threads === 1 ? "" : "s"}`;
+    return { ...runtime, problem: `${has} instead of ${asked}: this page started the runtime so` };
   } catch (error) {
     runtimes.delete(address); // a failed download can be tried again
     throw error;
   }
 }
 
-/** Registered for pages inside the bundle's folder; resolves to why not, or null. */
-async function registerServiceWorker(base) {
-  if (!navigator.serviceWorker) return "service workers need HTTPS or localhost";
+async function startRuntime(files, device, module, wasm, asked) {
+  const loading = [importVerified(files.base, files.manifest, module), files.read(wasm, "runtime")];
+  const [ort, binary] = await Promise.all(loading);
+  let problem = null;
+  if (asked > 1) {
+    try {
+      demandSharedMemory();
+      await startThreads(prepared(ort, binary.slice(), asked), device);
+      return { ort, threads: asked, problem };
+    } catch (error) {
+      problem = `1 thread instead of ${asked}: ${error.message}`;
+    }
+  }
+  // one that could not be initialised never can: another instance
+  const own = problem ? await importVerified(files.base, files.manifest, module, { anew: true }) : ort;
+  return { ort: prepared(own, binary, 1), threads: 1, problem };
+}
+
+function prepared(ort, binary, threads) {
+  ort.env.wasm.wasmBinary = binary.buffer;
+  ort.env.wasm.numThreads = threads;
+  ort.env.logLevel = "error";
+  return ort;
+}
+
+/** Throws, saying what of the page or the browser keeps workers from sharing memory. */
+function demandSharedMemory() {
+  if (!self.crossOriginIsolated) {
+    throw new Error("the page is not cross-origin isolated, for which its server sends the headers COOP and COEP");
+  }
   try {
-    await navigator.serviceWorker.register(new URL("sw.js", base), { type: "module", scope: base });
+    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+    new MessageChannel().port1.postMessage(memory.buffer);
+  } catch (error) {
+    throw new Error(`workers cannot share memory: ${error.message}`);
+  }
+}
+
+/** The runtime initialised with its threads. Throws why that failed. */
+async function startThreads(ort, device) {
+  ort.env.wasm.initTimeout = THREADS_PATIENCE_MS;
+  try {
+    await ort.InferenceSession.create(new Uint8Array(), { executionProviders: [device] });
+  } catch (error) {
+    // of an empty model it fails in any case, once it is initialised
+    if (error.message.startsWith("no available backend")) throw new Error(`the runtime's threads failed: ${error.message}`);
+  }
+}
+
+/** Registered for pages inside the bundle's folder; resolves to why it is not, once it is installed, or null. */
+async function registerServiceWorker(base) {
+  try {
+    if (!navigator.serviceWorker) return "service workers need HTTPS or localhost";
+    const options = { type: "module", scope: base };
+    const { installing } = await navigator.serviceWorker.register(new URL("sw.js", base), options);
+    if (installing && !(await isInstalled(installing))) {
+      return "this page does not work offline: its files could not be fetched, or do not fit into the browser's storage";
+    }
     return null;
   } catch (error) {
     return `the service worker was not registered: ${error.message}`;
   }
+}
+
+/** Whether a service worker that is installing succeeds. */
+function isInstalled(worker) {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (worker.state !== "installing") resolve(worker.state !== "redundant");
+    };
+    worker.onstatechange = look;
+    look();
+  });
 }
 
 async function fetchJSON(base, name) {

@@ -5,7 +5,8 @@
  * second time. A page with a Content-Security-Policy allows that by `blob:` in script-src and worker-src.
  */
 
-import { ChunkError, sha256 } from "./chunks.js";
+import { ChunkError } from "./chunks.js";
+import { sha256 } from "./sha256.js";
 
 /** @type {Map<string, Promise<any>>} by address: a page initialises each once */
 const imported = new Map();
@@ -16,10 +17,12 @@ const imported = new Map();
  * @param {string} base
  * @param {import("./loader.js").Manifest} manifest
  * @param {string} path
+ * @param {{anew?: boolean}} [options] `anew`: another instance, of a module that could not be initialised
  * @returns {Promise<any>} rejects with a ChunkError that names the file if it is missing or not the manifest's
  */
-export async function importVerified(base, manifest, path) {
+export async function importVerified(base, manifest, path, { anew = false } = {}) {
   const address = new URL(path, base).href;
+  if (anew) imported.delete(address);
   if (!imported.has(address)) imported.set(address, fromBytes(base, manifest, path));
   try {
     return await imported.get(address);

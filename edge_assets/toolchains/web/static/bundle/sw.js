@@ -6,7 +6,8 @@
  * that a new release is seen; its manifest then replaces all of them. Large files are in IndexedDB, by content.
  */
 
-import { readFile, sha256 } from "./chunks.js";
+import { readFile } from "./chunks.js";
+import { sha256 } from "./sha256.js";
 
 const BASE = new URL("./", self.location.href).href;
 const SHELL = `edge-assets ${BASE}`;
@@ -57,15 +58,21 @@ async function hashOf(response) {
 }
 
 async function answer(path, hasQuery, event) {
-  const cache = await caches.open(SHELL);
-  const kept = await cache.match(MANIFEST);
-  const manifest = await kept.clone().json();
+  let cache, kept, manifest;
+  try {
+    cache = await caches.open(SHELL);
+    kept = await cache.match(MANIFEST);
+    manifest = await kept.clone().json();
+  } catch (error) {
+    console.warn(`this page does not work offline now, its storage cannot be read: ${error.message}`);
+    return fetch(event.request);
+  }
   if (manifest.files[path] && !hasQuery) return whole(path, manifest.files[path]);
   const isOwn = [MANIFEST, DEFAULT].includes(path) || manifest.shell.some((file) => file.path === path);
   if (!isOwn) return fetch(event.request);
   try {
     const response = await fetch(event.request);
-    if (response.ok && !hasQuery) await notice(cache, path, response.clone(), kept, event);
+    if (response.ok && !hasQuery) await notice(cache, path, response.clone(), kept, event).catch(warn);
     return response;
   } catch (error) {
     const offline = await cache.match(path);
@@ -80,7 +87,12 @@ async function notice(cache, path, response, kept, event) {
   if (path !== MANIFEST) return;
   const isNew = (await response.text()) !== (await kept.text());
   // a file that fails to arrive leaves the former release in place; the next visit tries again
-  if (isNew) event.waitUntil(fill().catch((error) => console.warn(error.message)));
+  if (isNew) event.waitUntil(fill().catch(warn));
+}
+
+/** What cannot be kept is served all the same. */
+function warn(error) {
+  console.warn(`the newest release is not kept for offline use: ${error.message}`);
 }
 
 async function whole(path, entry) {

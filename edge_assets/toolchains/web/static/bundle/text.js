@@ -2,8 +2,8 @@
  * The model's declared text preprocessing in JavaScript: the same tokens as every measurement used.
  */
 
-import { sha256 } from "./chunks.js";
 import { importVerified } from "./modules.js";
+import { sha256 } from "./sha256.js";
 
 /**
  * The bundle's tokenizer, its file verified.

@@ -4,7 +4,9 @@ import { readFile } from "./chunks.js";
 
 self.onmessage = async ({ data: { id, base, path, entry } }) => {
   try {
-    const bytes = await readFile(base, path, entry, (received) => self.postMessage({ id, received }));
+    const onBytes = (received) => self.postMessage({ id, received });
+    const onCacheProblem = (cacheProblem) => self.postMessage({ id, cacheProblem });
+    const bytes = await readFile(base, path, entry, onBytes, onCacheProblem);
     self.postMessage({ id, bytes }, { transfer: [bytes.buffer] });
   } catch (error) {
     self.postMessage({ id, error: { name: error.name, message: error.message, chunk: error.chunk ?? null } });

@@ -1,0 +1,75 @@
+"""`edge-assets emulator`: what can be emulated, what is installed, what was freed."""
+
+from collections.abc import Mapping
+
+import click
+from rich.console import Console
+from rich.table import Column, Table
+
+from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, runs_here, state
+from edge_assets.targets import project
+from edge_assets.targets.emulation import EMULATED
+
+MIB = 2**20
+
+
+def print_emulators() -> None:
+    """A line per CPU, then a line per installation with what it takes and holds."""
+    console = Console(highlight=False)
+    table = Table("CPU", "state", Column("what it is", overflow="fold"), Column("for targets", overflow="fold"))
+    states = [state(name) for name in EMULATED]
+    for found in states:
+        table.add_row(found.cpu.name, in_words(found), found.cpu.description, ", ".join(targets_of(found.cpu.name)))
+    console.print(table)
+    seen = set()
+    for found in states:
+        if found.record and found.cpu.architecture not in seen:
+            seen.add(found.cpu.architecture)
+            console.print(_contents(found), soft_wrap=True)
+    if any(found.lack and runs_here(found.cpu) for found in states):
+        console.print(f"install: {INSTALL}")
+
+
+def summary() -> str:
+    """One line: which are installed, or what installs them."""
+    usable = [name for name in EMULATED if state(name).lack is None]
+    if usable:
+        return f"emulated CPUs: {', '.join(usable)}"
+    return f"no CPU is emulated, so that arithmetic is this machine's for every target: {INSTALL}"
+
+
+def in_words(found: State) -> str:
+    """Whether a CPU can be used, in a table of rich."""
+    if found.lack is None:
+        return "[green]installed[/]"
+    if not runs_here(found.cpu):
+        return f"on {found.cpu.architecture} alone"
+    return f"[yellow]{found.lack}[/]"
+
+
+def targets_of(name: str) -> list[str]:
+    """The targets that the CPU of that name stands in for."""
+    return [target.name for target in project.catalog().values() if name in target.emulation]
+
+
+def _contents(found: State) -> str:
+    """One installation, which CPUs of one architecture share."""
+    record = found.record
+    assert record is not None
+    parts = [f"qemu {record.qemu}"]
+    if record.runtimes:
+        parts.append(f"Python {record.python}")
+    else:
+        parts.append("this environment's Python")
+    parts += [f"{name} {version}" for name, version in record.runtimes.items()]
+    folder = folder_of(found.cpu.architecture)
+    return f"{found.cpu.architecture}: {', '.join(parts)}; {record.size_bytes / MIB:.0f} MiB in {folder}"
+
+
+def print_removed(freed: Mapping[str, int]) -> None:
+    """What was freed, by architecture."""
+    if not freed:
+        click.echo("no emulated CPU is installed")
+    for architecture, size in freed.items():
+        gone = [cpu.name for cpu in cpus_of(architecture)]
+        click.echo(f"removed {', '.join(gone)}: {size / MIB:.0f} MiB")

@@ -1,0 +1,146 @@
+"""Parity and accuracy of a cell's artifacts on devices and on emulated instruction sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from edge_assets.core import failures
+from edge_assets.core.evidence import Observed
+from edge_assets.core.runtimes import build_session
+from edge_assets.core.session import session_options
+from edge_assets.core.shapes import record, written
+from edge_assets.core.types import Built, Recipe, Result
+from edge_assets.core.variant import CHECKPOINT
+from edge_assets.core.verify.evaluate import evaluate
+from edge_assets.devices.agent.models import SESSIONS
+from edge_assets.devices.connection import AgentError
+from edge_assets.devices.needs import demand_runtime
+from edge_assets.devices.session import DeviceLoadable
+from edge_assets.errors import DeviceError, Refused, shortened
+from edge_assets.pipeline.datasets import Datasets, count
+from edge_assets.pipeline.identity import Identity
+from edge_assets.pipeline.observers import Observer, Observers, observers
+from edge_assets.pipeline.recipes import Recipes
+from edge_assets.pipeline.reference import Reference
+from edge_assets.pipeline.verification import Verification
+from resources.store import NotBuilt
+
+VERSION = "1"  # of what is observed
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is asked of others than this machine."""
+
+    cell: Identity
+    data: Datasets
+    recipes: Recipes
+    reference: Reference
+    verification: Verification
+
+    @cached_property
+    def observers(self) -> Observers:
+        """Who can be asked; devices are asked once."""
+        return observers(self.cell)
+
+    def observed(self, builts: Mapping[str, Built]) -> dict[str, Built]:
+        """The variants, each with what its target's devices and emulated instruction sets say of it.
+
+        A device that went away says nothing, and is asked again by the next build. Raises NotBuilt when planning.
+        """
+        found = dict(builts)
+        for observer in self.observers.found:
+            for name, built in found.items():
+                if not self.takes(name, built):
+                    continue
+                try:
+                    result = self._observation(observer, name, built)
+                except DeviceError as error:
+                    self.cell.log(f"{error}: what it has not verified yet waits for it")
+                    break
+                if result is not None:
+                    found[name] = replace(built, elsewhere=(*(built.elsewhere or ()), result))
+        return found
+
+    def takes(self, name: str, built: Built) -> bool:
+        """Whether a device can be asked about a variant: its own runtime is one of an agent's."""
+        if built.artifact is None or built.failed or name == CHECKPOINT or name in self.cell.family.intermediates:
+            return False
+        return self.runtime_of(name) in SESSIONS
+
+    def runtime_of(self, name: str) -> str:
+        """The variant's own runtime, never what stands in for it here."""
+        return self.cell.family.variant(name).runtime
+
+    def loadable(self, observer: Observer, name: str, built: Built) -> DeviceLoadable:
+        """How to open the variant there."""
+        assert built.artifact is not None
+        runtime = self.runtime_of(name)
+        options = session_options(self.cell.spec, runtime, self.cell.target)
+        return DeviceLoadable(
+            runtime=runtime,
+            path=str(self.cell.store.checkout(built.artifact)),
+            options=options | build_session(runtime, built.build),
+            artifact=built.artifact,
+            device=observer.device,
+        )
+
+    def _observation(self, observer: Observer, name: str, built: Built) -> Result | None:
+        """One variant, observed once; None where it was not, and the observer is not here. Raises DeviceError."""
+        recipe = self._recipe(observer, name, built)
+        if not observer.is_here:
+            return self.cell.store.recall(recipe)
+
+        def build(_folder: Path) -> Mapping[str, object]:
+            opset = built.build.facts.get("opset")
+            demand_runtime(observer.device, observer.versions, self.runtime_of(name), opset)
+            self.cell.log(f"verifying {name} on {observer.by}, {self._samples(observer)} samples")
+            return record(self._evaluated(observer, name, built))
+
+        try:
+            return self.cell.store.remember(recipe, build)
+        except NotBuilt:
+            raise
+        except (AgentError, Refused) as error:
+            where = self.cell.store.cache / failures.FOLDER
+            log = failures.keep(error, where, f"{self.cell.path} {name} {observer.device.name}")
+            reason = f"{observer.by} cannot run it: {shortened(str(error))}"
+            return Result(recipe, None, {"failed": True, "log": log}, refused=reason)
+
+    def _samples(self, observer: Observer) -> int:
+        every = count(self.data.evaluation)
+        return min(every, observer.samples or every)
+
+    def _recipe(self, observer: Observer, name: str, built: Built) -> Recipe:
+        parameters = self.recipes.evaluation_parameters()
+        parameters["runtime"] = self.runtime_of(name)
+        parameters["session"] = written(build_session(self.runtime_of(name), built.build))
+        parameters["samples"] = self._samples(observer)
+        parameters |= observer.parameters()
+        return Recipe(
+            step="observation",
+            code_version=VERSION,
+            inputs={"artifact": built.build.sha256} | self.reference.inputs(),
+            parameters=parameters,
+            tools=self.recipes.preprocessing_tools(),
+        )
+
+    def _evaluated(self, observer: Observer, name: str, built: Built) -> Observed:
+        loadable = self.loadable(observer, name, built)
+        is_static = "fixed_axes" in built.build.facts or "image" in loadable.options
+        request = self.verification.request(loadable, self._samples(observer), is_static)
+        request = replace(request, threads=min(self.cell.target.threads, observer.machine.cores))
+        verified = evaluate(request, None, self.cell.log)
+        versions = dict(observer.versions)
+        return Observed(
+            parity=verified.parity,
+            accuracy=verified.accuracy,
+            agreement=verified.agreement,
+            metrics=verified.metrics,
+            machine=observer.machine.published(),
+            tier=observer.tier,
+            device=observer.device.name,
+            by=observer.by,
+            versions=versions,
+        )

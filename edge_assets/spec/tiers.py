@@ -1,0 +1,25 @@
+"""How a number is known: the tiers of evidence, the best first. No number is shown without its own.
+
+device      the artifact itself, on hardware that matches the target
+emulated    the artifact itself, in the target's runtime, on an emulated instruction set or in the vendor's simulator:
+            values count, times never
+host        the artifact itself, in the target's runtime, on this machine's own instruction set
+reference   the artifact's program, evaluated by another engine
+graph       the graph that the artifact was made from
+"""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+Tier = Literal["device", "emulated", "host", "reference", "graph"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+
+def best(tiers: Iterable[Tier]) -> Tier:
+    """The best of some, of which there is at least one."""
+    return min(tiers, key=TIERS.index)
+
+
+def suffices(tier: Tier, demanded: Tier | None) -> bool:
+    """Whether evidence of a tier is as good as what is demanded, if anything is."""
+    return demanded is None or TIERS.index(tier) <= TIERS.index(demanded)
