@@ -17,7 +17,7 @@ MEAN, SCALE = 127.5, 1 / 128
 class FaceProposals(nn.Module):
     """Pictures float32 [batch, 3, height, width] of 0 to 255 to boxes [batch, cells, 4] and scores [batch, cells, 1].
 
-    Boxes are x1, y1, x2, y2 in the picture's pixels. Height and width are at least 48.
+    Boxes are x1, y1, x2, y2 in the picture's pixels. Both sides are at least 56: the smallest size has two answers.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,13 @@ class FaceProposals(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         whole = (image - MEAN) * SCALE
-        smaller = functional.interpolate(whole, scale_factor=HALF_OCTAVE, mode="bilinear", align_corners=False)
+        smaller = functional.interpolate(
+            whole,
+            scale_factor=HALF_OCTAVE,
+            mode="bilinear",
+            align_corners=False,
+            recompute_scale_factor=True,  # that of the whole sizes, as every runtime has it
+        )
         boxes, scores = [], []
         for octave in range(OCTAVES + 1):
             for picture, factor in ((whole, 1.0), (smaller, HALF_OCTAVE)):
@@ -44,7 +50,7 @@ class FaceProposals(nn.Module):
     def _proposals(self, picture: torch.Tensor, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes [batch, cells, 4] and scores [batch, cells, 1] of a picture that was made smaller by `factor`."""
         features = self.prelu1(self.conv1(picture))
-        features = functional.max_pool2d(features, 2, 2, ceil_mode=True)
+        features = functional.max_pool2d(features, 2)  # trained with half windows at odd edges, which it does without
         features = self.prelu3(self.conv3(self.prelu2(self.conv2(features))))
         scores = self.conv4_1(features).softmax(dim=1)[:, 1:]
         offsets = self.conv4_2(features)

@@ -19,7 +19,7 @@ from edge_assets.later import np
 from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, first_samples, fitting_batch
-from edge_assets.toolchains.onnx.graph import set_nodes
+from edge_assets.toolchains.onnx.graph import set_nodes, sizing_nodes
 from edge_assets.toolchains.onnx.layers import name_nodes
 
 if TYPE_CHECKING:
@@ -118,12 +118,15 @@ def _note(too_large: Mapping[str, float]) -> str:
 
 
 def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
-    """Write the graph in half precision but for the nodes that `keep` names and those that read what they give."""
+    """Write the graph in half precision but for the nodes that `keep` names and those that read what they give.
+
+    What computes sizes stays as it is too.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(source)
-    kept = sorted(_with_readers(model.graph, keep))
+    kept = sorted(_with_readers(model.graph, keep) | sizing_nodes(model.graph))
     converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     _pass_directly(converted, kept)
     sort_topologically(converted)
