@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge_assets.core.axes import sizing_parameters
 from edge_assets.core.scheme import Scheme, granularity_of, renamed, short_type
 from edge_assets.core.variant import BuildRequest, Variant, in_depth
 from edge_assets.errors import Refused
@@ -192,6 +193,7 @@ def parameters(
         "reduce_range": flavour.reduce_range,
         "method": method,
         "batch": BATCH,
+        **sizing_parameters(spec),
     }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.pt"
+WITHOUT_TRANSPOSED = ("x86", "fbgemm")  # engines whose int8 transposed convolutions give wrong numbers: those stay fp32
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -128,6 +129,9 @@ def qconfig_mapping(
         weight = observer.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
     mapping: QConfigMapping = get_default_qconfig_mapping(engine)
     mapping.set_global(QConfig(activation, weight))
+    if engine in WITHOUT_TRANSPOSED:
+        for kind in (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d):
+            mapping.set_object_type(kind, None)
     return mapping
 
 
