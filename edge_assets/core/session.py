@@ -131,7 +131,7 @@ class SavedFeeds:
         return Samples(feeds, self.layout).part(start, stop)
 
 
-CalibrationData = Feeds | SavedFeeds  # samples first: at once, or read some at a time
+CalibrationData: TypeAlias = "Feeds | SavedFeeds"  # samples first: at once, or read some at a time
 
 
 @dataclass(frozen=True)
