@@ -64,7 +64,7 @@ def in_c(program: c_code.Program, samples: np.ndarray, folder: Path) -> np.ndarr
     for word, value in words.items():
         main = main.replace(f"{word} ", f"{value} ").replace(f"[{word}]", f"[{value}]")
     (folder / "main.c").write_text(main)
-    command = [native.compiler("gcc"), "-std=c99", "-O1", *native.STRICT, *UNDEFINED]
+    command = [native.compiler("gcc"), "-std=c99", *native.STRICT, *UNDEFINED]
     subprocess.run([*command, "main.c", c_code.SOURCE, "-o", "main"], cwd=folder, check=True, timeout=120)
     printed = subprocess.run(
         [str(folder / "main")], input=samples.tobytes(), capture_output=True, check=True, timeout=120
@@ -152,7 +152,7 @@ class OneOperator:
             buffer.data = np.frombuffer(made.data.tobytes(), np.uint8)
             model.buffers.append(buffer)  # type: ignore[attr-defined]
             tensor.buffer = len(model.buffers) - 1  # type: ignore[attr-defined]
-        if made.scales:
+        if len(made.scales):
             quantization = schema.QuantizationParametersT()  # type: ignore[attr-defined]
             quantization.scale = np.array(made.scales, np.float32)
             quantization.zeroPoint = np.full(len(made.scales), made.zero, np.int64)
