@@ -176,6 +176,17 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a network as C takes of a microcontroller, counted and not timed."""
+
+    flash_bytes: int  # of its code and constants
+    arena_bytes: int  # of RAM, for activations
+    stack_bytes: int  # the most that one inference took
+    instructions: int  # of one inference
+    how: str  # who counted what
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed(Verified):
     """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
 
@@ -183,6 +194,7 @@ class Observed(Verified):
     device: str  # its name in the project's devices, or the emulated CPU's
     by: str  # in words: what computed it
     versions: Mapping[str, str]  # of Python and the runtimes there
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ MOST_AXES = 4
 SAME = 0  # padding, in the schema
 PER_LINE = 24
 C_TYPES: Mapping[str, tuple[str, int]] = {"INT8": ("int8_t", 1), "INT32": ("int32_t", 4), "FLOAT32": ("float", 4)}
-C_KEYWORDS = frozenset(
+C_KEYWORDS = (
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
 )
 ACTIVATIONS = {0: "none", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 
@@ -578,7 +578,7 @@ def _reshape(writer: Writer, operator: "OperatorT") -> None:
         writer.same[target] = source
         return
     operand = _operand(writer, source)
-    writer.call("memcpy", target, [source], f"{{{target}}}", operand, str(graph.bytes_of(target)))
+    writer.call("copy", target, [source], operand, f"{{{target}}}", str(graph.elements(target)))
 
 
 def _demand_int8(graph: Graph, *tensors: int) -> None:
@@ -719,7 +719,7 @@ def _identifiers(ports: Sequence[Port], prefix: str) -> dict[str, Port]:
     """Ports by the specs' names where these are C's too, by position where they are not."""
     found: dict[str, Port] = {}
     for position, port in enumerate(ports):
-        is_name = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", port.name) and port.name not in C_KEYWORDS
+        is_name = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", port.name) and port.name not in C_KEYWORDS.split()
         found[port.name if is_name else f"{prefix}{position}"] = port
     return found
 

@@ -50,8 +50,8 @@ class Factor:
 
 def high_product(a: int, b: int, bits: int = 31) -> int:
     """a * b / 2^bits, rounded to nearest; both have `bits` bits and a sign."""
-    if a == b == -(2**bits):
-        return int(2**bits - 1)
+    if a == b == -(1 << bits):
+        return (1 << bits) - 1
     half = 1 << (bits - 1)
     product = a * b
     nudged = product + (half if product >= 0 else 1 - half)
@@ -211,7 +211,7 @@ def exponentials(source: Affine, beta: float) -> list[int]:
 
 def _radius(bits: int, shift: int) -> int:
     """The largest distance from zero that stays in range when it is scaled."""
-    return math.floor((2**bits - 1) * 2 ** (31 - bits) / 2**shift)
+    return math.floor(math.ldexp(((1 << bits) - 1) << (31 - bits), -shift))
 
 
 def exponential(value: int, bits: int) -> int:

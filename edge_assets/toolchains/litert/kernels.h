@@ -8,7 +8,6 @@
 #define EDGE_ASSETS_KERNELS_H
 
 #include <stdint.h>
-#include <string.h>
 
 #define KERNEL static inline
 
@@ -321,6 +320,10 @@ KERNEL void pad(const Pad *layer, const int8_t *input, int8_t *output) {
                                   is_outside(k, before[2], shape[2]) || is_outside(l, before[3], shape[3]);
                     *output++ = outside ? layer->value : *input++;
                 }
+}
+
+KERNEL void copy(const int8_t *input, int8_t *output, int32_t count) {
+    for (int32_t i = 0; i < count; i++) output[i] = input[i];
 }
 
 /* Any function of one int8 value: a table of what it gives for -128, -127, ..., 127. */
