@@ -431,6 +431,7 @@ class Observation:
     accuracy_drop_points: float
     accuracy_drop_interval_points: tuple[float, float]
     parity_snr_db: float | None
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

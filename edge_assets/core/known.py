@@ -79,6 +79,7 @@ class Known:
                     accuracy_drop_points=one.accuracy.drop_points,
                     accuracy_drop_interval_points=one.accuracy.drop_interval_points,
                     parity_snr_db=one.parity.snr_db,
+                    footprint=one.footprint if isinstance(one, Observed) else None,
                 )
             )
         return tuple(rows)

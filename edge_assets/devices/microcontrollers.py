@@ -4,18 +4,19 @@ What it computes counts, and so do the bytes that the linker and the painted sta
 qemu; how long they would take on a chip it does not know, and nobody is told a time.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_assets.core.evidence import Footprint
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.sizes import MIB
+from edge_assets.devices.emulators import INSTALL, SYSROOT, Record, folder_of, state
 from edge_assets.errors import EdgeAssetsError, MissingTool, Refused, UnknownName, log_end
 from edge_assets.later import np
 from edge_assets.targets.emulation import MICROCONTROLLERS, Microcontroller, Region
@@ -23,13 +24,14 @@ from edge_assets.targets.machine import Machine
 from edge_assets.toolchains.litert import c_code
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
+from edge_assets.toolchains.litert.fixed_point import Affine
 from edge_assets.toolchains.litert.session import Port
 
 RUNTIME = "tflite_micro"  # whose artifacts become C
 FIRMWARE = Path(__file__).with_name("firmware")
 QEMU, COMPILER, SIZE = "qemu-system-arm", "arm-none-eabi-gcc", "arm-none-eabi-size"
-PACKAGES = "qemu-system-arm gcc-arm-none-eabi"  # Debian's, of the three
-INSTALL = f"sudo apt-get install {PACKAGES}"
+PREFIX = "edge-assets-firmware-"  # of temporary folders
+VERSION = "1"  # of the C and of how it is compiled and run
 FLAGS = ("-mthumb", "-mfloat-abi=hard", "-std=c99", "-O2", "-ffreestanding", "-ffunction-sections", "-Wall", "-Werror")
 # for what the compiler calls by itself, which is in main.c
 PLAIN = ("-fno-tree-loop-distribute-patterns",)
@@ -39,46 +41,72 @@ SYMBOL = "network"
 DTYPES = {"int8_t": "int8", "float": "float32"}
 
 
+class FirmwareError(EdgeAssetsError):
+    """A network that could not be compiled, or ended early."""
+
+
 @dataclass(frozen=True)
-class State:
-    """Whether a microcontroller can be emulated."""
+class Tools:
+    """qemu and a compiler, as Debian's packages have them below a folder."""
 
-    cpu: Microcontroller
-    lack: str | None  # the program that is not here; None: it can
+    folder: Path  # of the installation
+
+    def run(self, tool: str, arguments: Sequence[str], folder: Path, what: str) -> str:
+        """What a tool prints. Raises FirmwareError with the end of it where it failed or took too long."""
+        root = self.folder / SYSROOT
+        libraries = [str(path) for path in sorted(root.glob("usr/lib/*-linux-gnu"))]
+        libraries += [str(path) for path in sorted(root.glob("lib/*-linux-gnu"))]
+        environment = {**os.environ, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+        try:
+            done = subprocess.run(
+                [str(root / "usr" / "bin" / tool), *arguments],
+                cwd=folder,
+                env=environment,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise FirmwareError(f"{what} took longer than {SECONDS / 60:.0f} minutes and was stopped") from None
+        if done.returncode != 0:
+            raise FirmwareError(f"{what} failed (exit code {done.returncode}). {log_end(done.stdout)}")
+        return done.stdout
+
+    def versions(self) -> dict[str, str]:
+        """Of qemu and the compiler, such as "7.2.22"."""
+        found = {}
+        for name, tool in {"qemu": QEMU, "gcc": COMPILER}.items():
+            printed = self.run(tool, ["--version"], self.folder, tool).splitlines()[0]
+            found[name] = re.findall(r"\d+\.\d+\.\d+", printed)[-1]
+        return found
 
 
-def state(name: str) -> State:
-    """Whether the microcontroller of that name can be emulated here. Raises UnknownName."""
-    if name not in MICROCONTROLLERS:
-        raise UnknownName("emulated microcontroller", name, MICROCONTROLLERS)
-    for program in (QEMU, COMPILER, SIZE):
-        if shutil.which(program) is None:
-            return State(MICROCONTROLLERS[name], f"{program} is not installed")
-    return State(MICROCONTROLLERS[name], None)
+def emulated(name: str) -> tuple[Microcontroller, Tools]:
+    """The microcontroller of that name, and what compiles for it and emulates it.
 
-
-def emulated(name: str) -> Microcontroller:
-    """The microcontroller of that name. Raises UnknownName, and MissingTool with the command that installs it."""
+    Raises UnknownName, and MissingTool with the command that installs it.
+    """
     found = state(name)
+    if not isinstance(found.cpu, Microcontroller):
+        raise UnknownName("emulated microcontroller", name, MICROCONTROLLERS)
     if found.lack:
-        raise MissingTool(f"what emulates a microcontroller ({found.lack})", None, INSTALL)
-    return found.cpu
+        raise MissingTool(f"the emulated microcontroller {name} ({found.lack})", None, f"{INSTALL} {name}")
+    return found.cpu, Tools(folder_of(found.cpu.installation))
 
 
-@cache
-def versions() -> Mapping[str, str]:
+def versions(record: Record) -> dict[str, str]:
     """Of qemu and the compiler, which decide what is computed and how large it is."""
-    found = {}
-    for name, program in {"qemu": QEMU, "gcc": COMPILER}.items():
-        printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60)
-        (found[name],) = re.findall(r"\d+\.\d+\.\d+", printed.stdout.splitlines()[0])[-1:]
-    return found
+    return {"qemu": record.qemu, "gcc": record.gcc or "unknown"}
 
 
-def machine(cpu: Microcontroller) -> Machine:
+def machine(cpu: Microcontroller, record: Record) -> Machine:
     """What evidence says of who computed it."""
     return Machine(
-        cpu=f"{cpu.cpu} (qemu {versions()['qemu']}, {cpu.board})",
+        cpu=f"{cpu.cpu} (qemu {record.qemu}, {cpu.board})",
         architecture=cpu.architecture,
         cores=1,
         instruction_sets=cpu.instruction_sets,
@@ -89,6 +117,20 @@ def machine(cpu: Microcontroller) -> Machine:
     )
 
 
+def attempt(cpu: Microcontroller, tools: Tools) -> None:
+    """Runs a network of one addition. Raises FirmwareError where it does not give the right sum."""
+    affine = Affine(1.0, 0)
+    port = c_code.Port("number", (1,), "int8_t", affine)
+    source = f'#include "{c_code.HEADER}"\nvoid network_invoke(const int8_t *in, int8_t *out) {{ *out = *in + 1; }}\n'
+    header = "#include <stdint.h>\nvoid network_invoke(const int8_t *, int8_t *);\n"
+    files = {c_code.SOURCE: source, c_code.HEADER: header}
+    program = c_code.Program(SYMBOL, (port,), (replace(port, name="sum"),), files, arena_bytes=0, constant_bytes=0)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        results, _ = build(cpu, tools, program, Path(folder)).run({"number": np.array([[41]], np.int8)})
+    if results["sum"].tolist() != [[42]]:
+        raise FirmwareError(f"{cpu.name} in qemu gives {results['sum'].tolist()} for 41 + 1")
+
+
 # --- firmware ------------------------------------------------------------------------------------------
 
 
@@ -97,13 +139,14 @@ class Firmware:
     """A network, compiled and linked for a core."""
 
     cpu: Microcontroller
+    tools: Tools
     program: c_code.Program
     folder: Path
 
     def run(self, samples: Mapping[str, "np.ndarray"]) -> tuple[dict[str, "np.ndarray"], Footprint]:
         """Outputs of samples, both as the file has them, and what one inference took.
 
-        Raises EdgeAssetsError with what qemu printed where it ended early.
+        Raises FirmwareError with what qemu printed where it ended early.
         """
         count = len(next(iter(samples.values())))
         with (self.folder / "samples.bin").open("wb") as file:
@@ -113,15 +156,15 @@ class Firmware:
         printed = self._emulate()
         found = dict(re.findall(r"^(\w+) (\d+)$", printed, re.MULTILINE))
         if int(found.get("samples", 0)) != count:
-            raise EdgeAssetsError(f"{self.cpu.cpu} in qemu did not run all samples: {log_end(printed)}")
+            raise FirmwareError(f"{self.cpu.cpu} in qemu did not run all samples: {log_end(printed)}")
         nanoseconds = int(found["ticks"]) * 10**9 // self.cpu.clock_hz  # of which qemu counts one an instruction
         return self._results(count), self._footprint(int(found["stack"]), nanoseconds // count)
 
     def _emulate(self) -> str:
         """What the firmware prints."""
-        command = [QEMU, "-M", self.cpu.board, "-display", "none", "-monitor", "none", "-serial", "none"]
-        command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "firmware.elf"]
-        return _finished(command, self.folder, f"{self.cpu.cpu} in qemu")
+        arguments = ["-M", self.cpu.board, "-display", "none", "-monitor", "none", "-serial", "none"]
+        arguments += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "firmware.elf"]
+        return self.tools.run(QEMU, arguments, self.folder, f"{self.cpu.cpu} in qemu")
 
     def _results(self, count: int) -> dict[str, "np.ndarray"]:
         content = (self.folder / "results.bin").read_bytes()
@@ -135,33 +178,34 @@ class Firmware:
         return {name: np.stack(arrays) for name, arrays in found.items()}
 
     def _footprint(self, stack: int, instructions: int) -> Footprint:
-        printed = _finished([SIZE, "-A", "firmware.elf"], self.folder, SIZE)
+        printed = self.tools.run(SIZE, ["-A", "firmware.elf"], self.folder, SIZE)
+        versions = self.tools.versions()
         sizes = {name: int(size) for name, size in re.findall(r"^\.(\w+) +(\d+)", printed, re.MULTILINE)}
         return Footprint(
-            flash_bytes=sizes["network_code"] + sizes["network_constants"],
-            arena_bytes=sizes["network_ram"],
+            flash_bytes=sizes["network_code"] + sizes.get("network_constants", 0),
+            arena_bytes=sizes.get("network_ram", 0),
             stack_bytes=stack,
             instructions=instructions,
-            how=f"flash and arena from the linker (gcc {versions()['gcc']} -O2, plain C kernels), stack by painting it, "
-            f"instructions counted by qemu {versions()['qemu']}; no time follows from them",
+            how=f"flash and arena from the linker (gcc {versions['gcc']} -O2, plain C kernels), stack by painting it, "
+            f"instructions counted by qemu {versions['qemu']}; no time follows from them",
         )
 
 
-def build(cpu: Microcontroller, program: c_code.Program, folder: Path) -> Firmware:
-    """Compile and link in a folder. Raises Refused where the network does not fit the board's memory."""
+def build(cpu: Microcontroller, tools: Tools, program: c_code.Program, folder: Path) -> Firmware:
+    """Compile and link in a folder. Raises Refused where the network does not fit the board's memory, FirmwareError."""
     program.write(folder)
     for name in ("main.c", "board.ld"):
         shutil.copy(FIRMWARE / name, folder / name)
     (folder / "samples.h").write_text(_samples_header(program))
     (folder / "memory.ld").write_text(_memory(cpu))
-    compile_for = [COMPILER, f"-mcpu={cpu.core}", *FLAGS]
-    _finished([*compile_for, "-c", c_code.SOURCE, "-o", "network.o"], folder, COMPILER)
-    _finished([*compile_for, *PLAIN, "-c", "main.c", "-o", "main.o"], folder, COMPILER)
-    link = [*compile_for, *LINKING, "-T", "memory.ld", "-T", "board.ld", "network.o", "main.o", "-lgcc"]
+    flags = [f"-mcpu={cpu.core}", *FLAGS]
+    tools.run(COMPILER, [*flags, "-c", c_code.SOURCE, "-o", "network.o"], folder, COMPILER)
+    tools.run(COMPILER, [*flags, *PLAIN, "-c", "main.c", "-o", "main.o"], folder, COMPILER)
+    link = [*flags, *LINKING, "-T", "memory.ld", "-T", "board.ld", "network.o", "main.o", "-lgcc"]
     try:
-        _finished([*link, "-o", "firmware.elf"], folder, COMPILER)
-    except EdgeAssetsError as error:
-        if "will not fit" in str(error) or "overflowed" in str(error) or "does not fit" in str(error):
+        tools.run(COMPILER, [*link, "-o", "firmware.elf"], folder, COMPILER)
+    except FirmwareError as error:
+        if re.search(r"will not fit|overflowed|does not fit", str(error)):
             constants = program.constant_bytes / MIB
             arena = program.arena_bytes / MIB
             raise Refused(
@@ -169,7 +213,7 @@ def build(cpu: Microcontroller, program: c_code.Program, folder: Path) -> Firmwa
                 f"{arena:.1f} MiB of arena"
             ) from None
         raise
-    return Firmware(cpu, program, folder)
+    return Firmware(cpu, tools, program, folder)
 
 
 def _memory(cpu: Microcontroller) -> str:
@@ -196,27 +240,6 @@ def _samples_header(program: c_code.Program) -> str:
     return "\n".join(lines)
 
 
-def _finished(command: Sequence[str], folder: Path, what: str) -> str:
-    """What a command printed. Raises EdgeAssetsError with the end of it where it failed or took too long."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise EdgeAssetsError(f"{what} took longer than {SECONDS / 60:.0f} minutes and was stopped") from None
-    if done.returncode != 0:
-        raise EdgeAssetsError(f"{what} failed (exit code {done.returncode}). {log_end(done.stdout)}")
-    return done.stdout
-
-
 # --- sessions ------------------------------------------------------------------------------------------
 
 
@@ -225,11 +248,15 @@ class MicrocontrollerLoadable(Loadable):
     """How to open an artifact on an emulated microcontroller."""
 
     emulator: str
+    footprints: list[Footprint] = field(default_factory=list)  # what each run of its sessions found
 
     def open(self, threads: int) -> "MicrocontrollerSession":
         """The network as firmware. Raises Refused naming an operator that has no kernel in C, MissingTool."""
         del threads  # it has one core
-        return open_session(emulated(self.emulator), Path(self.path), **self.options)
+        cpu, tools = emulated(self.emulator)
+        session = open_session(cpu, tools, Path(self.path), **self.options)
+        session.footprints = self.footprints
+        return session
 
 
 class MicrocontrollerSession:
@@ -237,7 +264,7 @@ class MicrocontrollerSession:
 
     def __init__(self, firmware: Firmware, channels_last: Sequence[str], place: tempfile.TemporaryDirectory[str]) -> None:
         self.firmware = firmware
-        self.footprint: Footprint | None = None  # of the last run
+        self.footprints: list[Footprint] = []  # one for each run
         self._inputs = _ports(firmware.program.inputs, channels_last)
         self._outputs = _ports(firmware.program.outputs, channels_last)
         self._place = place
@@ -248,7 +275,8 @@ class MicrocontrollerSession:
         encoded: dict[str, np.ndarray] = {}
         for name, port in self._inputs.items():
             encoded[name] = np.stack([port.encode(feeds[name][i : i + 1]) for i in range(count)])
-        results, self.footprint = self.firmware.run(encoded)
+        results, footprint = self.firmware.run(encoded)
+        self.footprints.append(footprint)
         outputs = {}
         for name, port in self._outputs.items():
             outputs[name] = np.concatenate([port.decode(values) for values in results[name]])
@@ -272,6 +300,7 @@ def _ports(ports: Sequence[c_code.Port], channels_last: Sequence[str]) -> dict[s
 
 def open_session(
     cpu: Microcontroller,
+    tools: Tools,
     path: Path,
     *,
     inputs: Sequence[str],
@@ -281,9 +310,9 @@ def open_session(
     """The network of a .tflite file, or of the C array in a folder, on that core."""
     model = read_array(path / C_ARRAY) if path.is_dir() else path.read_bytes()
     program = c_code.program(model, SYMBOL, inputs, outputs)
-    place = tempfile.TemporaryDirectory(prefix="edge-assets-firmware-")
+    place = tempfile.TemporaryDirectory(prefix=PREFIX)
     try:
-        firmware = build(cpu, program, Path(place.name))
+        firmware = build(cpu, tools, program, Path(place.name))
     except BaseException:
         place.cleanup()
         raise

@@ -6,6 +6,7 @@ have no operating system, in `edge_assets.devices.microcontrollers`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 CPUINFO_CORES = 4  # blocks in /proc/cpuinfo: programs read there what a core can do, not how many they may use
 
@@ -21,6 +22,11 @@ class EmulatedCpu:
     qemu_model: str  # qemu's -cpu
     instruction_sets: tuple[str, ...]  # as Linux on it says them in /proc/cpuinfo: `Features`, `flags`
     arm_part: str | None = None  # ARM's /proc/cpuinfo "CPU part"
+
+    @property
+    def installation(self) -> str:
+        """What it is installed and removed with: all of its architecture."""
+        return self.architecture
 
     def cpuinfo(self) -> str:
         """What Linux on a machine with this CPU says in /proc/cpuinfo.
@@ -120,9 +126,15 @@ class Microcontroller:
     code: Region
     constants: Region
     ram: Region
-    instruction_sets: tuple[str, ...] = ()
+    instruction_sets: tuple[str, ...]
+
+    @property
+    def installation(self) -> str:
+        """What it is installed and removed with: one compiler and one qemu are for all of them."""
+        return CORTEX_M
 
 
+CORTEX_M = "cortex-m"
 MIB = 2**20
 _MICROCONTROLLERS = (
     Microcontroller(
@@ -166,3 +178,5 @@ _MICROCONTROLLERS = (
     ),
 )
 MICROCONTROLLERS: Mapping[str, Microcontroller] = {each.name: each for each in _MICROCONTROLLERS}
+Emulatable: TypeAlias = EmulatedCpu | Microcontroller
+EMULATABLE: Mapping[str, Emulatable] = {**EMULATED, **MICROCONTROLLERS}
