@@ -1,8 +1,8 @@
 """Emulated CPUs: Python, with the runtimes of this environment, on instruction sets that this machine does not have.
 
-One folder per installation (an architecture, or all microcontrollers), below the state folder's cache: qemu, for ARM a Python and the runtimes as wheels for ARM,
-and per CPU a root in which qemu looks first for what a program opens, with a /proc/cpuinfo of its own. What they
-compute counts; how long they take never.
+One folder per installation (an architecture, or all microcontrollers), below the state folder's cache: qemu, for ARM a
+Python and the runtimes as wheels for ARM, and per CPU a root in which qemu looks first for what a program opens, with a
+/proc/cpuinfo of its own. What they compute counts; how long they take never.
 
 Microcontrollers are installed here too, and run no Python but networks as C: `microcontrollers` says how.
 """
@@ -46,10 +46,10 @@ class Record:
     layout: int
     qemu: str  # version
     python: str | None = None  # version, two numbers; None: there is none
-    gcc: str | None = None  # version, for microcontrollers
     runtimes: Mapping[str, str] = field(default_factory=dict)  # versions; empty: the environment's own are used
     packages: Mapping[str, str] = field(default_factory=dict)  # Debian's, with versions
     size_bytes: int = 0
+    gcc: str | None = None  # version, for microcontrollers
 
     def write(self, folder: Path) -> None:
         (folder / RECORD).write_text(json.dumps(shapes.record(self), indent=1, sort_keys=True))
@@ -119,8 +119,8 @@ class State:
 def installed(name: str) -> Emulator:
     """The emulated CPU of that name.
 
-    Raises UnknownName, EdgeAssetsError for a microcontroller, which runs no Python, and MissingTool naming the command that installs it where it is not installed, or is with other
-    versions of the runtimes than this environment's.
+    Raises UnknownName, EdgeAssetsError for a microcontroller, which runs no Python, and MissingTool naming the command
+    that installs it where it is not installed, or is with other versions of the runtimes than this environment's.
     """
     found = state(name)
     if isinstance(found.cpu, Microcontroller):

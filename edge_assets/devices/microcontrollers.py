@@ -1,4 +1,4 @@
-"""Microcontrollers that qemu emulates: a full-int8 network as C, compiled for the core, run on a board without a system.
+"""Microcontrollers that qemu emulates: full-int8 networks as C, compiled for the core, on a board without a system.
 
 What it computes counts, and so do the bytes that the linker and the painted stack say. Instructions are counted by
 qemu; how long they would take on a chip it does not know, and nobody is told a time.
@@ -262,7 +262,9 @@ class MicrocontrollerLoadable(Loadable):
 class MicrocontrollerSession:
     """A network on an emulated microcontroller; samples come and go as the model takes them."""
 
-    def __init__(self, firmware: Firmware, channels_last: Sequence[str], place: tempfile.TemporaryDirectory[str]) -> None:
+    def __init__(
+        self, firmware: Firmware, channels_last: Sequence[str], place: tempfile.TemporaryDirectory[str]
+    ) -> None:
         self.firmware = firmware
         self.footprints: list[Footprint] = []  # one for each run
         self._inputs = _ports(firmware.program.inputs, channels_last)

@@ -96,7 +96,7 @@ class Elsewhere:
             device=observer.device,
         )
 
-    def _as_c(self, name: str, built: Built, emulator: str, footprints: list[Footprint]) -> MicrocontrollerLoadable:
+    def _as_c(self, built: Built, emulator: str, footprints: list[Footprint]) -> MicrocontrollerLoadable:
         """How to open the variant on an emulated microcontroller; what its runs take goes into `footprints`."""
         assert built.artifact is not None
         options = session_options(self.cell.spec, RUNTIME, self.cell.target)
@@ -153,7 +153,7 @@ class Elsewhere:
         footprints: list[Footprint] = []
         loadable: Loadable
         if observer.microcontroller:
-            loadable = self._as_c(name, built, observer.microcontroller, footprints)
+            loadable = self._as_c(built, observer.microcontroller, footprints)
         else:
             loadable = self.loadable(observer, name, built)
         is_static = "fixed_axes" in built.build.facts or "image" in loadable.options

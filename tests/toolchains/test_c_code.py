@@ -115,7 +115,7 @@ class OneOperator:
     option_type: str | None = None
 
     def bytes(self) -> bytes:
-        import flatbuffers
+        import flatbuffers  # type: ignore[import-untyped]
         from ai_edge_litert import schema_py_generated as schema
 
         model = schema.ModelT()
@@ -152,7 +152,7 @@ class OneOperator:
             buffer.data = np.frombuffer(made.data.tobytes(), np.uint8)
             model.buffers.append(buffer)  # type: ignore[attr-defined]
             tensor.buffer = len(model.buffers) - 1  # type: ignore[attr-defined]
-        if len(made.scales):
+        if made.scales:
             quantization = schema.QuantizationParametersT()  # type: ignore[attr-defined]
             quantization.scale = np.array(made.scales, np.float32)
             quantization.zeroPoint = np.full(len(made.scales), made.zero, np.int64)
@@ -164,7 +164,7 @@ class OneOperator:
 def weights(*shape: int, axis: int) -> Made:
     random = np.random.default_rng(1)
     data = random.integers(-127, 128, size=shape).astype(np.int8)
-    return Made(shape, scales=random.uniform(0.001, 0.02, size=shape[axis]), data=data, axis=axis)
+    return Made(shape, scales=random.uniform(0.001, 0.02, size=shape[axis]).tolist(), data=data, axis=axis)
 
 
 def bias(length: int) -> Made:
