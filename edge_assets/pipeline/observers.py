@@ -48,7 +48,7 @@ class Observer:
         """What of it enters recipes: two equal boards give equal results."""
         machine = self.machine
         hardware = [machine.cpu, machine.architecture, machine.instruction_sets, machine.board, *machine.gpus]
-        found = {"tier": self.tier, "hardware": digest(hardware), "versions": dict(self.versions)}
+        found: dict[str, object] = {"tier": self.tier, "hardware": digest(hardware), "versions": dict(self.versions)}
         if self.microcontroller:
             found["c_code"] = microcontrollers.VERSION
         return found
