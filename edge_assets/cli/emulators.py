@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, runs_here, state
 from edge_assets.targets import project
-from edge_assets.targets.emulation import EMULATED
+from edge_assets.targets.emulation import EMULATABLE
 
 MIB = 2**20
 
@@ -17,14 +17,14 @@ def print_emulators() -> None:
     """A line per CPU, then a line per installation with what it takes and holds."""
     console = Console(highlight=False)
     table = Table("CPU", "state", Column("what it is", overflow="fold"), Column("for targets", overflow="fold"))
-    states = [state(name) for name in EMULATED]
+    states = [state(name) for name in EMULATABLE]
     for found in states:
         table.add_row(found.cpu.name, in_words(found), found.cpu.description, ", ".join(targets_of(found.cpu.name)))
     console.print(table)
     seen = set()
     for found in states:
-        if found.record and found.cpu.architecture not in seen:
-            seen.add(found.cpu.architecture)
+        if found.record and found.cpu.installation not in seen:
+            seen.add(found.cpu.installation)
             console.print(_contents(found), soft_wrap=True)
     if any(found.lack and runs_here(found.cpu) for found in states):
         console.print(f"install: {INSTALL}")
@@ -32,7 +32,7 @@ def print_emulators() -> None:
 
 def summary() -> str:
     """One line: which are installed, or what installs them."""
-    usable = [name for name in EMULATED if state(name).lack is None]
+    usable = [name for name in EMULATABLE if state(name).lack is None]
     if usable:
         return f"emulated CPUs: {', '.join(usable)}"
     return f"no CPU is emulated, so that arithmetic is this machine's for every target: {INSTALL}"
@@ -53,23 +53,25 @@ def targets_of(name: str) -> list[str]:
 
 
 def _contents(found: State) -> str:
-    """One installation, which CPUs of one architecture share."""
+    """One installation, which several CPUs share."""
     record = found.record
     assert record is not None
     parts = [f"qemu {record.qemu}"]
     if record.runtimes:
         parts.append(f"Python {record.python}")
+    elif record.gcc:
+        parts.append(f"gcc {record.gcc}")
     else:
         parts.append("this environment's Python")
     parts += [f"{name} {version}" for name, version in record.runtimes.items()]
-    folder = folder_of(found.cpu.architecture)
-    return f"{found.cpu.architecture}: {', '.join(parts)}; {record.size_bytes / MIB:.0f} MiB in {folder}"
+    folder = folder_of(found.cpu.installation)
+    return f"{found.cpu.installation}: {', '.join(parts)}; {record.size_bytes / MIB:.0f} MiB in {folder}"
 
 
 def print_removed(freed: Mapping[str, int]) -> None:
-    """What was freed, by architecture."""
+    """What was freed, by installation."""
     if not freed:
         click.echo("no emulated CPU is installed")
-    for architecture, size in freed.items():
-        gone = [cpu.name for cpu in cpus_of(architecture)]
+    for installation, size in freed.items():
+        gone = [cpu.name for cpu in cpus_of(installation)]
         click.echo(f"removed {', '.join(gone)}: {size / MIB:.0f} MiB")

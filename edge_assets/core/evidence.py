@@ -176,6 +176,17 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a network as C takes of a microcontroller, counted and not timed."""
+
+    flash_bytes: int  # of its code and constants
+    arena_bytes: int  # of RAM, for activations
+    stack_bytes: int  # the most that one inference took
+    instructions: int  # of one inference
+    how: str  # who counted what
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tried(Verified):
     """A search's candidate, whose file is not kept."""
 
@@ -340,6 +351,7 @@ class Observed(Verified):
     device: str  # its name in the project's devices, or the emulated CPU's
     by: str  # in words: what computed it
     versions: Mapping[str, str]  # of Python and the runtimes there
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
     latency_ms: Mapping[str, Latency] | None = field(
         default=None, metadata=LEFT_OUT
     )  # by batch size, of a browser that was timed when it was verified
@@ -423,6 +435,7 @@ class Observation:
     accuracy_drop_interval_points: tuple[float, float]
     parity_snr_db: float | None
     latency_p50_ms: float | None = field(default=None, metadata=LEFT_OUT)  # at batch 1, where that device was timed
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

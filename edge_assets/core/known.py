@@ -80,6 +80,7 @@ class Known:
                     accuracy_drop_interval_points=one.accuracy.drop_interval_points,
                     parity_snr_db=one.parity.snr_db,
                     latency_p50_ms=_p50(one),
+                    footprint=one.footprint if isinstance(one, Observed) else None,
                 )
             )
         return tuple(rows)

@@ -1,8 +1,10 @@
 """Emulated CPUs: Python, with the runtimes of this environment, on instruction sets that this machine does not have.
 
-One folder per architecture, below the state folder's cache: qemu, for ARM a Python and the runtimes as wheels for ARM,
-and per CPU a root in which qemu looks first for what a program opens, with a /proc/cpuinfo of its own. What they
-compute counts; how long they take never.
+One folder per installation (an architecture, or all microcontrollers), below the state folder's cache: qemu, for ARM a
+Python and the runtimes as wheels for ARM, and per CPU a root in which qemu looks first for what a program opens, with a
+/proc/cpuinfo of its own. What they compute counts; how long they take never.
+
+Microcontrollers are installed here too, and run no Python but networks as C: `microcontrollers` says how.
 """
 
 import json
@@ -19,9 +21,9 @@ from filelock import FileLock
 
 from edge_assets.core import shapes
 from edge_assets.core.tools import version
-from edge_assets.errors import Malformed, MissingTool, UnknownName
+from edge_assets.errors import EdgeAssetsError, Malformed, MissingTool, UnknownName
 from edge_assets.settings import home
-from edge_assets.targets.emulation import EMULATED, EmulatedCpu
+from edge_assets.targets.emulation import EMULATABLE, Emulatable, EmulatedCpu, Microcontroller
 from edge_assets.targets.machine import ARCHITECTURES, Machine, this_machine, usable_cores
 from resources import folders
 
@@ -39,14 +41,15 @@ RUNTIMES = ("numpy", "onnxruntime", "ai-edge-litert")
 
 @dataclass(frozen=True)
 class Record:
-    """What was installed for one architecture."""
+    """What was installed together."""
 
     layout: int
     qemu: str  # version
-    python: str  # version, two numbers
+    python: str | None = None  # version, two numbers; None: there is none
     runtimes: Mapping[str, str] = field(default_factory=dict)  # versions; empty: the environment's own are used
     packages: Mapping[str, str] = field(default_factory=dict)  # Debian's, with versions
     size_bytes: int = 0
+    gcc: str | None = None  # version, for microcontrollers
 
     def write(self, folder: Path) -> None:
         (folder / RECORD).write_text(json.dumps(shapes.record(self), indent=1, sort_keys=True))
@@ -57,7 +60,7 @@ class Emulator:
     """One CPU that programs can be run on."""
 
     cpu: EmulatedCpu
-    folder: Path  # of its architecture
+    folder: Path  # of its installation
     record: Record
 
     @property
@@ -105,7 +108,7 @@ class Emulator:
 class State:
     """Whether a CPU is installed."""
 
-    cpu: EmulatedCpu
+    cpu: Emulatable
     record: Record | None  # None: not installed
     lack: str | None  # why it cannot be used; None: it can
 
@@ -116,40 +119,47 @@ class State:
 def installed(name: str) -> Emulator:
     """The emulated CPU of that name.
 
-    Raises UnknownName, and MissingTool naming the command that installs it where it is not installed, or is with other
-    versions of the runtimes than this environment's.
+    Raises UnknownName, EdgeAssetsError for a microcontroller, which runs no Python, and MissingTool naming the command
+    that installs it where it is not installed, or is with other versions of the runtimes than this environment's.
     """
     found = state(name)
+    if isinstance(found.cpu, Microcontroller):
+        raise EdgeAssetsError(
+            f"{name} is a microcontroller and runs no Python: builds for a target that names it in `emulation` run "
+            f"their networks on it, as C"
+        )
     if found.record is None:
         raise MissingTool(f"the emulated CPU {name}", None, f"{INSTALL} {name}")
     if found.lack:
         raise MissingTool(f"the emulated CPU {name} of this environment ({found.lack})", None, f"{INSTALL} {name}")
-    return Emulator(found.cpu, folder_of(found.cpu.architecture), found.record)
+    return Emulator(found.cpu, folder_of(found.cpu.installation), found.record)
 
 
 def state(name: str) -> State:
     """Whether the CPU of that name is installed. Raises UnknownName."""
     cpu = known(name)
-    record = read_record(folder_of(cpu.architecture))
+    record = read_record(folder_of(cpu.installation))
     if record is None:
         return State(cpu, None, "not installed")
     return State(cpu, record, difference(record))
 
 
-def known(name: str) -> EmulatedCpu:
+def known(name: str) -> Emulatable:
     """The CPU of that name, installed or not. Raises UnknownName."""
-    if name not in EMULATED:
-        raise UnknownName("emulated CPU", name, EMULATED)
-    return EMULATED[name]
+    if name not in EMULATABLE:
+        raise UnknownName("emulated CPU", name, EMULATABLE)
+    return EMULATABLE[name]
 
 
-def cpus_of(architecture: str) -> list[EmulatedCpu]:
-    """All CPUs of an architecture: they are installed and removed together."""
-    return [cpu for cpu in EMULATED.values() if cpu.architecture == architecture]
+def cpus_of(installation: str) -> list[Emulatable]:
+    """All CPUs of an installation, such as `aarch64`: they come and go together."""
+    return [cpu for cpu in EMULATABLE.values() if cpu.installation == installation]
 
 
-def runs_here(cpu: EmulatedCpu) -> bool:
+def runs_here(cpu: Emulatable) -> bool:
     """Whether it can be installed on this machine: an x86 CPU runs this environment's own Python."""
+    if isinstance(cpu, Microcontroller):
+        return True
     return cpu.architecture == "aarch64" or cpu.architecture == this_architecture()
 
 
@@ -159,9 +169,9 @@ def this_architecture() -> str:
     return ARCHITECTURES.get(name, name)
 
 
-def folder_of(architecture: str) -> Path:
-    """Where the CPUs of an architecture are, or will be."""
-    return home().emulators / architecture
+def folder_of(installation: str) -> Path:
+    """Where the CPUs of an installation are, or will be."""
+    return home().emulators / installation
 
 
 def read_record(folder: Path) -> Record | None:
@@ -204,23 +214,23 @@ def runtimes_here() -> dict[str, str]:
 
 
 def remove(names: Sequence[str] = ()) -> dict[str, int]:
-    """Free the CPUs of these names, or all; those of one architecture go together.
+    """Free the CPUs of these names, or all; those of one installation go together.
 
-    Returns the bytes that were freed by architecture. Raises UnknownName.
+    Returns the bytes that were freed by installation. Raises UnknownName.
     """
-    architectures = set()
-    for name in names or EMULATED:
-        architectures.add(known(name).architecture)
+    installations = set()
+    for name in names or EMULATABLE:
+        installations.add(known(name).installation)
     parent = home().emulators
     freed: dict[str, int] = {}
     if not parent.is_dir():
         return freed
     with changing(parent) as work:
-        for architecture in sorted(architectures):
-            folder = parent / architecture
+        for installation in sorted(installations):
+            folder = parent / installation
             if folder.is_dir():
-                freed[architecture] = folders.size_of(folder)
-                folder.rename(work / architecture)
+                freed[installation] = folders.size_of(folder)
+                folder.rename(work / installation)
     return freed
 
 

@@ -6,6 +6,7 @@ takes its place in one step, so that an interrupted installation leaves nothing.
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edge_assets.devices import debian
+from edge_assets.devices import debian, microcontrollers
 from edge_assets.devices.debian import FETCHING, Apt
 from edge_assets.devices.emulators import (
     CPUS,
@@ -34,7 +35,7 @@ from edge_assets.devices.emulators import (
 )
 from edge_assets.errors import EdgeAssetsError, MissingTool, log_end
 from edge_assets.settings import home
-from edge_assets.targets.emulation import EMULATED, EmulatedCpu
+from edge_assets.targets.emulation import CORTEX_M, EMULATABLE, EMULATED, MICROCONTROLLERS, Emulatable, EmulatedCpu
 from resources import folders
 from resources.workspaces import disk_errors
 
@@ -43,6 +44,14 @@ TRYING = 600  # seconds for importing the runtimes on an emulated CPU: usually 1
 # Python, and the libraries that its packages for ARM link to
 PACKAGES = ("python3-minimal:arm64", "libpython3-stdlib:arm64", "libgomp1:arm64", "libstdc++6:arm64")
 KEPT = ("lib", "usr/lib", "usr/bin/python3")  # of the packages, what begins so
+# what compiles for microcontrollers and emulates them, and what of the packages that takes, which has hard links
+MICROCONTROLLER_PACKAGES = ("qemu-system-arm", "gcc-arm-none-eabi")
+MICROCONTROLLER_FILES = re.compile(
+    r"usr/bin/(qemu-system-arm|arm-none-eabi-(gcc[0-9.-]*|as|ld.*|size|ar|nm|objcopy|objdump|ranlib|readelf|strip))|"
+    r"usr/lib/arm-none-eabi/(bin/.*|lib/ldscripts/.*)|"
+    r"usr/lib/gcc/arm-none-eabi/[^/]+/(cc1|collect2|lto-wrapper|liblto_plugin\.so|include.*|"
+    r"thumb/(v7e-m|v8-m\.main|v8\.1-m\.main)\+[a-z]+/hard/libgcc\.a)|(usr/)?lib/[^/]+-linux-gnu/[^/]+\.so.*"
+)
 OLDEST_GLIBC, NEWEST_GLIBC = 17, 36  # minor versions that a wheel may ask for; Debian 12 has 2.36
 # what is imported by another name than it is installed by
 MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter"}
@@ -58,35 +67,35 @@ Say = Callable[[str], None]
 
 
 def install(names: Sequence[str], say: Say) -> list[str]:
-    """Install the CPUs of these names, or all that this machine can have; those of one architecture come together.
+    """Install the CPUs of these names, or all that this machine can have; those of one installation come together.
 
     What is there in this environment's versions stays. Returns the names of what was installed. Raises UnknownName,
     MissingTool, and EdgeAssetsError with the end of what apt or pip said.
     """
     if sys.platform != "linux":
         raise EdgeAssetsError("CPUs are emulated on Linux alone: on macOS and Windows, in a container")
-    architectures: list[str] = []
+    installations: list[str] = []
     for cpu in _chosen(names):
         found = state(cpu.name)
         if found.lack is None:
             say(f"{cpu.name} is installed")
-        elif cpu.architecture not in architectures:
-            architectures.append(cpu.architecture)
+        elif cpu.installation not in installations:
+            installations.append(cpu.installation)
             if found.record:
                 say(f"{cpu.name} is installed anew: {found.lack}")
-    if architectures:
+    if installations:
         with disk_errors(str(home().emulators)):
-            _install(architectures, say)
+            _install(installations, say)
     done = []
-    for architecture in architectures:
-        done += [cpu.name for cpu in cpus_of(architecture)]
+    for installation in installations:
+        done += [cpu.name for cpu in cpus_of(installation)]
     return done
 
 
-def _chosen(names: Sequence[str]) -> list[EmulatedCpu]:
+def _chosen(names: Sequence[str]) -> list[Emulatable]:
     """The CPUs of these names, else all that can be emulated here. Raises EdgeAssetsError for one that cannot."""
     if not names:
-        return [cpu for cpu in EMULATED.values() if runs_here(cpu)]
+        return [cpu for cpu in EMULATABLE.values() if runs_here(cpu)]
     chosen = []
     for name in names:
         cpu = known(name)
@@ -99,25 +108,27 @@ def _chosen(names: Sequence[str]) -> list[EmulatedCpu]:
     return chosen
 
 
-def _install(architectures: Sequence[str], say: Say) -> None:
+def _install(installations: Sequence[str], say: Say) -> None:
     with changing(home().emulators) as work:
         free = shutil.disk_usage(work).free
-        if "aarch64" in architectures and free < ROOM:
+        if set(installations) != {"x86_64"} and free < ROOM:
             raise EdgeAssetsError(
                 f"{home().emulators} has {free / 2**20:.0f} MiB of free space, and the installation needs "
                 f"{ROOM / 2**20:.0f}: EDGE_ASSETS_EMULATORS names another folder"
             )
         say("asking Debian's mirror which packages there are")
         own_and_foreign = [this_architecture()]
-        for architecture in architectures:
-            if architecture not in own_and_foreign:
-                own_and_foreign.append(architecture)
+        if "aarch64" in installations and "aarch64" not in own_and_foreign:
+            own_and_foreign.append("aarch64")
         apt = debian.own_apt(work / "apt", own_and_foreign)
-        for architecture in architectures:
-            folder = work / architecture
+        for installation in installations:
+            folder = work / installation
             folder.mkdir()
-            _fill(folder, architecture, apt, say)
-            folders.replace(folder, folder_of(architecture))
+            if installation == CORTEX_M:
+                _fill_for_microcontrollers(folder, apt, say)
+            else:
+                _fill(folder, installation, apt, say)
+            folders.replace(folder, folder_of(installation))
 
 
 def _fill(folder: Path, architecture: str, apt: Apt, say: Say) -> None:
@@ -131,10 +142,30 @@ def _fill(folder: Path, architecture: str, apt: Apt, say: Say) -> None:
     )
     if architecture == "aarch64":
         record = _add_python(folder, record, apt, say)
-    for cpu in cpus_of(architecture):
-        _add_root(folder / CPUS / cpu.name, cpu)
+    for cpu in EMULATED.values():
+        if cpu.architecture == architecture:
+            _add_root(folder / CPUS / cpu.name, cpu)
+            say(f"trying {cpu.name}")
+            _try(Emulator(cpu, folder, record))
+    record = replace(record, size_bytes=folders.size_of(folder))
+    record.write(folder)
+
+
+def _fill_for_microcontrollers(folder: Path, apt: Apt, say: Say) -> None:
+    """What compiles for microcontrollers and emulates them, tried."""
+    say("qemu and a compiler for microcontrollers, from Debian's packages")
+    versions = {}
+    for package in apt.with_dependencies(MICROCONTROLLER_PACKAGES):
+        name, number, _ = package.stem.split("_")
+        if name != "libc6":  # of another version it would not fit the system's loader
+            debian.extract(package, folder / SYSROOT, lambda path: MICROCONTROLLER_FILES.fullmatch(path) is not None)
+            versions[name] = number.replace("%3a", ":")
+    tools = microcontrollers.Tools(folder)
+    found = tools.versions()
+    for cpu in MICROCONTROLLERS.values():
         say(f"trying {cpu.name}")
-        _try(Emulator(cpu, folder, record))
+        microcontrollers.attempt(cpu, tools)
+    record = Record(layout=LAYOUT, qemu=found["qemu"], gcc=found["gcc"], packages=versions)
     record = replace(record, size_bytes=folders.size_of(folder))
     record.write(folder)
 

@@ -6,15 +6,16 @@ from functools import cached_property
 from pathlib import Path
 
 from edge_assets.core import failures
-from edge_assets.core.evidence import Observed
+from edge_assets.core.evidence import Footprint, Observed
 from edge_assets.core.runtimes import build_session
-from edge_assets.core.session import session_options
+from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record, written
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.devices.agent.models import SESSIONS
 from edge_assets.devices.connection import AgentError
+from edge_assets.devices.microcontrollers import RUNTIME, FirmwareError, MicrocontrollerLoadable
 from edge_assets.devices.needs import demand_runtime
 from edge_assets.devices.session import DeviceLoadable
 from edge_assets.errors import DeviceError, Refused, shortened
@@ -57,7 +58,7 @@ class Elsewhere:
                 found[name] = replace(built, elsewhere=of_browsers)
         for observer in self.observers.found:
             for name, built in found.items():
-                if not self.takes(name, built):
+                if not self._is_asked(observer, name, built):
                     continue
                 try:
                     result = self._observation(observer, name, built)
@@ -70,9 +71,18 @@ class Elsewhere:
 
     def takes(self, name: str, built: Built) -> bool:
         """Whether a device can be asked about a variant: its own runtime is one of an agent's."""
-        if built.artifact is None or built.failed or name == CHECKPOINT or name in self.cell.family.intermediates:
+        return self._is_offered(name, built) and self.runtime_of(name) in SESSIONS
+
+    def _is_asked(self, observer: Observer, name: str, built: Built) -> bool:
+        """Whether an observer can be asked about a variant: a microcontroller runs its own runtime's, as C."""
+        if observer.microcontroller:
+            return self._is_offered(name, built) and self.runtime_of(name) == RUNTIME
+        return self.takes(name, built)
+
+    def _is_offered(self, name: str, built: Built) -> bool:
+        if built.artifact is None or built.failed or name == CHECKPOINT:
             return False
-        return self.runtime_of(name) in SESSIONS
+        return name not in self.cell.family.intermediates
 
     def runtime_of(self, name: str) -> str:
         """The variant's own runtime, never what stands in for it here."""
@@ -91,6 +101,18 @@ class Elsewhere:
             device=observer.device,
         )
 
+    def _as_c(self, built: Built, emulator: str, footprints: list[Footprint]) -> MicrocontrollerLoadable:
+        """How to open the variant on an emulated microcontroller; what its runs take goes into `footprints`."""
+        assert built.artifact is not None
+        options = session_options(self.cell.spec, RUNTIME, self.cell.target)
+        return MicrocontrollerLoadable(
+            runtime=RUNTIME,
+            path=str(self.cell.store.checkout(built.artifact)),
+            options=options | build_session(RUNTIME, built.build),
+            emulator=emulator,
+            footprints=footprints,
+        )
+
     def _observation(self, observer: Observer, name: str, built: Built) -> Result | None:
         """One variant, observed once; None where it was not, and the observer is not here. Raises DeviceError."""
         recipe = self._recipe(observer, name, built)
@@ -98,8 +120,9 @@ class Elsewhere:
             return self.cell.store.recall(recipe)
 
         def build(_folder: Path) -> Mapping[str, object]:
-            opset = built.build.facts.get("opset")
-            demand_runtime(observer.device, observer.versions, self.runtime_of(name), opset)
+            if not observer.microcontroller:
+                opset = built.build.facts.get("opset")
+                demand_runtime(observer.device, observer.versions, self.runtime_of(name), opset)
             self.cell.log(f"verifying {name} on {observer.by}, {self._samples(observer)} samples")
             return record(self._evaluated(observer, name, built))
 
@@ -107,7 +130,7 @@ class Elsewhere:
             return self.cell.store.remember(recipe, build)
         except NotBuilt:
             raise
-        except (AgentError, Refused) as error:
+        except (AgentError, FirmwareError, Refused) as error:
             where = self.cell.store.cache / failures.FOLDER
             log = failures.keep(error, where, f"{self.cell.path} {name} {observer.device.name}")
             reason = f"{observer.by} cannot run it: {shortened(str(error))}"
@@ -132,7 +155,12 @@ class Elsewhere:
         )
 
     def _evaluated(self, observer: Observer, name: str, built: Built) -> Observed:
-        loadable = self.loadable(observer, name, built)
+        footprints: list[Footprint] = []
+        loadable: Loadable
+        if observer.microcontroller:
+            loadable = self._as_c(built, observer.microcontroller, footprints)
+        else:
+            loadable = self.loadable(observer, name, built)
         is_static = "fixed_axes" in built.build.facts or "image" in loadable.options
         request = self.verification.request(loadable, self._samples(observer), is_static)
         request = replace(request, threads=min(self.cell.target.threads, observer.machine.cores))
@@ -148,4 +176,5 @@ class Elsewhere:
             device=observer.device.name,
             by=observer.by,
             versions=versions,
+            footprint=next(iter(footprints), None),
         )

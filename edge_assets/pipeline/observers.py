@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edge_assets.core.shapes import read, record
-from edge_assets.devices import emulators
+from edge_assets.devices import emulators, microcontrollers
 from edge_assets.devices.inventory import Device, devices
 from edge_assets.devices.reach import asked, demand_match
 from edge_assets.errors import DeviceError, Malformed
 from edge_assets.hashing import digest
 from edge_assets.pipeline.identity import Identity
 from edge_assets.spec.tiers import Tier
+from edge_assets.targets.emulation import MICROCONTROLLERS
 from edge_assets.targets.machine import Machine
 from resources.store import ArtifactStore
 
@@ -37,11 +38,20 @@ class Observer:
             return self.machine.cpu
         return f"{self.device.name} ({self.machine.cpu}, {self.machine.cores} cores)"
 
+    @property
+    def microcontroller(self) -> str | None:
+        """The name of the emulated microcontroller that it is; None: it is none."""
+        name = self.device.emulator
+        return name if name in MICROCONTROLLERS else None
+
     def parameters(self) -> dict[str, object]:
         """What of it enters recipes: two equal boards give equal results."""
         machine = self.machine
         hardware = [machine.cpu, machine.architecture, machine.instruction_sets, machine.board, *machine.gpus]
-        return {"tier": self.tier, "hardware": digest(hardware), "versions": dict(self.versions)}
+        found: dict[str, object] = {"tier": self.tier, "hardware": digest(hardware), "versions": dict(self.versions)}
+        if self.microcontroller:
+            found["c_code"] = microcontrollers.VERSION
+        return found
 
 
 @dataclass(frozen=True)
@@ -106,9 +116,15 @@ def _emulated(device: Device) -> Iterator[Observer]:
     assert device.emulator is not None
     if emulators.state(device.emulator).lack:
         return
+    samples = device.samples or EMULATED_SAMPLES
+    if device.emulator in MICROCONTROLLERS:
+        record = emulators.state(device.emulator).record
+        assert record is not None
+        machine = microcontrollers.machine(MICROCONTROLLERS[device.emulator], record)
+        yield Observer(device, machine, microcontrollers.versions(record), "emulated", samples, True)
+        return
     emulator = emulators.installed(device.emulator)
     versions = {"qemu": emulator.record.qemu, **(emulator.record.runtimes or emulators.runtimes_here())}
-    samples = device.samples or EMULATED_SAMPLES
     yield Observer(device, emulator.machine(), versions, "emulated", samples, True)
 
 

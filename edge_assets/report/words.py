@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from edge_assets.core.evidence import Row
+from edge_assets.core.evidence import Footprint, Row
+from edge_assets.core.sizes import readable_size
 from edge_assets.spec.tiers import best
 
 
@@ -82,6 +83,8 @@ def tiers(row: Row) -> Iterator[str]:
             f"{scaled(row, one.accuracy_drop_points):{_form(row)}} ({scaled(row, low):{_form(row)}} to "
             f"{scaled(row, high):{_form(row)}}), SNR {snr}{timed}"
         )
+        if one.footprint:
+            yield footprint(one.footprint)
     for kind, origin in (row.provenance or {}).items():
         yield f"{kind}: {origin.tier}, {origin.by}"
     for finding in row.findings or ():
@@ -90,6 +93,12 @@ def tiers(row: Row) -> Iterator[str]:
         yield f"energy: {row.joules:.3g} J a sample, of the whole device"
     if row.disturbed:
         yield row.disturbed
+
+
+def footprint(found: Footprint) -> str:
+    """What a network as C takes of a microcontroller, and who counted it."""
+    sizes = f"flash {readable_size(found.flash_bytes)}, arena {readable_size(found.arena_bytes)}"
+    return f"as C: {sizes}, stack {found.stack_bytes} B, {found.instructions:,} instructions a sample; {found.how}"
 
 
 def axis_label(rows: Iterable[Row]) -> str:

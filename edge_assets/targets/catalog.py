@@ -21,7 +21,7 @@ from pydantic import (
 from edge_assets.errors import InvalidSpec, UnknownName, one_line, printable
 from edge_assets.spec.tiers import Tier
 from edge_assets.spec.validation import STRICT, faults_of, invalid
-from edge_assets.targets.emulation import EMULATED
+from edge_assets.targets.emulation import EMULATABLE
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,62}")  # part of partition keys, paths and MLflow names all at once
@@ -147,8 +147,8 @@ def _begins_with_one(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _emulated(name: str) -> str:
-    if name not in EMULATED:
-        raise ValueError(f"'{printable(name)}' is no emulated CPU: {', '.join(sorted(EMULATED))}")
+    if name not in EMULATABLE:
+        raise ValueError(f"'{printable(name)}' is no emulated CPU: {', '.join(sorted(EMULATABLE))}")
     return name
 
 
@@ -159,7 +159,7 @@ Words = Annotated[tuple[Text, ...], Field(strict=False)]  # YAML has lists, no t
 EmulatedName = Annotated[
     str,
     AfterValidator(_emulated),
-    WithJsonSchema({"type": "string", "enum": sorted(EMULATED)}),
+    WithJsonSchema({"type": "string", "enum": sorted(EMULATABLE)}),
 ]
 BatchSizes = Annotated[
     tuple[Count, ...],
@@ -256,8 +256,8 @@ def parse_target(name: object, entry: object) -> Target:
     except ValidationError as error:
         raise invalid(faults_of(error, where, form=TargetEntry)) from None
     for cpu in form.emulation:
-        if EMULATED[cpu].architecture != form.architecture:
-            others = f"{EMULATED[cpu].architecture}, the target of {printable(form.architecture)}"
+        if EMULATABLE[cpu].architecture != form.architecture:
+            others = f"{EMULATABLE[cpu].architecture}, the target of {printable(form.architecture)}"
             raise InvalidSpec(f"{where}.emulation", f"{cpu} is a CPU of {others}")
     return Target(
         name=name,

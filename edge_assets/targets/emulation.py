@@ -1,10 +1,12 @@
-"""CPUs that qemu's user mode emulates, as data: where a target's arithmetic can be checked without its hardware.
+"""CPUs that qemu emulates, as data: where a target's arithmetic can be checked without its hardware.
 
-How programs run on one, and what installs it, is in `edge_assets.devices.emulators`.
+How programs run on one, and what installs it, is in `edge_assets.devices.emulators`, and of microcontrollers, which
+have no operating system, in `edge_assets.devices.microcontrollers`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 CPUINFO_CORES = 4  # blocks in /proc/cpuinfo: programs read there what a core can do, not how many they may use
 
@@ -20,6 +22,11 @@ class EmulatedCpu:
     qemu_model: str  # qemu's -cpu
     instruction_sets: tuple[str, ...]  # as Linux on it says them in /proc/cpuinfo: `Features`, `flags`
     arm_part: str | None = None  # ARM's /proc/cpuinfo "CPU part"
+
+    @property
+    def installation(self) -> str:
+        """What it is installed and removed with: all of its architecture."""
+        return self.architecture
 
     def cpuinfo(self) -> str:
         """What Linux on a machine with this CPU says in /proc/cpuinfo.
@@ -95,3 +102,81 @@ _CPUS = (
     ),
 )
 EMULATED: Mapping[str, EmulatedCpu] = {cpu.name: cpu for cpu in _CPUS}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Memory of a board."""
+
+    origin: int
+    length: int  # bytes
+
+
+@dataclass(frozen=True)
+class Microcontroller:
+    """A core on a board of qemu's, which has more memory than any target."""
+
+    name: str
+    cpu: str  # in words
+    description: str
+    architecture: str
+    core: str  # the compiler's -mcpu
+    board: str  # qemu's -M
+    clock_hz: int  # of the board's core
+    code: Region
+    constants: Region
+    ram: Region
+    instruction_sets: tuple[str, ...]
+
+    @property
+    def installation(self) -> str:
+        """What it is installed and removed with: one compiler and one qemu are for all of them."""
+        return CORTEX_M
+
+
+CORTEX_M = "cortex-m"
+MIB = 2**20
+_MICROCONTROLLERS = (
+    Microcontroller(
+        name="cortex-m4",
+        cpu="Cortex-M4",
+        description="ARMv7E-M with DSP instructions, on the board MPS2 AN386",
+        architecture="armv7e-m",
+        core="cortex-m4",
+        board="mps2-an386",
+        clock_hz=25_000_000,
+        code=Region(0, MIB),
+        constants=Region(MIB, 3 * MIB),
+        ram=Region(0x20000000, 4 * MIB),
+        instruction_sets=("dsp", "fp"),
+    ),
+    Microcontroller(
+        name="cortex-m7",
+        cpu="Cortex-M7",
+        description="ARMv7E-M with DSP instructions, on the board MPS2 AN500",
+        architecture="armv7e-m",
+        core="cortex-m7",
+        board="mps2-an500",
+        clock_hz=25_000_000,
+        code=Region(0, MIB),
+        constants=Region(MIB, 3 * MIB),
+        ram=Region(0x20000000, 4 * MIB),
+        instruction_sets=("dsp", "fp"),
+    ),
+    Microcontroller(
+        name="cortex-m55",
+        cpu="Cortex-M55",
+        description="ARMv8.1-M with vectors (Helium), on the board MPS3 AN547",
+        architecture="armv8.1-m.main",
+        core="cortex-m55",
+        board="mps3-an547",
+        clock_hz=32_000_000,
+        code=Region(0, MIB // 2),
+        constants=Region(0x01000000, 2 * MIB),
+        ram=Region(0x21000000, 4 * MIB),
+        instruction_sets=("dsp", "fp", "mve"),
+    ),
+)
+MICROCONTROLLERS: Mapping[str, Microcontroller] = {each.name: each for each in _MICROCONTROLLERS}
+Emulatable: TypeAlias = EmulatedCpu | Microcontroller
+EMULATABLE: Mapping[str, Emulatable] = {**EMULATED, **MICROCONTROLLERS}
