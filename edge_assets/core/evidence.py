@@ -176,16 +176,6 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed(Verified):
-    """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
-
-    tier: Tier
-    device: str  # its name in the project's devices, or the emulated CPU's
-    by: str  # in words: what computed it
-    versions: Mapping[str, str]  # of Python and the runtimes there
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tried(Verified):
     """A search's candidate, whose file is not kept."""
 
@@ -343,6 +333,19 @@ class Latency(Statistics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Observed(Verified):
+    """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
+
+    tier: Tier
+    device: str  # its name in the project's devices, or the emulated CPU's
+    by: str  # in words: what computed it
+    versions: Mapping[str, str]  # of Python and the runtimes there
+    latency_ms: Mapping[str, Latency] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # by batch size, of a browser that was timed when it was verified
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmUp:
     """The queries before a measurement, and whether they ended steady."""
 
@@ -419,6 +422,7 @@ class Observation:
     accuracy_drop_points: float
     accuracy_drop_interval_points: tuple[float, float]
     parity_snr_db: float | None
+    latency_p50_ms: float | None = field(default=None, metadata=LEFT_OUT)  # at batch 1, where that device was timed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from edge_assets.devices.connection import AgentError
 from edge_assets.devices.needs import demand_runtime
 from edge_assets.devices.session import DeviceLoadable
 from edge_assets.errors import DeviceError, Refused, shortened
+from edge_assets.pipeline import browser_records
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.observers import Observer, Observers, observers
@@ -50,6 +51,10 @@ class Elsewhere:
         A device that went away says nothing, and is asked again by the next build. Raises NotBuilt when planning.
         """
         found = dict(builts)
+        for name, built in builts.items():
+            of_browsers = tuple(browser_records.observations(self.cell, built))
+            if of_browsers:
+                found[name] = replace(built, elsewhere=of_browsers)
         for observer in self.observers.found:
             for name, built in found.items():
                 if not self.takes(name, built):

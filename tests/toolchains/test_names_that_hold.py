@@ -16,7 +16,7 @@ from edge_assets.core.evidence import Accuracy, Parity, Verified
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import Refused
-from edge_assets.pipeline import candidates
+from edge_assets.pipeline import blocked
 from edge_assets.spec.model import Tensor
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16, int8_static
@@ -129,7 +129,7 @@ def test_a_name_that_most_of_the_weights_do_not_bear_out_is_refused(
     build = Result(Recipe("onnx_x", "1"), None, {})
     evidence = Result(Recipe("verification", "3"), None, record(verified))
     built = Built("onnx_x", "onnx", precision, "onnx", build, evidence)
-    reason = candidates.misnamed(built)
+    reason = blocked.misnamed(built)
     if words is None:
         assert reason is None
     else:
