@@ -43,10 +43,8 @@ VOICES = ModelSpec(
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=16 * 2**20, max_memory_bytes=2**29),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
-        *("l4", "jetson-orin"),
         *("iphone-15-pro", "mac-m-series"),
         *("pixel-8", "android-midrange"),
-        *("cortex-m7", "browser-wasm"),
     ),
     owners=("team:edge-assets",),
     license="Apache-2.0",

@@ -75,9 +75,9 @@ def test_faces(cell: CellOf) -> None:
 def test_voices(cell: CellOf) -> None:
     if not CHECKPOINT.exists():
         pytest.skip("needs the published weights: python -m examples.voices.fetch")
-    found = values(cell(VOICES, "graviton3"), "onnx_model", "onnx_int8_dynamic")
-    assert 0.4 < found["reference"] < 0.95
-    assert found["onnx_int8_dynamic"] > found["reference"] - 0.01
+    found = values(cell(VOICES, "graviton3"), "onnx_model")
+    assert 0.5 < found["reference"] < 0.9
+    assert found["onnx_model"] == pytest.approx(found["reference"], abs=1e-3)
 
 
 def test_utterances_of_a_voice_stand_side_by_side() -> None:
