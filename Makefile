@@ -20,7 +20,7 @@ LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
 # be installed, but for two small packages that the index has as sources alone
 LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
 
-.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers
+.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers sshd
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -39,7 +39,7 @@ demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 24 targets, 
 	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
 # the tests start hundreds of processes: what each imports is compiled once, whatever the environment says
-test: $(STAMP) $(WEB) chromium headers  ## Pass all tests
+test: $(STAMP) $(WEB) chromium headers sshd  ## Pass all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -112,3 +112,10 @@ engines:  ## Firefox and WebKitGTK, beside which nothing else is needed to verif
 
 headers:
 	@sh tests/onnxruntime_headers.sh .headers
+
+# a real SSH server for the tests of devices, which skip where there is none
+sshd:
+	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	(apt-get update -qq && apt-get install -y -qq openssh-server openssh-client >/dev/null) || \
+	echo "the tests of devices are skipped: no OpenSSH server"; else \
+	echo "the tests of devices are skipped: sudo apt-get install openssh-server"; fi

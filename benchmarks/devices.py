@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_assets.core.benchmark.harness import Contestant, WorkerProcess
+from edge_assets.core.benchmark.harness import Contestant, Turn, Worker, WorkerProcess
 from edge_assets.core.datasets.npz import save_arrays
 from edge_assets.core.session import Loadable
+from edge_assets.core.shapes import read
 from edge_assets.core.types import Artifact, File
 from edge_assets.devices.inventory import Device, Limits
 from edge_assets.devices.lease import leased
@@ -71,7 +72,7 @@ def interleaved(device: Device, model: Path, shape: list[int], queries: int, scr
     inputs = scratch / "inputs.npz"
     save_arrays({"image": np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32)}, inputs)
     with ExitStack() as stack:
-        workers = {
+        workers: dict[str, Worker] = {
             "local worker": stack.enter_context(WorkerProcess(Contestant("local", "0" * 64, here), inputs)),
             "agent over SSH": stack.enter_context(DeviceWorker(Contestant("agent", "0" * 64, there), inputs)),
         }
@@ -82,8 +83,8 @@ def interleaved(device: Device, model: Path, shape: list[int], queries: int, scr
             times[name] = []
         while min(len(found) for found in times.values()) < queries:
             for name, worker in workers.items():
-                answer = worker.ask("time", batch=1, queries=10**6, seconds=TURN)
-                times[name] += answer["ms"]  # type: ignore[operator]  # as the protocol has it
+                turn = read(Turn, worker.ask("time", batch=1, queries=10**6, seconds=TURN))
+                times[name] += turn.ms
     medians = {}
     for name, found in times.items():
         medians[name] = float(np.percentile(found, 50))

@@ -37,6 +37,11 @@ def example_parameters(spec: ModelSpec) -> dict[str, Json]:
     return {"traced_sizes": sizes}
 
 
+def sizing_parameters(spec: ModelSpec) -> dict[str, Json]:
+    """How a graph of lower precision computes sizes, in its recipe: nothing where the batch alone is dynamic."""
+    return {"sizes": "fp32"} if spec.dynamic_axes else {}
+
+
 def other_sizes(spec: ModelSpec, axis: str, size: int) -> tuple[list[int], list[int]]:
     """Smaller and larger sizes of an axis within its range, each list beginning with the one to try first."""
     least, best, largest = spec.axis_range(axis)

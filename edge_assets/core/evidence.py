@@ -176,28 +176,6 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """What a network as C takes of a microcontroller, counted and not timed."""
-
-    flash_bytes: int  # of its code and constants
-    arena_bytes: int  # of RAM, for activations
-    stack_bytes: int  # the most that one inference took
-    instructions: int  # of one inference
-    how: str  # who counted what
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed(Verified):
-    """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
-
-    tier: Tier
-    device: str  # its name in the project's devices, or the emulated CPU's
-    by: str  # in words: what computed it
-    versions: Mapping[str, str]  # of Python and the runtimes there
-    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tried(Verified):
     """A search's candidate, whose file is not kept."""
 
@@ -355,6 +333,31 @@ class Latency(Statistics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a network as C takes of a microcontroller, counted and not timed."""
+
+    flash_bytes: int  # of its code and constants
+    arena_bytes: int  # of RAM, for activations
+    stack_bytes: int  # the most that one inference took
+    instructions: int  # of one inference
+    how: str  # who counted what
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed(Verified):
+    """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
+
+    tier: Tier
+    device: str  # its name in the project's devices, or the emulated CPU's
+    by: str  # in words: what computed it
+    versions: Mapping[str, str]  # of Python and the runtimes there
+    latency_ms: Mapping[str, Latency] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # by batch size, of a browser that was timed when it was verified
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmUp:
     """The queries before a measurement, and whether they ended steady."""
 
@@ -431,7 +434,8 @@ class Observation:
     accuracy_drop_points: float
     accuracy_drop_interval_points: tuple[float, float]
     parity_snr_db: float | None
-    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)
+    latency_p50_ms: float | None = field(default=None, metadata=LEFT_OUT)  # at batch 1, where that device was timed
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
 
 
 @dataclass(frozen=True, kw_only=True)

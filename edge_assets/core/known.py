@@ -79,6 +79,7 @@ class Known:
                     accuracy_drop_points=one.accuracy.drop_points,
                     accuracy_drop_interval_points=one.accuracy.drop_interval_points,
                     parity_snr_db=one.parity.snr_db,
+                    latency_p50_ms=_p50(one),
                     footprint=one.footprint if isinstance(one, Observed) else None,
                 )
             )
@@ -113,6 +114,13 @@ def _contradictions(
             f"{our.accuracy.samples}"
         )
     return found
+
+
+def _p50(found: Verified) -> float | None:
+    """The median at batch 1 of who was timed when it verified, as browsers are."""
+    if not isinstance(found, Observed) or found.latency_ms is None or "1" not in found.latency_ms:
+        return None
+    return found.latency_ms["1"].p50
 
 
 def _snr(found: Parity) -> float:

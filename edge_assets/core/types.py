@@ -17,7 +17,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Self, TypeVar
 
 from edge_assets.core import shapes
-from edge_assets.core.evidence import Accuracy, Facts, Observed, Parity, Verified, shape_of
+from edge_assets.core.evidence import Accuracy, Facts, Parity, Verified, shape_of
 from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.errors import Malformed
 from edge_assets.hashing import canonical_json, digest
@@ -235,11 +235,6 @@ class Built:
         if self.evidence is None or self.evidence.refused is not None:
             return None
         return self.evidence.said(Verified)
-
-    @cached_property
-    def observed(self) -> tuple[Observed, ...]:
-        """What devices and emulated instruction sets say of it."""
-        return tuple(result.said(Observed) for result in self.elsewhere or () if result.refused is None)
 
     @property
     def parity(self) -> Parity | None:

@@ -13,7 +13,8 @@ from edge_assets.core.shapes import record, written
 from edge_assets.core.sizes import KIB, divided
 from edge_assets.core.types import Built, Result
 from edge_assets.defs import tables
-from edge_assets.pipeline.candidates import misnamed, verified_candidate
+from edge_assets.pipeline.blocked import misnamed
+from edge_assets.pipeline.candidates import verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.metrics import DEFAULT

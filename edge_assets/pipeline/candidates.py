@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from edge_assets.core.evidence import (
     Conditions,
@@ -11,17 +10,16 @@ from edge_assets.core.evidence import (
     MeasuredVariant,
     Memory,
     Network,
+    Observed,
     Provenance,
-    Verdict,
 )
 from edge_assets.core.known import Known
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.select import Candidate
 from edge_assets.core.shapes import read
-from edge_assets.core.sizes import readable_size
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.core.verify import first_outputs, parity
+from edge_assets.pipeline.blocked import blocked
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.observers import not_emulated
@@ -38,7 +36,8 @@ def known_of(cell: Identity, built: Built) -> Known | None:
     machine = built.verified.machine
     if tier == "host" and machine is not None and machine.matches(cell.target):
         tier = "device"
-    return Known(built.verified, Provenance(tier, runtime.verified_with), built.observed)
+    observed = [result.said(Observed) for result in built.elsewhere or () if result.refused is None]
+    return Known(built.verified, Provenance(tier, runtime.verified_with), observed)
 
 
 def verified_candidate(cell: Identity, built: Built) -> Candidate:
@@ -71,9 +70,6 @@ def verified_candidate(cell: Identity, built: Built) -> Candidate:
         parts=known.parts,
         tiers={"parity": origin.tier, "accuracy": known.accuracy_tier},
     )
-
-
-LEAST_SHARE = 0.5  # of the weights' bytes, in the precision that a variant has in its name
 
 
 @dataclass(frozen=True)
@@ -140,36 +136,6 @@ class Candidates:
         """What was measured of one, if it was."""
         return self.measured.rows.get(name)
 
-    def parent(self, name: str) -> Built | None:
-        """The fp32 variant that one was quantized from; None for those of PyTorch itself, and for fp32."""
-        if self.builts[name].precision == "fp32":
-            return None
-        variants = {variant.name: variant for variant in self.cell.family.variants}
-        while name in variants:
-            name = variants[name].source
-            if name in variants and name in self.builts and self.builts[name].precision == "fp32":
-                return self.builts[name]
-        return None
-
-    def parent_snr_db(self, name: str) -> float | None:
-        """How far a variant's outputs for the first samples are from its parent's, as far as those of both are kept."""
-        parent = self.parent(name)
-        if parent is None:
-            return None
-        files = [self._first_outputs(parent), self._first_outputs(self.builts[name])]
-        if files[0] is None or files[1] is None:
-            return None
-        return first_outputs.snr_db(files[0], files[1])
-
-    def _first_outputs(self, built: Built) -> Path | None:
-        """The file of them, where the verification kept one: those of earlier versions did not."""
-        if built.evidence is None or built.evidence.artifact is None:
-            return None
-        artifact = built.evidence.artifact
-        if [file.path for file in artifact.files] != [first_outputs.FILE]:
-            return None
-        return self.cell.store.checkout(artifact)
-
     def effort_seconds(self, name: str) -> float:
         """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
         variants = {variant.name: variant for variant in self.cell.family.variants}
@@ -189,7 +155,7 @@ class Candidates:
             latency = measured.latency_ms["1"]
         return replace(
             candidate,
-            blocked=self._blocked(built),
+            blocked=blocked(self.cell, self.builts, self.measured, built),
             memory=self._memory(built, measured),
             latency=latency,
             tiers={**candidate.tiers, "memory": self._memory_tier(measured)},
@@ -201,57 +167,6 @@ class Candidates:
             return "graph"
         return "device" if self.is_timed else "host"
 
-    def _blocked(self, built: Built) -> tuple[Verdict, str] | None:
-        """Why a variant does not come before the gates."""
-        failed = built.failed or (self.conditions.failed or {}).get(built.variant)
-        if failed:
-            return "failed", failed
-        if built.build.refused and built.facts.unavailable:
-            return "unavailable", built.build.refused
-        if built.build.refused:
-            return "refused", built.build.refused
-        if built.unverified:
-            return "unverified", built.unverified
-        return self._cannot_run_there(built) or self._unfit(built)
-
-    def _cannot_run_there(self, built: Built) -> tuple[Verdict, str] | None:
-        """Why a variant was not measured on the target's device, where others were."""
-        for result in built.elsewhere or ():
-            if result.refused is not None and result.recipe.parameters.get("tier") == "device":
-                return "failed", result.refused
-        if self.conditions.device is None or built.artifact is None or built.variant in self.measured.rows:
-            return None
-        if built.variant == CHECKPOINT:
-            return None
-        runtime = RUNTIMES[built.runtime]
-        return "unavailable", f"agents of devices do not have its runtime, {', '.join(runtime.distributions)}"
-
-    def _unfit(self, built: Built) -> tuple[Verdict, str] | None:
-        """Why a variant is not what it says, though it was built and verified."""
-        name = misnamed(built)
-        if name:
-            return "refused", name
-        source = self._unfit_source(built.variant)
-        if source:
-            return "failed_parity", source
-        return None
-
-    def _unfit_source(self, name: str) -> str | None:
-        """Why a variant is no better than what it is made from, where that is not the model any more.
-
-        A quantized graph may agree well enough for int8 with PyTorch although the fp32 graph does not for fp32: what it
-        has then is the fault of the conversion, and the next checkpoint may show it.
-        """
-        variants = {variant.name: variant for variant in self.cell.family.variants}
-        if name not in variants or variants[name].source not in self.builts:
-            return None
-        source = self.builts[variants[name].source]
-        if source.parity:
-            passed, sentence = parity.verdict(source.parity, source.precision)
-            if not passed:
-                return f"made from {source.variant}, which failed parity: {sentence}"
-        return self._unfit_source(source.variant)
-
     def _memory(self, built: Built, measured: MeasuredVariant | None) -> Memory | None:
         """For the memory gate: measured here, else estimated from the program."""
         if measured:
@@ -260,18 +175,3 @@ class Candidates:
         if estimate is None:
             return None
         return replace(estimate, how=f"estimated: {estimate.how}")
-
-
-def misnamed(built: Built) -> str | None:
-    """Why a variant is not what its precision says: most of its weights are in another."""
-    if built.precision == "fp32" or built.verified is None:
-        return None
-    share = built.verified.weight_share(built.precision)
-    if share is None or share >= LEAST_SHARE:
-        return None
-    sizes = built.verified.weight_bytes or {}
-    held = ", ".join(f"{name} {readable_size(sizes[name])}" for name in sorted(sizes))
-    return (
-        f"{100 * share:.0f} % of the bytes of its weights are {built.precision}, and at least "
-        f"{100 * LEAST_SHARE:.0f} % have to be for that name: {held}"
-    )

@@ -19,6 +19,7 @@ from edge_assets.devices.microcontrollers import RUNTIME, FirmwareError, Microco
 from edge_assets.devices.needs import demand_runtime
 from edge_assets.devices.session import DeviceLoadable
 from edge_assets.errors import DeviceError, Refused, shortened
+from edge_assets.pipeline import browser_records
 from edge_assets.pipeline.datasets import Datasets, count
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.observers import Observer, Observers, observers
@@ -51,6 +52,10 @@ class Elsewhere:
         A device that went away says nothing, and is asked again by the next build. Raises NotBuilt when planning.
         """
         found = dict(builts)
+        for name, built in builts.items():
+            of_browsers = tuple(browser_records.observations(self.cell, built))
+            if of_browsers:
+                found[name] = replace(built, elsewhere=of_browsers)
         for observer in self.observers.found:
             for name, built in found.items():
                 if not self._is_asked(observer, name, built):

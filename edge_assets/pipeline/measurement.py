@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,26 +14,21 @@ from edge_assets.core.benchmark.turns import turn
 from edge_assets.core.evidence import Conditions, MeasuredVariant
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.session import Loadable
-from edge_assets.core.shapes import record, written
 from edge_assets.core.tools import installed
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.core.variant import CHECKPOINT
-from edge_assets.devices.lease import leased
-from edge_assets.devices.session import DeviceWorker
 from edge_assets.errors import (
     DeviceError,
     MeasurementError,
     shortened,
 )
-from edge_assets.later import np
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.elsewhere import Elsewhere
-from edge_assets.pipeline.identity import MEASUREMENT_SAMPLES, Identity, machine_digest
-from edge_assets.pipeline.observers import Observer
+from edge_assets.pipeline.identity import Identity, machine_digest
+from edge_assets.pipeline.measured import now, queried, written_down
+from edge_assets.pipeline.on_device import OnDevice
 from edge_assets.pipeline.verification import Verification
 from edge_assets.targets import this_machine
-
-DEVICE_VERSION = "1"  # of what is measured on devices
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,18 @@ class Measurement:
             result = self._of(builts, mode, None)
             return replace(result, facts={**result.facts, "no_device": shortened(str(error))})
 
-    def _device(self) -> Observer | None:
+    def _device(self) -> OnDevice | None:
         """The device to be timed, where this machine is not the target. Raises DeviceError where none can be."""
         if self.cell.is_local:
             return None
         found = self.elsewhere.observers
         if found.timed is None and found.absent:
             raise DeviceError("; ".join(found.absent.values()))
-        return found.timed
+        if found.timed is None:
+            return None
+        return OnDevice(self.cell, self.elsewhere, found.timed)
 
-    def _of(self, builts: Mapping[str, Built], mode: str, device: Observer | None) -> Result:
+    def _of(self, builts: Mapping[str, Built], mode: str, device: OnDevice | None) -> Result:
         measured = dict(builts)
         failed: dict[str, str] = {}
         while True:
@@ -88,81 +83,24 @@ class Measurement:
             return result
         return replace(result, facts={**result.facts, "failed": failed})
 
-    def _measured(self, builts: Mapping[str, Built], mode: str, device: Observer | None) -> Result:
+    def _measured(self, builts: Mapping[str, Built], mode: str, device: OnDevice | None) -> Result:
         if not self.cell.is_local and device is None:
             return self._remembered(builts, None)
         modes = list(MODES)
         for longer in reversed(modes[modes.index(mode) :]):
-            result = self.cell.store.recall(self._recipe_of(builts, longer, device))
+            recipe = device.recipe(builts, longer) if device else self._recipe(builts, longer)
+            result = self.cell.store.recall(recipe)
             if result is not None:
                 return result
         if device is None:
             return self._remembered(builts, mode)
-        if not device.is_here:
-            raise DeviceError("; ".join(self.elsewhere.observers.absent.values()))
-        return self._on_device(builts, mode, device)
+        return device.measured(builts, mode)
 
     def _remembered(self, builts: Mapping[str, Built], mode: str | None) -> Result:
         def build(folder: Path) -> Mapping[str, object]:
             return self._measure(builts, mode, folder)
 
         return self.cell.store.remember(self._recipe(builts, mode), build)
-
-    # --- on a device -----------------------------------------------------------------------------------------
-
-    def _on_device(self, builts: Mapping[str, Built], mode: str, device: Observer) -> Result:
-        """All variants that a device takes, leased to this measurement alone. Raises DeviceError."""
-
-        def build(folder: Path) -> Mapping[str, object]:
-            contestants = []
-            for name, built in self._takes(builts).items():
-                loadable = self.elsewhere.loadable(device, name, built)
-                contestants.append(Contestant(name, built.build.sha256, loadable))
-            batch_sizes = self.cell.target.batch_sizes
-            with leased(device.device, self.cell.path, self.cell.log) as readiness:
-                rows = measure(
-                    contestants,
-                    self._feeds(batch_sizes),
-                    MODES[mode],
-                    batch_sizes,
-                    self._threads_of(device),
-                    self.cell.log,
-                    start=DeviceWorker,
-                    ready=readiness.awaited,
-                )
-            conditions = Conditions(
-                mode=mode,
-                threads=self._threads_of(device),
-                machine=device.machine,
-                versions=device.versions,
-                measured_at=_now(),
-                device=device.device.name,
-            )
-            return _written(conditions, rows, folder)
-
-        return self.cell.store.remember(self._recipe_of(builts, mode, device), build)
-
-    def _recipe_of(self, builts: Mapping[str, Built], mode: str, device: Observer | None) -> Recipe:
-        if device is None:
-            return self._recipe(builts, mode)
-        contestants = self._takes(builts)
-        inputs = {name: built.build.sha256 for name, built in contestants.items()}
-        inputs["evaluation"] = self.data.evaluation.sha256
-        parameters = {
-            "mode": mode,
-            "batch_sizes": list(self.cell.target.batch_sizes),
-            "threads": self._threads_of(device),
-            "device": device.device.name,
-        }
-        return Recipe("measurement", DEVICE_VERSION, inputs, parameters | device.parameters())
-
-    def _takes(self, builts: Mapping[str, Built]) -> dict[str, Built]:
-        return {name: built for name, built in builts.items() if self.elsewhere.takes(name, built)}
-
-    def _threads_of(self, device: Observer) -> int:
-        return min(self.cell.target.threads, device.machine.cores)
-
-    # --- on this machine -------------------------------------------------------------------------------------
 
     def _recipe(self, builts: Mapping[str, Built], mode: str | None) -> Recipe:
         contestants = self._contestants(builts)
@@ -191,23 +129,17 @@ class Measurement:
             threads=self.threads(),
             machine=this_machine(),
             versions=_versions(built) | {"python": platform.python_version()},
-            measured_at=_now(),
+            measured_at=now(),
         )
-        return _written(conditions, rows, folder)
+        return written_down(conditions, rows, folder)
 
     def interleaved(
         self, contestants: Sequence[Contestant], mode: Mode | None, batch_sizes: Sequence[int]
     ) -> dict[str, MeasuredVariant]:
         """What is measured of contestants on evaluation samples; one such measurement at a time on a machine."""
-        feeds = self._feeds(batch_sizes)
+        feeds = queried(self.data, batch_sizes)
         with turn(waiting=lambda: self.cell.log("waiting for another measurement on this machine")):
             return measure(contestants, feeds, mode, batch_sizes, self.threads(), self.cell.log)
-
-    def _feeds(self, batch_sizes: Sequence[int]) -> dict[str, np.ndarray]:
-        """Evaluation samples that queries cycle through, as many as the largest batch at least."""
-        samples = range(max(MEASUREMENT_SAMPLES, *batch_sizes))
-        evaluation = self.data.first_feeds(self.data.evaluation, len(samples))
-        return {name: array.take(samples, axis=0, mode="wrap") for name, array in evaluation.items()}
 
     def _contestants(self, builts: Mapping[str, Built]) -> dict[str, Built]:
         """Those whose runtime here is the one on the target: a measurement of any other would say nothing."""
@@ -237,17 +169,6 @@ class Measurement:
 
     def threads(self) -> int:
         return min(self.cell.target.threads, this_machine().cores)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _written(conditions: Conditions, rows: Mapping[str, MeasuredVariant], folder: Path) -> Mapping[str, object]:
-    """The measurement as it is kept; returns its facts."""
-    facts = record(conditions)
-    (folder / "measurement.json").write_text(json.dumps(facts | {"rows": written(rows)}, indent=1))
-    return facts
 
 
 def _versions(builts: Mapping[str, Built]) -> dict[str, str]:

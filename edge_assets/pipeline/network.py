@@ -1,12 +1,12 @@
 """A checkpoint's network in PyTorch: loaded, asked whether it is a reference, and what it gives in other sizes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edge_assets.core.arranged import ArrangedSession
 from edge_assets.core.checkpoint import Loaded, load, shown
@@ -22,6 +22,7 @@ from edge_assets.core.shapes import read
 from edge_assets.core.types import Result
 from edge_assets.core.verify.sizes import ResizedCases, SavedSizes, resized_samples, save
 from edge_assets.errors import CheckpointError, printable
+from edge_assets.later import np
 from edge_assets.pipeline.datasets import Datasets
 from edge_assets.pipeline.identity import Identity
 from edge_assets.pipeline.recipes import Recipes
@@ -98,7 +99,7 @@ class Network:
             return replace(loaded, weights={})
         return loaded
 
-    def eager(self, model: "torch.nn.Module") -> Session:
+    def eager(self, model: torch.nn.Module) -> Session:
         """The model in PyTorch eager: takes and gives samples."""
         from edge_assets.toolchains.pytorch.eager import session_of
 

@@ -10,6 +10,7 @@ from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
 from edge_assets.pipeline.candidates import Candidates, known_of
 from edge_assets.pipeline.identity import own_name
+from edge_assets.pipeline.parents import parent_of, snr_db
 from edge_assets.spec.model import Metric
 
 SIZE_BASE = "fp32 weights"  # the checkpoint's parameters and buffers: what size ratios are relative to
@@ -97,11 +98,14 @@ def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:
 
 def _with_parent(row: Row, candidates: Candidates) -> Row:
     """How far it is from what it was quantized from."""
-    snr_db = candidates.parent_snr_db(row.artifact)
-    parent = candidates.parent(row.artifact)
-    if snr_db is None or parent is None:
+    cell, builts = candidates.cell, candidates.builts
+    parent = parent_of(cell, builts, row.artifact)
+    if parent is None:
         return row
-    return replace(row, parent=parent.variant, parent_snr_db=snr_db)
+    found = snr_db(cell, parent, builts[row.artifact])
+    if found is None:
+        return row
+    return replace(row, parent=parent.variant, parent_snr_db=found)
 
 
 def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:

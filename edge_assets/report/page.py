@@ -122,4 +122,9 @@ def _verified(line: Line) -> str:
                 called = metric if kind == "accuracy" else kind
                 computed += [] if called in computed else [called]
     parts = [f"{' and '.join(computed)} with {by}" for by, computed in kinds.items()]
+    for row in asked:
+        for one in row.observations or ():
+            if row.accuracy != one.accuracy and one.device is not None:
+                parts.append(f"accuracy of {one.samples} samples also with {one.by} ({one.tier})")
+    parts = list(dict.fromkeys(parts))
     return "; ".join(parts) or "nothing verified"

@@ -77,10 +77,11 @@ def tiers(row: Row) -> Iterator[str]:
     for one in row.observations or ():
         low, high = one.accuracy_drop_interval_points
         snr = "not finite" if one.parity_snr_db is None else f"{one.parity_snr_db:.1f} dB"
+        timed = "" if one.latency_p50_ms is None else f", P50 {one.latency_p50_ms:.3f} ms"
         yield (
             f"{one.tier}, {one.by}: {scaled(row, 100 * one.accuracy):.4g} on {one.samples} samples, drop "
             f"{scaled(row, one.accuracy_drop_points):{_form(row)}} ({scaled(row, low):{_form(row)}} to "
-            f"{scaled(row, high):{_form(row)}}), SNR {snr}"
+            f"{scaled(row, high):{_form(row)}}), SNR {snr}{timed}"
         )
         if one.footprint:
             yield footprint(one.footprint)

@@ -1,7 +1,8 @@
 """The proposal network of MTCNN (Zhang et al., 2016), run over the picture in five sizes, with boxes in its pixels.
 
 Module names are those of the published checkpoint. P-Net sees 12 x 12 pixels and is a convolution over the picture, so
-height and width may be any. Overlapping boxes are suppressed outside of the graph.
+height and width may be any. The sizes are means over whole pixels, which every format has, and none computes a size as
+a float. Overlapping boxes are suppressed outside of the graph.
 """
 
 import torch
@@ -9,15 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 CELL, STRIDE = 12, 2  # pixels that one answer sees, and from one answer to the next
-HALF_OCTAVE = 0.709  # MTCNN's own factor from one size to the next
-OCTAVES = 2
 MEAN, SCALE = 127.5, 1 / 128
 
 
 class FaceProposals(nn.Module):
     """Pictures float32 [batch, 3, height, width] of 0 to 255 to boxes [batch, cells, 4] and scores [batch, cells, 1].
 
-    Boxes are x1, y1, x2, y2 in the picture's pixels. Height and width are at least 48.
+    Boxes are x1, y1, x2, y2 in the picture's pixels. Both sides are at least 56: the smallest size has two answers.
     """
 
     def __init__(self) -> None:
@@ -29,22 +28,25 @@ class FaceProposals(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         whole = (image - MEAN) * SCALE
-        smaller = functional.interpolate(whole, scale_factor=HALF_OCTAVE, mode="bilinear", align_corners=False)
+        twice = functional.interpolate(whole, scale_factor=2.0, mode="nearest")
+        pictures = {
+            1.0: whole,
+            2 / 3: functional.avg_pool2d(twice, 3),
+            1 / 2: functional.avg_pool2d(whole, 2),
+            1 / 3: functional.avg_pool2d(whole, 3),
+            1 / 4: functional.avg_pool2d(whole, 4),
+        }
         boxes, scores = [], []
-        for octave in range(OCTAVES + 1):
-            for picture, factor in ((whole, 1.0), (smaller, HALF_OCTAVE)):
-                if octave == OCTAVES and factor < 1:
-                    continue  # the smallest size is two octaves below the picture's
-                found, certain = self._proposals(picture, factor / 2**octave)
-                boxes.append(found)
-                scores.append(certain)
-            whole, smaller = functional.avg_pool2d(whole, 2), functional.avg_pool2d(smaller, 2)
+        for factor, picture in pictures.items():
+            found, certain = self._proposals(picture, factor)
+            boxes.append(found)
+            scores.append(certain)
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
     def _proposals(self, picture: torch.Tensor, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes [batch, cells, 4] and scores [batch, cells, 1] of a picture that was made smaller by `factor`."""
         features = self.prelu1(self.conv1(picture))
-        features = functional.max_pool2d(features, 2, 2, ceil_mode=True)
+        features = functional.max_pool2d(features, 2)  # trained with half windows at odd edges, which it does without
         features = self.prelu3(self.conv3(self.prelu2(self.conv2(features))))
         scores = self.conv4_1(features).softmax(dim=1)[:, 1:]
         offsets = self.conv4_2(features)

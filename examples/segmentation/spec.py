@@ -35,7 +35,7 @@ SEGMENTATION = ModelSpec(
         metric="mean_iou",
         labels="mask",
     ),
-    gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=2**20, max_memory_bytes=2**29),
+    gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**29),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
         *("l4", "jetson-orin"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RATE, SAMPLES, BLOCK = 16_000, 25_600, 160  # Hz; an utterance's length; samples of one set of filters
-CALIBRATION_VOICES, TEST_VOICES = 30, 100
+CALIBRATION_VOICES, TEST_VOICES = 15, 60
 UTTERANCES = 2  # of a voice
 # Hz, first to third formant of ten vowels, of men on average
 VOWELS = np.array(
@@ -48,12 +48,12 @@ class Voice:
 
 
 def calibration() -> dict[str, np.ndarray]:
-    """Utterances int16 [60, 25600] of the calibration voices."""
+    """Utterances int16 [30, 25600] of the calibration voices."""
     return {"sound": utterances(CALIBRATION_VOICES, seed=1)["sound"]}
 
 
 def evaluation() -> dict[str, np.ndarray]:
-    """Utterances int16 [200, 25600] of the test voices and the number of the voice."""
+    """Utterances int16 [120, 25600] of the test voices and the number of the voice."""
     return utterances(TEST_VOICES, seed=2)
 
 
@@ -89,11 +89,11 @@ def _voice(rng: np.random.Generator) -> Voice:
         pitch=float(np.exp(rng.uniform(np.log(85), np.log(250)))),
         lift=rng.uniform(0.02, 0.12),
         tract=rng.uniform(0.85, 1.25),
-        habits=rng.normal(0, 0.06, 3),
+        habits=rng.normal(0, 0.1, 3),
         fourth=rng.uniform(3200, 3900),
-        width=rng.uniform(0.8, 1.6),
+        width=rng.uniform(0.6, 2.0),
         tilt=rng.uniform(0.6, 0.97),
-        breath=rng.uniform(0.01, 0.2),
+        breath=rng.uniform(0.01, 0.3),
     )
 
 
@@ -108,7 +108,7 @@ def _utterance(voice: Voice, rng: np.random.Generator) -> np.ndarray:
     for place, bandwidth in enumerate(BANDWIDTHS * voice.width):
         sound = _resonance(sound, formants[:, place], bandwidth)
     sound = np.diff(sound, prepend=0.0)  # lips radiate high frequencies better
-    below = 10 ** (-rng.uniform(15, 30) / 20)
+    below = 10 ** (-rng.uniform(25, 40) / 20)
     sound += below * np.sqrt(np.mean(sound**2)) * rng.normal(size=SAMPLES)
     sound *= 10 ** (LOUDNESS_DB / 20) / np.sqrt(np.mean(sound**2))
     return np.clip(np.round(sound * 32767), -32768, 32767).astype(np.int16)
@@ -122,7 +122,7 @@ def _plan(voice: Voice, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     before: np.ndarray | None = None
     melody, start = rng.uniform(-1, 1), 0
     while start < blocks:
-        length = min(int(rng.integers(6, 20)), blocks - start)
+        length = min(int(rng.integers(5, 14)), blocks - start)
         part = slice(start, start + length)
         vowel = VOWELS[rng.integers(len(VOWELS))] * (1 + voice.habits)
         goal = voice.tract * np.append(vowel, voice.fourth)

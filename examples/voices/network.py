@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 MELS, UNITS, LAYERS, EMBEDDING = 40, 256, 3, 256
+EPSILON = 1e-12  # of a squared length: where nothing has been heard, the embedding is 0
 
 
 class VoiceEncoder(nn.Module):
@@ -29,5 +30,6 @@ class VoiceEncoder(nn.Module):
         self, sound: torch.Tensor, h: torch.Tensor, c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         _, (h_next, c_next) = self.lstm(sound[:, None], (h, c))
-        embedding = functional.normalize(functional.relu(self.linear(h_next[-1])), dim=1)
+        raw = functional.relu(self.linear(h_next[-1]))
+        embedding = raw * torch.rsqrt(raw.square().sum(dim=1, keepdim=True) + EPSILON)
         return embedding, h_next, c_next

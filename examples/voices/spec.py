@@ -34,11 +34,11 @@ VOICES = ModelSpec(
     ),
     states={"h": "h_next", "c": "c_next"},
     preprocessing=PREPROCESSING,
-    calibration=Calibration(Dataset("examples.voices.data:calibration"), minimum=60),
+    calibration=Calibration(Dataset("examples.voices.data:calibration"), minimum=30),
     evaluation=Evaluation(
         Dataset("examples.voices.data:evaluation"),
         metric="examples.voices.data:reciprocal_rank",
-        minimum=200,
+        minimum=120,
     ),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=16 * 2**20, max_memory_bytes=2**29),
     targets=(

@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from edge_assets.cli import browser_device
 from edge_assets.cli.commands import main
 from edge_assets.core.benchmark.statistics import MODES, Mode
+from edge_assets.core.evidence import Observed
 from edge_assets.devices import browser_lease
 from edge_assets.devices.browser import BrowserDevice, BrowserVariant, DeviceGone, measure, serve_browser_device
 from edge_assets.devices.browser_lease import Described, Lease, PageFault, Refusal, Reopened
@@ -274,6 +275,16 @@ def test_the_command_measures_prints_and_keeps_a_record(
     assert record["variants"]["onnx_model"]["latency_ms"]["1"]["p50"] > 0
     assert record["described"]["is_isolated"] is True
     assert str(place) in said[-1]
+
+    model = cell.build("onnx_model")
+    assert cell.observe({"onnx_model": model})["onnx_model"].elsewhere is None, "the tiny model has no such target"
+    place.write_text(json.dumps(record | {"matches_target": True}))
+    (known,) = cell.observe({"onnx_model": model})["onnx_model"].elsewhere or ()
+    observed = known.said(Observed)
+    assert (observed.tier, observed.accuracy.samples) == ("device", 64)
+    assert observed.latency_ms is not None
+    place.write_text("{}")  # is left out, and named in the log
+    assert cell.observe({"onnx_model": model})["onnx_model"].elsewhere is None
 
 
 class Opens:

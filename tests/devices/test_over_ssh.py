@@ -360,7 +360,7 @@ def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_awa
         "memory": "device",
     }
     assert winner.observations is not None
-    assert [one.tier for one in winner.observations] == ["device", "host"]
+    assert {one.device for one in winner.observations} == {"board-1", None}, "the board, and this machine"
     assert winner.observations[0].samples == winner.observations[1].samples, "the whole set"
     assert winner.findings is None
     gates = {gate.name: gate.tier for gate in winner.evidence}
@@ -383,18 +383,15 @@ def test_a_device_that_was_never_there_leaves_the_others_of_the_release(
     assert winner.not_measured is not None
     assert winner.not_measured.startswith("not measured: board-2 cannot be reached: nothing answers")
     assert "latency not measured: board-2 cannot be reached" in winner.reason
-    assert winner.provenance is not None
-    assert winner.provenance["parity"].tier == "host"
 
 
 def test_a_tier_that_is_demanded_and_not_there_blocks_the_release(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "devices", Inventory)
-    strict = replace(cell, target=replace(BOARD, evidence="device"))
+    strict = replace(cell, target=replace(target("graviton3"), evidence="device", emulation=()))
     verdicts = {entry.candidate.name: entry for entry in judged(strict).verdicts}
     assert verdicts["onnx_model"].verdict == "missing_evidence"
-    assert verdicts["onnx_model"].reason.startswith(
-        "evidence of tier device is demanded, and parity is known by tier host"
-    )
+    reason = verdicts["onnx_model"].reason
+    assert reason.startswith("evidence of tier device is demanded, and parity is known by tier host")
 
 
 def test_a_runtime_that_cannot_read_the_artifact_is_said_before_it_is_sent(board: Device) -> None:

@@ -1,6 +1,9 @@
 """Three engines: Chromium, Firefox and WebKitGTK are each driven for real, where they are installed."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +80,19 @@ def test_functions_of_a_page_are_awaited_and_what_they_throw_is_told(name: str, 
     assert engine.peak_memory_bytes() > 2**20
 
 
+def states_of(group: int) -> set[str]:
+    """Of the processes of a group; Z is one that ended, and is there until somebody asks how."""
+    states = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _parent, own, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # another's, which ended meanwhile
+        if int(own) == group:
+            states.add(state)
+    return states
+
+
 def test_a_browser_leaves_no_process_and_no_profile_behind(name: str, page: Server) -> None:
     if name == "chromium":
         pytest.skip("Playwright ends it")
@@ -86,12 +102,24 @@ def test_a_browser_leaves_no_process_and_no_profile_behind(name: str, page: Serv
     folder = Path((engine.profile if name == "firefox" else engine.home).name)  # type: ignore[attr-defined]
     engine.close()
     assert not folder.exists()
-    states = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        state, _parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-        if int(group) == process.pid:
-            states.append(state)
-    assert set(states) <= {"Z"}, "what ended is there until somebody asks how"
+    assert states_of(process.pid) <= {"Z"}
+
+
+def test_a_browser_dies_with_the_process_that_drives_it(name: str) -> None:
+    if name == "chromium":
+        pytest.skip("Playwright ends it")
+    code = "import sys, time; from edge_assets.toolchains.web.engine import open_engine; "
+    code += f"engine = open_engine({name!r}); print(engine.process.pid, flush=True); time.sleep(600)"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    group = int(driver.stdout.readline())
+    assert states_of(group) - {"Z"}
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 20
+    while states_of(group) - {"Z"}:
+        assert time.monotonic() < deadline, "the browser outlived its driver"
+        time.sleep(0.1)
 
 
 def test_an_engine_builds_verifies_and_times_the_bundle(name: str, cell: Cell) -> None:

@@ -23,7 +23,7 @@ from edge_assets.core.verify import parity
 from edge_assets.errors import ExportError, InvalidSpec
 from edge_assets.families.families import FAMILIES
 from edge_assets.families.family import Family
-from edge_assets.pipeline.candidates import misnamed
+from edge_assets.pipeline.blocked import misnamed
 from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import ModelSpec, Tensor
 from edge_assets.targets.project import catalog, target

@@ -9,12 +9,14 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
 
 from edge_assets.core.evidence import Accuracy, Parity, Verified
 from edge_assets.core.shapes import record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import Refused
-from edge_assets.pipeline import candidates
+from edge_assets.pipeline import blocked
 from edge_assets.spec.model import Tensor
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import float16, int8_static
@@ -127,7 +129,7 @@ def test_a_name_that_most_of_the_weights_do_not_bear_out_is_refused(
     build = Result(Recipe("onnx_x", "1"), None, {})
     evidence = Result(Recipe("verification", "3"), None, record(verified))
     built = Built("onnx_x", "onnx", precision, "onnx", build, evidence)
-    reason = candidates.misnamed(built)
+    reason = blocked.misnamed(built)
     if words is None:
         assert reason is None
     else:
@@ -276,6 +278,40 @@ def test_a_constant_tensor_keeps_its_operators_in_floating_point_and_no_others(t
     expected = onnxruntime.InferenceSession(path).run(None, other)[0]
     found = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, other)[0]
     assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.98, "another mask is not lost"
+
+
+class Smaller(nn.Module):
+    """A picture of any size in 0.7 of it: a float that is multiplied by its height and width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.layer(image)
+        return functional.interpolate(features, scale_factor=0.7, mode="bilinear", recompute_scale_factor=True)
+
+
+def test_sizes_that_are_computed_stay_in_floating_point(tmp_path: Path) -> None:
+    spec = replace(
+        SPEC,
+        inputs=(Tensor("image", "float32", ("batch", 1, "height", "width")),),
+        outputs=(Tensor("features", "float32", ("batch", 4, "rows", "columns")),),
+        axis_ranges={"height": (8, 16, 520), "width": (8, 20, 64)},
+        preprocessing=None,
+    )
+    onnx_format.save(onnx_format.export(Smaller().eval(), spec, 20), tmp_path / "model.onnx")
+    prepared = int8_static.prepare(tmp_path / "model.onnx", tmp_path)
+    ranges = observe(prepared, {"image": RANDOM.normal(size=(16, 1, 16, 20)).astype(np.float32)}, "minmax")
+    int8_static.quantize_with(prepared, ranges, FLAVOUR, tmp_path / "int8.onnx")
+    float16.convert(tmp_path / "model.onnx", tmp_path / "fp16.onnx", {"image": np.ones((2, 1, 16, 20), np.float32)})
+    picture = {"image": RANDOM.normal(size=(1, 1, 517, 30)).astype(np.float32)}
+    expected = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, picture)[0]
+    assert expected.shape == (1, 4, 361, 21), "361.9 would be 362 in half precision"
+    for name in ("int8.onnx", "fp16.onnx"):
+        found = onnxruntime.InferenceSession(tmp_path / name).run(None, picture)[0]
+        assert found.shape == expected.shape
+        assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.98
 
 
 def test_where_nothing_is_left_the_refusal_says_why(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from edge_assets.toolchains.onnx import int8_dynamic
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch import int8_static as torch_static
+from edge_assets.toolchains.pytorch import torchscript
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
 from tests.tiny.spec import TINY
 
@@ -280,6 +281,46 @@ def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
 def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="100 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
         int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
+
+
+# --- PyTorch: transposed convolutions ------------------------------------------------------------------
+
+
+class Enlarging(nn.Module):
+    """Convolutions, and a transposed one that an engine has no right kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+        self.larger = nn.ConvTranspose2d(16, 3, 2, stride=2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        larger: torch.Tensor = self.larger(torch.relu(self.first(image)))
+        return larger
+
+
+@pytest.mark.parametrize("engine", ["x86", "qnnpack"])
+def test_torch_int8_is_right_with_transposed_convolutions(engine: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Enlarging().eval()
+    checkpoint = tmp_path / "enlarging.safetensors"
+    save_file(network.state_dict(), checkpoint)
+    feeds = {"image": np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)}
+    spec = specified((Tensor("image", "float32", ("batch", 3, 8, 8)),), (Tensor("y", "float32", ("batch", 3, 16, 16)),))
+    flavour = {"engine": engine, "method": "minmax", "per_channel": True, "reduce_range": False, "recipe": "int8"}
+    request = BuildRequest(
+        spec=replace(spec, architecture="tests.toolchains.test_recurrent:Enlarging"),
+        parameters=flavour,
+        source=checkpoint,
+        calibration=feeds,
+        output=tmp_path,
+        log=print,
+    )
+    torch_static.build(request)
+    program = torchscript.open_session(
+        tmp_path / torch_static.FILE, threads=1, inputs=["image"], outputs=["y"], engine=engine
+    )
+    assert min(snr(network, program.run(feeds), feeds)) > 25
 
 
 # --- PyTorch and ExecuTorch: int8 that would be another's name -----------------------------------------

@@ -349,18 +349,25 @@ class Turns:
         return replace(found, surroundings=self._surroundings())
 
     def _surroundings(self) -> Surroundings:
-        moments = [moment for turn in self.kept for moment in (turn.before, turn.after)]
+        disturbed = [turn for turn in self.kept if turn.is_disturbed]
         throttled = [turn.throttled for turn in self.kept if turn.throttled is not None]
-        return Surroundings(
+        waited = [turn.conditions.waited for turn in self.kept]
+        stolen = [turn.conditions.stolen for turn in self.kept]
+        temperatures = []
+        for turn in self.kept:
+            temperatures += [turn.before.temperature_c, turn.after.temperature_c]
+        found = Surroundings(
             turns=len(self.kept),
-            disturbed=sum(turn.is_disturbed for turn in self.kept),
+            disturbed=len(disturbed),
             repeated=self.repeated,
-            waited=_most(turn.conditions.waited for turn in self.kept),
-            stolen=_most(turn.conditions.stolen for turn in self.kept),
-            throttled=any(throttled) if throttled else None,
-            temperature_c=_most(moment.temperature_c for moment in moments),
+            waited=_most(waited),
+            stolen=_most(stolen),
+            temperature_c=_most(temperatures),
             cooled_s=self.cooled_s,
         )
+        if not throttled:
+            return found
+        return replace(found, throttled=any(throttled))
 
 
 def _most(numbers: Iterable[float | None]) -> float | None:

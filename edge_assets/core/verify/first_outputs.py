@@ -4,13 +4,14 @@ PyTorch is what every variant is judged by. How far one is from the fp32 file th
 scheme cost, and what the conversion before it did.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from edge_assets.core.datasets.npz import open_npz, save_arrays
 from edge_assets.core.verify import parity
+from edge_assets.later import np
 from edge_assets.spec.model import PARITY_SAMPLES
 
 FILE = "first_outputs.npz"

@@ -49,7 +49,7 @@ HOLDER = "holder.json"  # who has this machine's turn, beside the files
 
 
 class Agent:
-    """What an agent knows between requests."""
+    """The machine: what it is, whose turn it is, and its files."""
 
     def __init__(self, settings: Message) -> None:
         home = settings.get("home") or os.environ.get("EDGE_ASSETS_AGENT_HOME") or "~/.cache/edge-assets-agent"
@@ -57,8 +57,6 @@ class Agent:
         self.sensors = Sensors(Path(settings.get("root") or "/"), settings.get("power"))
         self.version = settings.get("version")
         self.lock: int | None = None
-        self.session: Any = None
-        self.queries: Queries | None = None
 
     def hello(self, _request: Message, _payload: bytes) -> Message:
         """The fingerprint of this machine, the versions of its runtimes, and its condition."""
@@ -110,6 +108,45 @@ class Agent:
         """Where the artifact lies whose files came."""
         return {"path": str(self.files.artifact(request["sha256"], request["files"]))}
 
+    def telemetry(self, _request: Message, _payload: bytes) -> Message:
+        """How the device is now."""
+        return self.sensors.now()
+
+    def bound(self, _request: Message, _payload: bytes) -> Message:
+        """Remove what was not used for longest."""
+        return {"removed_bytes": self.files.bound()}
+
+
+class Model:
+    """The model that an agent has open, and what is asked of it."""
+
+    def __init__(self, files: Files, sensors: Sensors) -> None:
+        self.files = files
+        self.sensors = sensors
+        self.session: Any = None
+        self.queries: Queries | None = None
+
+    def build(self, request: Message, _payload: bytes) -> Message:
+        """Where the kit lies with an engine for the GPU here, built if it is not there yet. Raises Refused."""
+        from edge_assets.toolchains.tensorrt import kit
+
+        try:
+            builders = kit.installed_builders()
+            if not builders:
+                raise Refused("neither tensorrt nor tensorrt-rtx is installed: pip install tensorrt")
+            here = kit.this_place(builders[0], kit.Cuda())
+            engine = hashlib.sha256(json.dumps(asdict(here), sort_keys=True).encode()).hexdigest()
+            built = self.files.engines / f"{request['sha256'][:16]}-{engine[:16]}"
+            if not built.exists():
+                with tempfile.TemporaryDirectory(dir=self.files.engines) as scratch:
+                    own = Path(scratch) / "kit"  # the files of an artifact are links, and another kit may have the same
+                    shutil.copytree(request["path"], own)
+                    print(kit.rebuild(own, builders[0], None), file=sys.stderr)
+                    own.rename(built)
+        except kit.KitError as error:
+            raise Refused(str(error)) from error
+        return {"path": str(built)}
+
     def load(self, request: Message, _payload: bytes) -> Message:
         """Open the model. `baseline_bytes` is the peak before it: interpreter, runtime library and inputs."""
         import_module(library_of(request["runtime"]))
@@ -153,41 +190,12 @@ class Agent:
         """Peak resident memory so far, or the GPU's where the model is there."""
         return {"peak_bytes": self._timing().peak_bytes()}
 
-    def telemetry(self, _request: Message, _payload: bytes) -> Message:
-        """How the device is now."""
-        return self.sensors.now()
-
-    def build(self, request: Message, _payload: bytes) -> Message:
-        """Where the kit lies with an engine for the GPU here, built if it is not there yet. Raises Refused."""
-        from edge_assets.toolchains.tensorrt import kit
-
-        try:
-            builders = kit.installed_builders()
-            if not builders:
-                raise Refused("neither tensorrt nor tensorrt-rtx is installed: pip install tensorrt")
-            here = kit.this_place(builders[0], kit.Cuda())
-            engine = hashlib.sha256(json.dumps(asdict(here), sort_keys=True).encode()).hexdigest()
-            built = self.files.engines / f"{request['sha256'][:16]}-{engine[:16]}"
-            if not built.exists():
-                with tempfile.TemporaryDirectory(dir=self.files.engines) as scratch:
-                    own = Path(scratch) / "kit"  # the files of an artifact are links, and another kit may have the same
-                    shutil.copytree(request["path"], own)
-                    print(kit.rebuild(own, builders[0], None), file=sys.stderr)
-                    own.rename(built)
-        except kit.KitError as error:
-            raise Refused(str(error)) from error
-        return {"path": str(built)}
-
-    def bound(self, _request: Message, _payload: bytes) -> Message:
-        """Remove what was not used for longest."""
-        return {"removed_bytes": self.files.bound()}
-
     def _timing(self) -> Queries:
         assert self.queries is not None, "load and inputs come first"
         return self.queries
 
 
-def serve(agent: Agent, requests: IO[bytes], answers: IO[bytes]) -> None:
+def serve(agent: Agent, model: Model, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until the input ends. A request that fails is answered with its error."""
     commands: dict[str, Callable[[Message, bytes], Answer]] = {
         "hello": agent.hello,
@@ -195,14 +203,14 @@ def serve(agent: Agent, requests: IO[bytes], answers: IO[bytes]) -> None:
         "have": agent.have,
         "put": agent.put,
         "artifact": agent.artifact,
-        "load": agent.load,
-        "inputs": agent.inputs,
-        "run": agent.run,
-        "warm_up": agent.warm_up,
-        "time": agent.time,
-        "memory": agent.memory,
+        "load": model.load,
+        "inputs": model.inputs,
+        "run": model.run,
+        "warm_up": model.warm_up,
+        "time": model.time,
+        "memory": model.memory,
         "telemetry": agent.telemetry,
-        "build": agent.build,
+        "build": model.build,
         "bound": agent.bound,
     }
     for message, payload in _awaited(requests):
@@ -245,7 +253,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a runtime that prints must not break the protocol
     settings = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    serve(Agent(settings), sys.stdin.buffer, answers)
+    agent = Agent(settings)
+    serve(agent, Model(agent.files, agent.sensors), sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edge_assets.core.evidence import Accuracy, Gate, Latency, Observation, Parity, Provenance
+from edge_assets.core.evidence import Accuracy, Gate, Latency, Observation, Parity, Provenance, Row
 from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import layout_of
 from edge_assets.core.shapes import LEFT_OUT
@@ -78,15 +78,12 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
     file = shipped.variant
     if len(shipped.artifact.files) == 1:
         file = shipped.artifact.files[0].path
-    latency = candidate.latency
-    if latency:
-        latency = replace(latency, histogram=None)
     rebuildable = [f"{shipped.variant}/{name}" for name in winner.facts.rebuildable]
     inputs = [tensor.name for tensor in spec.inputs]
     outputs = [tensor.name for tensor in spec.outputs]
     verdicts: dict[str, str] = {entry.candidate.name: entry.verdict for entry in judgement.verdicts}
     session = cell.verification.session(winner.runtime) | build_session(winner.runtime, winner.build)
-    return Manifest(
+    manifest = Manifest(
         model=row.model,
         description=spec.description,
         license=spec.license,
@@ -112,14 +109,9 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         metric=spec.evaluation.metric_name,
         own_unit=row.own_unit,
         metrics=row.metrics,
-        provenance=row.provenance,
-        observations=row.observations,
-        findings=row.findings,
-        disturbed=row.disturbed,
-        least_runtime=_least_runtime(winner),
         accuracy=candidate.accuracy,
         parity=candidate.parity,
-        latency_ms=latency,
+        latency_ms=candidate.latency,
         mode=conditions.mode,
         threads=conditions.threads,
         machine=conditions.machine.published(),
@@ -130,6 +122,23 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         reason=row.reason,
         verdicts=verdicts,
         layout=layout_of(spec),
+    )
+    return _with_evidence(manifest, row, winner)
+
+
+def _with_evidence(manifest: Manifest, row: Row, winner: Built) -> Manifest:
+    """How its numbers are known, what disturbed them, and what it needs to run."""
+    latency = manifest.latency_ms
+    if latency:
+        latency = replace(latency, histogram=None)
+    return replace(
+        manifest,
+        latency_ms=latency,
+        provenance=row.provenance,
+        observations=row.observations,
+        findings=row.findings,
+        disturbed=row.disturbed,
+        least_runtime=_least_runtime(winner),
     )
 
 

@@ -19,6 +19,11 @@ def expressed(program: "torch.export.ExportedProgram") -> "torch.export.Exported
     """The same program in operators that coremltools has a form for. Raises ExportError where PyTorch cannot."""
     if any(_operator(node) in RECURRENT for node in program.graph.nodes):
         program = _unrolled(program)
+    return with_strides(program)
+
+
+def with_strides(program: "torch.export.ExportedProgram") -> "torch.export.ExportedProgram":
+    """The same program, in whose nodes for pooling the stride is written out."""
     for node in program.graph.nodes:
         name = _operator(node).partition(".")[0].removesuffix("_with_indices")
         if name in POOLING and len(node.args) == WITHOUT_STRIDE and not node.kwargs:

@@ -20,6 +20,7 @@ from edge_assets.toolchains.onnx.calibration import batches, first_samples, samp
 from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs
+from edge_assets.toolchains.pytorch.int8_static import int8_share
 
 if TYPE_CHECKING:
     import torch
@@ -59,33 +60,31 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
 
     minmax = not dynamic and request.parameters["method"] == "minmax"
     chosen = quantizer(dynamic=dynamic, minmax=minmax)
-    prepared = prepare_pt2e(executorch.export_checkpoint(request).module(), chosen)
+    program = executorch.export_checkpoint(request)
+    elements = sum(parameter.numel() for parameter in program.parameters())
+    prepared = prepare_pt2e(program.module(), chosen)
     with torch.inference_mode():
         for sample in _observed(request, dynamic):
             prepared(*sample)
         converted = convert_pt2e(prepared)
     if not dynamic:
-        _check_share(converted)
+        _check_share(converted, elements)
     facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
     return lower_quantized(converted, request, dynamic) | facts
 
 
-def _check_share(converted: torch.fx.GraphModule) -> None:
-    """Raises Refused where most of the weights stayed as they were, as those of recurrent layers do."""
+def _check_share(converted: torch.fx.GraphModule, elements: int) -> None:
+    """Raises Refused where most of the network's weights stayed as they were, as those of recurrent layers do."""
     import torch
 
-    int8, others = 0, 0
+    int8 = 0
     for node in converted.graph.nodes:
         if node.op != "get_attr":
             continue
         tensor: object = attrgetter(str(node.target))(converted)
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        if tensor.dtype == torch.int8:
+        if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.int8:
             int8 += tensor.numel()
-        elif tensor.is_floating_point():
-            others += tensor.numel() * tensor.element_size()
-    share = int8 / max(1, int8 + others)
+    share = int8_share(int8, elements)
     if int8 and share < LEAST_SHARE:  # where none is, `quantize_nodes` says it
         raise Refused(
             f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "

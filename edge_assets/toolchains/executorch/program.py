@@ -19,6 +19,7 @@ from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.later import np
+from edge_assets.toolchains.coreml.expressed import with_strides
 from edge_assets.toolchains.coreml.package import deployment_target
 from edge_assets.toolchains.onnx.fixed_batch import describe as describe_static
 from edge_assets.toolchains.onnx.fixed_batch import fixed
@@ -334,7 +335,8 @@ def build_coreml(request: BuildRequest) -> Mapping[str, Any]:
         compute_precision=coremltools.precision.FLOAT16,
         minimum_deployment_target=coremltools.target[request.parameters["deployment_target"]],
     )
-    return lower(export_checkpoint(request), [CoreMLPartitioner(compile_specs=specs)], request)
+    program = with_strides(export_checkpoint(request))
+    return lower(program, [CoreMLPartitioner(compile_specs=specs)], request)
 
 
 def parameters(spec: ModelSpec, _target: Target) -> dict[str, object]:

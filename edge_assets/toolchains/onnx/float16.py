@@ -13,18 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.axes import sizing_parameters
 from edge_assets.core.session import CalibrationData
 from edge_assets.core.variant import BuildRequest
+from edge_assets.hashing import Json
 from edge_assets.later import np
 from edge_assets.toolchains.onnx import beside
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, MEMORY_BYTES, extremes_of, first_samples, fitting_batch
-from edge_assets.toolchains.onnx.graph import set_nodes
+from edge_assets.toolchains.onnx.graph import set_nodes, sizing_nodes
 from edge_assets.toolchains.onnx.layers import name_nodes
 
 if TYPE_CHECKING:
     import onnx
 
+    from edge_assets.spec.model import ModelSpec
+    from edge_assets.targets import Target
 
 LARGEST = 65504.0  # of IEEE 754 binary16
 SMALLEST = 2.0**-14  # normal number of it: what is smaller has fewer bits
@@ -118,12 +122,15 @@ def _note(too_large: Mapping[str, float]) -> str:
 
 
 def _convert(source: Path, path: Path, keep: Collection[str]) -> None:
-    """Write the graph in half precision but for the nodes that `keep` names and those that read what they give."""
+    """Write the graph in half precision but for the nodes that `keep` names and those that read what they give.
+
+    What computes sizes stays as it is too.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(source)
-    kept = sorted(_with_readers(model.graph, keep))
+    kept = sorted(_with_readers(model.graph, keep) | sizing_nodes(model.graph))
     converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     _pass_directly(converted, kept)
     sort_topologically(converted)
@@ -190,6 +197,11 @@ def sort_topologically(model: onnx.ModelProto) -> None:
     set_nodes(model.graph, [nodes[i] for i in order])
 
 
+def parameters(spec: ModelSpec, _target: Target) -> dict[str, Json]:
+    """Inputs and outputs stay as they are, and so does what computes sizes."""
+    return {"keep_io_types": True, **sizing_parameters(spec)}
+
+
 VARIANT = replace(
     onnx_format.FROM_MODEL,
     name="onnx_fp16",
@@ -198,5 +210,5 @@ VARIANT = replace(
     build=build,
     code_version="2",
     needs=frozenset({"calibration"}),
-    parameters=lambda _spec, _target: {"keep_io_types": True},
+    parameters=parameters,
 )

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", *RECURRENT)
+# inputs that are sizes, or positions within them, by operator
+SIZE_INPUTS = {
+    "Resize": (2, 3),
+    "Upsample": (1,),
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Pad": (1,),
+    "ConstantOfShape": (0,),
+    "Range": (0, 1, 2),
+    "Slice": (1, 2, 3, 4),
+}
 LEAST_SHARE = 0.5  # of a graph's weights that a scheme must apply to
 FLOATS = (1, 10)  # FLOAT and FLOAT16 of onnx.TensorProto
 QUANTIZED = (
@@ -58,6 +70,38 @@ def weight_elements(path: Path) -> Counter[str]:
 def _givers(graph: "onnx.GraphProto") -> "dict[str, onnx.NodeProto]":
     """The node that gives each tensor."""
     return {output: node for node in graph.node for output in node.output}
+
+
+def sizing_nodes(graph: "onnx.GraphProto") -> set[str]:
+    """Names of the nodes that compute sizes in floating point, such as 0.7 of a picture's height.
+
+    Their numbers are no activations. With the ranges of some pictures every picture would get the size of these, and
+    half precision has no product of 240 and 0.7 that is exact enough to be rounded down.
+    """
+    givers = _givers(graph)
+    waiting: list[str] = []
+    for node in graph.node:
+        for position in SIZE_INPUTS.get(node.op_type, ()):
+            waiting += node.input[position : position + 1]
+    found: set[str] = set()
+    while waiting:
+        giver = givers.get(waiting.pop())
+        if giver is None or giver.name in found or giver.op_type in ("Shape", "Size"):
+            continue
+        found.add(giver.name)
+        waiting += giver.input
+    in_floats: set[str] = set()
+    values: set[str] = set()  # sizes as floats
+    for node in graph.node:
+        if node.name not in found:
+            continue
+        is_cast = node.op_type == "Cast"
+        gives_floats = is_cast and node.attribute[0].i in FLOATS
+        if gives_floats or values & set(node.input):
+            in_floats.add(node.name)
+        if gives_floats or (not is_cast and values & set(node.input)):
+            values.update(node.output)
+    return in_floats
 
 
 def _constant_source(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge_assets.core.axes import sizing_parameters
 from edge_assets.core.scheme import Scheme, granularity_of, renamed, short_type
 from edge_assets.core.variant import BuildRequest, Variant, in_depth
 from edge_assets.errors import Refused
@@ -20,7 +21,7 @@ from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.calibration import BATCH, Ranges, observe
 from edge_assets.toolchains.onnx.compact import compact
-from edge_assets.toolchains.onnx.graph import quantized_nodes
+from edge_assets.toolchains.onnx.graph import quantized_nodes, sizing_nodes
 from edge_assets.toolchains.onnx.layers import name_nodes
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def quantize_with(
 ) -> int:
     """Write `prepared` in QDQ form with known ranges to `path`; returns how many nodes quantize or dequantize.
 
-    `exclude` names nodes of `prepared` that stay in floating point, as do those at a tensor without a usable range.
+    `exclude` names nodes of `prepared` that stay in floating point, as do those at a tensor without a usable range and
+    those that compute sizes.
     Types that the graph's operator set has no QuantizeLinear for (16 bits below opset 21) use ONNX Runtime's own.
     Raises Refused if no node changed.
     """
@@ -131,7 +133,7 @@ def quantize_with(
     known = {}
     for name, (least, most) in ranges.by_tensor.items():
         known[name] = TensorData(lowest=least, highest=most)
-    excluded = {*exclude, *_nodes_at(model.graph, ranges.unfit)}
+    excluded = {*exclude, *_nodes_at(model.graph, ranges.unfit), *sizing_nodes(model.graph)}
     quantizable = {*QLinearOpsRegistry, *QDQRegistry}
     quantizer = QDQQuantizer(
         model,
@@ -191,6 +193,7 @@ def parameters(
         "reduce_range": flavour.reduce_range,
         "method": method,
         "batch": BATCH,
+        **sizing_parameters(spec),
     }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.pt"
+WITHOUT_TRANSPOSED = ("x86", "fbgemm")  # engines whose int8 transposed convolutions give wrong numbers: those stay fp32
 
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
@@ -39,6 +40,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             "FX traces networks that take tensors by position and return a tensor or a flat tuple of them, and this "
             "one takes keywords or returns something else; use onnx_int8_static"
         )
+    elements = sum(parameter.numel() for parameter in model.parameters())
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
     observers = qconfig_mapping(
@@ -58,7 +60,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             changed = sum("quantized" in type(module).__module__ for module in converted.modules())
             if not changed:
                 raise Refused("no module of this model was changed, so the result would be fp32 under an int8 name")
-            _check_share(converted)
+            _check_share(converted, elements)
             traced = torch.jit.trace(converted, example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), request.output / FILE)
     finally:
@@ -68,20 +70,24 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
     return facts | {"session": {"engine": engine}}
 
 
-def _check_share(converted: "torch.nn.Module") -> None:
-    """Raises Refused where most of the weights stayed as they were, as those of recurrent layers do."""
+def _check_share(converted: "torch.nn.Module", elements: int) -> None:
+    """Raises Refused where most of the network's weights stayed as they were, as those of recurrent layers do."""
     int8 = 0
     for module in converted.modules():
         weight = getattr(module, "weight", None)
         if callable(weight):  # quantized modules pack theirs, and unpack it when asked
             int8 += weight().numel()
-    others = sum(parameter.numel() * parameter.element_size() for parameter in converted.parameters())
-    share = int8 / max(1, int8 + others)
+    share = int8_share(int8, elements)
     if share < LEAST_SHARE:
         raise Refused(
             f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
             f"needed): PyTorch's static int8 takes convolutions and linear layers alone; use onnx_int8_dynamic"
         )
+
+
+def int8_share(int8: int, elements: int) -> float:
+    """The share of the bytes that are int8, where so many of all elements are and the others are fp32."""
+    return int8 / max(1, int8 + 4 * (elements - int8))
 
 
 def _prepared(
@@ -123,6 +129,9 @@ def qconfig_mapping(
         weight = observer.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
     mapping: QConfigMapping = get_default_qconfig_mapping(engine)
     mapping.set_global(QConfig(activation, weight))
+    if engine in WITHOUT_TRANSPOSED:
+        for kind in (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d):
+            mapping.set_object_type(kind, None)
     return mapping
 
 

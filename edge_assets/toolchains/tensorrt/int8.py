@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_assets.core.axes import sizing_parameters
 from edge_assets.core.scheme import Scheme
 from edge_assets.core.variant import BuildRequest
 from edge_assets.hashing import Json
@@ -72,6 +73,7 @@ def parameters(spec: "ModelSpec", _target: "Target") -> dict[str, Json]:
         "method": spec.calibration.method,
         "batch": BATCH,
         "operators": list(OPERATORS),
+        **sizing_parameters(spec),
     }
 
 

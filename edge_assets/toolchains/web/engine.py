@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from edge_assets.targets.machine import BROWSERS, browser
 STARTING = 60  # seconds until a browser must answer
 ENDING = 5  # seconds until what does not end by itself is killed
 CALLING = 1800  # seconds for a function of the page: the converter's or the worker's patience ends before
+# the end of input, which comes however this process ends, ends the group; `exec` makes the command its leader
+WATCHED = 'exec 3<&0; (cat <&3 >/dev/null; kill -KILL 0) & exec 3<&-; exec "$@" </dev/null'
 STATE, PARENT, GROUP = 0, 1, 2  # of the fields of /proc/<pid>/stat after the name
 MODULES = {"chromium": "Chromium", "firefox": "Firefox", "webkit": "WebKit"}  # module of this folder -> its class
 
@@ -69,6 +71,19 @@ def executable(name: str) -> str:
     return found
 
 
+def start_group(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that leads a group of its own, and dies with all that it started when this process does."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", WATCHED, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes], what: str, log: Path) -> None:
     """Wait for something of a process that starts. Raises EdgeAssetsError where it ends, or takes too long."""
     deadline = time.monotonic() + STARTING
@@ -92,6 +107,8 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         while time.monotonic() < deadline and (process.poll() is None or _living(process.pid)):
             time.sleep(0.02)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _living(group: int) -> bool:

@@ -6,7 +6,6 @@ The protocol is W3C's (WebDriver BiDi): JSON messages over a WebSocket, a number
 import json
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edge_assets.toolchains.web.engine import (
     end_group,
     executable,
     largest_peak,
+    start_group,
     wait_until,
 )
 
@@ -50,15 +50,8 @@ class Firefox:
         lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in PREFERENCES.items()]
         (folder / "user.js").write_text("\n".join(lines) + "\n")
         self.log = folder / "log.txt"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [command, "--headless", "--no-remote", "--profile", str(folder), "--remote-debugging-port=0"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "HOME": str(folder)},
-                start_new_session=True,
-            )
+        arguments = ["--headless", "--no-remote", "--profile", str(folder), "--remote-debugging-port=0"]
+        self.process = start_group([command, *arguments], self.log, {**os.environ, "HOME": str(folder)})
         self.number = 0
         self.socket: ClientConnection | None = None
         try:

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import socket
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,25 @@ from edge_assets.toolchains.web.engine import (
     end_group,
     executable,
     largest_peak,
+    start_group,
     wait_until,
 )
 
 FOLDERS = ("/usr/lib", "/usr/libexec")  # below which distributions keep MiniBrowser
 SOFTWARE = {"WEBKIT_DISABLE_COMPOSITING_MODE": "1", "LIBGL_ALWAYS_SOFTWARE": "1"}  # a display without a GPU
+# a bus that starts no service by itself: the desktop's portals would mount a file system
+BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:tmpdir=/tmp</listen>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>
+"""
 # the answer comes as JSON text, because WebDriver turns numbers and undefined into others
 CALL = """
 const done = arguments[arguments.length - 1];
@@ -50,16 +63,10 @@ class WebKit:
         environment = {**os.environ, **SOFTWARE, "HOME": str(folder), "TMPDIR": str(folder)}
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             environment[name] = str(folder / name.lower())
-        display = ["xvfb-run", "--auto-servernum", "dbus-run-session", "--"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*display, command, f"--port={self.port}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        bus = folder / "bus.conf"
+        bus.write_text(BUS)
+        display = ["xvfb-run", "--auto-servernum", "dbus-run-session", f"--config-file={bus}", "--"]
+        self.process = start_group([*display, command, f"--port={self.port}"], self.log, environment)
         try:
             wait_until(self._is_ready, self.process, "WebKitWebDriver", self.log)
             self._start()
