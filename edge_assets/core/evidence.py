@@ -176,17 +176,6 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """What a network as C takes of a microcontroller, counted and not timed."""
-
-    flash_bytes: int  # of its code and constants
-    arena_bytes: int  # of RAM, for activations
-    stack_bytes: int  # the most that one inference took
-    instructions: int  # of one inference
-    how: str  # who counted what
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tried(Verified):
     """A search's candidate, whose file is not kept."""
 
@@ -344,6 +333,17 @@ class Latency(Statistics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a network as C takes of a microcontroller, counted and not timed."""
+
+    flash_bytes: int  # of its code and constants
+    arena_bytes: int  # of RAM, for activations
+    stack_bytes: int  # the most that one inference took
+    instructions: int  # of one inference
+    how: str  # who counted what
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed(Verified):
     """One artifact against PyTorch eager in fp32, computed elsewhere than on this machine's own instruction set."""
 
@@ -435,7 +435,7 @@ class Observation:
     accuracy_drop_interval_points: tuple[float, float]
     parity_snr_db: float | None
     latency_p50_ms: float | None = field(default=None, metadata=LEFT_OUT)  # at batch 1, where that device was timed
-    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)
+    footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
 
 
 @dataclass(frozen=True, kw_only=True)

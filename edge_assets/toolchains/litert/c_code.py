@@ -735,7 +735,7 @@ def _header(symbol: str, inputs: Sequence[Port], outputs: Sequence[Port], arena:
         shape = ", ".join(str(axis) for axis in port.shape)
         meaning = ""
         if port.affine:
-            meaning = f"; real value = {port.affine.scale!r} * (q - {port.affine.zero})"
+            meaning = f"; real value = {port.affine.scale!r} * (q - ({port.affine.zero}))"
         lines.append(f"/* {port.name}: {port.c_type} [{shape}]{meaning} */")
     lines += [f"#define {symbol.upper()}_ARENA_BYTES {arena}", ""]
     lines += ["/* Computes the outputs of one sample. Not to be called by two threads at once: the arena is one. */"]
