@@ -21,7 +21,9 @@ NUMBERS = (
         "accuracy", "float", "The deciding metric on the evaluation set; `metric` says which if it is not accuracy"
     ),
     TableColumn(
-        "drop_points", "float", "Drop against PyTorch eager, in hundredths of the metric's unit; below 0 is better"
+        "drop_points",
+        "float",
+        "Drop against PyTorch eager in points, hundredths of the metric's unit; below 0: better",
     ),
     TableColumn("p50_ms", "float", "Median latency in ms at batch 1, where measured on the target's own hardware"),
     TableColumn("snr_db", "float", "Outputs against PyTorch eager: signal-to-noise ratio in dB, the worst batch"),

@@ -98,6 +98,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
         "axis_ranges": {},
         "description": "Digits",
         "finetuning": {"data": {"load": "tests.tiny.data:finetuning", "version": "2"}, "epochs": 1},
+        "flush_subnormals": True,
         "license": "MIT",
         "owners": ["team:vision"],
         "schemes": "all",

@@ -72,7 +72,7 @@ def test_what_was_released_says_on_what_hardware_and_why() -> None:
 def test_verdicts_gates_and_parity() -> None:
     assert columns(tables.verdicts([ROW])) == dict.fromkeys(["variant", "verdict", "reason"], "string")
     (gate,) = tables.gates([Gate("size", None, "size not measured")]).records
-    assert gate.data == {"gate": "size", "passed": None, "evidence": "size not measured"}
+    assert gate.data == {"gate": "size", "passed": None, "tier": None, "evidence": "size not measured"}
     one = Difference(max_abs=0.5, max_rel=None, cosine=1.0, snr_db=30.0, nan=0, inf=0)
     parity = Parity(**vars(one), by_output={"logits": {"1": one, "5": one}})
     table = tables.parity_by_output(parity)

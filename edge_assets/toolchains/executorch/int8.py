@@ -186,6 +186,7 @@ STATIC = replace(
     build=build_static,
     parameters=_static_parameters,
     needs=frozenset({"calibration"}),
+    code_version="2",
     seconds=1800,  # PT2E prepares and observes node by node in Python
 )
 DYNAMIC = replace(
