@@ -152,8 +152,9 @@ def test_a_build_verifies_the_artifact_as_c(
     monkeypatch.setenv("EDGE_ASSETS_EMULATORS", str(installation.parent))
     place = cell()
     built = place.elsewhere.observed({"litert_int8_full": place.build("litert_int8_full")})["litert_int8_full"]
-    (observed,) = built.observed
-    assert isinstance(observed, Observed)
+    (result,) = built.elsewhere or ()
+    assert result.refused is None
+    observed = result.said(Observed)
     assert observed.tier == "emulated"
     assert observed.by.startswith("Cortex-M4 (qemu ")
     assert observed.accuracy.samples == 64
