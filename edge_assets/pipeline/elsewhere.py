@@ -124,7 +124,12 @@ class Elsewhere:
                 opset = built.build.facts.get("opset")
                 demand_runtime(observer.device, observer.versions, self.runtime_of(name), opset)
             self.cell.log(f"verifying {name} on {observer.by}, {self._samples(observer)} samples")
-            return record(self._evaluated(observer, name, built))
+            try:
+                return record(self._evaluated(observer, name, built))
+            except Refused as error:
+                if not observer.microcontroller:
+                    raise
+                raise Refused(f"{observer.by} cannot run it: {error}") from None
 
         try:
             return self.cell.store.remember(recipe, build)

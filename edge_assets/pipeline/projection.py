@@ -8,6 +8,7 @@ from dataclasses import replace
 from edge_assets.core.evidence import Latency, MeasuredVariant, Provenance, Row
 from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
+from edge_assets.core.types import Built
 from edge_assets.pipeline.candidates import Candidates, known_of
 from edge_assets.pipeline.identity import own_name
 from edge_assets.pipeline.parents import parent_of, snr_db
@@ -54,7 +55,7 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
         memory_estimate=facts.memory_estimate,
         graph=facts.graph,
         delegation=facts.delegation,
-        notes=facts.notes,
+        notes=(*facts.notes, *_not_emulated(built)),
         reused=built.reused and candidates.measurement.reused,
     )
     if built.artifact is None or built.size_bytes is None:
@@ -66,6 +67,15 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
         build_seconds=built.build.seconds,
         effort_seconds=candidates.effort_seconds(row.artifact),
     )
+
+
+def _not_emulated(built: Built) -> list[str]:
+    """Why an emulated instruction set says nothing of an artifact that it was asked about."""
+    reasons = []
+    for result in built.elsewhere or ():
+        if result.refused is not None and result.recipe.parameters.get("tier") == "emulated":
+            reasons.append(result.refused)
+    return reasons
 
 
 def _with_verification(row: Row, known: Known | None, deciding: Metric) -> Row:

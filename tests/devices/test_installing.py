@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from edge_assets.cli import main
 from edge_assets.devices import emulators
 from edge_assets.devices.emulators import Record, installed, runtimes_here
-from edge_assets.devices.installing import install
+from edge_assets.devices.installing import MICROCONTROLLER_FILES, install
 from edge_assets.errors import EdgeAssetsError, MissingTool, UnknownName
 from tests.conftest import ROOT
 
@@ -261,6 +261,38 @@ def test_the_commands_install_list_and_remove(packages: Path) -> None:
     assert "removed cortex-a72, cortex-a76, arm-max: " in run("remove", "arm-max")
     with pytest.raises(MissingTool):
         installed("cortex-a76")
+
+
+def test_microcontrollers_come_and_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_ASSETS_EMULATORS", str(tmp_path))
+    folder = emulators.folder_of("cortex-m")
+    folder.mkdir()
+    Record(emulators.LAYOUT, qemu="7.2.99", gcc="12.2.1").write(folder)
+    assert emulators.state("cortex-m7").lack is None
+    assert "cortex-m: qemu 7.2.99, gcc 12.2.1; " in run("list")
+    assert "removed cortex-m4, cortex-m7, cortex-m55: " in run("remove", "cortex-m55")
+    assert emulators.state("cortex-m4").lack == "not installed"
+
+
+def test_of_debians_packages_a_microcontroller_takes_what_compiles_and_emulates() -> None:
+    kept = (
+        "usr/bin/qemu-system-arm",
+        "usr/bin/arm-none-eabi-gcc-12.2.1",
+        "usr/lib/arm-none-eabi/bin/ld.bfd",
+        "usr/lib/gcc/arm-none-eabi/12.2.1/cc1",
+        "usr/lib/gcc/arm-none-eabi/12.2.1/include/stdint.h",
+        "usr/lib/gcc/arm-none-eabi/12.2.1/thumb/v8.1-m.main+mve/hard/libgcc.a",
+        "usr/lib/x86_64-linux-gnu/libfdt.so.1",
+        "lib/aarch64-linux-gnu/libz.so.1",
+    )
+    left_out = (
+        "usr/bin/arm-none-eabi-g++",
+        "usr/lib/gcc/arm-none-eabi/12.2.1/cc1plus",
+        "usr/lib/gcc/arm-none-eabi/12.2.1/thumb/v7-a/hard/libgcc.a",
+        "usr/share/doc/qemu-system-arm/copyright",
+    )
+    assert all(MICROCONTROLLER_FILES.fullmatch(path) for path in kept)
+    assert not any(MICROCONTROLLER_FILES.fullmatch(path) for path in left_out)
 
 
 def run(*arguments: str) -> str:

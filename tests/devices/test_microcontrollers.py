@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from edge_assets.core.evidence import Observed
+from edge_assets.core.variant import CHECKPOINT
 from edge_assets.devices import emulators, microcontrollers
 from edge_assets.devices.emulators import Record, installed
 from edge_assets.devices.microcontrollers import COMPILER, QEMU, SIZE, FirmwareError, Tools
 from edge_assets.errors import EdgeAssetsError, MissingTool, Refused
 from edge_assets.families.families import FAMILIES
 from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.report import words
 from edge_assets.targets.emulation import MICROCONTROLLERS, Region
 from edge_assets.targets.project import target
@@ -153,6 +155,7 @@ def test_a_build_verifies_the_artifact_as_c(
     place = cell()
     built = place.elsewhere.observed({"litert_int8_full": place.build("litert_int8_full")})["litert_int8_full"]
     (result,) = built.elsewhere or ()
+    assert result.refused is None
     observed = result.said(Observed)
     assert observed.tier == "emulated"
     assert observed.by.startswith("Cortex-M4 (qemu ")
@@ -162,3 +165,22 @@ def test_a_build_verifies_the_artifact_as_c(
     assert observed.footprint is not None
     assert 0 < observed.footprint.flash_bytes < 100_000
     assert set(observed.versions) == {"qemu", "gcc"}
+
+
+def test_a_network_that_has_no_form_in_c_keeps_its_other_evidence_and_says_why(
+    installation: Path, cell: Callable[[], Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_ASSETS_EMULATORS", str(installation.parent))
+    monkeypatch.setattr("edge_assets.devices.microcontrollers.VERSION", "without a kernel")
+    lacking = {name: emitter for name, emitter in c_code.EMITTERS.items() if name != "FULLY_CONNECTED"}
+    monkeypatch.setattr(c_code, "EMITTERS", lacking)
+    place = cell()
+    plain = {name: place.build(name) for name in (CHECKPOINT, "litert_fp32", "litert_int8_full")}
+    builts = place.elsewhere.observed(plain)
+    judgement = Judgement(place, builts, place.measure(builts, "rapid"))
+    assert judgement.winner().candidate.name == "litert_int8_full"
+    (row,) = [row for row in judgement.rows if row.artifact == "litert_int8_full"]
+    assert row.observations is None
+    (note,) = row.notes
+    assert "Cortex-M4 (qemu " in note
+    assert "(FULLY_CONNECTED) has no form in C: there are kernels for ADD, " in note
