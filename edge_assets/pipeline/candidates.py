@@ -22,7 +22,6 @@ from edge_assets.core.variant import CHECKPOINT
 from edge_assets.pipeline.blocked import blocked
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.identity import Identity
-from edge_assets.pipeline.observers import not_emulated
 from edge_assets.spec.tiers import Tier
 from resources.records import parsed
 
@@ -121,6 +120,8 @@ class Candidates:
         if self.conditions.no_device:
             return f"not measured: {self.conditions.no_device}"
         reason = self.builts[name].facts.not_measured or self.cell.not_measured
+        from edge_assets.pipeline.observers import not_emulated
+
         emulation = not_emulated(self.cell)
         return f"{reason}; {emulation}" if emulation else reason
 

@@ -5,9 +5,12 @@ The same functions on a read-only store are the plan: the first step that would 
 Nothing here knows Dagster or MLflow.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from edge_assets.core.types import Built, Result
 from edge_assets.core.variant import CHECKPOINT
@@ -15,7 +18,6 @@ from edge_assets.errors import (
     UnknownName,
 )
 from edge_assets.pipeline.datasets import Datasets
-from edge_assets.pipeline.elsewhere import Elsewhere
 from edge_assets.pipeline.identity import RELEASE, REPORT, Identity
 from edge_assets.pipeline.measurement import Measurement
 from edge_assets.pipeline.network import Network
@@ -23,6 +25,9 @@ from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.variants import Variants
 from edge_assets.pipeline.verification import Verification
+
+if TYPE_CHECKING:
+    from edge_assets.pipeline.elsewhere import Elsewhere
 
 __all__ = ["RELEASE", "REPORT", "Cell"]
 
@@ -53,6 +58,8 @@ class Cell(Identity):
 
     @cached_property
     def elsewhere(self) -> Elsewhere:
+        from edge_assets.pipeline.elsewhere import Elsewhere  # what only asks what there is needs no devices
+
         return Elsewhere(self, self.data, self.recipes, self.reference, self.verification)
 
     @cached_property
@@ -99,6 +106,6 @@ class Cell(Identity):
         """Peak memory of every built variant and, on this machine or a device of the target, its latency."""
         return self.measurement.of(builts, mode)
 
-    def planning(self) -> "Cell":
+    def planning(self) -> Cell:
         """The same cell on a store that refuses to build."""
         return replace(self, store=self.store.planning(), log=lambda _message: None)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_assets.core import failures
 from edge_assets.core.benchmark.harness import Contestant, measure
@@ -23,12 +24,14 @@ from edge_assets.errors import (
     shortened,
 )
 from edge_assets.pipeline.datasets import Datasets
-from edge_assets.pipeline.elsewhere import Elsewhere
 from edge_assets.pipeline.identity import Identity, machine_digest
 from edge_assets.pipeline.measured import now, queried, written_down
-from edge_assets.pipeline.on_device import OnDevice
 from edge_assets.pipeline.verification import Verification
 from edge_assets.targets import this_machine
+
+if TYPE_CHECKING:
+    from edge_assets.pipeline.elsewhere import Elsewhere
+    from edge_assets.pipeline.on_device import OnDevice
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Measurement:
             raise DeviceError("; ".join(found.absent.values()))
         if found.timed is None:
             return None
+        from edge_assets.pipeline.on_device import OnDevice
+
         return OnDevice(self.cell, self.elsewhere, found.timed)
 
     def _of(self, builts: Mapping[str, Built], mode: str, device: OnDevice | None) -> Result:
