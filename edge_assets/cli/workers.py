@@ -6,12 +6,14 @@ those of the workers that are done. What a worker has to say and what it finishe
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.queues import Queue
 from typing import TypeAlias
 
@@ -84,17 +86,15 @@ def at_once(
     `do` is a module's function: it runs in the workers. Ctrl-C and SIGTERM end the workers too.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can deadlock
-    events: Queue[Event | None] = context.Queue()
+    heard = Heard(hear)
     shares = context.Queue()
     for share in _shares(workers):
         shares.put(share)
-    listener = threading.Thread(target=_pass_on, args=(events, hear), daemon=True)
-    listener.start()
     executor = ProcessPoolExecutor(
         workers,
         mp_context=context,
         initializer=_begin,
-        initargs=(events, shares),
+        initargs=(heard.address, shares),
     )
     try:
         with _ended_together():
@@ -105,8 +105,7 @@ def at_once(
                 yield futures[future], future.result()
     finally:
         executor.shutdown(cancel_futures=True)
-        events.put(None)
-        listener.join()
+        heard.close()
 
 
 def _shares(workers: int) -> list[set[int]]:
@@ -130,9 +129,53 @@ def _give_all_cores() -> None:
                     os.sched_setaffinity(thread.id, cores)
 
 
-def _pass_on(events: "Queue[Event | None]", hear: Callable[[Event], None]) -> None:
-    while (event := events.get()) is not None:
-        hear(event)
+class Heard:
+    """Events of workers, each over a connection of its own: one that is killed while it speaks silences no other.
+
+    A queue that all share has one lock, which a killed process holds for ever.
+    """
+
+    def __init__(self, hear: Callable[[Event], None]) -> None:
+        self.hear = hear
+        self.turn = threading.Lock()
+        self.listener = Listener()
+        self.readers: list[threading.Thread] = []
+        self.is_closed = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Where workers connect."""
+        return str(self.listener.address)
+
+    def close(self) -> None:
+        """Hear to its end what workers said that are done by now."""
+        for reader in self.readers:
+            reader.join()
+        self.is_closed = True
+        self.listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self.listener.accept()
+            except (OSError, EOFError):  # closed; or a worker that was killed while it came
+                if self.is_closed:
+                    return
+                continue
+            reader = threading.Thread(target=self._read, args=(connection,), daemon=True)
+            self.readers.append(reader)
+            reader.start()
+
+    def _read(self, connection: "Connection[object, Event]") -> None:
+        with connection:
+            while True:
+                try:
+                    event = connection.recv()
+                except (EOFError, OSError):
+                    return
+                with self.turn:
+                    self.hear(event)
 
 
 @contextmanager
@@ -154,13 +197,30 @@ def _ended_together() -> Iterator[None]:
 
 # --- in a worker -----------------------------------------------------------------------------------------
 
-_events: "Queue[Event | None] | None" = None
+
+class Voice:
+    """What a worker says, in a thread of its own: Ctrl-C cuts no event in two."""
+
+    def __init__(self, address: str) -> None:
+        self.waiting: queue.Queue[Event] = queue.Queue()
+        self.connection = Client(address)
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def _send(self) -> None:
+        while True:
+            event = self.waiting.get()
+            with suppress(OSError):  # nobody hears any more
+                self.connection.send(event)
+            self.waiting.task_done()
 
 
-def _begin(events: "Queue[Event | None]", shares: "Queue[set[int]]") -> None:
+_voice: Voice | None = None
+
+
+def _begin(address: str, shares: "Queue[set[int]]") -> None:
     """Keep to a share of the cores; the machine itself is looked at before, since recipes say how many it has."""
-    global _events  # noqa: PLW0603  # a pool's initializer has no other way to hand something to its tasks
-    _events = events
+    global _voice  # noqa: PLW0603  # a pool's initializer has no other way to hand something to its tasks
+    _voice = Voice(address)
     garbage.look_less_often()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # while it waits for work: Ctrl-C ends it through its queue
     this_machine()
@@ -169,10 +229,11 @@ def _begin(events: "Queue[Event | None]", shares: "Queue[set[int]]") -> None:
 
 
 def _run(do: Do, work: Work) -> list[Result]:
-    assert _events is not None
+    assert _voice is not None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with never_dropped():
-            return do(work, _events.put)
+            return do(work, _voice.waiting.put)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _voice.waiting.join()

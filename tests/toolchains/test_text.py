@@ -211,7 +211,6 @@ def test_a_leaked_text_is_found_whatever_the_width_of_the_arrays(spec: ModelSpec
         ("litert_fp32", "pixel-8"),
         ("executorch_int8_dynamic", "pixel-8"),
         ("executorch_fp32", "pixel-8"),
-        ("executorch_int8_static", "pixel-8"),
     ],
 )
 def test_every_format_gives_what_pytorch_gives(name: str, on: str, build: Callable[[str, str], Built]) -> None:
