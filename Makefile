@@ -116,6 +116,6 @@ headers:
 # a real SSH server for the tests of devices, which skip where there is none
 sshd:
 	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || if [ "$$(id -u)" = 0 ]; then \
-	(apt-get update -qq && apt-get install -y -qq openssh-server openssh-client >/dev/null) || \
+	(timeout 90 apt-get update -qq && timeout 90 apt-get install -y -qq openssh-server openssh-client >/dev/null) || \
 	echo "the tests of devices are skipped: no OpenSSH server"; else \
 	echo "the tests of devices are skipped: sudo apt-get install openssh-server"; fi
