@@ -1,7 +1,6 @@
 """`edge-assets devices browser`: whatever opens the link is measured as a device of the browser family."""
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,7 +190,7 @@ def assignment(
     from edge_assets.core.benchmark.harness import Contestant
     from edge_assets.core.benchmark.statistics import MODES as KNOWN
     from edge_assets.devices.browser import Assignment
-    from edge_assets.pipeline.identity import MEASUREMENT_SAMPLES
+    from edge_assets.pipeline.measured import queried
 
     contestants, requests, precisions = {}, {}, {}
     for name, built in builts.items():
@@ -200,9 +199,6 @@ def assignment(
         contestants[name] = Contestant(name, built.artifact.sha256, loadable)
         requests[name] = cell.verification.request(loadable, samples, is_static="fixed_axes" in built.build.facts)
         precisions[name] = built.precision
-    count = max(MEASUREMENT_SAMPLES, *cell.target.batch_sizes)
-    evaluation = cell.data.first_feeds(cell.data.evaluation, count)
-    feeds = {name: array.take(range(count), axis=0, mode="wrap") for name, array in evaluation.items()}
     return Assignment(
         variants=contestants,
         precisions=precisions,
@@ -210,7 +206,7 @@ def assignment(
         execution_provider=provider or str(cell.target.options["execution_provider"]),
         threads=threads or min(cell.target.threads, described.threads),
         requests=requests,
-        feeds=feeds,
+        feeds=queried(cell.data, cell.target.batch_sizes),
         mode=KNOWN[mode],
         batch_sizes=cell.target.batch_sizes,
     )
@@ -226,6 +222,7 @@ def evidence_of(
 ) -> "BrowserEvidence":
     """The record of a measurement."""
     from edge_assets.devices.browser import BrowserEvidence
+    from edge_assets.pipeline.measured import now
 
     return BrowserEvidence(
         model=cell.spec.name,
@@ -239,7 +236,7 @@ def evidence_of(
         execution_provider=asked.execution_provider,
         mode=asked.mode.name,
         evaluated_samples=max(request.every for request in asked.requests.values()),
-        measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        measured_at=now(),
         remarks=tuple(remarks),
         variants=found,
     )
