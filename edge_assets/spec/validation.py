@@ -16,8 +16,7 @@ from edge_assets.errors import Fault, InvalidSpec, did_you_mean, printable, with
 
 T = TypeVar("T")
 
-# what checks a form is built when it is first used: few projects use all of them
-STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True)
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 REASONS = {  # for what pydantic says in Python's words
     "missing": "is missing",
     "union_tag_not_found": "must be a mapping of fields, with its kind",
