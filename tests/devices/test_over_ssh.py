@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from edge_assets.core.benchmark.statistics import Mode
 from edge_assets.core.types import Artifact, Built
 from edge_assets.devices import reach
 from edge_assets.devices.connection import AgentError, Connection
-from edge_assets.devices.inventory import Device, Inventory, Limits
+from edge_assets.devices.inventory import Device, Inventory
 from edge_assets.devices.lease import leased
 from edge_assets.devices.session import DeviceLoadable, DeviceWorker
 from edge_assets.errors import DeviceError, MeasurementError
@@ -34,6 +34,7 @@ from edge_assets.targets.catalog import Target, parse_target
 from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
+from tests.devices.conftest import BUSY
 from tests.devices.sshd import Sshd, sshd
 from tests.tiny.spec import TINY
 
@@ -51,27 +52,6 @@ BOARD: Target = parse_target(
     },
 )
 BOARDS: list[Device] = []  # the one of the test that runs
-BUSY = Limits(load=64)  # the tests themselves keep the cores busy
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as found:
-        yield found
-
-
-@pytest.fixture
-def board(server: Sshd, tmp_path: Path) -> Device:
-    reach.forget()
-    return Device(
-        name="board-1",
-        target=BOARD.name,
-        address=server.address,
-        interpreter=sys.executable,
-        folder=str(tmp_path / "on-device"),
-        limits=BUSY,
-        ssh_config=server.config,
-    )
 
 
 def agents(device: Device) -> list[psutil.Process]:
@@ -405,3 +385,5 @@ def test_a_runtime_that_cannot_read_the_artifact_is_said_before_it_is_sent(board
     with pytest.raises(DeviceError, match=r"has ONNX Runtime 1\.16\.3, and opset 20 needs 1\.17 or later: ssh"):
         demand_runtime(board, {"onnxruntime": "1.16.3"}, "onnx", 20)
     demand_runtime(board, {"onnxruntime-gpu": "1.20.1"}, "onnx", 20)
+    with pytest.raises(DeviceError, match=r"has no tensorrt or tensorrt-rtx: ssh -p \d+ .*pip install tensorrt"):
+        demand_runtime(board, {"numpy": "2.0"}, "tensorrt", None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_assets.core.arranged import ArrangedSession
+from edge_assets.targets.machine import nvidia_driver
 
 # by runtime: the library that it imports, and the module whose `open_session` loads a model
 SESSIONS = {
@@ -19,6 +20,7 @@ SESSIONS = {
 }
 # whose versions an agent says
 DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tensorrt", "tensorrt-rtx")
+DRIVER = "nvidia-driver"
 
 
 def library_of(runtime: str) -> str:
@@ -37,11 +39,14 @@ def open_model(runtime: str, path: Path, threads: int, options: Mapping[str, Any
 
 
 def versions() -> dict[str, str]:
-    """Of NumPy and the runtimes that are installed, and of Python."""
+    """Of NumPy and the runtimes that are installed, of Python, and of the GPU's driver."""
     found = {"python": ".".join(str(number) for number in sys.version_info[:3])}
     for name in DISTRIBUTIONS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    driver = nvidia_driver()
+    if driver is not None:
+        found[DRIVER] = driver
     return found
