@@ -65,7 +65,7 @@ class Engines:
             if known is None:
                 raise DeviceError("; ".join(self.elsewhere.observers.absent.values()))
             return known
-        demand_runtime(device.device, device.versions, RUNTIME, None)
+        demand_runtime(device.device, device.versions, RUNTIME)
         artifact = built.artifact
         assert artifact is not None
 

@@ -16,10 +16,11 @@ from edge_assets.targets.machine import nvidia_driver
 SESSIONS = {
     "onnx": ("onnxruntime", "edge_assets.toolchains.onnx.session"),
     "litert": ("ai_edge_litert.interpreter", "edge_assets.toolchains.litert.session"),
+    "torchscript": ("torch", "edge_assets.toolchains.pytorch.torchscript"),
     "tensorrt": ("numpy", "edge_assets.toolchains.tensorrt.session"),
 }
 # whose versions an agent says
-DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tensorrt", "tensorrt-rtx")
+DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "torch", "tensorrt", "tensorrt-rtx")
 DRIVER = "nvidia-driver"
 
 
