@@ -347,6 +347,17 @@ class Latency(Statistics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedThere:
+    """Latency by the clock of who verified an artifact, interleaved with the other variants that it had."""
+
+    mode: str
+    threads: int
+    measured_at: str  # UTC, ISO 8601
+    load_ms: float
+    latency_ms: Mapping[str, Latency]  # by batch size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Footprint:
     """What a network as C takes of a microcontroller, counted and not timed."""
 
@@ -366,9 +377,7 @@ class Observed(Verified):
     by: str  # in words: what computed it
     versions: Mapping[str, str]  # of Python and the runtimes there
     footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
-    latency_ms: Mapping[str, Latency] | None = field(
-        default=None, metadata=LEFT_OUT
-    )  # by batch size, of a browser that was timed when it was verified
+    timed: TimedThere | None = field(default=None, metadata=LEFT_OUT)  # of a browser, as it was verified
 
 
 @dataclass(frozen=True, kw_only=True)
