@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -300,42 +300,14 @@ def check_device(name: str) -> None:
     help="How long the link works, and the measurement may take.",
 )
 @clear_errors
-def browser_device(
-    model: str | None,
-    checkpoint: str | None,
-    target: str | None,
-    variants: tuple[str, ...],
-    provider: str | None,
-    threads: int | None,
-    samples: int | None,
-    mode: str,
-    host: str,
-    port: int,
-    certificate: Path | None,
-    key: Path | None,
-    lease: float,
-) -> None:
+def browser_device(**options: Any) -> None:
     """Measure the browser that opens the link: a phone, a tablet, Firefox, Safari.
 
     Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
     """
-    from edge_assets.cli.browser_device import measure_browser
+    from edge_assets.cli.browser_device import BrowserRequest, measure_browser
 
-    measure_browser(
-        model=model,
-        checkpoint=checkpoint,
-        target=target,
-        variants=variants,
-        provider=provider,
-        threads=threads,
-        samples=samples,
-        mode=mode,
-        host=host,
-        port=port,
-        certificate=certificate,
-        key=key,
-        lease=lease,
-    )
+    measure_browser(BrowserRequest(**options))
 
 
 @main.group()

@@ -26,7 +26,6 @@ from edge_assets.pipeline.observers import Observer, Observers, observers
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.verification import Verification
-from resources.store import NotBuilt
 
 VERSION = "1"  # of what is observed
 
@@ -145,15 +144,11 @@ class Elsewhere:
             try:
                 return record(self._evaluated(observer, name, built))
             except Refused as error:
-                if not observer.microcontroller:
-                    raise
                 raise Refused(f"{observer.by} cannot run it: {error}") from None
 
         try:
             return self.cell.store.remember(recipe, build)
-        except NotBuilt:
-            raise
-        except (AgentError, FirmwareError, Refused) as error:
+        except (AgentError, FirmwareError) as error:
             where = self.cell.store.cache / failures.FOLDER
             log = failures.keep(error, where, f"{self.cell.path} {name} {observer.device.name}")
             reason = f"{observer.by} cannot run it: {shortened(str(error))}"
