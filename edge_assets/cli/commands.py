@@ -360,6 +360,21 @@ def remove_emulators(names: tuple[str, ...]) -> None:
     print_removed(remove(names))
 
 
+@main.command("c-code")
+@click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="RELEASE")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default="firmware", show_default=True)
+@click.option("--symbol", help="What the function's name begins with. Default: the model's name.")
+@clear_errors
+def c_code(source: Path, output: Path, symbol: str | None) -> None:
+    """Write a full-int8 network as C for firmware: of a released folder, or of a .tflite file of your own.
+
+    No library, no heap and no interpreter: weights are constants, activations lie in one static arena.
+    """
+    from edge_assets.cli.c_code import write_c_code
+
+    write_c_code(source, output, symbol)
+
+
 @main.command()
 @click.option("--keep", type=click.IntRange(min=1), help="How many of a model's newest checkpoints keep all they have.")
 @click.option(

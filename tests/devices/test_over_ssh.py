@@ -441,7 +441,7 @@ def test_a_torchscript_program_runs_there_as_here(board: Device, tmp_path: Path)
             return x + x
 
     path = tmp_path / "model.pt"
-    torch.jit.trace(Doubling(), torch.ones(1, 4)).save(str(path))  # type: ignore[no-untyped-call]
+    torch.jit.trace(Doubling(), torch.ones(1, 4)).save(str(path))
     program = replace(loadable(board, path), runtime="torchscript")
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     with program.opened(threads=1) as session:
