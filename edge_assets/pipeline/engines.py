@@ -75,6 +75,7 @@ class Engines:
                 self.cell.store.kept(recipe) as kept,
                 leased(device.device, self.cell.path, self.cell.log) as readiness,
             ):
+                readiness.awaited()  # TensorRT chooses kernels by how long they take
                 self.cell.log(f"{device.device.name} builds the engine")
                 file, place = built_there(readiness.connection, artifact, path, kept)
                 shutil.copytree(path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
