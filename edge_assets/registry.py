@@ -135,7 +135,9 @@ def check_variants(spec: ModelSpec) -> None:
         if name not in known:
             raise InvalidSpec("variants", with_nearest(f"'{printable(name)}' is no variant of {whose}", name, known))
         if name not in offered:
-            raise InvalidSpec("variants", f"{name} is offered to models that have `finetuning` or `search`, as it needs")
+            raise InvalidSpec(
+                "variants", f"{name} is offered to models that have `finetuning` or `search`, as it needs"
+            )
     for family in families:
         if not any(variant.is_candidate for variant in family.variants if variant.name in spec.variants):
             raise InvalidSpec("variants", f"names nothing that can be released for {family.name}, which `targets` has")

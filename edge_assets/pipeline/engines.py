@@ -19,7 +19,7 @@ from edge_assets.devices.lease import leased
 from edge_assets.devices.needs import DISTRIBUTIONS, demand_runtime
 from edge_assets.errors import DeviceError, shortened
 from edge_assets.pipeline.elsewhere import Elsewhere
-from edge_assets.pipeline.identity import Identity
+from edge_assets.pipeline.identity import ENGINE, Identity
 from edge_assets.pipeline.observers import Observer
 from edge_assets.toolchains.tensorrt import engine, kit
 
@@ -99,7 +99,7 @@ def _recipe(device: Observer, built: Result) -> Recipe:
     parameters["system"] = f"{machine.system.partition(' ')[0]} {machine.architecture}"
     parameters["builders"] = {name: device.versions[name] for name in DISTRIBUTIONS[RUNTIME] if name in device.versions}
     parameters["driver"] = device.versions.get(DRIVER)
-    parameters["engine"] = VERSION
+    parameters[ENGINE] = VERSION
     return replace(built.recipe, inputs={**built.recipe.inputs, "kit": built.sha256}, parameters=parameters)
 
 

@@ -25,6 +25,7 @@ from edge_assets.pipeline import observers
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.engines import Engines
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.plan import why_missing
 from edge_assets.targets.catalog import Target, parse_target
 from edge_assets.targets.machine import gpus
 from edge_assets.toolchains.tensorrt import kit
@@ -111,8 +112,9 @@ def test_an_engine_comes_back_and_is_part_of_the_artifact(
     built = kept_kit(store, SMALL)
     engines = attach(gpu_board)
     planned = cell_of(engines).planning()
-    with pytest.raises(NotBuilt):
+    with pytest.raises(NotBuilt) as missing:
         Engines(planned, planned.elsewhere).completed(built)
+    assert why_missing(planned, missing.value.recipe) == f"engine: that of {NAME} is not built on its device yet"
 
     whole = engines.completed(built)
     assert whole.artifact is not None
