@@ -63,8 +63,7 @@ def gpu_board(board: Device, tmp_path: Path) -> Device:
 
 
 @pytest.fixture
-def cell(store: ArtifactStore, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
-    monkeypatch.setattr("edge_assets.devices.reach.KEPT", 0.0)
+def cell(store: ArtifactStore, checkpoint_file: Path) -> Cell:
     spec = replace(TINY, targets=("h100",), gates=replace(TINY.gates, max_size_bytes=None))
     checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))
     return Cell(spec, NVIDIA, BOARD, checkpoint, store, lambda _line: None)
