@@ -124,7 +124,7 @@ def check_targets(spec: ModelSpec) -> None:
 
 
 def check_variants(spec: ModelSpec) -> None:
-    """Raises InvalidSpec if a variant that the model names is none of its families', or a family is left without one."""
+    """Raises InvalidSpec if a variant that the model names is none of its families, or a family is left without one."""
     if not spec.variants:
         return
     families = [family for family, _targets in family_targets(spec)]
