@@ -32,30 +32,44 @@ ROOT = Path(__file__).parent.parent
 SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
-    "test_workers",
     "test_formats",
     "test_served",
-    "test_tracking_faults",
-    "test_text",
+    "test_workers",
     "test_browser",
+    "test_tracking_faults",
     "test_build",
+    "test_over_ssh",
     "test_recovery",
+    "test_text",
     "test_failures",
-    "test_ui",
-    "test_init",
-    "test_store",
-    "test_guard",
-    "test_sensor",
     "test_gc",
-    "test_component",
-    "test_compare",
-    "test_tracking",
-    "test_store_faults",
-    "test_bad_input",
+    "test_ui",
+    "test_bundle_faults",
     "test_qat",
-    "test_recurrent",
+    "test_store",
+    "test_release_app",
+    "test_tracking",
     "test_report",
+    "test_browser_device",
+    "test_recurrent",
+    "test_guard",
+    "test_engines",
+    "test_store_faults",
+    "test_init",
+    "test_bad_input",
+    "test_sensor",
+    "test_minilm",
+    "test_compare",
+    "test_installing",
+    "test_mlflow_models",
+    "test_large",
+    "test_project",
+    "test_component",
     "test_coreml_operations",
+    "test_examples",
+    "test_instance",
+    "test_apple",
+    "test_search",
 )
 # where MLflow's database names a folder of artifacts
 ARTIFACT_PLACES = (
@@ -69,8 +83,13 @@ MEMORY, MEMORY_NEEDED = Path("/dev/shm"), 10 * 2**30  # bytes, most of them for 
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as cores: a third of the time, tests wait for servers, browsers and clocks."""
+    return round(1.5 * len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pytest_configure() -> None:
-    """Temporary folders in memory where there is plenty, and each parallel worker on one core.
+    """Temporary folders in memory where there is plenty, and as many parallel workers as cores on one core each.
 
     The databases of Dagster and MLflow wait for the disk hundreds of times a build; threads of two workers would spin
     against each other for the same cores.
@@ -81,7 +100,9 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        number = int(worker.removeprefix("gw"))
+        if number < len(cores):  # one more than cores takes what the others leave
+            os.sched_setaffinity(0, {cores[number]})
 
 
 def pytest_collection_finish() -> None:
