@@ -347,7 +347,7 @@ def made_and_read(store: ArtifactStore, recipe: Recipe) -> Result:
 
 def test_a_builder_that_works_at_the_same_time_loses_nothing(either: ArtifactStore) -> None:
     """It uses results and blobs that are old enough to go, in the same moments in which they go."""
-    count, wanted = (120, 80) if either.is_local else (45, 30)
+    count, wanted = (120, 80) if either.is_local else (30, 20)
     recipes = many(either, count)
     age_store(either)
     used: list[Result] = []
