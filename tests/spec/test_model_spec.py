@@ -14,6 +14,7 @@ import pytest
 import edge_assets
 from edge_assets import AudioPreprocessing, ImagePreprocessing, Passthrough, TextPreprocessing
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
+from edge_assets.pipeline.release.manifest import preprocessing_of
 from edge_assets.registry import registry
 from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import (
@@ -201,6 +202,9 @@ WHOLE: dict[type[Any], dict[str, Any]] = {
 }
 
 
+TALL: dict[str, Any] = {"inputs": (Tensor("image", "float32", ("batch", 1, "height", 32)),)}
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -229,11 +233,35 @@ WHOLE: dict[type[Any], dict[str, Any]] = {
             {"evaluation": replace(DIGITS.evaluation, metrics=(Metric("coco_map"),))},
             "evaluation.metrics.0.options.boxes: 'boxes' is no output of the model (logits)",
         ),
+        (
+            {"preprocessing": replace(PREPROCESSING, least=(16, 32))},
+            "preprocessing.least: pictures keep sizes from 16 to 32, and the model takes 32 alone: name the axis",
+        ),
+        (
+            {"preprocessing": replace(PREPROCESSING, least=(16, 32)), **TALL, "axis_ranges": {"height": (20, 24, 64)}},
+            "axis_ranges: height: pictures keep sizes from 16 to 32, which must lie within 20 to 64",
+        ),
+        (
+            {
+                "preprocessing": replace(PREPROCESSING, least=(16, 32), multiple=8),
+                **TALL,
+                "axis_ranges": {"height": (16, 28, 64)},
+            },
+            "axis_ranges: height: the best size, 28, must be one that pictures get, from 16 to 32 in multiples of 8",
+        ),
     ],
 )
 def test_what_fields_say_together_is_found_before_any_data_are_read(change: dict[str, Any], fault: str) -> None:
     with pytest.raises(InvalidSpec, match=re.escape(fault).replace(r"\.\*", ".*")):
         replace(DIGITS, **change)
+
+
+def test_pictures_may_keep_their_height_and_have_one_width() -> None:
+    image = replace(PREPROCESSING, least=(16, 32))
+    spec = replace(DIGITS, preprocessing=image, **TALL, axis_ranges={"height": (16, 24, 64)})
+    assert preprocessing_of(spec, {}) == image
+    assert preprocessing_of(spec, {"fixed_axes": {"height": 24}}) == replace(PREPROCESSING, height=24)
+    assert preprocessing_of(DIGITS, {"fixed_axes": {}}) == PREPROCESSING
 
 
 def test_a_sounds_features_have_the_shape_that_is_told_of_them() -> None:

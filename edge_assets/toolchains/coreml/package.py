@@ -84,9 +84,9 @@ class Picture(TypedDict):
 
 
 def picture(spec: ModelSpec) -> Picture | None:
-    """What the package does with a picture, or None where it takes tensors."""
+    """What the package does with a picture, or None where it takes tensors, as for pictures of a range of sizes."""
     image = spec.preprocess
-    if not isinstance(image, ImagePreprocessing):
+    if not isinstance(image, ImagePreprocessing) or image.least:
         return None
     if image.channels not in (1, 3) or len(spec.inputs) != 1:
         return None
