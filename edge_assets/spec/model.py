@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SkipValidation
+from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edge_assets.errors import Fault, InvalidSpec, printable, with_nearest
@@ -51,6 +51,15 @@ def _tensor_name(name: str) -> str:
     if name in RESERVED:
         raise ValueError(f"the name must not be one of {', '.join(RESERVED)}, which arrays are kept with")
     return name
+
+
+def _dtype(dtype: object) -> object:
+    if dtype == "bfloat16":
+        raise ValueError(
+            "bfloat16 is no type of NumPy's, so neither data nor releases have it: declare float32, and keep the "
+            "architecture in float32, to which a checkpoint's weights of bfloat16 are cast without loss"
+        )
+    return dtype
 
 
 def _shape(shape: tuple[object, ...]) -> tuple[object, ...]:
@@ -99,7 +108,7 @@ class Tensor:
     """
 
     name: Annotated[str, AfterValidator(_tensor_name)]
-    dtype: DType
+    dtype: Annotated[DType, BeforeValidator(_dtype)]
     shape: Annotated[tuple[Axis, ...], Listed, AfterValidator(_shape)]
 
     @property

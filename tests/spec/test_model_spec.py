@@ -84,6 +84,11 @@ def test_every_fault_of_a_spec_is_on_a_line_of_its_own() -> None:
 
 
 WRONG_PARTS: list[tuple[Callable[..., object], dict[str, object], str]] = [
+    (
+        Tensor,
+        {"name": "x", "dtype": "bfloat16", "shape": ("batch", 4)},
+        r"tensor 'x'.dtype: bfloat16 is no type of NumPy's.*: declare float32, and keep the architecture in float32",
+    ),
     (Gates, {"max_accuracy_drop_points": -1}, "gates.max_accuracy_drop_points: -1 must be greater than or equal to 0"),
     (Gates, {"max_accuracy_drop_points": float("nan")}, "gates.max_accuracy_drop_points: nan must be a finite number"),
     (Gates, {"min_cosine": True}, "gates.min_cosine: True must be a number"),
