@@ -17,6 +17,7 @@ from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.executorch import int8 as executorch_int8
+from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.litert import session as litert_session
@@ -140,6 +141,17 @@ class Pooled(nn.Module):
         return torch.max_pool2d(self.layer(x), 2).mean((2, 3))
 
 
+class Cells(nn.Module):
+    """A value for each cell of a picture, as detectors have them: more of them than fp16 counts one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(self.layer(x), 3).flatten(2)
+
+
 class Steps(nn.Module):
     """Two recurrent layers, one of them in both directions, and the state of the last step."""
 
@@ -173,6 +185,11 @@ POOLED = replace(
     ),
     axis_ranges={"height": (8, 16, 32), "width": (8, 16, 32)},
 )
+CELLS = replace(
+    POOLED,
+    outputs=(Tensor("y", "float32", ("batch", 4, "cells")),),
+    axis_ranges={"height": (8, 16, 240), "width": (8, 16, 320)},
+)
 STEPS = specified(
     (Tensor("x", "float32", ("batch", 4, 6)),),
     (Tensor("y", "float32", ("batch", 4, 8)), Tensor("h", "float32", ("batch", 8))),
@@ -195,7 +212,12 @@ def packaged(network: nn.Module, spec: ModelSpec, folder: Path) -> Session:
 
 @pytest.mark.parametrize(
     ("kind", "spec", "sizes"),
-    [(Pooled, POOLED, [(8, 8), (32, 12)]), (Steps, STEPS, [()]), (Cell, CELL, [()])],
+    [
+        (Pooled, POOLED, [(8, 8), (32, 12)]),
+        (Cells, CELLS, [(8, 8), (183, 261)]),
+        (Steps, STEPS, [()]),
+        (Cell, CELL, [()]),
+    ],
 )
 def test_coreml_computes_the_same(
     kind: type[nn.Module], spec: ModelSpec, sizes: list[tuple[int, ...]], tmp_path: Path
@@ -330,24 +352,86 @@ def lstm() -> nn.Module:
     return Recurrent(nn.LSTM)
 
 
+class Words(nn.Module):
+    """A table of embeddings that holds most of the weights, as those of small language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(100, 16)
+        self.layer = nn.Linear(16, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layer(self.table(x).mean(1))
+        return scores
+
+
+WORDS = replace(SEQUENCE, inputs=(Tensor("x", "int64", ("batch", 6)),))
+
+
 @pytest.mark.parametrize(
     ("build", "instead"),
     [(torch_static.build, "onnx_int8_dynamic"), (executorch_int8.build_static, "litert_int8_dynamic")],
     ids=["torch_int8", "executorch_int8_static"],
 )
-def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
-    build: Callable[[BuildRequest], object], instead: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("network", "spec", "share"),
+    [(lstm, SEQUENCE, 0), (Words, WORDS, 15)],
+    ids=["recurrent", "embeddings"],
+)
+def test_static_int8_is_refused_before_it_observes_where_other_layers_hold_the_weights(
+    network: Callable[[], nn.Module],
+    spec: ModelSpec,
+    share: int,
+    build: Callable[[BuildRequest], object],
+    instead: str,
+    tmp_path: Path,
 ) -> None:
-    checkpoint = tmp_path / "lstm.safetensors"
-    save_file(lstm().state_dict(), checkpoint)
+    checkpoint = tmp_path / "any.safetensors"
+    save_file(network().state_dict(), checkpoint)
     flavour = {"engine": "x86", "method": "minmax", "per_channel": True, "reduce_range": False, "recipe": "int8"}
     request = BuildRequest(
-        spec=replace(SEQUENCE, architecture="tests.toolchains.test_recurrent:lstm"),
+        spec=replace(spec, architecture=f"tests.toolchains.test_recurrent:{network.__name__}"),
         parameters=flavour,
         source=checkpoint,
-        calibration={"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
         output=tmp_path,
         log=print,
     )
-    with pytest.raises(Refused, match=f"0 % of the bytes of the weights would be int8 .* [Uu]se {instead}"):
+    with pytest.raises(
+        Refused, match=f"at most {share} % of the bytes of the weights would be int8 .* [Uu]se {instead}"
+    ):
         build(request)
+
+
+# --- ExecuTorch: layers that are called several times --------------------------------------------------
+
+
+class Twice(nn.Module):
+    """A convolution over a picture and over its half, as detectors with one head for all sizes have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = nn.functional.avg_pool2d(3 * x, 2)
+        return self.layer(x).mean((2, 3)) + self.layer(half).mean((2, 3))
+
+
+def test_executorch_int8_of_a_layer_that_is_called_twice(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Twice().eval()
+    checkpoint = tmp_path / "twice.safetensors"
+    save_file(network.state_dict(), checkpoint)
+    spec = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
+    feeds = {"x": np.random.default_rng(0).normal(1, 1, size=(4, 3, 10, 10)).astype(np.float32)}
+    request = BuildRequest(
+        spec=replace(spec, architecture="tests.toolchains.test_recurrent:Twice"),
+        parameters={"method": "minmax", "recipe": "int8"},
+        source=checkpoint,
+        calibration=feeds,
+        output=tmp_path,
+        log=print,
+    )
+    executorch_int8.build_static(request)
+    program = executorch.open_session(tmp_path / executorch.FILE, threads=1, inputs=["x"], outputs=["y"])
+    assert min(snr(network, program.run(feeds), feeds)) > 30
