@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import litert_torch
@@ -21,8 +22,9 @@ from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.litert import session as litert_session
+from edge_assets.toolchains.litert import weights as litert_weights
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx import int8_dynamic, int8_weights
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch import int8_static as torch_static
@@ -273,10 +275,18 @@ SEQUENCE = specified(
 )
 
 
-def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> BuildRequest:
+@cache
+def recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> tuple[nn.Module, bytes]:
+    """A network with such layers, and its graph."""
+    torch.manual_seed(0)
+    network = Recurrent(kind).eval()
+    return network, onnx_format.export(network, SEQUENCE, 20).SerializeToString()
+
+
+def dynamic_int8(kind: type[nn.LSTM] | type[nn.GRU], folder: Path, per_channel: bool = True) -> BuildRequest:
     source, output = folder / "fp32.onnx", folder / "int8"
     output.mkdir()
-    onnx_format.save(onnx_format.export(network, SEQUENCE, 20), source)
+    source.write_bytes(recurrent(kind)[1])
     return BuildRequest(
         spec=SEQUENCE,
         parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
@@ -288,21 +298,53 @@ def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = Recurrent(nn.LSTM).eval()
-    request = dynamic_int8(network, tmp_path, per_channel)
+    request = dynamic_int8(nn.LSTM, tmp_path, per_channel)
     int8_dynamic.build(request)
     path = request.output / onnx_format.FILE
     held = weight_bytes(path)
     assert held["int8"] > 5 * held["fp32"]  # of biases
     session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
     feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
-    assert min(snr(network, session.run(feeds), feeds)) > 25
+    assert min(snr(recurrent(nn.LSTM)[0], session.run(feeds), feeds)) > 25
 
 
 def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="100 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
-        int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
+        int8_dynamic.build(dynamic_int8(nn.GRU, tmp_path))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_int8_weights_take_recurrent_layers(kind: type[nn.GRU] | type[nn.LSTM], tmp_path: Path) -> None:
+    request = dynamic_int8(kind, tmp_path)
+    int8_weights.build(request)
+    path = request.output / onnx_format.FILE
+    held = weight_bytes(path)
+    assert held["int8"] > 5 * held["fp32"]  # of biases and scales
+    session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
+    assert min(snr(recurrent(kind)[0], session.run(feeds), feeds)) > 40
+
+
+def test_litert_has_grus_in_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.GRUCell(16, 64), nn.Linear(64, 4)).eval()
+    spec = specified((Tensor("x", "float32", ("batch", 16)),), (Tensor("y", "float32", ("batch", 4)),))
+    monkeypatch.setattr(litert, "load_network", lambda _spec, _path: network)
+    request = BuildRequest(
+        spec=spec,
+        parameters={"recipe": litert_weights.DYNAMIC_INT8.name},
+        source=tmp_path,
+        output=tmp_path,
+        log=print,
+    )
+    litert.build_model(request)
+    output = tmp_path / "int8"
+    output.mkdir()
+    facts = litert_weights.build(replace(request, source=tmp_path / litert.FILE, output=output))
+    assert facts["quantized_weights_share"] > 0.9
+    session = litert_session.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["y"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)}
+    assert min(snr(network, session.run(feeds), feeds)) > 30
 
 
 # --- PyTorch: transposed convolutions ------------------------------------------------------------------
