@@ -444,25 +444,26 @@ def test_static_int8_is_refused_before_it_observes_where_other_layers_hold_the_w
         build(request)
 
 
-# --- ExecuTorch: layers that are called several times --------------------------------------------------
+# --- ExecuTorch: what it converts to int8 and cannot run --------------------------------------------------
 
 
 class Twice(nn.Module):
-    """A convolution over a picture and over its half, as detectors with one head for all sizes have it."""
+    """A convolution and PReLU over a picture and over its half, as detectors with one head for all sizes have them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Conv2d(3, 8, 3)
+        self.layer, self.slopes = nn.Conv2d(3, 8, 3), nn.PReLU(8)
+        nn.init.uniform_(self.slopes.weight, -0.5, 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         half = nn.functional.avg_pool2d(3 * x, 2)
-        return self.layer(x).mean((2, 3)) + self.layer(half).mean((2, 3))
+        return self.slopes(self.layer(x)).mean((2, 3)) + self.slopes(self.layer(half)).mean((2, 3))
 
 
-def test_executorch_int8_of_a_layer_that_is_called_twice(tmp_path: Path) -> None:
+def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Twice().eval()
-    checkpoint = tmp_path / "twice.safetensors"
+    checkpoint = tmp_path / "any.safetensors"
     save_file(network.state_dict(), checkpoint)
     spec = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
     feeds = {"x": np.random.default_rng(0).normal(1, 1, size=(4, 3, 10, 10)).astype(np.float32)}

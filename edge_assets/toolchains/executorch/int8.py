@@ -64,6 +64,7 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
     chosen = quantizer(dynamic=dynamic, minmax=minmax)
     program = executorch.export_checkpoint(request)
     module = program.module()
+    _express_prelu(module)
     elements = _give_each_use_its_own(module)
     prepared = prepare_pt2e(module, chosen)
     with torch.inference_mode():
@@ -101,6 +102,39 @@ def _give_each_use_its_own(module: torch.fx.GraphModule) -> int:
             user.replace_input_with(node, own)
     module.recompile()
     return elements
+
+
+def _express_prelu(module: torch.fx.GraphModule) -> None:
+    """Write PReLU as relu(x) + weight * (x - relu(x)), which XNNPACK has.
+
+    Its partitioner does not take PReLU, which is decomposed then, and behind an int8 convolution such a program
+    expects channels in another place than XNNPACK gives them.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is not aten.prelu.default or node.args[1].op != "get_attr":
+            continue
+        given, weight = node.args
+        slopes: torch.Tensor = attrgetter(str(weight.target))(module).detach()
+        if slopes.numel() > 1:  # one for each channel
+            slopes = slopes.reshape(-1, *[1] * (node.meta["val"].ndim - 2))
+        name = f"{node.name}_slopes"
+        module.register_parameter(name, torch.nn.Parameter(slopes.clone(), requires_grad=False))
+        with module.graph.inserting_before(node):
+            factors = module.graph.get_attr(name)
+            above = module.graph.call_function(aten.relu.default, (given,))
+            below = module.graph.call_function(aten.sub.Tensor, (given, above))
+            scaled = module.graph.call_function(aten.mul.Tensor, (below, factors))
+            whole = module.graph.call_function(aten.add.Tensor, (above, scaled))
+        for made in (above, below, scaled, whole):
+            made.meta = dict(node.meta)
+        factors.meta = {**weight.meta, "val": weight.meta["val"].reshape(slopes.shape)}
+        node.replace_all_uses_with(whole)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
 
 
 def _check_share(converted: torch.fx.GraphModule, elements: int) -> None:
