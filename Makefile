@@ -16,11 +16,21 @@ TOOLS_STAMP := $(TOOLS)/.installed
 MLFLOW2 := $(TOOLS)/mlflow2
 BUILD_LOCK := requirements/build.lock
 LOCKS := requirements/run.lock requirements/examples.lock requirements/test.lock
-# each file by its hash and nothing that no lock names, so pip has nothing to resolve; only wheels, which run no code to
+# each file by its hash and nothing that no lock names, so there is nothing to resolve; only wheels, which run no code to
 # be installed, but for two small packages that the index has as sources alone
-LOCKED := --require-hashes --no-deps --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 --no-build-isolation
+LOCKED := --require-hashes --no-deps --only-binary :all:
+SOURCES := --no-binary tensorrt-rtx --no-binary tensorrt-rtx-cu13 --no-build-isolation
+# uv fetches many files at once, which takes a third of pip's time; it asks the index that pip is configured for
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo demo-all test coverage compat serve lock audit chromium engines headers sshd
+# what is imported is compiled once, whatever the environment says: tests and builds start hundreds of processes
+export PYTHONDONTWRITEBYTECODE =
+# what Python and what Debian brings come at the same time, and so do the tests and what reads the code
+MAKEFLAGS += --jobs=2
+APT := flock $(CURDIR) apt-get
+
+.PHONY: demo demo-all test lint suite coverage compat serve lock audit chromium engines headers sshd
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -38,13 +48,16 @@ demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 24 targets, 
 	@echo
 	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
-# the tests start hundreds of processes: what each imports is compiled once, whatever the environment says
-test: $(STAMP) $(WEB) chromium headers sshd  ## Pass all tests
+test: lint suite  ## Pass all tests
+
+lint: $(STAMP)  ## What reads the code: style, types, the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	PYTHONDONTWRITEBYTECODE= $(PYTEST)
+
+suite: $(STAMP) $(WEB) chromium headers sshd
+	$(PYTEST)
 
 # apart from test: Python 3.11 traces every call, those of torch and Dagster too, which makes them about 40 % slower
 coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the code they run and which files least
@@ -73,8 +86,8 @@ audit: $(TOOLS_STAMP)  ## Look for known vulnerabilities of what is locked; asks
 $(STAMP): pyproject.toml $(BUILD_LOCK) $(LOCKS) requirements/torch.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(LOCKED) --requirement $(BUILD_LOCK)
-	$(PIP) install $(LOCKED) $(foreach lock,$(LOCKS),--requirement $(lock))
-	$(PIP) install --requirement requirements/torch.txt
+	$(UV) $(LOCKED) $(SOURCES) $(foreach lock,$(LOCKS),--requirement $(lock))
+	$(PIP) install --no-compile --requirement requirements/torch.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) check
 	@touch $@
@@ -91,14 +104,14 @@ $(MLFLOW2)/.installed: requirements/mlflow2.txt
 
 # the browser family's runtimes, pinned by hash; no package of theirs runs a script
 $(WEB): edge_assets/toolchains/web/static/package-lock.json
-	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq npm >/dev/null; \
+	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then $(APT) update -qq && $(APT) install -y -qq npm >/dev/null; \
 	else echo "npm is missing, and the browser family needs it: sudo apt-get install npm" >&2; exit 1; fi
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix edge_assets/toolchains/web/static
 	@touch $@
 
 chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	if [ "$$(id -u)" = 0 ]; then $(APT) update -qq && $(APT) install -y -qq chromium >/dev/null; \
 	else echo "Chromium is missing, and the browser family needs it: sudo apt-get install chromium" >&2; exit 1; fi
 
 # apart from chromium: they take a minute, and tests of an engine that is not installed are skipped
@@ -107,7 +120,7 @@ engines:  ## Firefox and WebKitGTK, beside which nothing else is needed to verif
 	{ command -v WebKitWebDriver && command -v xvfb-run && command -v xauth && command -v dbus-run-session; } >/dev/null || \
 	MISSING="$$MISSING webkit2gtk-driver xvfb xauth dbus-daemon"; \
 	if [ -z "$$MISSING" ]; then :; \
-	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq $$MISSING >/dev/null; \
+	elif [ "$$(id -u)" = 0 ]; then $(APT) update -qq && $(APT) install -y -qq $$MISSING >/dev/null; \
 	else echo "missing, and the targets browser-firefox and browser-webkit need it: sudo apt-get install $$MISSING" >&2; exit 1; fi
 
 headers:
@@ -116,6 +129,6 @@ headers:
 # a real SSH server for the tests of devices, which skip where there is none
 sshd:
 	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || if [ "$$(id -u)" = 0 ]; then \
-	(timeout 90 apt-get update -qq && timeout 90 apt-get install -y -qq openssh-server openssh-client >/dev/null) || \
+	(timeout 90 $(APT) update -qq && timeout 90 $(APT) install -y -qq openssh-server openssh-client >/dev/null) || \
 	echo "the tests of devices are skipped: no OpenSSH server"; else \
 	echo "the tests of devices are skipped: sudo apt-get install openssh-server"; fi

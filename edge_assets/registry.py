@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName, printable, told, with_nearest
-from edge_assets.families.families import FAMILIES
+from edge_assets.families.families import FAMILIES, family_targets
 from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import Declaration, declarations, project_file, project_settings
@@ -86,6 +86,7 @@ def registry() -> Registry:
         try:
             spec = load()
             check_targets(spec)
+            check_variants(spec)
             check_alone(spec, origin, origins)
             models[spec.name] = spec
             origins[spec.name] = origin
@@ -120,3 +121,21 @@ def check_targets(spec: ModelSpec) -> None:
         if family not in FAMILIES:
             reason = f"'{printable(family)}' is not one of {', '.join(FAMILIES)}"
             raise InvalidSpec(f"target {name}.family", with_nearest(reason, family, FAMILIES))
+
+
+def check_variants(spec: ModelSpec) -> None:
+    """Raises InvalidSpec if a variant that the model names is none of its families', or a family is left without one."""
+    if not spec.variants:
+        return
+    families = [family for family, _targets in family_targets(spec)]
+    known = {variant.name for family in families for variant in FAMILIES[family.name].variants}
+    offered = {variant.name for family in families for variant in family.variants}
+    whose = " and ".join(family.name for family in families)
+    for name in spec.variants:
+        if name not in known:
+            raise InvalidSpec("variants", with_nearest(f"'{printable(name)}' is no variant of {whose}", name, known))
+        if name not in offered:
+            raise InvalidSpec("variants", f"{name} is offered to models that have `finetuning` or `search`, as it needs")
+    for family in families:
+        if not any(variant.is_candidate for variant in family.variants if variant.name in spec.variants):
+            raise InvalidSpec("variants", f"names nothing that can be released for {family.name}, which `targets` has")

@@ -4,11 +4,11 @@
 
 | lock | what is in it |
 |---|---|
-| build | what builds the packages that the index has as sources only, and the product itself |
+| build | uv, which installs, and what builds the packages that the index has as sources only, and the product itself |
 | run | what the product needs, for every family |
 | examples | what the examples need besides |
 | test | what tests and developers need besides |
-| tools | uv, which finds the hashes, and pip-audit: an environment of their own |
+| tools | pip-audit: an environment of its own |
 
 torch is in none of them but in torch.txt, without a hash: which of its builds is wanted (for a CPU, for a GPU) differs
 from machine to machine, so its file does, and so do the libraries that only its GPU builds bring.
@@ -33,7 +33,7 @@ LOCKS = {
     "examples": ("examples", "minilm"),
     "test": ("test", "dev"),
 }
-BUILD = "setuptools"
+BUILD = ("setuptools", "uv")
 NOT_LOCKED = re.compile(r"torch|triton|nvidia-.*|cuda-.*|pip|edge-assets")
 HEADER = "# Written by `make lock`, not by hand. Complete but for torch: install it with --no-deps --require-hashes.\n"
 
@@ -89,15 +89,15 @@ def versions_in(environment: Path, uv: str) -> dict[str, str]:
 
 
 def main(tools: Path) -> None:
-    """Write every lock from what the two environments have; `tools` is the folder of the one that has uv."""
-    uv = str(tools / "bin" / "uv")
+    """Write every lock from what the two environments have; `tools` is the folder of the other one."""
+    uv = str(Path(sys.prefix) / "bin" / "uv")
     used = versions_in(tools, uv)
-    used.pop(BUILD, None)  # came with the environment
+    used.pop("setuptools", None)  # came with the environment
     lock(uv, "tools", used)
     torch = distribution("torch").version.partition("+")[0]
     (FOLDER / "torch.txt").write_text(f"# Without a hash: requirements/lock.py says why.\ntorch=={torch}\n")
     left = versions_in(Path(sys.prefix), uv)
-    lock(uv, "build", {BUILD: left.pop(BUILD)})
+    lock(uv, "build", {name: left.pop(name) for name in BUILD})
     extras: list[str] = []
     for what, more in LOCKS.items():
         extras += more

@@ -34,7 +34,8 @@ SECONDS = 300
 COMMAND = (  # what the command line imports; not mlflow.pytorch, which takes warnings from the root logger
     *("dagster", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.pyfunc", "mlflow.onnx"),
     *("torch", "torch.export", "torch.onnx.ops", "torch._dynamo", "torch.ao.quantization.quantize_fx"),
-    *("onnx", "onnxscript", "matplotlib.pyplot", "pandas"),
+    *("onnx", "onnxscript", "onnxscript.function_libs.torch_lib.ops", "onnxruntime.quantization"),
+    *("matplotlib.pyplot", "pandas", "bokeh.models", "bokeh.plotting", "bokeh.embed"),
     *("sklearn.datasets", "s3fs", "rich.console", "pebble"),
 )
 

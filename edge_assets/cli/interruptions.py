@@ -7,7 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dagster as dg
+
 AGAIN_AFTER = 0.05  # seconds
+INTERRUPTIONS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)  # the latter while a step runs
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def never_dropped() -> Iterator[None]:
     before = sys.unraisablehook
 
     def again(dropped: "sys.UnraisableHookArgs", /) -> None:
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        if not issubclass(dropped.exc_type, INTERRUPTIONS):
             before(dropped)
             return
         threading.Timer(AGAIN_AFTER, os.kill, args=(os.getpid(), signal.SIGINT)).start()

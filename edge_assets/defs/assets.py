@@ -4,11 +4,12 @@ Every asset of a family shares one partitions definition, checkpoint x target, s
 checkpoint on one target and no cell shows a result of another.
 """
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import dagster as dg
 
@@ -34,6 +35,8 @@ from resources.artifacts import ArtifactStoreResource, as_failures
 from resources.tracking import MLflowTracking
 
 GRAPH_VERSION = "2"  # of the assets that are not variants
+
+Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
 class BenchmarkConfig(dg.Config):
@@ -88,6 +91,12 @@ def clear_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Every error as one message without a traceback; of one that is not the user's to fix, a log has the rest."""
     with as_failures(home().cache, f"{context.asset_key.to_user_string()} {context.partition_key}"):
         yield
+
+
+def inspected_once(compute: Compute) -> Compute:
+    """With its signature kept: while Dagster makes an asset of a function, it asks eighteen times for that."""
+    compute.__signature__ = inspect.signature(compute)  # type: ignore[attr-defined]
+    return compute
 
 
 def open_cell(
@@ -164,6 +173,7 @@ def _checkpoint_asset(
         kinds={"pytorch", "safetensors"},
         code_version=GRAPH_VERSION,
     )
+    @inspected_once
     def checkpoint(
         context: dg.AssetExecutionContext,
         store: ArtifactStoreResource,
@@ -214,6 +224,7 @@ def _variant_asset(
         code_version=variant.code_version,
         check_specs=check_specs(asset_key(spec, family, variant.name), partitions, checks),
     )
+    @inspected_once
     def build(  # type: ignore[no-untyped-def]  # with checks, Dagster reads a result annotation as "has no value"
         context: dg.AssetExecutionContext,
         source: Built,
@@ -254,6 +265,7 @@ def _report_asset(
         code_version=GRAPH_VERSION,
         check_specs=check_specs(asset_key(spec, family, REPORT), partitions, checks),
     )
+    @inspected_once
     def benchmark_report(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
         config: BenchmarkConfig,
@@ -294,6 +306,7 @@ def _release_asset(
         code_version=GRAPH_VERSION,
         check_specs=[freshness.check_spec(asset_key(spec, family, RELEASE))],
     )
+    @inspected_once
     def release(  # type: ignore[no-untyped-def]  # as above
         context: dg.AssetExecutionContext,
         benchmark_report: Report,

@@ -110,7 +110,7 @@ class DeviceEntry(Entry):
     address: Text = Field(description="ssh://user@host:port, local, browser or emulated")
     interpreter: Text = Field(default="python3", description="Python 3.9 or later with NumPy and the runtime")
     folder: Text = Field(default=FOLDER, description="on the device, for the agent and what it is sent")
-    limits: LimitsEntry = LimitsEntry()
+    limits: LimitsEntry = Field(default_factory=LimitsEntry)
     power: Text | None = Field(default=None, description="a file on the device with its power in microwatts")
     sensors: Text = Field(default="/", description="below which the device shows sys and proc, where that is not /")
     samples: Annotated[int, Field(ge=8)] | None = Field(default=None, description="evaluation samples; default: all")

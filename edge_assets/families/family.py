@@ -1,5 +1,6 @@
 """A hardware family: the variants that its targets are offered, in build order."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,5 +39,17 @@ class Family:
         return next(variant for variant in self.variants if variant.name == name)
 
     def of(self, spec: ModelSpec) -> "Family":
-        """The family as that model has it: with the variants that it is offered."""
-        return replace(self, variants=tuple(variant for variant in self.variants if variant.offered(spec)))
+        """The family as that model has it: with the variants that it is offered, or that it names of them."""
+        offered = [variant for variant in self.variants if variant.offered(spec)]
+        if spec.variants:
+            chosen = self._with_sources(spec.variants)
+            offered = [variant.without_others(chosen) for variant in offered if variant.name in chosen]
+        return replace(self, variants=tuple(offered))
+
+    def _with_sources(self, names: Collection[str]) -> set[str]:
+        """Those names, what they are made from, and what the family packs its winner in."""
+        chosen = {*names, self.package}
+        for variant in reversed(self.variants):
+            if variant.name in chosen:
+                chosen.add(variant.source)
+        return {name for name in chosen if name}

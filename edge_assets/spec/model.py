@@ -89,10 +89,14 @@ def _owners(owners: tuple[str, ...]) -> tuple[str, ...]:
 def _targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     if not targets:
         raise ValueError("must name at least one target")
-    repeated = _repeated(targets)
+    return _unrepeated(targets)
+
+
+def _unrepeated(names: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = _repeated(names)
     if repeated:
         raise ValueError(f"named more than once: {printable(repeated)}")
-    return targets
+    return names
 
 
 def _repeated(names: tuple[str, ...]) -> list[str]:
@@ -326,6 +330,7 @@ class ModelSpec:
     # least, best and largest size of dynamic axes besides the batch, for engines that are tuned to shapes
     axis_ranges: Mapping[str, AxisRange] = field(default_factory=dict, hash=False)
     schemes: Schemes = "usual"  # "all": also those that take long, or are worth a comparison more than a release
+    variants: Annotated[Texts, AfterValidator(_unrepeated)] = ()  # those alone, whatever `schemes` says; (): all of them
     states: Mapping[str, str] = field(default_factory=dict, hash=False)  # inputs that are outputs of the step before
     finetuning: FineTuning | None = None  # without it there is no quantization-aware training
     search: Search | None = None  # without it there is no accuracy-bounded search

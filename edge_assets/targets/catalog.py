@@ -171,7 +171,7 @@ BatchSizes = Annotated[
 class Entry(BaseModel):
     """Nothing is converted: `threads: "4"` and `per_channel: 1` are mistakes."""
 
-    model_config = STRICT
+    model_config = {**STRICT, "defer_build": True}  # what checks a form is built when the first is read
 
 
 class QuantizationEntry(Entry):

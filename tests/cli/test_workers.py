@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 import pytest
 import yaml
 
-from edge_assets.cli.workers import Event, Finished, Result, Said, Work, at_once, worker_count
+from edge_assets.cli.workers import Do, Event, Finished, Result, Said, Work, at_once, worker_count
 from edge_assets.core import log_filters
 from edge_assets.targets import this_machine
 from edge_assets.targets.catalog import BUILT_IN
@@ -63,6 +64,19 @@ def drop(work: Work, hear: Callable[[Event], None]) -> list[Result]:
     del watched
     time.sleep(5)
     return [Result(str(callback), "built", "", {})]
+
+
+def drop_in_a_step(work: Work, hear: Callable[[Event], None]) -> list[Result]:
+    """The same as in a step of Dagster's, where an interruption is an exception of its own."""
+
+    def interrupted(_signal: int, _frame: object) -> None:
+        raise dg.DagsterExecutionInterruptedError
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        return drop(work, hear)
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
 
 
 def fail(work: Work, hear: Callable[[Event], None]) -> list[Result]:
@@ -112,9 +126,10 @@ def test_the_last_worker_gets_the_cores_of_those_that_are_done(all_cores: set[in
     assert set(yaml.safe_load(cores)) == all_cores
 
 
-def test_an_interruption_that_falls_into_a_callback_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("do", [drop, drop_in_a_step])
+def test_an_interruption_that_falls_into_a_callback_is_not_lost(do: Do, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        list(at_once(WORKS[:1], drop, 1, lambda _event: None))
+        list(at_once(WORKS[:1], do, 1, lambda _event: None))
     assert "ignored" not in capfd.readouterr().err
 
 
@@ -157,14 +172,15 @@ SPEC = """
 from dataclasses import replace
 from tests.tiny.spec import TINY
 
-SPEC = replace(TINY, targets=("graviton3", "cortex-m4", "this-machine"))
+VARIANTS = ("onnx_int8_static", "torch_int8", "litert_int8_full")
+SPEC = replace(TINY, targets=("graviton3", "cortex-m4", "this-machine"), variants=VARIANTS)
 """
 OTHER_TARGETS = {"EDGE_ASSETS_MODELS": "several:SPEC"}
 BOTH = ("--target", "graviton3", "--target", "cortex-m4")
 # what differs from build to build: times, memory, and who built it first
-VARYING = {"build_seconds", "effort_seconds", "reused"}
-# its file says which lines of which files were traced; the reason has its size
-OF_TORCHSCRIPT = {"sha256", "size_bytes", "size_ratio", "reason"}
+VARYING = {"build_seconds", "effort_seconds", "reused", "reason", "verdict"}
+# its file says which lines of which files were traced
+OF_TORCHSCRIPT = {"sha256", "size_bytes", "size_ratio"}
 VARYING |= {"evidence", "host_baseline_memory_bytes", "host_peak_memory_bytes"}
 
 
@@ -183,7 +199,7 @@ def with_this_machine(project: Project) -> Project:
 
 
 def judged(project: Project, target: str) -> list[dict[str, Any]]:
-    """The rows of a target without what differs from build to build."""
+    """The rows of a target without what differs from build to build, or with how many others there are."""
     result = project.run("scorecard", "--json", "--target", target)
     assert result.returncode == 0, result.stderr
     rows = []
@@ -223,13 +239,16 @@ def test_families_built_at_once_have_the_rows_of_ones_built_alone_and_what_is_ti
     assert {line.split()[0] for line in lines if "✓ release: " in line} == {"graviton3", "cortex-m4"}, printed
     assert [line for line in lines if line.split()[0] == "this-machine" and "✓ onnx_model: " in line], "built with them"
     assert not [line for line in lines if "timing" in line]
-    assert judged(project, "graviton3") == judged(built, "graviton3")
+    alone = {row["artifact"]: row for row in judged(built, "graviton3")}
+    together = {row["artifact"]: row for row in judged(project, "graviton3")}
+    assert together == {name: alone[name] for name in ("checkpoint", "onnx_model", "onnx_int8_static", "torch_int8")}
 
 
 @pytest.fixture
 def two_works(copy_of_built: Project, checkpoint_file: Path) -> Project:
     """A built project with a second checkpoint: on another target, each of the two is a piece of work."""
     forgetful(checkpoint_file, copy_of_built.checkpoints / "worse.safetensors")
+    copy_of_built.environment["EDGE_ASSETS_MODELS"] = "tests.tiny.few:FEW"
     return copy_of_built
 
 

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from tests.tiny.spec import TINY
 
-BOARDED = replace(TINY, name="boarded", targets=("bench-board",))
+BOARDED = replace(TINY, name="boarded", targets=("bench-board",), variants=("onnx_model", "torch_int8"))

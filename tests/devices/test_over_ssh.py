@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_assets.core.benchmark.harness import Contestant, measure
-from edge_assets.core.benchmark.statistics import Mode
+from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.types import Artifact, Built
 from edge_assets.devices import reach
 from edge_assets.devices.connection import AgentError, Connection
@@ -332,6 +332,7 @@ def cell(
     BOARDS[:] = [board]
     monkeypatch.setattr(observers, "devices", lambda: Inventory({board.name: board}))
     monkeypatch.setattr("edge_assets.devices.reach.KEPT", 0.0)
+    monkeypatch.setitem(MODES, "rapid", Mode("rapid", 12, 1.2))
     checkpoint = checkpoints.register(store, "tiny", str(checkpoint_file))
     spec = replace(TINY, targets=("graviton3",))
     return Cell(spec, CPU, BOARD, checkpoint, store, lambda _line: None)

@@ -430,6 +430,7 @@ def test_a_build_on_s3_is_found_by_another_machine(
 ) -> None:
     """Two state folders that share a bucket: the second downloads instead of building."""
     shared = {
+        "EDGE_ASSETS_MODELS": "tests.tiny.few:FEW",
         "EDGE_ASSETS_STORE": "s3://models/shared",
         "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "k",

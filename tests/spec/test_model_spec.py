@@ -14,8 +14,9 @@ import pytest
 import edge_assets
 from edge_assets import AudioPreprocessing, ImagePreprocessing, Passthrough, TextPreprocessing
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
+from edge_assets.families.families import family_targets
 from edge_assets.pipeline.release.manifest import preprocessing_of
-from edge_assets.registry import registry
+from edge_assets.registry import check_variants, registry
 from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import (
     Automation,
@@ -302,6 +303,24 @@ def test_names_that_are_nearly_right_are_offered() -> None:
         named_spec("examples.digits.spec:DIGIT")
     with pytest.raises(InvalidSpec, match=f"target x.batchsizes: is no field that there is. {near} batch_sizes"):
         parse_target("x", {"batchsizes": [1]})
+
+
+def test_named_variants_are_all_there_is_with_what_they_are_made_from() -> None:
+    spec = replace(DIGITS, targets=("graviton3", "browser-wasm"), variants=("onnx_int4_gptq", "onnx_int8_dynamic"))
+    check_variants(spec)
+    assert {family.name: [variant.name for variant in family.variants] for family, _ in family_targets(spec)} == {
+        "cpu": ["onnx_model", "onnx_int8_dynamic", "onnx_int4_gptq"],
+        "browser": ["onnx_model", "onnx_int8_dynamic", "web_bundle"],
+    }
+    for names, fault in (
+        (("onnx_int8_dynamik",), "variants: .* is no variant of cpu and browser. Did you mean onnx_int8_dynamic"),
+        (("onnx_int8_qat",), "variants: onnx_int8_qat is offered to models that have `finetuning` or `search`"),
+        (("onnx_int4_gptq",), "variants: names nothing that can be released for browser"),
+    ):
+        with pytest.raises(InvalidSpec, match=fault):
+            check_variants(replace(spec, variants=names))
+    with pytest.raises(InvalidSpec, match=r"variants: named more than once: \['onnx_int4'\]"):
+        replace(spec, variants=("onnx_int4", "onnx_int4"))
 
 
 def test_a_spec_is_a_value_as_it_was_written() -> None:

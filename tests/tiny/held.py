@@ -1,4 +1,4 @@
-"""The tiny model whose evaluation data is there only once the file named by TINY_HOLD is gone."""
+"""The tiny model, with two variants, whose evaluation data is there only once the file named by TINY_HOLD is gone."""
 
 import os
 import time
@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_assets.spec.model import Dataset, Evaluation
 from tests.tiny import data
-from tests.tiny.spec import TINY
+from tests.tiny.few import FEW
 
 
 def evaluation() -> dict[str, np.ndarray]:
@@ -18,5 +18,5 @@ def evaluation() -> dict[str, np.ndarray]:
     return data.evaluation()
 
 
-HELD = replace(TINY, evaluation=Evaluation(Dataset("tests.tiny.held:evaluation"), minimum=500))
+HELD = replace(FEW, evaluation=Evaluation(Dataset("tests.tiny.held:evaluation"), minimum=500))
 HELD_ON_THREE = replace(HELD, targets=("graviton3", "raspberry-pi-5", "x86-64-avx2"))
