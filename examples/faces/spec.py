@@ -22,7 +22,8 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-# pictures keep their size, so that boxes are in their pixels; the network scales and centres them itself
+# pictures keep their size, so that boxes are in their pixels, and on phones their proportions; the network scales the
+# values itself
 PREPROCESSING = ImagePreprocessing(
     "image",
     height=240,
@@ -31,7 +32,7 @@ PREPROCESSING = ImagePreprocessing(
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     scale=1.0,
-    resize="stretch",
+    resize="letterbox",
     least=(56, 56),
 )
 FACES = ModelSpec(
