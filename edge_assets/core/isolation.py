@@ -9,6 +9,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,8 @@ def _pool(process: str) -> "tuple[ProcessPool, Path]":
 
 def _begin(log: str) -> None:
     """Standard output and error of this process, native code included, into the log."""
+    # it ends with its pool, which sends SIGTERM too: into that end, so that what libraries share would count as leaked
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     garbage.look_less_often()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):

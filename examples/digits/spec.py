@@ -26,7 +26,7 @@ DIGITS = ModelSpec(
     outputs=(Tensor("logits", "float32", ("batch", 10)),),
     preprocessing=PREPROCESSING,
     calibration=Calibration(Dataset("examples.digits.data:calibration")),
-    evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=5000),
+    evaluation=Evaluation(Dataset("examples.digits.data:evaluation"), metric="top1_accuracy", minimum=2000),
     gates=Gates(max_accuracy_drop_points=1.0, max_size_bytes=4 * 2**20, max_memory_bytes=2**30),
     targets=(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
@@ -42,11 +42,13 @@ DIGITS = ModelSpec(
     automation=Automation(on_checkpoint=False, nightly=False),  # an example is built when somebody asks for it
 )
 
-# The same model with every scheme, quantization-aware training and an accuracy-bounded search; to register it:
+# The same model with every scheme, quantization-aware training, an accuracy-bounded search, and more test images; to
+# register it:
 # EDGE_ASSETS_MODELS=examples.digits.spec:DIGITS_IN_DEPTH
 DIGITS_IN_DEPTH = replace(
     DIGITS,
     name="digits_in_depth",
+    evaluation=Evaluation(Dataset("examples.digits.data:evaluation_in_depth"), minimum=5000),
     finetuning=FineTuning(
         Dataset("examples.digits.data:finetuning"), loss="examples.digits.losses:smoothed", epochs=3, learning_rate=1e-5
     ),

@@ -11,7 +11,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
-from examples.digits.data import evaluation, render
+from examples.digits.data import evaluation_in_depth, render
 from examples.digits.losses import smoothed
 from examples.digits.network import DigitsNet
 from examples.digits.spec import PREPROCESSING
@@ -39,7 +39,7 @@ def train(output: Path, epochs: int = EPOCHS, seed: int = 0) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02)
     steps = epochs * (IMAGES // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
-    test = evaluation()
+    test = evaluation_in_depth()
     test_images, test_labels = tensors(test["image"]), torch.from_numpy(test["label"])
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:

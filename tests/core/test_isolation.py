@@ -1,5 +1,6 @@
 """A toolchain that aborts, hangs or raises fails its own call, with its log, and nothing else."""
 
+import multiprocessing
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,27 @@ KILLED = """
     isolation.call("killed", os.getcwd, seconds=60)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+SHARING = """
+from edge_assets.core import isolation
+from tests.core.test_isolation import share
+
+isolation.call("sharing", share, seconds=60)
+isolation.close()
+"""
+
+
+def share() -> None:
+    """What joblib and tqdm make too: something that processes share. Whose process ends slowly here."""
+    globals()["shared"] = multiprocessing.get_context("spawn").Semaphore()
+    util.Finalize(None, time.sleep, args=(1,), exitpriority=10)
+
+
+def test_what_a_library_shared_is_not_reported_as_leaked() -> None:
+    script = [sys.executable, "-c", SHARING]
+    ended = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def test_logs_of_killed_processes_are_swept_and_those_of_living_ones_stay(
