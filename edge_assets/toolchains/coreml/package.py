@@ -475,16 +475,16 @@ def _half(spec: ModelSpec) -> object:
 
 
 def _is_size(operation: Operation) -> bool:
-    """Whether an operation computes a number from sizes of tensors alone."""
-    if any(output.rank for output in operation.outputs):
-        return False
-    return _is_of_sizes(operation)
+    """Whether an operation computes a single number from the sizes of tensors alone."""
+    return all(output.rank == 0 for output in operation.outputs) and _is_of_sizes(operation)
 
 
 def _is_of_sizes(operation: Operation) -> bool:
-    """Whether all that an operation takes, and at least one thing, comes from shapes."""
+    """Whether an operation gives a shape, or a number or a row of them that is made of shapes alone."""
     if operation.op_type == "shape":
         return True
+    if any(output.rank > 1 for output in operation.outputs):
+        return False
     given = [value.op for value in _taken(operation) if value.op is None or value.op.op_type != "const"]
     return bool(given) and all(source is not None and _is_of_sizes(source) for source in given)
 
