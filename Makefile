@@ -41,7 +41,7 @@ demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per fa
 	@echo "Dagster and MLflow: make serve, then the two addresses that it prints"
 	@echo "Released folders:   $(HOME_FOLDER)/releases/digits/"
 
-demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 24 targets, every scheme, with fine-tuning and search: half an hour
+demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 25 targets, every scheme, with fine-tuning and search: half an hour
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth $(EARLIER)
 	$(IN_DEPTH) $(BIN)/edge-assets build --model digits_in_depth
 	$(IN_DEPTH) $(BIN)/edge-assets scorecard --model digits_in_depth

@@ -4,9 +4,12 @@ A model of the defs folder is among those components, as Dagster loads them: one
 whole code location.
 """
 
+from edge_assets.core import garbage
+
+garbage.look_less_often()  # in code servers and the processes of runs, before they import the rest
+
 import dagster as dg
 
-from edge_assets.core import garbage
 from edge_assets.defs.location import location_definitions, model_definitions, resource_definitions
 from edge_assets.registry import registry
 from edge_assets.spec.project import defs_folder, has_definitions
@@ -23,7 +26,6 @@ def project_definitions() -> dg.Definitions:
     return dg.load_from_defs_folder(path_within_project=folder)
 
 
-garbage.look_less_often()  # in code servers, and in the processes of runs, which are about to import the rest
 registry().log_broken()
 defs = dg.Definitions.merge(
     resource_definitions(),

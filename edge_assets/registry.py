@@ -124,7 +124,7 @@ def check_targets(spec: ModelSpec) -> None:
 
 
 def check_variants(spec: ModelSpec) -> None:
-    """Raises InvalidSpec if a variant that a model names is none of its families', or a family is left without one."""
+    """Raises InvalidSpec if the model names a variant that its families have not, or leaves a family without one."""
     if not spec.variants:
         return
     families = [family for family, _targets in family_targets(spec)]
@@ -135,8 +135,7 @@ def check_variants(spec: ModelSpec) -> None:
         if name not in known:
             raise InvalidSpec("variants", with_nearest(f"'{printable(name)}' is no variant of {whose}", name, known))
         if name not in offered:
-            needed = "is offered to models that have `finetuning` or `search`, as it needs"
-            raise InvalidSpec("variants", f"{name} {needed}")
+            raise InvalidSpec("variants", f"{name} is for models that have `finetuning` or `search`, as it needs")
     for family in families:
         if not any(variant.is_candidate for variant in family.variants if variant.name in spec.variants):
             raise InvalidSpec("variants", f"names nothing that can be released for {family.name}, which `targets` has")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,49 +25,62 @@ FAMILY = "browser"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def measure_browser(
-    model: str | None,
-    checkpoint: str | None,
-    target: str | None,
-    variants: Sequence[str],
-    provider: str | None,
-    threads: int | None,
-    samples: int | None,
-    mode: str,
-    host: str,
-    port: int,
-    certificate: Path | None,
-    key: Path | None,
-    lease: float,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BrowserRequest:
+    """What the command line asks for: its options, by their names."""
+
+    model: str | None
+    checkpoint: str | None
+    target: str | None
+    variants: Sequence[str]
+    provider: str | None
+    threads: int | None
+    samples: int | None
+    mode: str
+    host: str
+    port: int
+    certificate: Path | None
+    key: Path | None
+    lease: float
+
+
+def measure_browser(request: BrowserRequest) -> None:
     """Serve the link, measure what opens it, print and keep the record."""
     from edge_assets.defs.resources import store_resource
     from edge_assets.devices.browser import measure, serve_browser_device
     from edge_assets.registry import registry
 
+    certificate, key = request.certificate, request.key
     if (certificate is None) != (key is None):
         raise click.UsageError("give --certificate and --key, or neither")
     store = store_resource().open()
-    cell = cell_of(store, registry().chosen(model), checkpoint, target)
-    builts = built_variants(cell, variants)
-    bundle = bundle_of(cell)
+    cell = cell_of(store, registry().chosen(request.model), request.checkpoint, request.target)
+    builts = built_variants(cell, request.variants)
     serving = serve_browser_device(
-        bundle,
-        seconds=lease,
+        bundle_of(cell),
+        seconds=request.lease,
         log=click.echo,
-        host=host,
-        port=port,
+        host=request.host,
+        port=request.port,
         certificate=(certificate, key) if certificate and key else None,
     )
     with serving as device:
         click.echo(f"open this link, once, in the browser to be measured:\n\n  {device.link}\n")
-        if host not in LOOPBACK and certificate is None:
+        if request.host not in LOOPBACK and certificate is None:
             click.echo("plain HTTP: browsers give such a page one thread, a coarse clock and no WebGPU (--certificate)")
         described = device.wait()
         click.echo(f"{described.title}: {_in_words(described)}")
-        measured = measured_target(cell, described, provider, is_demanded=target is not None)
-        asked = assignment(cell, builts, described, provider, threads, samples, mode)
-        with _turn(host):
+        measured = measured_target(cell, described, request.provider, is_demanded=request.target is not None)
+        asked = assignment(
+            cell,
+            builts,
+            described,
+            provider=request.provider,
+            threads=request.threads,
+            samples=request.samples,
+            mode=request.mode,
+        )
+        with _turn(request.host):
             found, remarks = measure(device, asked)
         evidence = evidence_of(cell, measured, described, asked, found, remarks)
         place = store_evidence(evidence)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -300,42 +300,14 @@ def check_device(name: str) -> None:
     help="How long the link works, and the measurement may take.",
 )
 @clear_errors
-def browser_device(
-    model: str | None,
-    checkpoint: str | None,
-    target: str | None,
-    variants: tuple[str, ...],
-    provider: str | None,
-    threads: int | None,
-    samples: int | None,
-    mode: str,
-    host: str,
-    port: int,
-    certificate: Path | None,
-    key: Path | None,
-    lease: float,
-) -> None:
+def browser_device(**options: Any) -> None:
     """Measure the browser that opens the link: a phone, a tablet, Firefox, Safari.
 
     Parity, accuracy and latency of what was built, with the statistics of this machine. The link works once.
     """
-    from edge_assets.cli.browser_device import measure_browser
+    from edge_assets.cli.browser_device import BrowserRequest, measure_browser
 
-    measure_browser(
-        model=model,
-        checkpoint=checkpoint,
-        target=target,
-        variants=variants,
-        provider=provider,
-        threads=threads,
-        samples=samples,
-        mode=mode,
-        host=host,
-        port=port,
-        certificate=certificate,
-        key=key,
-        lease=lease,
-    )
+    measure_browser(BrowserRequest(**options))
 
 
 @main.group()
@@ -386,6 +358,21 @@ def remove_emulators(names: tuple[str, ...]) -> None:
     from edge_assets.devices.emulators import remove
 
     print_removed(remove(names))
+
+
+@main.command("c-code")
+@click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="RELEASE")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default="firmware", show_default=True)
+@click.option("--symbol", help="What the function's name begins with. Default: the model's name.")
+@clear_errors
+def c_code(source: Path, output: Path, symbol: str | None) -> None:
+    """Write a full-int8 network as C for firmware: of a released folder, or of a .tflite file of your own.
+
+    No library, no heap and no interpreter: weights are constants, activations lie in one static arena.
+    """
+    from edge_assets.cli.c_code import write_c_code
+
+    write_c_code(source, output, symbol)
 
 
 @main.command()

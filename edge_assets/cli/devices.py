@@ -94,8 +94,9 @@ def _steps(device: Device, connection: Connection) -> Iterator[str]:
         yield f"is a {device.target}: {hello.machine.cpu}, {hello.machine.architecture}, {hello.machine.cores} cores"
     runtimes = needs.runtimes_of(target(device.target))
     for runtime in runtimes:
-        needs.demand_runtime(device, hello.versions, runtime, None)
+        needs.demand_runtime(device, hello.versions, runtime)
     yield f"has what its artifacts need: {', '.join(runtimes)}"
+    yield from _optional(device, hello)
     yield _clock(hello)
     Readiness(connection, device.limits, click.echo).demand_room()
     yield f"has room: {readable_size(hello.free_disk_bytes)} of disk"
@@ -111,6 +112,14 @@ def _steps(device: Device, connection: Connection) -> Iterator[str]:
             yield "is free to be measured"
     with suppress(AgentError):
         connection.ask("bound")
+
+
+def _optional(device: Device, hello: Hello) -> Iterator[str]:
+    """Runtimes that it may be without."""
+    for runtime in needs.optional_runtimes_of(target(device.target)):
+        if needs.missing(hello.versions, [runtime]):
+            command = needs.install_command(device, needs.missing(hello.versions, [runtime]))
+            yield f"is without {runtime}, whose variants are not measured on it: {command}"
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -230,6 +230,19 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuiltOn:
+    """The device of the project that built an engine, and what the engine therefore needs."""
+
+    device: str  # its name
+    gpu: str | None
+    driver: str | None
+    builder: str
+    version: str  # of the builder
+    compute_capability: str
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a build says of its artifact, as far as others read it; what else it says stays in the memo, and is shown.
 
@@ -246,6 +259,7 @@ class Facts:
     needs_device: str | None = None  # why its own runtime cannot open it here
     stand_in_sha256: str | None = None  # of what a stand-in opens of the artifact: equal ones are verified once
     rebuildable: tuple[str, ...] = ()  # files that another machine may write anew
+    built_on: BuiltOn | None = None  # the device that gave it its engine
     unavailable: bool = False  # a toolchain is missing here, which says nothing of the model
     failed: bool = False
     notes: tuple[str, ...] = ()  # what a reader has to know of how it was made, in sentences
@@ -333,6 +347,17 @@ class Latency(Statistics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedThere:
+    """Latency by the clock of who verified an artifact, interleaved with the other variants that it had."""
+
+    mode: str
+    threads: int
+    measured_at: str  # UTC, ISO 8601
+    load_ms: float
+    latency_ms: Mapping[str, Latency]  # by batch size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Footprint:
     """What a network as C takes of a microcontroller, counted and not timed."""
 
@@ -352,9 +377,7 @@ class Observed(Verified):
     by: str  # in words: what computed it
     versions: Mapping[str, str]  # of Python and the runtimes there
     footprint: Footprint | None = field(default=None, metadata=LEFT_OUT)  # of an emulated microcontroller
-    latency_ms: Mapping[str, Latency] | None = field(
-        default=None, metadata=LEFT_OUT
-    )  # by batch size, of a browser that was timed when it was verified
+    timed: TimedThere | None = field(default=None, metadata=LEFT_OUT)  # of a browser, as it was verified
 
 
 @dataclass(frozen=True, kw_only=True)

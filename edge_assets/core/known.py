@@ -118,9 +118,9 @@ def _contradictions(
 
 def _p50(found: Verified) -> float | None:
     """The median at batch 1 of who was timed when it verified, as browsers are."""
-    if not isinstance(found, Observed) or found.latency_ms is None or "1" not in found.latency_ms:
+    if not isinstance(found, Observed) or found.timed is None or "1" not in found.timed.latency_ms:
         return None
-    return found.latency_ms["1"].p50
+    return found.timed.latency_ms["1"].p50
 
 
 def _snr(found: Parity) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from resources.store import ArtifactStore
 
 INTERVAL = int(os.environ.get("EDGE_ASSETS_DEVICES_SECONDS", "60"))
-WAITED = ("measurement", "observation")  # steps that only a device can do
+WAITED = ("measurement", "observation", "engine")  # steps that only a device can do
 
 
 def device_sensors(spec: ModelSpec, jobs: list["UnresolvedAssetJobDefinition"]) -> list[dg.SensorDefinition]:

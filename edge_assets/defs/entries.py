@@ -128,8 +128,8 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
     conditions = judgement.candidates.conditions
     # tags, because a later measurement changes them, and MLflow's parameters never change
     tags = {
-        "mode": conditions.mode or "memory only",
-        "threads": str(conditions.threads),
+        "mode": judgement.candidates.mode or "memory only",
+        "threads": str(judgement.candidates.threads),
         "cpu": conditions.machine.cpu,
         "cores": str(conditions.machine.cores),
         "measured_on": measured_on(judgement),

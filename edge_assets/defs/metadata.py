@@ -123,8 +123,8 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
         "failed_variants": sum(row.verdict == "failed" for row in judgement.rows),
         "measured_on": measured_on(judgement),
         "memory_measured_on": judgement.candidates.measured_on,
-        "mode": conditions.mode or "memory only",
-        "threads": conditions.threads,
+        "mode": judgement.candidates.mode or "memory only",
+        "threads": judgement.candidates.threads,
         "machine": tables.properties(record(conditions.machine)),
         "versions": tables.properties(conditions.versions),
         "measured_at": conditions.measured_at,
@@ -136,9 +136,7 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
 
 def measured_on(judgement: Judgement) -> str:
     """Where times were measured, or why nowhere."""
-    if judgement.candidates.is_timed:
-        return judgement.candidates.measured_on
-    return judgement.cell.not_measured
+    return judgement.candidates.timed_on or judgement.cell.not_measured
 
 
 def memory_check(judgement: Judgement) -> dg.AssetCheckResult:

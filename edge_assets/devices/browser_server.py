@@ -14,11 +14,10 @@ from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import BaseServer
-from threading import Thread
 
 from edge_assets.devices.browser_lease import PART_BYTES, Lease, Refusal
 from edge_assets.errors import EdgeAssetsError, Malformed
-from edge_assets.toolchains.web.chromium import ISOLATION, TYPES, WEB, routed
+from edge_assets.toolchains.web.chromium import ISOLATION, TYPES, WEB, Serving, routed
 
 PAGES = {
     "/": "device.html",
@@ -40,7 +39,7 @@ HEADERS = {
 ANY_ADDRESS = ("0.0.0.0", "::")
 
 
-class DeviceServer:
+class DeviceServer(Serving):
     """Serves one lease until it is closed. `link` is what a person opens."""
 
     def __init__(
@@ -55,14 +54,14 @@ class DeviceServer:
         context = _context(certificate) if certificate else None
         kind = _IPv6Server if ":" in host else ThreadingHTTPServer
         try:
-            self.server = kind((host, port), partial(_Handler, lease, routes))
+            server = kind((host, port), partial(_Handler, lease, routes))
         except OSError as error:
             raise EdgeAssetsError(f"{host}, port {port}, cannot be listened on: {error.strerror or error}") from None
-        self.server.daemon_threads = True
+        server.daemon_threads = True
         if context:
             # the handshake is the handler's, in its own thread: who connects and says nothing stops nobody
-            self.server.socket = context.wrap_socket(
-                self.server.socket,
+            server.socket = context.wrap_socket(
+                server.socket,
                 server_side=True,
                 do_handshake_on_connect=False,
             )
@@ -70,15 +69,8 @@ class DeviceServer:
         if ":" in shown:
             shown = f"[{shown}]"
         scheme = "https" if context else "http"
-        self.link = f"{scheme}://{shown}:{self.server.server_port}/{lease.token}/"
-        self.thread = Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        """Stop answering."""
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        self.link = f"{scheme}://{shown}:{server.server_port}/{lease.token}/"
+        super().__init__(server)
 
 
 class _IPv6Server(ThreadingHTTPServer):

@@ -19,6 +19,7 @@ from edge_assets.devices import packing, transport
 from edge_assets.devices.agent.wire import BrokenWire, Message, packed, receive, send, unpacked
 from edge_assets.devices.inventory import Device
 from edge_assets.errors import DeviceError, Refused, printable
+from edge_assets.hashing import sha256_of
 from edge_assets.later import np
 from edge_assets.targets.machine import Machine
 
@@ -162,6 +163,23 @@ class Connection:
         by_path = {name: file.sha256 for name, file in files.items()}
         answer = self.ask("artifact", sha256=artifact.sha256, files=by_path)
         return str(answer["path"])
+
+    def fetch(self, sha256: str, size: int, folder: Path) -> Path:
+        """A file that was made there, below `folder`, from where it was cut the last time.
+
+        Raises DeviceError where another one arrives.
+        """
+        path = folder / sha256
+        with path.open("ab") as file:
+            while file.tell() < size:
+                _, content = self.exchange({"command": "get", "sha256": sha256, "offset": file.tell()})
+                if not content:
+                    break
+                file.write(content)
+        if sha256_of(path) != sha256:
+            path.unlink()
+            raise DeviceError(f"what {self.device.name} sent is not what it said, {sha256}: it was changed on its way")
+        return path
 
     def _have(self, hashes: list[str]) -> dict[str, int | None]:
         found: dict[str, int | None] = self.ask("have", files=hashes)["have"]

@@ -4,7 +4,6 @@ apt runs with lists, cache and status of its own in one folder, trusts the keys 
 changes nothing of it. Nothing of a package is executed.
 """
 
-import os
 import shutil
 import subprocess
 import tarfile
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_assets.devices import commands
 from edge_assets.errors import EdgeAssetsError, MissingTool, log_end
 
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}  # as Debian calls them
@@ -119,20 +119,6 @@ def _as_it_is(member: tarfile.TarInfo, _into: str) -> tarfile.TarInfo:
 
 
 def finished(command: Sequence[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-    """A command that ran to its end in `folder`, with all that it printed. Raises EdgeAssetsError after `seconds`."""
-    try:
-        return subprocess.run(
-            command,
-            check=False,
-            cwd=folder,
-            env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        named = " ".join(command[:4])
-        raise EdgeAssetsError(f"{named} ... took longer than {seconds / 60:.0f} minutes and was stopped") from None
+    """A command that asks nobody anything and ran to its end in `folder`. Raises EdgeAssetsError after `seconds`."""
+    named = f"{' '.join(command[:4])} ..."
+    return commands.finished(command, folder, seconds, named, {"DEBIAN_FRONTEND": "noninteractive"})

@@ -7,7 +7,6 @@ qemu; how long they would take on a chip it does not know, and nobody is told a 
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from edge_assets.core.evidence import Footprint
 from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.sizes import MIB
+from edge_assets.devices.commands import TookTooLong, finished
 from edge_assets.devices.emulators import INSTALL, SYSROOT, Record, folder_of, state
 from edge_assets.errors import EdgeAssetsError, MissingTool, Refused, UnknownName, log_end
 from edge_assets.later import np
@@ -56,22 +56,16 @@ class Tools:
         root = self.folder / SYSROOT
         libraries = [str(path) for path in sorted(root.glob("usr/lib/*-linux-gnu"))]
         libraries += [str(path) for path in sorted(root.glob("lib/*-linux-gnu"))]
-        environment = {**os.environ, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
         try:
-            done = subprocess.run(
+            done = finished(
                 [str(root / "usr" / "bin" / tool), *arguments],
-                cwd=folder,
-                env=environment,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
+                folder,
+                SECONDS,
+                what,
+                {"LD_LIBRARY_PATH": os.pathsep.join(libraries)},
             )
-        except subprocess.TimeoutExpired:
-            raise FirmwareError(f"{what} took longer than {SECONDS / 60:.0f} minutes and was stopped") from None
+        except TookTooLong as error:
+            raise FirmwareError(str(error)) from None
         if done.returncode != 0:
             raise FirmwareError(f"{what} failed (exit code {done.returncode}). {log_end(done.stdout)}")
         return done.stdout

@@ -22,6 +22,8 @@ SHARED = (
     "targets/machine.py",
     "toolchains/litert/session.py",
     "toolchains/onnx/session.py",
+    "toolchains/pytorch/session.py",
+    "toolchains/pytorch/torchscript.py",
     "toolchains/tensorrt/kit.py",
     "toolchains/tensorrt/session.py",
 )  # below edge_assets: the standard library, NumPy, a runtime and one another are all that they import

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_assets.core.evidence import Measured, Verdict
+from edge_assets.core.evidence import Facts, Measured, Verdict
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.sizes import readable_size
 from edge_assets.core.types import Built
@@ -32,14 +32,19 @@ def blocked(cell: Identity, builts: Mapping[str, Built], measured: Measured, bui
 
 def _on_device(measured: Measured, built: Built) -> Blocked | None:
     """Why a variant was not measured on the target's device, where others were."""
+    lacking = None
     for result in built.elsewhere or ():
-        if result.refused is not None and result.recipe.parameters.get("tier") == "device":
+        if result.refused is None or result.recipe.parameters.get("tier") != "device":
+            continue
+        if not result.said(Facts).unavailable:
             return "failed", result.refused
+        lacking = result.refused
     was_asked = measured.device is not None and built.artifact is not None and built.variant != CHECKPOINT
     if not was_asked or built.variant in measured.rows:
         return None
     runtime = RUNTIMES[built.runtime]
-    return "unavailable", f"agents of devices do not have its runtime, {', '.join(runtime.distributions)}"
+    nobody = f"agents of devices do not have its runtime, {', '.join(runtime.distributions)}"
+    return "unavailable", lacking or nobody
 
 
 def _unfit(cell: Identity, builts: Mapping[str, Built], built: Built) -> Blocked | None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edge_assets.core.evidence import Observed
+from edge_assets.core.evidence import Observed, TimedThere
 from edge_assets.core.shapes import read, record
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.errors import Malformed
@@ -17,7 +17,7 @@ from edge_assets.settings import home
 if TYPE_CHECKING:
     from edge_assets.devices.browser import BrowserEvidence, BrowserVariant
 
-VERSION = "1"
+VERSION = "2"
 log = logging.getLogger(__name__)
 
 
@@ -67,8 +67,21 @@ def _observation(evidence: BrowserEvidence, variant: BrowserVariant) -> Result:
         device=evidence.browser,
         by=f"{evidence.browser}, {evidence.execution_provider}",
         versions={},
-        latency_ms=variant.latency_ms,
+        timed=_timed(evidence, variant),
     )
     parameters = {"tier": "device", "browser": evidence.browser, "measured_at": evidence.measured_at}
     recipe = Recipe("observation", VERSION, {"artifact": variant.sha256}, parameters)
     return Result(recipe, None, record(observed))
+
+
+def _timed(evidence: BrowserEvidence, variant: BrowserVariant) -> TimedThere | None:
+    """Its latency there, if it was timed."""
+    if not variant.latency_ms or variant.loaded is None:
+        return None
+    return TimedThere(
+        mode=evidence.mode,
+        threads=variant.loaded.threads,
+        measured_at=evidence.measured_at,
+        load_ms=variant.loaded.session_ms,
+        latency_ms=variant.latency_ms,
+    )

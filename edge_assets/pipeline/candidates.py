@@ -6,12 +6,14 @@ from functools import cached_property
 
 from edge_assets.core.evidence import (
     Conditions,
+    Latency,
     Measured,
     MeasuredVariant,
     Memory,
     Network,
     Observed,
     Provenance,
+    TimedThere,
 )
 from edge_assets.core.known import Known
 from edge_assets.core.runtimes import RUNTIMES
@@ -72,6 +74,32 @@ def verified_candidate(cell: Identity, built: Built) -> Candidate:
 
 
 @dataclass(frozen=True)
+class InBrowser:
+    """What one browser timed of a cell's variants, together."""
+
+    by: str
+    mode: str
+    threads: int
+    timed: Mapping[str, TimedThere]  # by variant
+
+
+def in_browser(builts: Mapping[str, Built]) -> InBrowser | None:
+    """Of the browsers that timed the most variants the last one: times of two are not comparable."""
+    records: dict[tuple[str, str], dict[str, Observed]] = {}
+    for name, built in builts.items():
+        for result in built.elsewhere or ():
+            observed = result.said(Observed) if result.refused is None else None
+            if observed is not None and observed.timed is not None:
+                records.setdefault((observed.timed.measured_at, observed.by), {})[name] = observed
+    if not records:
+        return None
+    latest = max(records, key=lambda key: (len(records[key]), key))
+    timed = {name: observed.timed for name, observed in records[latest].items() if observed.timed}
+    some = next(iter(timed.values()))
+    return InBrowser(latest[1], some.mode, some.threads, timed)
+
+
+@dataclass(frozen=True)
 class Candidates:
     """A cell's variants and their measurement."""
 
@@ -94,7 +122,13 @@ class Candidates:
 
     @property
     def is_timed(self) -> bool:
+        """Whether this machine or a device of the project timed them."""
         return self.conditions.mode is not None
+
+    @cached_property
+    def in_browser(self) -> "InBrowser | None":
+        """Their latency in a browser that opened a link, where nobody else timed them."""
+        return None if self.is_timed else in_browser(self.builts)
 
     @cached_property
     def network(self) -> Network:
@@ -114,6 +148,33 @@ class Candidates:
         if self.is_timed:
             return f"{self.cell.target.name} ({name})"
         return f"this machine, not the target ({name})"
+
+    @property
+    def timed_on(self) -> str | None:
+        """Who timed them, in words; None: nobody."""
+        if self.is_timed:
+            return self.measured_on
+        if self.in_browser is None:
+            return None
+        return f"{self.cell.target.name} ({self.in_browser.by}, {self.in_browser.threads} thread(s))"
+
+    @property
+    def mode(self) -> str | None:
+        """How long they were timed; None: they were not."""
+        return self.in_browser.mode if self.in_browser else self.conditions.mode
+
+    @property
+    def threads(self) -> int:
+        """With how many threads they were timed, or their memory was measured."""
+        return self.in_browser.threads if self.in_browser else self.conditions.threads
+
+    def latencies(self, name: str) -> Mapping[str, Latency] | None:
+        """By batch size, of one that was timed."""
+        if self.in_browser is not None:
+            timed = self.in_browser.timed.get(name)
+            return timed.latency_ms if timed else None
+        measured = self.measured_variant(name)
+        return measured.latency_ms if self.is_timed and measured else None
 
     def not_measured(self, name: str) -> str:
         """Why a variant has no latency."""
@@ -151,14 +212,12 @@ class Candidates:
     def _candidate(self, built: Built) -> Candidate:
         candidate = verified_candidate(self.cell, built)
         measured = self.measured_variant(built.variant)
-        latency = None
-        if self.is_timed and measured and measured.latency_ms:
-            latency = measured.latency_ms["1"]
+        latencies = self.latencies(built.variant)
         return replace(
             candidate,
             blocked=blocked(self.cell, self.builts, self.measured, built),
             memory=self._memory(built, measured),
-            latency=latency,
+            latency=latencies["1"] if latencies else None,
             tiers={**candidate.tiers, "memory": self._memory_tier(measured)},
         )
 

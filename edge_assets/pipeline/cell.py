@@ -68,7 +68,15 @@ class Cell(Identity):
 
     @cached_property
     def variants(self) -> Variants:
-        return Variants(self, self.data, self.recipes, self.reference, self.verification, self.measurement)
+        return Variants(
+            cell=self,
+            data=self.data,
+            recipes=self.recipes,
+            reference=self.reference,
+            verification=self.verification,
+            measurement=self.measurement,
+            elsewhere=self.elsewhere,
+        )
 
     def build(self, name: str) -> Built:
         """The checkpoint or one variant of the family, what it is made from first."""

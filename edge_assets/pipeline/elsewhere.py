@@ -16,7 +16,7 @@ from edge_assets.core.verify.evaluate import evaluate
 from edge_assets.devices.agent.models import SESSIONS
 from edge_assets.devices.connection import AgentError
 from edge_assets.devices.microcontrollers import RUNTIME, FirmwareError, MicrocontrollerLoadable
-from edge_assets.devices.needs import demand_runtime
+from edge_assets.devices.needs import why_not
 from edge_assets.devices.session import DeviceLoadable
 from edge_assets.errors import DeviceError, Refused, shortened
 from edge_assets.pipeline import browser_records
@@ -26,7 +26,6 @@ from edge_assets.pipeline.observers import Observer, Observers, observers
 from edge_assets.pipeline.recipes import Recipes
 from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.verification import Verification
-from resources.store import NotBuilt
 
 VERSION = "1"  # of what is observed
 
@@ -69,15 +68,33 @@ class Elsewhere:
                     found[name] = replace(built, elsewhere=(*(built.elsewhere or ()), result))
         return found
 
-    def takes(self, name: str, built: Built) -> bool:
-        """Whether a device can be asked about a variant: its own runtime is one of an agent's."""
+    def takes(self, observer: Observer, name: str, built: Built) -> bool:
+        """Whether a device runs a variant: it has the variant's own runtime, in a release that opens it."""
+        return self._is_agents(name, built) and self.lack(observer, name, built) is None
+
+    def lack(self, observer: Observer, name: str, built: Built) -> str | None:
+        """What a device lacks to open a variant, and the command that helps; None: nothing."""
+        return why_not(observer.device, observer.versions, self.runtime_of(name), built.build)
+
+    def lacks(self, observer: Observer, builts: Mapping[str, Built]) -> list[str]:
+        """What a device lacks for any of the variants."""
+        found = []
+        for name, built in builts.items():
+            if self._is_agents(name, built):
+                found.append(self.lack(observer, name, built))
+        return [sentence for sentence in found if sentence is not None]
+
+    def _is_agents(self, name: str, built: Built) -> bool:
+        """Whether agents have the variant's own runtime."""
         return self._is_offered(name, built) and self.runtime_of(name) in SESSIONS
 
     def _is_asked(self, observer: Observer, name: str, built: Built) -> bool:
-        """Whether an observer can be asked about a variant: a microcontroller runs its own runtime's, as C."""
+        """Whether an observer is asked about a variant: a microcontroller runs its own runtime's, as C."""
         if observer.microcontroller:
             return self._is_offered(name, built) and self.runtime_of(name) == RUNTIME
-        return self.takes(name, built)
+        if observer.tier == "emulated":  # of what it lacks nothing is expected
+            return self.takes(observer, name, built)
+        return self._is_agents(name, built)
 
     def _is_offered(self, name: str, built: Built) -> bool:
         if built.artifact is None or built.failed or name == CHECKPOINT:
@@ -116,26 +133,22 @@ class Elsewhere:
     def _observation(self, observer: Observer, name: str, built: Built) -> Result | None:
         """One variant, observed once; None where it was not, and the observer is not here. Raises DeviceError."""
         recipe = self._recipe(observer, name, built)
+        lack = None if observer.microcontroller else self.lack(observer, name, built)
+        if lack is not None:
+            return Result(recipe, None, {"unavailable": True}, refused=lack)
         if not observer.is_here:
             return self.cell.store.recall(recipe)
 
         def build(_folder: Path) -> Mapping[str, object]:
-            if not observer.microcontroller:
-                opset = built.build.facts.get("opset")
-                demand_runtime(observer.device, observer.versions, self.runtime_of(name), opset)
             self.cell.log(f"verifying {name} on {observer.by}, {self._samples(observer)} samples")
             try:
                 return record(self._evaluated(observer, name, built))
             except Refused as error:
-                if not observer.microcontroller:
-                    raise
                 raise Refused(f"{observer.by} cannot run it: {error}") from None
 
         try:
             return self.cell.store.remember(recipe, build)
-        except NotBuilt:
-            raise
-        except (AgentError, FirmwareError, Refused) as error:
+        except (AgentError, FirmwareError) as error:
             where = self.cell.store.cache / failures.FOLDER
             log = failures.keep(error, where, f"{self.cell.path} {name} {observer.device.name}")
             reason = f"{observer.by} cannot run it: {shortened(str(error))}"

@@ -24,6 +24,7 @@ from resources.store import ArtifactStore, NotBuilt
 
 NOT_THE_VARIANTS = (StoreError, NotBuilt)  # what a step raises that says nothing of the variant
 REPORT, RELEASE = "benchmark_report", "release"
+ENGINE = "engine"  # a parameter of what a device completes
 MEASUREMENT_SAMPLES = 256  # evaluation samples that queries cycle through
 
 

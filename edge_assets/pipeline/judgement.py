@@ -72,7 +72,11 @@ class Judgement:
         def build(folder: Path) -> Mapping[str, object]:
             from edge_assets.report import benchmark
 
-            return benchmark.write(folder, self.rows, self.candidates.measured)
+            timed = {}
+            for entry in self.verdicts:
+                if entry.candidate.latency is not None:
+                    timed[entry.candidate.name] = entry.candidate.latency
+            return benchmark.write(folder, self.rows, self.candidates.measured, timed)
 
         return self.cell.store.remember(Recipe("benchmark_report", "2", inputs), build)
 
@@ -99,7 +103,7 @@ class Judgement:
             self._write_release(folder, winner, shipped)
             return {"variant": winner.variant, "sha256": winner.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "5", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "6", inputs, parameters), build)
 
     def _write_release(self, folder: Path, winner: Built, shipped: Built) -> None:
         """The folder, with one sample of the evaluation data and what the winner gives for it."""
@@ -148,7 +152,10 @@ class Judgement:
         for entry in self.verdicts:
             verdicts.append([entry.candidate.name, entry.candidate.sha256, entry.verdict, entry.reason])
         evidence = [written(entry.gates) for entry in self.verdicts]
-        return digest([[cell.spec.name, cell.checkpoint.key, cell.target.name], verdicts, evidence])
+        found = [[cell.spec.name, cell.checkpoint.key, cell.target.name], verdicts, evidence]
+        if self.candidates.in_browser is not None:  # which is no part of the measurement
+            found.append(written(self.candidates.in_browser))
+        return digest(found)
 
 
 def _run_once(loadable: Loadable, feeds: Feeds) -> Feeds:

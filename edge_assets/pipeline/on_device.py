@@ -45,6 +45,9 @@ class OnDevice:
         """The measurement. Raises DeviceError where the device is away, hot, busy or full."""
         if not self.device.is_here:
             raise DeviceError("; ".join(self.elsewhere.observers.absent.values()))
+        lacks = self.elsewhere.lacks(self.device, builts)
+        if lacks and not self._taken(builts):
+            raise DeviceError(lacks[0])
 
         def build(folder: Path) -> Mapping[str, object]:
             return self._measure(builts, mode, folder, self.cell.log)
@@ -82,7 +85,7 @@ class OnDevice:
         return written_down(conditions, rows, folder)
 
     def _taken(self, builts: Mapping[str, Built]) -> dict[str, Built]:
-        return {name: built for name, built in builts.items() if self.elsewhere.takes(name, built)}
+        return {name: built for name, built in builts.items() if self.elsewhere.takes(self.device, name, built)}
 
     @property
     def _threads(self) -> int:

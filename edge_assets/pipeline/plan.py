@@ -11,6 +11,7 @@ from edge_assets.core.types import Built, Recipe, Report, Result
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.pipeline import rows
 from edge_assets.pipeline.cell import RELEASE, REPORT, Cell
+from edge_assets.pipeline.identity import ENGINE
 from edge_assets.pipeline.judgement import Judgement
 from resources.pointers import Pointed, pointed_result, pointer_key
 from resources.store import NotBuilt
@@ -40,7 +41,7 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
         judgement.report()
         released = judgement.release()
     except NotBuilt as missing:
-        return Plan(cell, _why(cell, missing.recipe))
+        return Plan(cell, why_missing(cell, missing.recipe))
     except EdgeAssetsError as error:
         return Plan(cell, str(error))  # the run says it again, as a failed asset
     current = {name: built.build.sha256 for name, built in builts.items()}
@@ -53,8 +54,10 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
     return Plan(cell, _not_materialized(cell, materialized))
 
 
-def _why(cell: Cell, recipe: Recipe) -> str:
+def why_missing(cell: Cell, recipe: Recipe) -> str:
     """The missing step, and what changed since the result that is pointed at now."""
+    if recipe.parameters.get(ENGINE):
+        return f"{ENGINE}: that of {recipe.step} is not built on its device yet"
     holder = {"measurement": REPORT}.get(recipe.step, recipe.step)
     pointed = pointed_result(cell.store, _key(cell, holder))
     if pointed is None:

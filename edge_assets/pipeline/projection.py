@@ -3,9 +3,10 @@
 What tables, pages, MLflow and Dagster show, they take from the row.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from edge_assets.core.evidence import Latency, MeasuredVariant, Provenance, Row
+from edge_assets.core.evidence import Latency, Provenance, Row
 from edge_assets.core.known import Known
 from edge_assets.core.select import Judged
 from edge_assets.core.types import Built
@@ -34,8 +35,8 @@ def row_of(entry: Judged, candidates: Candidates) -> Row:
         sha256=candidate.sha256,
         size_base=SIZE_BASE,
         cosine_mean=candidate.cosine_mean,
-        threads=candidates.conditions.threads,
-        mode=candidates.conditions.mode,
+        threads=candidates.threads,
+        mode=candidates.mode,
         evidence=entry.gates,
         parameters=network.parameters,
         flops=network.flops,
@@ -121,36 +122,42 @@ def _with_parent(row: Row, candidates: Candidates) -> Row:
 def _with_measurement(row: Row, entry: Judged, candidates: Candidates) -> Row:
     """Memory, and, where the target was at hand, times; else why there are none."""
     measured = candidates.measured_variant(row.artifact)
-    latency = entry.candidate.latency
-    if latency is None:
-        row = replace(row, not_measured=candidates.not_measured(row.artifact))
     row = _with_memory_tier(row, entry)
-    if measured is None:
-        return row
+    if measured is not None:
+        row = replace(
+            row,
+            host_peak_memory_bytes=measured.peak_bytes,
+            host_baseline_memory_bytes=measured.baseline_bytes,
+        )
+    if measured is not None and candidates.is_timed:
+        row = replace(
+            row,
+            load_ms=measured.load_ms,
+            peak_memory_bytes=measured.peak_bytes,
+            measured_on=candidates.measured_on,
+        )
+    return _with_latency(row, entry, candidates)
+
+
+def _with_latency(row: Row, entry: Judged, candidates: Candidates) -> Row:
+    """Times, and who took them; else why there are none."""
+    latency, by = entry.candidate.latency, candidates.timed_on
+    latencies = candidates.latencies(row.artifact)
+    if latencies is not None:
+        row = replace(row, latency_ms_by_batch=_without_histograms(latencies))
+    if latency is None or by is None:
+        return replace(row, not_measured=candidates.not_measured(row.artifact))
     row = replace(
         row,
-        host_peak_memory_bytes=measured.peak_bytes,
-        host_baseline_memory_bytes=measured.baseline_bytes,
-    )
-    if not candidates.is_timed:
-        return row
-    row = replace(
-        row,
-        load_ms=measured.load_ms,
-        peak_memory_bytes=measured.peak_bytes,
-        measured_on=candidates.measured_on,
-        latency_ms_by_batch=_without_histograms(measured),
-    )
-    if latency is None:
-        return row
-    row = replace(
-        row,
+        measured_on=by,
         latency_ms=latency.statistics,
         throughput_per_s=latency.throughput_per_s,
         disturbed=latency.surroundings.said if latency.surroundings else None,
         joules=latency.joules,
     )
-    origin = Provenance("device", candidates.measured_on)
+    if candidates.in_browser is not None:
+        row = replace(row, load_ms=candidates.in_browser.timed[row.artifact].load_ms)
+    origin = Provenance("device", by)
     row = _known_by(row, "latency", origin)
     if latency.joules is None:
         return row
@@ -169,8 +176,6 @@ def _known_by(row: Row, kind: str, provenance: Provenance) -> Row:
     return replace(row, provenance={**(row.provenance or {}), kind: provenance})
 
 
-def _without_histograms(measured: MeasuredVariant) -> dict[str, Latency] | None:
+def _without_histograms(latencies: Mapping[str, Latency]) -> dict[str, Latency]:
     """Latency by batch size, as far as tables show it."""
-    if measured.latency_ms is None:
-        return None
-    return {batch: replace(latency, histogram=None) for batch, latency in measured.latency_ms.items()}
+    return {batch: replace(latency, histogram=None) for batch, latency in latencies.items()}

@@ -1,8 +1,11 @@
 """Building one variant from its source, and what becomes of one that cannot be built."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_assets.core import log_filters
 from edge_assets.core.axes import frozen
@@ -26,6 +29,9 @@ from edge_assets.pipeline.reference import Reference
 from edge_assets.pipeline.verification import Verification
 from resources.store import Build
 
+if TYPE_CHECKING:
+    from edge_assets.pipeline.elsewhere import Elsewhere
+
 
 @dataclass(frozen=True)
 class Variants:
@@ -37,6 +43,7 @@ class Variants:
     reference: Reference
     verification: Verification
     measurement: Measurement
+    elsewhere: Elsewhere
 
     def build(
         self,
@@ -164,7 +171,12 @@ class Variants:
         def check(result: Result) -> None:
             build_session(self.verification.runtime_of(variant, result.said(Facts)), result)
 
-        return self.cell.store.remember(recipe, build, check)
+        result = self.cell.store.remember(recipe, build, check)
+        if variant.format != "tensorrt":
+            return result
+        from edge_assets.pipeline.engines import Engines  # what builds no kits needs no devices
+
+        return Engines(self.cell, self.elsewhere).completed(result)
 
     def _check_axes(self, facts: Mapping[str, object]) -> None:
         """Raises ExportError where what the build read back of its file's inputs has lost a dynamic axis."""

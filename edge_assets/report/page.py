@@ -99,7 +99,8 @@ def _bases(table: Sequence[Line]) -> dict[str, Basis]:
 def _timed(line: Line) -> str:
     for row in line.rows:
         if row.measured_on:
-            return f"latency, memory and load time on {row.measured_on}, mode {row.mode}"
+            measured = "latency and load time" if row.peak_memory_bytes is None else "latency, memory and load time"
+            return f"{measured} on {row.measured_on}, mode {row.mode}"
     reasons = sorted({row.not_measured for row in line.rows if row.not_measured})
     said = []
     for reason in reasons:

@@ -1,10 +1,10 @@
 """Plots as PNG bytes: accuracy against size and latency, and latency distributions."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from edge_assets.core.evidence import Measured, Row
+from edge_assets.core.evidence import Latency, Row
 from edge_assets.report.panels import Point, panels
 from edge_assets.report.words import axis_label, scaled
 
@@ -50,11 +50,11 @@ def _draw(axis: "Axes", point: Point, number: int) -> None:
     )
 
 
-def latency_distribution(measured: Measured) -> bytes:
+def latency_distribution(timed: Mapping[str, Latency]) -> bytes:
     """Latency histograms at batch 1, one line per variant."""
     figure, (axis,) = _figure(1)
-    for name, row in measured.rows.items():
-        histogram = row.latency_ms["1"].histogram if row.latency_ms else None
+    for name, latency in timed.items():
+        histogram = latency.histogram
         if histogram is None:
             continue
         total = sum(histogram.counts)

@@ -330,8 +330,7 @@ class ModelSpec:
     # least, best and largest size of dynamic axes besides the batch, for engines that are tuned to shapes
     axis_ranges: Mapping[str, AxisRange] = field(default_factory=dict, hash=False)
     schemes: Schemes = "usual"  # "all": also those that take long, or are worth a comparison more than a release
-    # those variants alone, whatever `schemes` says; (): all of them
-    variants: Annotated[Texts, AfterValidator(_unrepeated)] = ()
+    variants: Annotated[Texts, AfterValidator(_unrepeated)] = ()  # those alone, whatever `schemes` says; (): all
     states: Mapping[str, str] = field(default_factory=dict, hash=False)  # inputs that are outputs of the step before
     finetuning: FineTuning | None = None  # without it there is no quantization-aware training
     search: Search | None = None  # without it there is no accuracy-bounded search

@@ -136,33 +136,28 @@ class Microcontroller:
 
 CORTEX_M = "cortex-m"
 MIB = 2**20
+
+
+def _mps2(number: int, board: str) -> Microcontroller:
+    """A Cortex-M with DSP instructions on a board MPS2: Arm's boards differ in the core alone."""
+    return Microcontroller(
+        name=f"cortex-m{number}",
+        cpu=f"Cortex-M{number}",
+        description=f"ARMv7E-M with DSP instructions, on the board MPS2 {board.upper()}",
+        architecture="armv7e-m",
+        core=f"cortex-m{number}",
+        board=f"mps2-{board}",
+        clock_hz=25_000_000,
+        code=Region(0, MIB),
+        constants=Region(MIB, 3 * MIB),
+        ram=Region(0x20000000, 4 * MIB),
+        instruction_sets=("dsp", "fp"),
+    )
+
+
 _MICROCONTROLLERS = (
-    Microcontroller(
-        name="cortex-m4",
-        cpu="Cortex-M4",
-        description="ARMv7E-M with DSP instructions, on the board MPS2 AN386",
-        architecture="armv7e-m",
-        core="cortex-m4",
-        board="mps2-an386",
-        clock_hz=25_000_000,
-        code=Region(0, MIB),
-        constants=Region(MIB, 3 * MIB),
-        ram=Region(0x20000000, 4 * MIB),
-        instruction_sets=("dsp", "fp"),
-    ),
-    Microcontroller(
-        name="cortex-m7",
-        cpu="Cortex-M7",
-        description="ARMv7E-M with DSP instructions, on the board MPS2 AN500",
-        architecture="armv7e-m",
-        core="cortex-m7",
-        board="mps2-an500",
-        clock_hz=25_000_000,
-        code=Region(0, MIB),
-        constants=Region(MIB, 3 * MIB),
-        ram=Region(0x20000000, 4 * MIB),
-        instruction_sets=("dsp", "fp"),
-    ),
+    _mps2(4, "an386"),
+    _mps2(7, "an500"),
     Microcontroller(
         name="cortex-m55",
         cpu="Cortex-M55",

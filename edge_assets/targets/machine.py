@@ -174,10 +174,21 @@ def _specificity(target: Target) -> int:
 @cache
 def gpus() -> tuple[str, ...]:
     """Names of the NVIDIA GPUs that the driver lists, such as "NVIDIA H100 80GB HBM3"."""
+    return _listed("name")
+
+
+@cache
+def nvidia_driver() -> str | None:
+    """The release of NVIDIA's driver, such as "570.86.15"; None where there is none."""
+    return next(iter(_listed("driver_version")), None)
+
+
+def _listed(field: str) -> tuple[str, ...]:
+    """What `nvidia-smi` says of each GPU; nothing where there is none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
-    listing = [command, "--query-gpu=name", "--format=csv,noheader"]
+    listing = [command, f"--query-gpu={field}", "--format=csv,noheader"]
     found = subprocess.run(listing, capture_output=True, text=True, check=False, timeout=30)
     if found.returncode != 0:
         return ()

@@ -33,7 +33,7 @@ DIGITS = ModelSpec(
         *("t4", "a100", "l4", "rtx-4090", "rtx-5090", "h100", "jetson-orin"),
         *("iphone-12", "iphone-15-pro", "ipad", "mac-m-series"),
         *("pixel-8", "snapdragon-8", "android-midrange"),
-        *("cortex-m4", "cortex-m7"),
+        *("cortex-m4", "cortex-m7", "cortex-m55"),
         *("browser-wasm", "browser-firefox", "browser-webkit", "browser-webgpu"),
     ),
     class_names=tuple("0123456789"),

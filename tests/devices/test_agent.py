@@ -15,7 +15,7 @@ from edge_assets.devices.agent.files import FileFault, Files
 from edge_assets.devices.agent.telemetry import Sensors, Watch
 from edge_assets.devices.agent.wire import BrokenWire, receive
 
-STANDARD = {"numpy", "onnxruntime", "ai_edge_litert", "tensorrt", "edge_assets", "__future__"}
+STANDARD = {"numpy", "onnxruntime", "ai_edge_litert", "torch", "tensorrt", "edge_assets", "__future__"}
 
 
 def test_what_is_packed_needs_nothing_that_a_device_has_not() -> None:

@@ -1,11 +1,13 @@
 """A browser that opens a link and becomes a device: measured for real in Chromium, and whom the link refuses."""
 
 import json
+import re
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from edge_assets.devices.browser_lease import Described, Lease, PageFault, Refus
 from edge_assets.devices.browser_server import DeviceServer
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.families.browser import BROWSER
+from edge_assets.pipeline import identity
 from edge_assets.pipeline.cell import Cell
+from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.machine import browser
 from edge_assets.targets.project import target
 from edge_assets.toolchains.web.chromium import Chromium
@@ -33,6 +37,7 @@ from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny.spec import TINY
 
+PACKAGE = str(BROWSER.package)
 SHORT = Mode("short", 64, 1)
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
 DESCRIBED = {
@@ -104,8 +109,6 @@ class Elsewhere:
 
 
 def asked_of(cell: Cell, device: BrowserDevice, *names: str, **changes: Any) -> Any:
-    from dataclasses import replace
-
     builts = browser_device.built_variants(cell, names)
     found = browser_device.assignment(cell, builts, device.described, None, None, None, "rapid")
     return replace(found, mode=SHORT, **changes)
@@ -282,9 +285,36 @@ def test_the_command_measures_prints_and_keeps_a_record(
     (known,) = cell.observe({"onnx_model": model})["onnx_model"].elsewhere or ()
     observed = known.said(Observed)
     assert (observed.tier, observed.accuracy.samples) == ("device", 64)
-    assert observed.latency_ms is not None
+    assert observed.timed is not None
+    _shown_as_any_devices(cell, monkeypatch, record["variants"]["onnx_model"]["latency_ms"]["1"]["p50"])
     place.write_text("{}")  # is left out, and named in the log
     assert cell.observe({"onnx_model": model})["onnx_model"].elsewhere is None
+
+
+def _shown_as_any_devices(cell: Cell, monkeypatch: pytest.MonkeyPatch, p50: float) -> None:
+    """The latency of the record in the row, the card and MLflow's numbers, where this machine is not the target."""
+    monkeypatch.setattr(identity, "is_this_machine", lambda *_given: False)
+    away = replace(cell)
+    builts = away.observe({name: away.build(name) for name in ("checkpoint", "onnx_model", PACKAGE)})
+    judgement = Judgement(away, builts, away.measure(builts, "rapid"))
+    row = judgement.winning_row()
+    assert row.p50_ms == p50
+    assert row.measured_numbers()["latency_p50_ms"] == p50
+    assert row.mode == "short"
+    assert row.not_measured is None
+    assert row.provenance is not None
+    assert row.provenance["latency"].tier == "device"
+    assert row.provenance["latency"].by == row.measured_on
+    assert re.fullmatch(r"browser-wasm \(Chrom\S+ .*, wasm, \d+ thread\(s\)\)", str(row.measured_on)), row.measured_on
+    assert row.peak_memory_bytes is None, "no browser tells it"
+    assert "P50" in row.reason
+    report = judgement.report().artifact
+    assert report is not None
+    assert "latency.png" in {file.path for file in report.files}
+    released = judgement.release().artifact
+    assert released is not None
+    card = (cell.store.checkout(released) / "MODEL_CARD.md").read_text()
+    assert f"queries, mode short, on {row.measured_on} |" in card
 
 
 class Opens:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,26 +14,33 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
-from edge_assets.core.types import Artifact, Built
-from edge_assets.devices import reach
+from edge_assets.core.evidence import Measured
+from edge_assets.core.types import Artifact, Built, Recipe, Result
+from edge_assets.devices import needs, reach
 from edge_assets.devices.connection import AgentError, Connection
-from edge_assets.devices.inventory import Device, Inventory, Limits
+from edge_assets.devices.inventory import Device, Inventory
 from edge_assets.devices.lease import leased
+from edge_assets.devices.needs import why_not
 from edge_assets.devices.session import DeviceLoadable, DeviceWorker
 from edge_assets.errors import DeviceError, MeasurementError
 from edge_assets.families.cpu import CPU
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline import observers
+from edge_assets.pipeline.blocked import blocked
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.measured import now
 from edge_assets.targets.catalog import Target, parse_target
+from edge_assets.targets.machine import this_machine
 from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
+from tests.devices.conftest import BUSY
 from tests.devices.sshd import Sshd, sshd
 from tests.tiny.spec import TINY
 
@@ -51,27 +58,6 @@ BOARD: Target = parse_target(
     },
 )
 BOARDS: list[Device] = []  # the one of the test that runs
-BUSY = Limits(load=64)  # the tests themselves keep the cores busy
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as found:
-        yield found
-
-
-@pytest.fixture
-def board(server: Sshd, tmp_path: Path) -> Device:
-    reach.forget()
-    return Device(
-        name="board-1",
-        target=BOARD.name,
-        address=server.address,
-        interpreter=sys.executable,
-        folder=str(tmp_path / "on-device"),
-        limits=BUSY,
-        ssh_config=server.config,
-    )
 
 
 def agents(device: Device) -> list[psutil.Process]:
@@ -397,12 +383,67 @@ def test_a_tier_that_is_demanded_and_not_there_blocks_the_release(cell: Cell, mo
 
 
 def test_a_runtime_that_cannot_read_the_artifact_is_said_before_it_is_sent(board: Device) -> None:
-    from edge_assets.devices.needs import demand_runtime
+    def reason(runtime: str, versions: dict[str, str], made: Result | None = None) -> str | None:
+        return why_not(board, versions, runtime, made)
 
-    with pytest.raises(
-        DeviceError, match=r"has no onnxruntime or onnxruntime-gpu: ssh -p \d+ .*pip install onnxruntime=="
+    graph = Result(Recipe("onnx_model", "1"), None, {"opset": 20})
+    assert reason("onnx", {"onnxruntime-gpu": "1.20.1"}, graph) is None
+    program = Result(Recipe("torch_int8_static", "1", tools={"torch": "2.9.1+cpu"}), None, {})
+    assert reason("torchscript", {"torch": "2.9.0"}, program) is None
+    for said, expected in (
+        (reason("onnx", {"numpy": "2.0"}), "board-1 has no onnxruntime or onnxruntime-gpu: ssh -p .*onnxruntime=="),
+        (reason("onnx", {"onnxruntime": "1.16.3"}, graph), r"has ONNX Runtime 1\.16\.3, and opset 20 needs 1\.17 or"),
+        (reason("torchscript", {"numpy": "2.0"}), r"board-1 has no torch: ssh -p .* -m pip install torch==[\d.]+'?$"),
+        (
+            reason("torchscript", {"torch": "2.4.1"}, program),
+            r"has PyTorch 2\.4\.1, and a file that 2\.9\.1\+cpu wrote",
+        ),
+        (
+            reason("tensorrt", {"numpy": "2.0"}),
+            "board-1 has no tensorrt or tensorrt-rtx: ssh -p .*pip install tensorrt",
+        ),
     ):
-        demand_runtime(board, {"numpy": "2.0"}, "onnx", 20)
-    with pytest.raises(DeviceError, match=r"has ONNX Runtime 1\.16\.3, and opset 20 needs 1\.17 or later: ssh"):
-        demand_runtime(board, {"onnxruntime": "1.16.3"}, "onnx", 20)
-    demand_runtime(board, {"onnxruntime-gpu": "1.20.1"}, "onnx", 20)
+        assert said is not None
+        assert re.search(expected, said), said
+
+
+def test_a_device_that_lacks_every_runtime_leaves_the_release_without_times(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "DISTRIBUTIONS", {"onnx": ("no-such-runtime",)})
+    winner = judged(cell).winning_row()
+    assert winner.p50_ms is None
+    assert winner.not_measured is not None
+    assert winner.not_measured.startswith("not measured: board-1 has no no-such-runtime: ssh -p")
+
+
+def test_a_variant_whose_runtime_a_device_lacks_says_what_installs_it(cell: Cell) -> None:
+    built = cell.build("onnx_model")
+    reason = "board-1 has no torch: ssh board pip install torch"
+    asked = Recipe("observation", "1", {}, {"tier": "device"})
+    lacking = Result(asked, None, {"unavailable": True}, refused=reason)
+    measured = Measured(
+        mode="rapid",
+        threads=1,
+        machine=this_machine(),
+        versions={},
+        measured_at=now(),
+        device="board-1",
+        rows={},
+    )
+    assert blocked(cell, {}, measured, replace(built, elsewhere=(lacking,))) == ("unavailable", reason)
+    nobody = replace(measured, device=None)
+    assert blocked(cell, {}, nobody, replace(built, elsewhere=(lacking,))) is None, "no other was timed either"
+
+
+def test_a_torchscript_program_runs_there_as_here(board: Device, tmp_path: Path) -> None:
+    class Doubling(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + x
+
+    path = tmp_path / "model.pt"
+    torch.jit.trace(Doubling(), torch.ones(1, 4)).save(str(path))
+    program = replace(loadable(board, path), runtime="torchscript")
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    with program.opened(threads=1) as session:
+        assert np.array_equal(session.run({"x": x})["y"], 2 * x)

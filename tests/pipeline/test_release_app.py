@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as onnxruntime_python
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from edge_assets.cli.commands import main
 from edge_assets.core import app_samples
 from edge_assets.core.app_samples import AppSample, NoAppSample
 from edge_assets.core.runtimes import RUNTIMES
@@ -413,3 +415,39 @@ def test_the_card_says_how_a_sample_is_built_and_what_of_it_was_tested(released:
     constants = (folder / "app" / "model_values.h").read_text()
     assert "#define MODEL_DATA tiny_model" in constants
     assert "(resolver).AddConv2D();" in constants
+
+
+def test_a_released_network_and_a_file_of_ones_own_become_the_same_c(
+    released: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = released("litert_int8_full", "cortex-m4")
+    model = folder / "litert_int8_full" / "model.tflite"
+    run = CliRunner().invoke(main, ["c-code", str(folder), "--output", str(tmp_path / "released")])
+    assert run.exit_code == 0, run.output
+    assert "void tiny_invoke(const int8_t *image, int8_t *logits);\nconstants " in run.output
+    own = CliRunner().invoke(main, ["c-code", str(model), "--output", str(tmp_path / "own"), "--symbol", "tiny"])
+    assert own.exit_code == 0, own.output
+    names = {"network.c", "network.h", "kernels.h"}
+    assert {path.name for path in (tmp_path / "own").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "released" / name).read_bytes()
+    assert "void tiny_invoke(const int8_t *image, int8_t *logits);" in (tmp_path / "own" / "network.h").read_text()
+
+
+def test_what_is_no_network_to_be_written_as_c_is_named(released: Callable[..., Path], tmp_path: Path) -> None:
+    def said(*arguments: object) -> str:
+        run = CliRunner().invoke(main, ["c-code", *map(str, arguments), "--output", str(tmp_path / "c")])
+        assert run.exit_code == 1
+        assert not (tmp_path / "c").exists()
+        return run.output
+
+    folder = shutil.copytree(released("litert_int8_full", "cortex-m4"), tmp_path / "copy")
+    model = folder / "litert_int8_full" / "model.tflite"
+    assert "'1st' is no name of a function in C: name it with --symbol" in said(model, "--symbol", "1st")
+    with model.open("ab") as file:
+        file.write(b"x")
+    assert "model.tflite is not the released file any more" in said(folder)
+    model.write_bytes(b"no model")
+    assert "is no .tflite file" in said(model)
+    (folder / "manifest.json").unlink()
+    assert "is no released folder of a microcontroller's target" in said(folder)

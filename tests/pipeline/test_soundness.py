@@ -13,6 +13,7 @@ from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell
 from edge_assets.targets.project import target
 from edge_assets.toolchains.pytorch import eager, soundness
+from edge_assets.toolchains.pytorch.session import TorchSession
 from resources import checkpoints
 from resources.store import open_store
 from tests.tiny import signatures
@@ -41,7 +42,7 @@ def images() -> dict[str, np.ndarray]:
 
 def asked(model: torch.nn.Module) -> None:
     torch.manual_seed(0)
-    session = eager.TorchSession(model.eval(), ["image"], ["logits"])
+    session = TorchSession(model.eval(), ["image"], ["logits"])
     soundness.check(model, session, images())
 
 

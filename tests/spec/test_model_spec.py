@@ -314,7 +314,7 @@ def test_named_variants_are_all_there_is_with_what_they_are_made_from() -> None:
     }
     for names, fault in (
         (("onnx_int8_dynamik",), "variants: .* is no variant of cpu and browser. Did you mean onnx_int8_dynamic"),
-        (("onnx_int8_qat",), "variants: onnx_int8_qat is offered to models that have `finetuning` or `search`"),
+        (("onnx_int8_qat",), "variants: onnx_int8_qat is for models that have `finetuning` or `search`"),
         (("onnx_int4_gptq",), "variants: names nothing that can be released for browser"),
     ):
         with pytest.raises(InvalidSpec, match=fault):

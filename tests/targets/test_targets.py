@@ -136,6 +136,7 @@ def test_targets_are_emulated_by_cpus_that_have_what_they_match() -> None:
         "android-midrange": ("cortex-a76",),
         "cortex-m4": ("cortex-m4",),
         "cortex-m7": ("cortex-m7",),
+        "cortex-m55": ("cortex-m55",),
     }
     for name, cpus in emulated.items():
         for cpu in cpus:

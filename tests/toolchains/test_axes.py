@@ -18,7 +18,7 @@ from edge_assets.errors import ExportError, ReferenceFault, Refused
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.pytorch.calling import example_inputs
-from edge_assets.toolchains.pytorch.eager import TorchSession
+from edge_assets.toolchains.pytorch.session import TorchSession
 from tests.tiny import signatures
 from tests.tiny.spec import TINY
 

@@ -19,8 +19,9 @@ from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx import session as onnx_session
-from edge_assets.toolchains.pytorch.calling import flattened, plain, takes_by_name
+from edge_assets.toolchains.pytorch.calling import plain, takes_by_name
 from edge_assets.toolchains.pytorch.eager import session_of
+from edge_assets.toolchains.pytorch.session import flattened
 from tests.tiny.spec import TINY
 from tests.tiny.stream import STEPS, STREAM, network, sequences
 

@@ -6,7 +6,7 @@
     load         open a model; inputs: what queries cycle through
     run          outputs of a batch
     warm_up, time, memory   as the product measures here; telemetry: temperature, clock, throttling, load
-    build        the engine of a TensorRT kit, for the GPU of this machine
+    build        the engine of a TensorRT kit, for the GPU of this machine; get: its bytes, by their hash
     bound        remove what was not used for longest
 
 Nothing that a device sends or is sent runs as code but the runtime's own, and a TensorRT kit's script, which came with
@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import queue
+import runpy
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,7 @@ from edge_assets.devices.agent.telemetry import Sensors, Watch
 from edge_assets.devices.agent.wire import BrokenWire, Message, packed, receive, send, unpacked
 from edge_assets.errors import Refused, told
 from edge_assets.targets.machine import this_machine
+from edge_assets.toolchains.tensorrt import kit
 
 PROTOCOL = 1
 SILENCE = 900  # seconds without a request after which nobody is taken to be there: a cut cable has no end of input
@@ -127,25 +129,27 @@ class Model:
         self.queries: Queries | None = None
 
     def build(self, request: Message, _payload: bytes) -> Message:
-        """Where the kit lies with an engine for the GPU here, built if it is not there yet. Raises Refused."""
-        from edge_assets.toolchains.tensorrt import kit
+        """Where the kit lies with an engine that runs here: the one that came with it, else one that its script builds.
 
-        try:
-            builders = kit.installed_builders()
-            if not builders:
-                raise Refused("neither tensorrt nor tensorrt-rtx is installed: pip install tensorrt")
-            here = kit.this_place(builders[0], kit.Cuda())
-            engine = hashlib.sha256(json.dumps(asdict(here), sort_keys=True).encode()).hexdigest()
-            built = self.files.engines / f"{request['sha256'][:16]}-{engine[:16]}"
-            if not built.exists():
-                with tempfile.TemporaryDirectory(dir=self.files.engines) as scratch:
-                    own = Path(scratch) / "kit"  # the files of an artifact are links, and another kit may have the same
-                    shutil.copytree(request["path"], own)
-                    print(kit.rebuild(own, builders[0], None), file=sys.stderr)
-                    own.rename(built)
-        except kit.KitError as error:
-            raise Refused(str(error)) from error
-        return {"path": str(built)}
+        `engine` is what the kit says that it is for; `get` gives its bytes. Raises Refused in the script's words.
+        """
+        place = hashlib.sha256(json.dumps([this_machine().gpus, versions()], sort_keys=True).encode()).hexdigest()
+        ready = self.files.engines / f"{request['sha256'][:16]}-{place[:16]}"
+        if not ready.exists():
+            with tempfile.TemporaryDirectory(dir=self.files.engines) as scratch:
+                own = Path(scratch) / "kit"  # the files of an artifact are links, and another kit may have the same
+                shutil.copytree(request["path"], own)
+                _complete(own)
+                own.rename(ready)
+        engine = _engine_of(ready)
+        assert engine is not None
+        sha256 = engine.pop("sha256")
+        size = self.files.keep(ready / kit.ENGINE, sha256)
+        return {"path": str(ready), "engine": engine, "sha256": sha256, "size": size}
+
+    def get(self, request: Message, _payload: bytes) -> tuple[Message, bytes]:
+        """The next bytes of an engine that was built here."""
+        return {}, self.files.part(request["sha256"], request["offset"])
 
     def load(self, request: Message, _payload: bytes) -> Message:
         """Open the model. `baseline_bytes` is the peak before it: interpreter, runtime library and inputs."""
@@ -195,6 +199,40 @@ class Model:
         return self.queries
 
 
+def _complete(folder: Path) -> None:
+    """Give a kit an engine that runs here, where it has none. Raises Refused where its script cannot build one."""
+    script = folder / kit.SCRIPT
+    if _engine_of(folder) is not None and _refusal(script, "--check") is None:
+        return
+    refusal = _refusal(script)
+    if refusal is None and _engine_of(folder) is None:
+        refusal = f"{kit.SCRIPT} ended without an engine"
+    if refusal is not None:
+        raise Refused(refusal)
+
+
+def _engine_of(folder: Path) -> Message | None:
+    """What a kit says of its engine; None where it has none."""
+    found: Message | None = json.loads((folder / kit.KIT).read_text())["engine"]
+    return found
+
+
+def _refusal(script: Path, *arguments: str) -> str | None:
+    """Why a kit's own script could not do what it was asked, in its words; None: it did.
+
+    It runs in this process, so that it ends however this one does.
+    """
+    before = sys.argv
+    sys.argv = [str(script), *arguments]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        return str(ended.code) if ended.code else None
+    finally:
+        sys.argv = before
+    return None
+
+
 def serve(agent: Agent, model: Model, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until the input ends. A request that fails is answered with its error."""
     commands: dict[str, Callable[[Message, bytes], Answer]] = {
@@ -211,6 +249,7 @@ def serve(agent: Agent, model: Model, requests: IO[bytes], answers: IO[bytes]) -
         "memory": model.memory,
         "telemetry": agent.telemetry,
         "build": model.build,
+        "get": model.get,
         "bound": agent.bound,
     }
     for message, payload in _awaited(requests):

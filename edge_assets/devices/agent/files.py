@@ -49,15 +49,10 @@ class Files:
     def finish(self, sha256: str) -> None:
         """The file is whole. Raises FileFault, and forgets what came, where it is another one."""
         part = self._part(sha256)
-        digest = hashlib.sha256()
-        with part.open("rb") as file:
-            for block in iter(lambda: file.read(2**20), b""):
-                digest.update(block)
-        if digest.hexdigest() != sha256:
+        found = _digest(part)
+        if found != sha256:
             part.unlink()
-            raise FileFault(
-                f"what arrived has the sha256 {digest.hexdigest()}, not {sha256}: it was changed on its way"
-            )
+            raise FileFault(f"what arrived has the sha256 {found}, not {sha256}: it was changed on its way")
         os.replace(part, self._file(sha256))
 
     def path(self, sha256: str) -> Path:
@@ -66,6 +61,21 @@ class Files:
         if not path.exists():
             raise FileFault(f"there is no file {sha256} on the device any more: try again")
         return path
+
+    def keep(self, path: Path, sha256: str) -> int:
+        """Have a file that was made here among those by content. Returns its size. Raises FileFault for another."""
+        if _digest(path) != sha256:
+            raise FileFault(f"{path.name} is not what it is said to be, {sha256}")
+        whole = self._file(sha256)
+        if not whole.exists():
+            os.link(path, whole)
+        return path.stat().st_size
+
+    def part(self, sha256: str, offset: int, most: int = 2**20) -> bytes:
+        """Bytes of a whole file, from `offset`."""
+        with self.path(sha256).open("rb") as file:
+            file.seek(offset)
+            return file.read(most)
 
     def artifact(self, sha256: str, files: dict[str, str]) -> Path:
         """An artifact as the runtimes open it: its only file, or a folder of links to its files by path."""
@@ -114,6 +124,15 @@ class Files:
 
     def _part(self, sha256: str) -> Path:
         return self.files / (_checked(sha256) + ".part")
+
+
+def _digest(path: Path) -> str:
+    """The hash of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(2**20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _checked(sha256: str) -> str:

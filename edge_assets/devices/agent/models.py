@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from edge_assets.core.arranged import ArrangedSession
+from edge_assets.targets.machine import nvidia_driver
 
 # by runtime: the library that it imports, and the module whose `open_session` loads a model
 SESSIONS = {
     "onnx": ("onnxruntime", "edge_assets.toolchains.onnx.session"),
     "litert": ("ai_edge_litert.interpreter", "edge_assets.toolchains.litert.session"),
+    "torchscript": ("torch", "edge_assets.toolchains.pytorch.torchscript"),
     "tensorrt": ("numpy", "edge_assets.toolchains.tensorrt.session"),
 }
 # whose versions an agent says
-DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tensorrt", "tensorrt-rtx")
+DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "torch", "tensorrt", "tensorrt-rtx")
+DRIVER = "nvidia-driver"
 
 
 def library_of(runtime: str) -> str:
@@ -37,11 +40,14 @@ def open_model(runtime: str, path: Path, threads: int, options: Mapping[str, Any
 
 
 def versions() -> dict[str, str]:
-    """Of NumPy and the runtimes that are installed, and of Python."""
+    """Of NumPy and the runtimes that are installed, of Python, and of the GPU's driver."""
     found = {"python": ".".join(str(number) for number in sys.version_info[:3])}
     for name in DISTRIBUTIONS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    driver = nvidia_driver()
+    if driver is not None:
+        found[DRIVER] = driver
     return found

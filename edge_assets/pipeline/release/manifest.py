@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edge_assets.core.evidence import Accuracy, Gate, Latency, Observation, Parity, Provenance, Row
+from edge_assets.core.evidence import Accuracy, BuiltOn, Gate, Latency, Observation, Parity, Provenance, Row
 from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import layout_of
 from edge_assets.core.shapes import LEFT_OUT
@@ -68,6 +68,7 @@ class Manifest:
     findings: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)  # tiers that contradict each other
     disturbed: str | None = field(default=None, metadata=LEFT_OUT)  # what else happened while it was timed
     least_runtime: str | None = field(default=None, metadata=LEFT_OUT)  # the first release that reads the file
+    built_on: BuiltOn | None = field(default=None, metadata=LEFT_OUT)  # the device that built its engine
 
 
 def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manifest:
@@ -114,8 +115,8 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         accuracy=candidate.accuracy,
         parity=candidate.parity,
         latency_ms=candidate.latency,
-        mode=conditions.mode,
-        threads=conditions.threads,
+        mode=row.mode,
+        threads=row.threads,
         machine=conditions.machine.published(),
         versions=conditions.versions,
         measured_at=conditions.measured_at,
@@ -152,6 +153,7 @@ def _with_evidence(manifest: Manifest, row: Row, winner: Built) -> Manifest:
         findings=row.findings,
         disturbed=row.disturbed,
         least_runtime=_least_runtime(winner),
+        built_on=winner.facts.built_on,
     )
 
 

@@ -59,6 +59,11 @@ class Program:
     arena_bytes: int
     constant_bytes: int  # of weights, biases, factors and tables
 
+    @property
+    def head(self) -> str:
+        """The function's head, as the header declares it."""
+        return _signature(self.symbol, _identifiers(self.inputs, "input_"), _identifiers(self.outputs, "output_"))
+
     def write(self, folder: Path) -> None:
         for name, text in self.files.items():
             (folder / name).write_text(text)

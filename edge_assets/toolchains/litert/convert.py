@@ -245,10 +245,15 @@ def operators_on(path: Path, kinds: Sequence[str]) -> set[str]:
 
 
 def interface_order(path: Path) -> tuple[list[str], list[str]]:
-    """Names of inputs and outputs in the order of the file, for runtimes that know them by position."""
+    """Names of inputs and outputs in the order of the file, for runtimes that know them by position.
+
+    Raises ExportError where the file has not one signature.
+    """
     model = _read(path)
-    (signature,) = model.signatureDefs
     graph = model.subgraphs[0]
+    if len(model.signatureDefs or []) != 1:
+        raise ExportError(f"{path.name} has no signature, or several: nothing names its inputs and outputs")
+    (signature,) = model.signatureDefs
     return _in_order(signature.inputs, graph.inputs), _in_order(signature.outputs, graph.outputs)
 
 

@@ -6,7 +6,7 @@ what the model takes in PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -82,6 +82,17 @@ class Port:
         return np.moveaxis(value, -1, 1) if self.channels_last else value
 
 
+def encoded(ports: Mapping[str, Port], feeds: Feeds) -> Iterator[tuple[int, np.ndarray]]:
+    """One sample as the file takes it, by the interpreter's index."""
+    for name, port in ports.items():
+        yield port.index, port.encode(feeds[name])
+
+
+def decoded(ports: Mapping[str, Port], output: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's outputs of one sample; `output` gives the file's, by the interpreter's index."""
+    return {name: port.decode(output(port.index)) for name, port in ports.items()}
+
+
 class LiteRTSession:
     """The LiteRT interpreter on this CPU, with its default XNNPACK delegate."""
 
@@ -108,13 +119,10 @@ class LiteRTSession:
 
     def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs for one sample, as the model takes it."""
-        for name, port in self.inputs.items():
-            self.interpreter.set_tensor(port.index, port.encode(feeds[name]))
+        for index, value in encoded(self.inputs, feeds):
+            self.interpreter.set_tensor(index, value)
         self.interpreter.invoke()
-        outputs = {}
-        for name, port in self.outputs.items():
-            outputs[name] = port.decode(self.interpreter.get_tensor(port.index))
-        return outputs
+        return decoded(self.outputs, self.interpreter.get_tensor)
 
 
 def ports(

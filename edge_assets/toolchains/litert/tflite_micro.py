@@ -20,7 +20,7 @@ from edge_assets.errors import ExportError
 from edge_assets.later import np
 from edge_assets.toolchains.litert.c_array import FILE as C_ARRAY
 from edge_assets.toolchains.litert.c_array import read_array
-from edge_assets.toolchains.litert.session import Port
+from edge_assets.toolchains.litert.session import Port, decoded, encoded
 
 if TYPE_CHECKING:
     from tflite_micro.python.tflite_micro.runtime import Interpreter
@@ -81,13 +81,10 @@ class MicroSession:
 
     def run_one(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs for one sample, as the model takes it."""
-        for name, port in self.inputs.items():
-            self.interpreter.set_input(port.encode(feeds[name]), port.index)
+        for index, value in encoded(self.inputs, feeds):
+            self.interpreter.set_input(value, index)
         self.interpreter.invoke()
-        outputs = {}
-        for name, port in self.outputs.items():
-            outputs[name] = port.decode(self.interpreter.get_output(port.index))
-        return outputs
+        return decoded(self.outputs, self.interpreter.get_output)
 
 
 def open_session(

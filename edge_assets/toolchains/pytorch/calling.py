@@ -9,14 +9,14 @@ are the outputs, and others are left out; else all tensors in their order are. N
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_assets.core.axes import example_sizes
 from edge_assets.core.checkpoint import load_model
 from edge_assets.errors import EdgeAssetsError
+from edge_assets.toolchains.pytorch.session import flattened, is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -129,79 +129,10 @@ def is_adapted(model: "torch.nn.Module") -> bool:
     return hasattr(type(model).forward, "__signature__")
 
 
-# --- outputs -------------------------------------------------------------------------------------------
-
-
-def flattened(result: object, outputs: Sequence[str]) -> tuple["torch.Tensor", ...]:
-    """The declared outputs in what a network returned. Raises EdgeAssetsError where it has not as many tensors."""
-    import torch
-
-    found: dict[str, object] = {}
-    for path, value in _leaves(result, ""):
-        if path in found:
-            raise EdgeAssetsError(f"the model returns two outputs of the name {path}: rename one of them")
-        found[path] = value
-    by_name = [found.get(name) for name in outputs]
-    named = tuple(value for value in by_name if isinstance(value, torch.Tensor))
-    if len(named) == len(outputs):
-        return named
-    others = [f"{path or 'it'}: {type(value).__name__}" for path, value in found.items() if not _is_tensor(value)]
-    if others:
-        raise EdgeAssetsError(
-            f"the model returns what is no tensor ({', '.join(others[:5])}): declare outputs by the names of the "
-            f"tensors among them ({_names(found)}), or return tensors alone"
-        )
-    tensors = tuple(value for value in found.values() if isinstance(value, torch.Tensor))
-    if len(tensors) != len(outputs):
-        raise EdgeAssetsError(
-            f"the model returns {len(tensors)} tensors ({_names(found)}), the spec declares {len(outputs)} outputs "
-            f"({', '.join(outputs)}): declare each in its order, or some by these names"
-        )
-    return tensors
-
-
 def _is_flat(result: object, count: int) -> bool:
     """Whether converters take it as it is: one tensor, or a tuple or list of as many as there are outputs."""
-    if _is_tensor(result):
+    if is_tensor(result):
         return count == 1
     if not isinstance(result, tuple | list) or hasattr(result, "_fields"):
         return False
-    return len(result) == count and all(_is_tensor(value) for value in result)
-
-
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """What is no container in a network's result, with its path."""
-    if value is None:
-        return
-    for name, inner in _entries(value):
-        yield from _leaves(inner, f"{path}_{name}" if path else name)
-    if not _is_container(value):
-        yield path, value
-
-
-def _entries(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield str(name), inner
-    elif is_dataclass(value):
-        for entry in fields(value):
-            yield entry.name, getattr(value, entry.name)
-    elif isinstance(value, tuple | list):
-        names = getattr(value, "_fields", range(len(value)))
-        for name, inner in zip(names, value, strict=True):
-            yield str(name), inner
-
-
-def _is_container(value: object) -> bool:
-    return isinstance(value, Mapping | tuple | list) or is_dataclass(value)
-
-
-def _names(found: Mapping[str, object]) -> str:
-    names = [path or "unnamed" for path, value in found.items() if _is_tensor(value)]
-    return ", ".join(names[:8]) or "none"
+    return len(result) == count and all(is_tensor(value) for value in result)

@@ -12,7 +12,8 @@ from edge_assets.core.checkpoint import load_model
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import EdgeAssetsError, told
 from edge_assets.later import np
-from edge_assets.toolchains.pytorch.calling import flattened, network_bytes, takes_by_name
+from edge_assets.toolchains.pytorch.calling import network_bytes, takes_by_name
+from edge_assets.toolchains.pytorch.session import TorchSession, as_arrays, called, flattened, in_order
 
 if TYPE_CHECKING:
     import torch
@@ -20,32 +21,6 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
 
     Outputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
-
-
-class TorchSession:
-    """A torch module, eager or scripted, with inputs by position or by name and outputs by name."""
-
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        by_name: bool = False,
-    ) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
-        self.by_name = by_name
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        import torch
-
-        with torch.inference_mode():
-            results = flattened(called(self.model, in_order(feeds, self.inputs), self._names()), self.outputs)
-        return as_arrays(results, self.outputs)
-
-    def _names(self) -> Sequence[str] | None:
-        return self.inputs if self.by_name else None
 
 
 class CudaSession:
@@ -89,36 +64,6 @@ class CudaSession:
         import torch
 
         return torch.cuda.max_memory_reserved()
-
-
-def called(
-    model: torch.nn.Module,
-    tensors: Sequence[torch.Tensor],
-    names: Sequence[str] | None,
-) -> object:
-    """What the model returns, its inputs given by position or by `names`."""
-    if names is None:
-        return model(*tensors)
-    return model(**dict(zip(names, tensors, strict=True)))
-
-
-def as_arrays(results: Sequence[torch.Tensor], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Outputs by name on the host. Raises EdgeAssetsError for a type that NumPy has not."""
-    import torch
-
-    arrays = {}
-    for name, tensor in zip(names, results, strict=True):
-        if tensor.dtype == torch.bfloat16:
-            raise EdgeAssetsError(f"output '{name}' is bfloat16, which NumPy has not: end forward() with .float()")
-        arrays[name] = tensor.cpu().numpy()
-    return arrays
-
-
-def in_order(feeds: Feeds, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
-    """A model's arguments: the inputs of these names."""
-    import torch
-
-    return tuple(torch.from_numpy(feeds[name]) for name in names)
 
 
 def as_tuple(result: Outputs) -> tuple[torch.Tensor, ...]:

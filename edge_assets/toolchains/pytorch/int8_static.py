@@ -12,7 +12,7 @@ from edge_assets.hashing import Json
 from edge_assets.toolchains.onnx.calibration import BATCH, batches, sample_count
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
 from edge_assets.toolchains.pytorch.calling import example_inputs, is_adapted, load_network
-from edge_assets.toolchains.pytorch.eager import in_order
+from edge_assets.toolchains.pytorch.session import in_order
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,8 @@ from edge_assets.toolchains.onnx.flavour import retype
 from edge_assets.toolchains.onnx.graph import quantized_nodes
 from edge_assets.toolchains.pytorch import finetuning
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, plain
-from edge_assets.toolchains.pytorch.eager import in_order
 from edge_assets.toolchains.pytorch.folding import fold_batch_norm
+from edge_assets.toolchains.pytorch.session import in_order
 
 if TYPE_CHECKING:
     import torch

@@ -1,10 +1,14 @@
-"""TorchScript files: self-contained PyTorch programs, the form that quantized PyTorch models ship in."""
+"""TorchScript files: self-contained PyTorch programs, the form that quantized PyTorch models ship in.
+
+Needs NumPy and PyTorch alone: devices hold a copy.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_assets.core.session import Session
-from edge_assets.toolchains.pytorch.eager import TorchSession
+from edge_assets.toolchains.pytorch.session import TorchSession
 
 
 def open_session(
@@ -14,7 +18,7 @@ def open_session(
     inputs: Sequence[str],
     outputs: Sequence[str],
     engine: str | None = None,
-) -> Session:
+) -> TorchSession:
     """Load a TorchScript file; `engine` is the quantized engine it was made for (x86, qnnpack)."""
     import torch
 

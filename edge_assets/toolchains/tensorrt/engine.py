@@ -15,6 +15,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -224,23 +225,49 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
     facts["workspace_bytes"] = parameters["workspace_bytes"]
     facts["rebuildable"] = [tensorrt_kit.KIT, tensorrt_kit.ENGINE]  # what the kit's script writes on another machine
     facts["stand_in_sha256"] = kit["onnx"]["sha256"]
-    by = f"{parameters['builder']} {parameters['builder_version']}"
     if kit["engine"] is None:
         facts["needs_device"] = kit["needs_device"]
         facts["engine"] = f"the engine needs its GPU: {kit['needs_device']}"
+        facts["not_measured"] = f"not measured: no device attached; {facts['engine']}"
+        # the target holds the engine alone; until it is built, the graph is what is known of it
+        facts["size_bytes"] = request.source.stat().st_size
     else:
-        facts["engine_bytes"] = (request.output / tensorrt_kit.ENGINE).stat().st_size
-        where = f"on a {parameters['gpu']}" if parameters["gpu"] else "ahead of time"
-        facts["engine"] = f"engine built {where} for compute capability {parameters['compute_capability']} by {by}"
-    facts["not_measured"] = f"not measured: no device attached; {facts['engine']}"
-    # the target holds the engine alone; until it is built, the graph is what is known of it
-    facts["size_bytes"] = facts.get("engine_bytes", request.source.stat().st_size)
+        _, place = tensorrt_kit.read_engine(request.output, kit)
+        size_bytes = (request.output / tensorrt_kit.ENGINE).stat().st_size
+        facts |= _of_engine(place, size_bytes, f"on a {place.gpu}" if place.gpu else "ahead of time")
     largest = {tensor["name"]: tensor["max"] for tensor in parameters["inputs"]}
     if estimate := graph_memory.weights_and_peak(request.source, largest):
         batch = parameters["inputs"][0]["max"][0]
         how = f"weights plus peak live activations of the unfused ONNX graph at batch {batch}, without CUDA's context"
         facts["memory_estimate"] = {"bytes": sum(estimate), "how": how}
     return facts
+
+
+def _of_engine(place: tensorrt_kit.EnginePlatform, size_bytes: int, where: str) -> dict[str, Json]:
+    """What is said of an engine."""
+    by = f"{place.builder} {place.version}"
+    said = f"engine built {where} for compute capability {place.compute_capability} by {by}"
+    return {
+        "engine": said,
+        "engine_bytes": size_bytes,
+        "size_bytes": size_bytes,
+        "not_measured": f"not measured: no device attached; {said}",
+    }
+
+
+def facts_with(
+    facts: Mapping[str, object],
+    place: tensorrt_kit.EnginePlatform,
+    size_bytes: int,
+    device: str,
+    driver: str | None,
+) -> dict[str, object]:
+    """A kit's facts once a device has built its engine."""
+    known = {name: value for name, value in facts.items() if name != "needs_device"}
+    of_driver = f" with driver {driver}" if driver else ""
+    said = _of_engine(place, size_bytes, f"on {device}, a {place.gpu}{of_driver},")
+    built_on = asdict(place) | {"device": device, "driver": driver}
+    return known | said | {"built_on": built_on}
 
 
 def _variant(

@@ -58,15 +58,12 @@ def may_be_sandboxed() -> bool:
     return not (hasattr(os, "geteuid") and os.geteuid() == 0)
 
 
-class Server:
-    """Serves files and folders by URL prefix on a free port of the loopback interface; counts the bytes it sends."""
+class Serving:
+    """A web server that answers in a thread until it is closed."""
 
-    def __init__(self, routes: Mapping[str, Path]) -> None:
-        self.routes = routes
-        self.sent: list[tuple[str, int]] = []  # path and body bytes of each answer, in order
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, routes, self.sent))
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = Thread(target=self.server.serve_forever, daemon=True)
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.server = server
+        self.thread = Thread(target=server.serve_forever, daemon=True)
         self.thread.start()
 
     def close(self) -> None:
@@ -74,6 +71,16 @@ class Server:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+class Server(Serving):
+    """Serves files and folders by URL prefix on a free port of the loopback interface; counts the bytes it sends."""
+
+    def __init__(self, routes: Mapping[str, Path]) -> None:
+        self.routes = routes
+        self.sent: list[tuple[str, int]] = []  # path and body bytes of each answer, in order
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, routes, self.sent)))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
