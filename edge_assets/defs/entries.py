@@ -257,7 +257,7 @@ def _raw_inputs(spec: ModelSpec) -> Json:
     preprocess = spec.preprocess
     if isinstance(preprocess, ImagePreprocessing):
         size: list[Json] = [preprocess.height, preprocess.width]
-        if preprocess.resize != "none":
+        if preprocess.resize != "none" or preprocess.least:
             size = ["height", "width"]
         shape: list[Json] = ["batch", *size, preprocess.channels]
         return [{"name": preprocess.input, "dtype": "uint8", "shape": shape}]

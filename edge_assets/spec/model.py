@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SkipValidation
+from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edge_assets.errors import Fault, InvalidSpec, printable, with_nearest
@@ -24,7 +24,7 @@ from edge_assets.spec.metrics import (
     metric_faults,
     neither_built_in,
 )
-from edge_assets.spec.preprocess import Passthrough, Preprocessing, TextPreprocessing
+from edge_assets.spec.preprocess import ImagePreprocessing, Passthrough, Preprocessing, TextPreprocessing
 from edge_assets.spec.preprocess_check import given_inputs, preprocessing_faults
 from edge_assets.spec.project import project_path
 from edge_assets.spec.source import locate
@@ -51,6 +51,15 @@ def _tensor_name(name: str) -> str:
     if name in RESERVED:
         raise ValueError(f"the name must not be one of {', '.join(RESERVED)}, which arrays are kept with")
     return name
+
+
+def _dtype(dtype: object) -> object:
+    if dtype == "bfloat16":
+        raise ValueError(
+            "bfloat16 is no type of NumPy's, so neither data nor releases have it: declare float32, and keep the "
+            "architecture in float32, to which a checkpoint's weights of bfloat16 are cast without loss"
+        )
+    return dtype
 
 
 def _shape(shape: tuple[object, ...]) -> tuple[object, ...]:
@@ -103,7 +112,7 @@ class Tensor:
     """
 
     name: Annotated[str, AfterValidator(_tensor_name)]
-    dtype: DType
+    dtype: Annotated[DType, BeforeValidator(_dtype)]
     shape: Annotated[tuple[Axis, ...], Listed, AfterValidator(_shape)]
 
     @property
@@ -394,6 +403,8 @@ def _faults_between_fields(spec: ModelSpec) -> Iterator[Fault]:
     yield from _state_faults(spec)
     if isinstance(spec.preprocessing, TextPreprocessing) and not preprocessing:
         yield from _text_faults(spec, spec.preprocessing)
+    if isinstance(spec.preprocessing, ImagePreprocessing) and not preprocessing:
+        yield from _picture_faults(spec, spec.preprocessing)
 
 
 def _architecture_faults(reference: str) -> Iterator[Fault]:
@@ -549,4 +560,27 @@ def _text_faults(spec: ModelSpec, text: TextPreprocessing) -> Iterator[Fault]:
                 f"{axis}: the best size must be the preprocessing's max_length, {text.max_length}, to which it pads "
                 f"every text, not {best}"
             )
+            yield "axis_ranges", reason
+
+
+def _picture_faults(spec: ModelSpec, image: ImagePreprocessing) -> Iterator[Fault]:
+    """Where pictures that keep their own size may have one that the model does not take."""
+    taken = [tensor.sample_shape for tensor in spec.inputs if tensor.name == image.input]
+    if not image.least or not taken or len(taken[0]) != 3:
+        return
+    ranges = zip(taken[0][1:], image.least, (image.height, image.width), strict=True)
+    for axis, least, largest in ranges:
+        pictures = f"pictures keep sizes from {least} to {largest}"
+        if isinstance(axis, int):
+            if (axis, axis) != (least, largest):
+                yield "preprocessing.least", f"{pictures}, and the model takes {axis} alone: name the axis in its shape"
+            continue
+        smallest, best, tallest = spec.axis_range(axis)
+        if least < smallest or largest > tallest:
+            reason = f"{axis}: {pictures}, which must lie within {smallest} to {tallest}"
+            yield "axis_ranges", reason
+        elif not least <= best <= largest or best % image.multiple:
+            reason = f"{axis}: the best size, {best}, must be one that pictures get, from {least} to {largest}"
+            if image.multiple > 1:
+                reason += f" in multiples of {image.multiple}"
             yield "axis_ranges", reason

@@ -12,14 +12,18 @@ import hashlib
 import math
 import wave
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import numpy as np
     from tokenizers import Tokenizer
+
+    Size: TypeAlias = tuple[int, int]  # height and width
 else:
 
     class _NumPy:
@@ -67,6 +71,9 @@ class ImagePreprocessing:
 
     resize          none: pictures have the model's size. stretch: to the model's size. crop: resized by `resize_to`,
                     then the middle. letterbox: the whole picture, with `fill` around it
+    least           height and width from which on a picture keeps its own size, up to `height` and `width`; outside of
+                    that range it is resized as a whole, as little as can be. none: it must lie within. stretch: each
+                    side becomes the nearest `multiple`. letterbox: `fill` up to the next `multiple`. Left out: one size
     resize_to       of crop: the shorter side, or height and width; left out, the larger side of the model's size
     filter          nearest, box, bilinear or bicubic
     antialias       True: a smaller picture is averaged from all pixels, along its rows and then its columns, bit for
@@ -96,6 +103,8 @@ class ImagePreprocessing:
     order: Literal["RGB", "BGR"] = "RGB"
     other_channels: Literal["convert", "composite", "refuse"] = "convert"
     background: tuple[int, ...] = (255, 255, 255)
+    least: tuple[int, ...] = ()
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         lengths = {len(self.mean), len(self.std)}
@@ -117,6 +126,10 @@ class ImagePreprocessing:
             raise ValueError(f"fill needs one value, or one per channel ({self.channels})")
         if len(self.background) != 3:
             raise ValueError("background needs three values: red, green and blue")
+        if self.least:
+            _check_range(self.least, (self.height, self.width), self.multiple, self.resize)
+        elif self.multiple != 1:
+            raise ValueError("multiple is of a range of sizes: say its `least` height and width")
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> ImagePreprocessing:
@@ -148,6 +161,12 @@ class ImagePreprocessing:
     def tools(self) -> tuple[str, ...]:
         return ()
 
+    def of_size(self, height: int, width: int) -> ImagePreprocessing:
+        """The same for a program of that size alone: what has a range of sizes is resized to it."""
+        if not self.least:
+            return self
+        return replace(self, height=height, width=width, least=(), multiple=1)
+
     @property
     def cropped_from(self) -> tuple[int, int]:
         """Height and width before the crop; where the width is 0, the other is of the shorter side."""
@@ -162,7 +181,8 @@ class ImagePreprocessing:
         """The model's input of an array, or of a sequence of pictures [h, w, c] of any sizes.
 
         An array of exactly the model's size and channels counts as fitted already, as `fitted` or the training's own
-        transforms leave pictures; in a sequence, and in an array of any other size, each picture is fitted.
+        transforms leave pictures; in a sequence, and in an array of any other size, each picture is fitted. In a range
+        of sizes they must all become the same.
         """
         fitted = _field(raw, self.input)
         size = (self.height, self.width, self.channels)
@@ -180,32 +200,41 @@ class ImagePreprocessing:
         if isinstance(pictures, np.ndarray) and pictures.dtype != object and pictures.ndim != 4:
             found = f"{pictures.dtype} {pictures.shape}"
             raise ValueError(f"'{self.input}' must be uint8 of shape (batch, h, w, c), got {found}")
-        fitted = np.empty((len(pictures), self.height, self.width, self.channels), np.uint8)
-        for position, picture in enumerate(pictures):
-            fitted[position] = self.fitted(np.asarray(picture))
-        return fitted
+        fitted: list[np.ndarray] = []
+        for picture in pictures:
+            fitted.append(self.fitted(np.asarray(picture)))
+            if fitted[-1].shape != fitted[0].shape:
+                sizes = [f"{one.shape[0]} x {one.shape[1]}" for one in (fitted[0], fitted[-1])]
+                raise ValueError(
+                    f"pictures of '{self.input}' become {' and '.join(sizes)} pixels, and one batch has one size: "
+                    f"give those of one size together"
+                )
+        if not fitted:
+            return np.empty((0, self.height, self.width, self.channels), np.uint8)
+        return np.stack(fitted)
 
     def fitted(self, picture: np.ndarray) -> np.ndarray:
         """One picture uint8 [h, w, c] of any size as uint8 [height, width, channels], red still first.
 
-        Raises ValueError for another dtype or shape, for channels that are refused, and for a size without `resize`.
+        With `least` the result has a size of the range. Raises ValueError for another dtype or shape, for channels that
+        are refused, and for a size without `resize`.
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.size == 0:
             raise ValueError(
                 f"a picture of '{self.input}' must be uint8 (h, w, c), got {picture.dtype} {picture.shape}"
             )
         height, width = picture.shape[:2]
-        if self.resize == "none" and (height, width) != (self.height, self.width):
+        size, scaled, offset = self._placed(height, width)
+        if self.resize == "none" and (height, width) != size:
             raise ValueError(
-                f"a picture of '{self.input}' must have {self.height} x {self.width} pixels (height x width), "
+                f"a picture of '{self.input}' must have {self._sizes} pixels (height x width), "
                 f"got {height} x {width}; `resize` of the preprocessing would say how others are made so"
             )
         pixels = self._with_channels(picture)
         if self.resize == "none":
             return pixels
-        scaled, offset = self._placed(height, width)
-        rows = _Window(scaled[0], offset[0], self.height)
-        columns = _Window(scaled[1], offset[1], self.width)
+        rows = _Window(scaled[0], offset[0], size[0])
+        columns = _Window(scaled[1], offset[1], size[1])
         for axis, window in ((1, columns), (0, rows)):  # along each row first
             positions, weights = _weights(
                 size=pixels.shape[axis],
@@ -219,26 +248,63 @@ class ImagePreprocessing:
                 positions=positions[window.seen],
                 weights=weights[window.seen],
             )
-        whole = np.empty((self.height, self.width, self.channels), np.uint8)
+        whole = np.empty((*size, self.channels), np.uint8)
         whole[:] = np.asarray(self.fill, np.uint8)
         whole[rows.covered, columns.covered] = pixels
         return whole
 
-    def _placed(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Height and width that a picture is resized to, and where in that the model's begins (below 0: before it)."""
-        if self.resize == "stretch":
-            return (self.height, self.width), (0, 0)
+    @property
+    def _sizes(self) -> str:
+        """The sizes that the model takes, in words."""
+        largest = f"{self.height} x {self.width}"
+        if not self.least:
+            return largest
+        told = f"{self.least[0]} x {self.least[1]} to {largest}"
+        return told if self.multiple == 1 else f"{told}, in multiples of {self.multiple},"
+
+    def _placed(self, height: int, width: int) -> tuple[Size, Size, Size]:
+        """Where a picture goes: the model's size, that to which it is resized, and where in that the model's begins.
+
+        Each is of rows and of columns; what begins below 0 begins before the picture.
+        """
+        size = (self.height, self.width)
         if self.resize == "crop":
             scaled = _before_crop(height, width, self.cropped_from)
             above = _half(scaled[0] - self.height)
             left = _half(scaled[1] - self.width)
-            return scaled, (above, left)
-        scaled = _inside(height, width, self.height, self.width)
+            return size, scaled, (above, left)
+        if self.least:
+            size, scaled = self._within_range(height, width)
+        else:
+            scaled = _inside(height, width, self.height, self.width)
+        if self.resize != "letterbox":
+            return size, size, (0, 0)
         if self.align == "start":
-            return scaled, (0, 0)
-        filled_above = (self.height - scaled[0]) // 2
-        filled_left = (self.width - scaled[1]) // 2
-        return scaled, (-filled_above, -filled_left)
+            return size, scaled, (0, 0)
+        filled_above = (size[0] - scaled[0]) // 2
+        filled_left = (size[1] - scaled[1]) // 2
+        return size, scaled, (-filled_above, -filled_left)
+
+    def _within_range(self, height: int, width: int) -> tuple[Size, Size]:
+        """The model's size for a picture, and the size of the same proportions that it has in the range."""
+        least, largest = self.least, (self.height, self.width)
+        scaled = (height, width)
+        if height < least[0] or width < least[1]:
+            scaled = _around(height, width, least[0], least[1])
+        if scaled[0] > largest[0] or scaled[1] > largest[1]:
+            scaled = _inside(height, width, *largest)
+        size = (
+            self._stepped(scaled[0], least[0], largest[0]),
+            self._stepped(scaled[1], least[1], largest[1]),
+        )
+        return size, scaled
+
+    def _stepped(self, side: int, least: int, largest: int) -> int:
+        """The model's side for one of a picture: a multiple, and in its range."""
+        steps = _rounded(side, self.multiple)
+        if self.resize == "letterbox":
+            steps = -(-side // self.multiple)  # all of it has room
+        return min(max(steps * self.multiple, least), largest)
 
     def _with_channels(self, picture: np.ndarray) -> np.ndarray:
         """The picture with the model's channels. Raises ValueError where they are refused or have no meaning."""
@@ -271,6 +337,15 @@ class _Window:
         self.covered = slice(begin - offset, end - offset)  # of the model's
 
 
+def _check_range(least: tuple[int, ...], largest: Size, multiple: int, resize: str) -> None:
+    if resize == "crop":
+        raise ValueError("resize='crop' has one size: leave `least` out, or take stretch or letterbox")
+    if len(least) != 2 or least[0] > largest[0] or least[1] > largest[1]:
+        raise ValueError(f"least needs a height and a width up to {largest}, not {least}")
+    if any(side % multiple for side in (*least, *largest)):
+        raise ValueError(f"sizes from {least} to {largest} must be multiples of {multiple}")
+
+
 def _check_crop(resize_to: tuple[int, ...], height: int, width: int) -> None:
     if len(resize_to) > 2:
         raise ValueError(f"resize_to needs the shorter side, or height and width, not {resize_to}")
@@ -295,6 +370,13 @@ def _inside(height: int, width: int, largest_height: int, largest_width: int) ->
         return largest_height, max(fitting_width, 1)
     fitting_height = _rounded(height * largest_width, width)
     return max(fitting_height, 1), largest_width
+
+
+def _around(height: int, width: int, least_height: int, least_width: int) -> Size:
+    """The smallest size of the same proportions into which another fits."""
+    if least_height * width >= least_width * height:
+        return least_height, _rounded(width * least_height, height)
+    return _rounded(height * least_width, width), least_width
 
 
 def _rounded(numerator: int, denominator: int) -> int:

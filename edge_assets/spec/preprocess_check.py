@@ -37,6 +37,7 @@ LISTS: dict[str, Any] = {  # lists of whole numbers by field
     "resize_to": tuple[Size, ...],
     "fill": tuple[Byte, ...],
     "background": tuple[Byte, ...],
+    "least": tuple[Size, ...],
 }
 
 
@@ -98,8 +99,7 @@ class Given:
 def given_inputs(preprocessing: object) -> dict[str, Given | None]:
     """The inputs that a preprocessing makes, by name; None where the data decide what one is."""
     if isinstance(preprocessing, ImagePreprocessing):
-        shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
-        return {preprocessing.input: Given("float32", shape)}
+        return {preprocessing.input: Given("float32", _picture_shape(preprocessing))}
     if isinstance(preprocessing, AudioPreprocessing):
         return {preprocessing.input: Given("float32", _audio_shape(preprocessing))}
     if isinstance(preprocessing, TextPreprocessing):
@@ -107,6 +107,12 @@ def given_inputs(preprocessing: object) -> dict[str, Given | None]:
     if isinstance(preprocessing, Passthrough):
         return dict.fromkeys(preprocessing.inputs)
     return {}
+
+
+def _picture_shape(image: ImagePreprocessing) -> tuple[int | str, ...]:
+    if image.least and image.least != (image.height, image.width):
+        return (image.channels, "height", "width")
+    return (image.channels, image.height, image.width)
 
 
 def _audio_shape(audio: AudioPreprocessing) -> tuple[int | str, ...]:

@@ -34,10 +34,10 @@ def evaluation() -> dict[str, np.ndarray]:
 
 
 def pictures(split: str, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Float32 [count, 3, HEIGHT, WIDTH] of 0 to 255, and boxes float32 [count, MOST, 5] with the class 0, or -1."""
+    """Uint8 [count, HEIGHT, WIDTH, 3], and boxes float32 [count, MOST, 5] with the class 0, or -1."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     faces, backgrounds = _faces(split), _backgrounds(split)
-    images = np.empty((count, 3, HEIGHT, WIDTH), np.float32)
+    images = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
     labels = np.full((count, MOST, 5), -1, np.float32)
     for number in range(count):
         canvas = _background(backgrounds, rng)
@@ -51,7 +51,7 @@ def pictures(split: str, count: int, seed: int) -> dict[str, np.ndarray]:
             labels[number, position, :4] = np.array([left, top, left, top]) + side * FRAME
             labels[number, position, 4] = 0
         noisy = canvas + rng.normal(0, rng.uniform(0, 6), canvas.shape)
-        images[number] = np.round(np.clip(noisy, 0, 255))
+        images[number] = np.round(np.clip(noisy, 0, 255))[..., None]
     return {"image": images, "label": labels}
 
 

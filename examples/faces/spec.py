@@ -1,6 +1,16 @@
 """The face detector, registered: EDGE_ASSETS_MODELS=examples.faces.spec:FACES."""
 
-from edge_assets import Automation, Calibration, Dataset, Evaluation, Gates, Metric, ModelSpec, Tensor
+from edge_assets import (
+    Automation,
+    Calibration,
+    Dataset,
+    Evaluation,
+    Gates,
+    ImagePreprocessing,
+    Metric,
+    ModelSpec,
+    Tensor,
+)
 from edge_assets.core.tools import version
 
 EXTRA = "faces"
@@ -12,6 +22,19 @@ def _versions() -> str:
     return ", ".join(found)
 
 
+# pictures keep their size, so that boxes are in their pixels, and on phones their proportions; the network scales the
+# values itself
+PREPROCESSING = ImagePreprocessing(
+    "image",
+    height=240,
+    width=320,
+    channels=3,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    scale=1.0,
+    resize="letterbox",
+    least=(56, 56),
+)
 FACES = ModelSpec(
     name="faces",
     description="MTCNN's P-Net over five sizes of the picture: proposals of faces from 6.6 thousand parameters.",
@@ -23,6 +46,7 @@ FACES = ModelSpec(
         Tensor("scores", "float32", ("batch", "cells", 1)),
     ),
     axis_ranges={"height": (56, 96, 240), "width": (56, 128, 320)},
+    preprocessing=PREPROCESSING,
     calibration=Calibration(Dataset("examples.faces.data:calibration", version=_versions())),
     evaluation=Evaluation(
         Dataset("examples.faces.data:evaluation", version=_versions()),

@@ -80,6 +80,7 @@ def infer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         replace(COLOUR, resize="stretch", filter="bicubic"),
         replace(COLOUR, resize="crop", resize_to=(40,), order="BGR"),
         replace(GREY, resize="letterbox", fill=(114,)),
+        replace(COLOUR, height=80, width=80, least=(24, 32), multiple=8, resize="letterbox"),
     ],
 )
 def test_a_photo_on_its_side_gives_the_datasets_numbers(declared: ImagePreprocessing, tmp_path: Path) -> None:

@@ -71,9 +71,10 @@ int main(int argc, char **argv) {
   FILE *file = fopen(argv[argc - 1], "rb");
   if (fread(given, 1, bytes, file) != bytes) return 1;
   picture.pixels = given;
-  if (!fit_picture(&picture, pixels, &MODEL_IMAGE, scratch)) return 2;
-  preprocess_image(pixels, values, &MODEL_IMAGE);
-  fwrite(values, sizeof(float), MODEL_IMAGE_BYTES, stdout);
+  const ImageValues image = sized_for(&picture, &MODEL_IMAGE);
+  if (!fit_picture(&picture, pixels, &image, scratch)) return 2;
+  preprocess_image(pixels, values, &image);
+  fwrite(values, sizeof(float), image.height * image.width * image.channels, stdout);
   return fclose(file);
 }
 """
@@ -217,6 +218,7 @@ def test_preprocessing_in_c_is_numpys_bit_for_bit(channels: int, layout: str, tm
 
 COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 GREY = replace(COLOUR, channels=1, mean=(0.1,), std=(0.4,))
+RANGE = replace(COLOUR, height=64, width=72, least=(24, 32))
 FITS = [
     (replace(COLOUR, resize="stretch", filter="bicubic"), (96, 32, 3)),
     (replace(COLOUR, resize="stretch", filter="bicubic", antialias=False), (13, 70, 3)),
@@ -228,6 +230,11 @@ FITS = [
     (replace(GREY, resize="crop"), (50, 61, 3)),
     (replace(GREY, other_channels="composite", background=(200, 100, 50)), (24, 32, 4)),
     (replace(COLOUR, channels=4, mean=(0.1,) * 4, std=(0.4,) * 4, resize="stretch"), (30, 60, 2)),
+    (RANGE, (45, 33, 3)),
+    (replace(RANGE, resize="stretch", multiple=8), (45, 27, 3)),
+    (replace(RANGE, resize="stretch", multiple=8), (300, 51, 4)),
+    (replace(RANGE, resize="letterbox", multiple=8, fill=(10, 20, 30)), (45, 51, 3)),
+    (replace(RANGE, resize="letterbox", multiple=8, align="start"), (90, 31, 1)),
 ]
 
 
@@ -246,7 +253,12 @@ def test_pictures_of_any_size_in_c_are_numpys_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("change", "shape"),
-    [({}, (25, 32, 3)), ({}, (24, 32, 5)), ({"other_channels": "refuse", "resize": "stretch"}, (24, 32, 1))],
+    [
+        ({}, (25, 32, 3)),
+        ({}, (24, 32, 5)),
+        ({"other_channels": "refuse", "resize": "stretch"}, (24, 32, 1)),
+        ({"least": (16, 32)}, (15, 32, 3)),
+    ],
 )
 def test_what_numpy_refuses_c_refuses(change: dict[str, Any], shape: tuple[int, int, int], tmp_path: Path) -> None:
     preprocess = replace(COLOUR, **change)
@@ -256,9 +268,11 @@ def test_what_numpy_refuses_c_refuses(change: dict[str, Any], shape: tuple[int, 
     constants = (folder / "model_values.h").read_text()
     size = ", ".join(map(str, shape))
     constants = constants.replace("{NULL, 24, 32, 3}", f"{{NULL, {size}}}")
-    if change:
+    if "resize" in change:
         constants = constants.replace("OTHER_CHANNELS_CONVERT", "OTHER_CHANNELS_REFUSE")
         constants = constants.replace("RESIZE_NONE", "RESIZE_STRETCH")
+    if "least" in change:
+        constants = constants.replace("0, 0, 1,", "16, 32, 1,")
     (folder / "model_values.h").write_text(constants)
     (folder / "main.c").write_text(FIT)
     (folder / "sample_image.bin").write_bytes(bytes(int(np.prod(shape))))

@@ -15,6 +15,7 @@ import edge_assets
 from edge_assets import AudioPreprocessing, ImagePreprocessing, Passthrough, TextPreprocessing
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName
 from edge_assets.families.families import family_targets
+from edge_assets.pipeline.release.manifest import preprocessing_of
 from edge_assets.registry import check_variants, registry
 from edge_assets.spec.attributes import model_spec, named_spec, parsed
 from edge_assets.spec.model import (
@@ -84,6 +85,11 @@ def test_every_fault_of_a_spec_is_on_a_line_of_its_own() -> None:
 
 
 WRONG_PARTS: list[tuple[Callable[..., object], dict[str, object], str]] = [
+    (
+        Tensor,
+        {"name": "x", "dtype": "bfloat16", "shape": ("batch", 4)},
+        r"tensor 'x'.dtype: bfloat16 is no type of NumPy's.*: declare float32, and keep the architecture in float32",
+    ),
     (Gates, {"max_accuracy_drop_points": -1}, "gates.max_accuracy_drop_points: -1 must be greater than or equal to 0"),
     (Gates, {"max_accuracy_drop_points": float("nan")}, "gates.max_accuracy_drop_points: nan must be a finite number"),
     (Gates, {"min_cosine": True}, "gates.min_cosine: True must be a number"),
@@ -202,6 +208,9 @@ WHOLE: dict[type[Any], dict[str, Any]] = {
 }
 
 
+TALL: dict[str, Any] = {"inputs": (Tensor("image", "float32", ("batch", 1, "height", 32)),)}
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -230,11 +239,35 @@ WHOLE: dict[type[Any], dict[str, Any]] = {
             {"evaluation": replace(DIGITS.evaluation, metrics=(Metric("coco_map"),))},
             "evaluation.metrics.0.options.boxes: 'boxes' is no output of the model (logits)",
         ),
+        (
+            {"preprocessing": replace(PREPROCESSING, least=(16, 32))},
+            "preprocessing.least: pictures keep sizes from 16 to 32, and the model takes 32 alone: name the axis",
+        ),
+        (
+            {"preprocessing": replace(PREPROCESSING, least=(16, 32)), **TALL, "axis_ranges": {"height": (20, 24, 64)}},
+            "axis_ranges: height: pictures keep sizes from 16 to 32, which must lie within 20 to 64",
+        ),
+        (
+            {
+                "preprocessing": replace(PREPROCESSING, least=(16, 32), multiple=8),
+                **TALL,
+                "axis_ranges": {"height": (16, 28, 64)},
+            },
+            "axis_ranges: height: the best size, 28, must be one that pictures get, from 16 to 32 in multiples of 8",
+        ),
     ],
 )
 def test_what_fields_say_together_is_found_before_any_data_are_read(change: dict[str, Any], fault: str) -> None:
     with pytest.raises(InvalidSpec, match=re.escape(fault).replace(r"\.\*", ".*")):
         replace(DIGITS, **change)
+
+
+def test_pictures_may_keep_their_height_and_have_one_width() -> None:
+    image = replace(PREPROCESSING, least=(16, 32))
+    spec = replace(DIGITS, preprocessing=image, **TALL, axis_ranges={"height": (16, 24, 64)})
+    assert preprocessing_of(spec, {}) == image
+    assert preprocessing_of(spec, {"fixed_axes": {"height": 24}}) == replace(PREPROCESSING, height=24)
+    assert preprocessing_of(DIGITS, {"fixed_axes": {}}) == PREPROCESSING
 
 
 def test_a_sounds_features_have_the_shape_that_is_told_of_them() -> None:

@@ -134,6 +134,58 @@ def test_arrays_of_the_models_size_are_fitted_already_and_files_never() -> None:
     assert np.array_equal(found, cropped.apply({"image": expected[None]})["image"])
 
 
+# --- a range of sizes ----------------------------------------------------------------------------------
+
+RANGE = replace(COLOUR, height=64, width=96, least=(16, 24))
+RANGES = [  # a picture, what it is resized to, and the model's size by letterbox and by stretch in multiples of 8
+    ((16, 24), (16, 24), (16, 24), (16, 24)),
+    ((64, 96), (64, 96), (64, 96), (64, 96)),
+    ((37, 45), (37, 45), (40, 48), (40, 48)),
+    ((36, 44), (36, 44), (40, 48), (32, 48)),  # halves become even numbers of eights
+    ((128, 96), (64, 48), (64, 48), (64, 48)),
+    ((128, 250), (49, 96), (56, 96), (48, 96)),
+    ((8, 8), (24, 24), (24, 24), (24, 24)),
+    ((90, 10), (64, 7), (64, 24), (64, 24)),  # no size of these proportions is in the range
+    ((1, 500), (1, 96), (16, 96), (16, 96)),
+]
+
+
+@pytest.mark.parametrize(("given", "scaled", "boxed", "stretched"), RANGES)
+def test_a_picture_keeps_its_size_within_a_range(
+    given: tuple[int, int], scaled: tuple[int, int], boxed: tuple[int, int], stretched: tuple[int, int]
+) -> None:
+    picture = noise(*given)
+    letterbox = replace(RANGE, resize="letterbox", multiple=8, align="start", fill=(7,))
+    found = letterbox.fitted(picture)
+    expected = np.full((*boxed, 3), 7, np.uint8)
+    expected[: scaled[0], : scaled[1]] = pillow(picture, *scaled, "bilinear")
+    assert np.array_equal(found, expected)
+    found = replace(RANGE, resize="stretch", multiple=8).fitted(picture)
+    assert np.array_equal(found, pillow(picture, *stretched, "bilinear"))
+    assert letterbox.apply({"image": [picture] * 2})["image"].shape == (2, 3, *boxed)
+
+
+def test_without_resize_a_picture_must_lie_in_the_range() -> None:
+    assert RANGE.apply({"image": noise(17, 95)[None]})["image"].shape == (1, 3, 17, 95)
+    eights = replace(RANGE, multiple=8)
+    reason = r"must have 16 x 24 to 64 x 96, in multiples of 8, pixels \(height x width\), got 17 x 95"
+    with pytest.raises(ValueError, match=reason):
+        eights.fitted(noise(17, 95))
+    with pytest.raises(ValueError, match=r"must have 16 x 24 to 64 x 96 pixels .* got 65 x 90"):
+        RANGE.fitted(noise(65, 90))
+
+
+def test_pictures_of_a_batch_become_one_size() -> None:
+    with pytest.raises(ValueError, match="pictures of 'image' become 17 x 24 and 18 x 24 pixels, and one batch has"):
+        RANGE.apply({"image": [noise(17, 24), noise(18, 24)]})
+
+
+def test_an_artifact_of_one_size_gets_pictures_of_that_size() -> None:
+    boxed = replace(RANGE, resize="letterbox", multiple=8)
+    assert boxed.of_size(24, 32) == replace(COLOUR, resize="letterbox")
+    assert COLOUR.of_size(1, 2) == COLOUR
+
+
 # --- channels ------------------------------------------------------------------------------------------
 
 
@@ -237,7 +289,8 @@ def test_recipes_hold_only_what_differs_from_a_default() -> None:
 
 def test_json_says_a_preprocessing_whole() -> None:
     whole = replace(COLOUR, resize="letterbox", fill=(9, 8, 7), align="start", filter="box", antialias=False)
-    assert from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    for one in (whole, replace(whole, least=(12, 16), multiple=4)):
+        assert from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -247,6 +300,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"fill": (1, 2)}, r"fill needs one value, or one per channel \(3\)"),
     ({"channels": 1, "mean": (0.5,), "std": (0.5,), "order": "BGR"}, "order BGR is of 3 or 4 channels, not 1"),
     ({"background": (0,)}, "background needs three values"),
+    ({"least": (24, 33)}, r"least needs a height and a width up to \(24, 32\), not \(24, 33\)"),
+    ({"least": (16, 16), "multiple": 16}, r"sizes from \(16, 16\) to \(24, 32\) must be multiples of 16"),
+    ({"least": (16, 16), "resize": "crop"}, "resize='crop' has one size"),
+    ({"multiple": 8}, "multiple is of a range of sizes"),
 ]
 
 

@@ -353,13 +353,14 @@ def test_the_pages_preprocessing_is_pythons(cell: Cell, bundle: Path, page: Page
 
 
 PIXELS = """async ([address, declared]) => {
-    const { fromPixels, openPicture, pixelsOf } = await import("/bundle/preprocess.js");
-    const file = await (await fetch(address)).blob();
-    const pixels = pixelsOf(await openPicture(file), declared);
-    return [Array.from(pixels), Array.from(fromPixels(pixels, declared)[declared.input].data)];
+    const { fromPicture, openPicture, pixelsOf, sizedFor } = await import("/bundle/preprocess.js");
+    const picture = await openPicture(await (await fetch(address)).blob());
+    const { data, dims } = fromPicture(picture, declared)[declared.input];
+    return [Array.from(pixelsOf(picture, sizedFor(picture, declared))), Array.from(data), dims];
 }"""
 COLOUR = ImagePreprocessing("image", 24, 32, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 GREY = replace(COLOUR, channels=1, mean=(0.1,), std=(0.4,))
+RANGE = replace(COLOUR, height=64, width=72, least=(24, 32))
 ALPHA = replace(COLOUR, channels=4, mean=(0.1,) * 4, std=(0.4,) * 4)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # a profile by which red means blue: who applies it swaps the channels
@@ -376,6 +377,9 @@ PICTURES = [
     (replace(GREY, resize="stretch", other_channels="composite", background=(9, 99, 200)), (50, 61), "LA"),
     (replace(ALPHA, resize="stretch"), (30, 60), "RGBA"),
     (replace(COLOUR, other_channels="refuse"), (24, 32), "RGB"),
+    (RANGE, (45, 33), "RGB"),
+    (replace(RANGE, resize="stretch", multiple=8), (45, 27), "RGB"),
+    (replace(RANGE, resize="letterbox", multiple=8, fill=(10, 20, 30)), (200, 31), "RGBA"),
 ]
 
 
@@ -398,11 +402,13 @@ def test_a_file_gives_the_page_pythons_numbers(
     picture.save(tmp_path / "photo.png", exif=exif, icc_profile=SWAPPED if "RGB" in mode else None)
     server = serve(bundle, **{"photo.png": tmp_path / "photo.png"})
     page.goto(f"{server.url}/bundle/manifest.json")
-    pixels, values = page.evaluate(PIXELS, ["/photo.png", declared.to_dict()])
+    pixels, values, shape = page.evaluate(PIXELS, ["/photo.png", declared.to_dict()])
     given = read_picture(tmp_path / "photo.png")
     assert np.array_equal(given, raw)
     assert np.array_equal(np.array(pixels), declared.fitted(given).reshape(-1))
-    assert np.array_equal(np.array(values, np.float32), declared.apply({"image": given[None]})["image"].reshape(-1))
+    expected = declared.apply({"image": given[None]})["image"]
+    assert shape == list(expected.shape)
+    assert np.array_equal(np.array(values, np.float32), expected.reshape(-1))
 
 
 def test_the_page_takes_no_other_size_without_resize(bundle: Path, page: Page, serve: Serve, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import litert_torch
@@ -17,11 +18,13 @@ from edge_assets.core.variant import BuildRequest
 from edge_assets.errors import Refused
 from edge_assets.toolchains.coreml import package as coreml
 from edge_assets.toolchains.executorch import int8 as executorch_int8
+from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.litert import convert as litert
 from edge_assets.toolchains.litert import int8_static
 from edge_assets.toolchains.litert import session as litert_session
+from edge_assets.toolchains.litert import weights as litert_weights
 from edge_assets.toolchains.onnx import export as onnx_format
-from edge_assets.toolchains.onnx import int8_dynamic
+from edge_assets.toolchains.onnx import int8_dynamic, int8_weights
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch import int8_static as torch_static
@@ -140,6 +143,17 @@ class Pooled(nn.Module):
         return torch.max_pool2d(self.layer(x), 2).mean((2, 3))
 
 
+class Cells(nn.Module):
+    """A value for each cell of a picture, as detectors have them: more of them than fp16 counts one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(self.layer(x), 3).flatten(2)
+
+
 class Steps(nn.Module):
     """Two recurrent layers, one of them in both directions, and the state of the last step."""
 
@@ -173,6 +187,11 @@ POOLED = replace(
     ),
     axis_ranges={"height": (8, 16, 32), "width": (8, 16, 32)},
 )
+CELLS = replace(
+    POOLED,
+    outputs=(Tensor("y", "float32", ("batch", 4, "cells")),),
+    axis_ranges={"height": (8, 16, 240), "width": (8, 16, 320)},
+)
 STEPS = specified(
     (Tensor("x", "float32", ("batch", 4, 6)),),
     (Tensor("y", "float32", ("batch", 4, 8)), Tensor("h", "float32", ("batch", 8))),
@@ -195,7 +214,12 @@ def packaged(network: nn.Module, spec: ModelSpec, folder: Path) -> Session:
 
 @pytest.mark.parametrize(
     ("kind", "spec", "sizes"),
-    [(Pooled, POOLED, [(8, 8), (32, 12)]), (Steps, STEPS, [()]), (Cell, CELL, [()])],
+    [
+        (Pooled, POOLED, [(8, 8), (32, 12)]),
+        (Cells, CELLS, [(8, 8), (183, 261)]),
+        (Steps, STEPS, [()]),
+        (Cell, CELL, [()]),
+    ],
 )
 def test_coreml_computes_the_same(
     kind: type[nn.Module], spec: ModelSpec, sizes: list[tuple[int, ...]], tmp_path: Path
@@ -251,10 +275,18 @@ SEQUENCE = specified(
 )
 
 
-def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> BuildRequest:
+@cache
+def recurrent(kind: str) -> tuple[nn.Module, bytes]:
+    """A network with layers of that class, and its graph."""
+    torch.manual_seed(0)
+    network = Recurrent(getattr(nn, kind)).eval()
+    return network, onnx_format.export(network, SEQUENCE, 20).SerializeToString()
+
+
+def dynamic_int8(kind: str, folder: Path, per_channel: bool = True) -> BuildRequest:
     source, output = folder / "fp32.onnx", folder / "int8"
     output.mkdir()
-    onnx_format.save(onnx_format.export(network, SEQUENCE, 20), source)
+    source.write_bytes(recurrent(kind)[1])
     return BuildRequest(
         spec=SEQUENCE,
         parameters={"recipe": "int8", "weights": "int8", "per_channel": per_channel, "reduce_range": False},
@@ -266,21 +298,53 @@ def dynamic_int8(network: nn.Module, folder: Path, per_channel: bool = True) -> 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_dynamic_int8_takes_lstms(per_channel: bool, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = Recurrent(nn.LSTM).eval()
-    request = dynamic_int8(network, tmp_path, per_channel)
+    request = dynamic_int8("LSTM", tmp_path, per_channel)
     int8_dynamic.build(request)
     path = request.output / onnx_format.FILE
     held = weight_bytes(path)
     assert held["int8"] > 5 * held["fp32"]  # of biases
     session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
     feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
-    assert min(snr(network, session.run(feeds), feeds)) > 25
+    assert min(snr(recurrent("LSTM")[0], session.run(feeds), feeds)) > 25
 
 
 def test_dynamic_int8_says_that_grus_have_no_kernel(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="100 % of the weights are in GRU, which ONNX Runtime has no int8 kernel for"):
-        int8_dynamic.build(dynamic_int8(Recurrent(nn.GRU).eval(), tmp_path))
+        int8_dynamic.build(dynamic_int8("GRU", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_int8_weights_take_recurrent_layers(kind: str, tmp_path: Path) -> None:
+    request = dynamic_int8(kind, tmp_path)
+    int8_weights.build(request)
+    path = request.output / onnx_format.FILE
+    held = weight_bytes(path)
+    assert held["int8"] > 5 * held["fp32"]  # of biases and scales
+    session = onnx_session.open_session(path, threads=1, inputs=["x"], outputs=["scores"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)}
+    assert min(snr(recurrent(kind)[0], session.run(feeds), feeds)) > 40
+
+
+def test_litert_has_grus_in_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.GRUCell(16, 64), nn.Linear(64, 4)).eval()
+    spec = specified((Tensor("x", "float32", ("batch", 16)),), (Tensor("y", "float32", ("batch", 4)),))
+    monkeypatch.setattr(litert, "load_network", lambda _spec, _path: network)
+    request = BuildRequest(
+        spec=spec,
+        parameters={"recipe": litert_weights.DYNAMIC_INT8.name},
+        source=tmp_path,
+        output=tmp_path,
+        log=print,
+    )
+    litert.build_model(request)
+    output = tmp_path / "int8"
+    output.mkdir()
+    facts = litert_weights.build(replace(request, source=tmp_path / litert.FILE, output=output))
+    assert facts["quantized_weights_share"] > 0.9
+    session = litert_session.open_session(output / litert.FILE, threads=1, inputs=["x"], outputs=["y"])
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)}
+    assert min(snr(network, session.run(feeds), feeds)) > 30
 
 
 # --- PyTorch: transposed convolutions ------------------------------------------------------------------
@@ -330,24 +394,87 @@ def lstm() -> nn.Module:
     return Recurrent(nn.LSTM)
 
 
+class Words(nn.Module):
+    """A table of embeddings that holds most of the weights, as those of small language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(100, 16)
+        self.layer = nn.Linear(16, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layer(self.table(x).mean(1))
+        return scores
+
+
+WORDS = replace(SEQUENCE, inputs=(Tensor("x", "int64", ("batch", 6)),))
+
+
 @pytest.mark.parametrize(
     ("build", "instead"),
     [(torch_static.build, "onnx_int8_dynamic"), (executorch_int8.build_static, "litert_int8_dynamic")],
     ids=["torch_int8", "executorch_int8_static"],
 )
-def test_static_int8_is_refused_where_recurrent_layers_hold_the_weights(
-    build: Callable[[BuildRequest], object], instead: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("network", "spec", "share"),
+    [(lstm, SEQUENCE, 0), (Words, WORDS, 15)],
+    ids=["recurrent", "embeddings"],
+)
+def test_static_int8_is_refused_before_it_observes_where_other_layers_hold_the_weights(
+    network: Callable[[], nn.Module],
+    spec: ModelSpec,
+    share: int,
+    build: Callable[[BuildRequest], object],
+    instead: str,
+    tmp_path: Path,
 ) -> None:
-    checkpoint = tmp_path / "lstm.safetensors"
-    save_file(lstm().state_dict(), checkpoint)
+    checkpoint = tmp_path / "any.safetensors"
+    save_file(network().state_dict(), checkpoint)
     flavour = {"engine": "x86", "method": "minmax", "per_channel": True, "reduce_range": False, "recipe": "int8"}
     request = BuildRequest(
-        spec=replace(SEQUENCE, architecture="tests.toolchains.test_recurrent:lstm"),
+        spec=replace(spec, architecture=f"tests.toolchains.test_recurrent:{network.__name__}"),
         parameters=flavour,
         source=checkpoint,
-        calibration={"x": np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)},
         output=tmp_path,
         log=print,
     )
-    with pytest.raises(Refused, match=f"0 % of the bytes of the weights would be int8 .* [Uu]se {instead}"):
+    with pytest.raises(
+        Refused, match=f"at most {share} % of the bytes of the weights would be int8 .* [Uu]se {instead}"
+    ):
         build(request)
+
+
+# --- ExecuTorch: what it converts to int8 and cannot run --------------------------------------------------
+
+
+class Twice(nn.Module):
+    """A convolution and PReLU over a picture and over its half, as detectors with one head for all sizes have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.slopes = nn.Conv2d(3, 8, 3), nn.PReLU(8)
+        nn.init.uniform_(self.slopes.weight, -0.5, 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = nn.functional.avg_pool2d(3 * x, 2)
+        return self.slopes(self.layer(x)).mean((2, 3)) + self.slopes(self.layer(half)).mean((2, 3))
+
+
+def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Twice().eval()
+    checkpoint = tmp_path / "any.safetensors"
+    save_file(network.state_dict(), checkpoint)
+    spec = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
+    feeds = {"x": np.random.default_rng(0).normal(1, 1, size=(4, 3, 10, 10)).astype(np.float32)}
+    request = BuildRequest(
+        spec=replace(spec, architecture="tests.toolchains.test_recurrent:Twice"),
+        parameters={"method": "minmax", "recipe": "int8"},
+        source=checkpoint,
+        calibration=feeds,
+        output=tmp_path,
+        log=print,
+    )
+    executorch_int8.build_static(request)
+    program = executorch.open_session(tmp_path / executorch.FILE, threads=1, inputs=["x"], outputs=["y"])
+    assert min(snr(network, program.run(feeds), feeds)) > 30

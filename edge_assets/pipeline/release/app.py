@@ -210,7 +210,10 @@ def _image(
     if not isinstance(declared, ImagePreprocessing):
         return None
     tensor = next(tensor for tensor in inputs if tensor.name == declared.input)
-    height, width = declared.cropped_from
+    height, width = (0, 0)
+    if declared.resize == "crop":
+        height, width = declared.cropped_from
+    least_height, least_width = declared.least or (0, 0)
     fill = declared.fill
     if len(fill) == 1:
         fill *= declared.channels
@@ -218,6 +221,8 @@ def _image(
         "channels_last": tensor.channels_last,
         "resize_height": height,
         "resize_width": width,
+        "least_height": least_height,
+        "least_width": least_width,
         "fill": fill,
         "sample": list(raw[declared.input][0].shape),
     }

@@ -9,11 +9,13 @@ from edge_assets.core.runtimes import build_session
 from edge_assets.core.session import layout_of
 from edge_assets.core.shapes import LEFT_OUT
 from edge_assets.core.types import Built, File, Recipe
+from edge_assets.spec.preprocess import ImagePreprocessing, Preprocessing
 from edge_assets.targets.machine import Machine
 from edge_assets.toolchains.onnx.releases import least_release
 
 if TYPE_CHECKING:
     from edge_assets.pipeline.judgement import Judgement
+    from edge_assets.spec.model import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         session=session,
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        preprocessing=spec.preprocess.to_dict(),
+        preprocessing=preprocessing_of(spec, winner.build.facts).to_dict(),
         recipe=winner.build.recipe,
         metric=spec.evaluation.metric_name,
         own_unit=row.own_unit,
@@ -125,6 +127,17 @@ def manifest_of(judgement: "Judgement", winner: Built, shipped: Built) -> Manife
         layout=layout_of(spec),
     )
     return _with_evidence(manifest, row, winner)
+
+
+def preprocessing_of(spec: "ModelSpec", facts: Mapping[str, object]) -> Preprocessing:
+    """An artifact's: the model's, but of one size where that is all the artifact takes, as its build's `facts` say."""
+    declared = spec.preprocess
+    fixed = facts.get("fixed_axes")
+    if not isinstance(declared, ImagePreprocessing) or not isinstance(fixed, Mapping):
+        return declared
+    shape = next(tensor.sample_shape for tensor in spec.inputs if tensor.name == declared.input)
+    height, width = (int(fixed.get(axis, axis)) for axis in shape[1:])
+    return declared.of_size(height, width)
 
 
 def _with_evidence(manifest: Manifest, row: Row, winner: Built) -> Manifest:

@@ -35,16 +35,16 @@ struct PictureError: Error {
 /// How pictures become the model's input: resized, then (pixel * scale - mean) / std for each channel.
 struct ImageValues {
     let input: String
-    let height: Int
-    let width: Int
+    var height: Int // of a range of sizes: the largest
+    var width: Int
     let channels: Int
     let isPicture: Bool // the package takes a picture of the model's size, and computes the rest itself
     let scale: Float
     let mean: [Float] // in the model's order of channels
     let std: [Float]
     let resize: Resize
-    let resizeHeight: Int // of .crop; resizeWidth 0: this is of the shorter side
-    let resizeWidth: Int
+    var resizeHeight: Int // of .crop; resizeWidth 0: this is of the shorter side. Of .letterbox: what sized(for:) found
+    var resizeWidth: Int
     let filter: Filter
     let antialias: Bool
     let fill: [UInt8] // of .letterbox, red first
@@ -52,6 +52,37 @@ struct ImageValues {
     let order: Order
     let otherChannels: OtherChannels
     let background: [UInt8] // of .composite: red, green, blue
+    var leastHeight: Int // 0: pictures have one size; else they keep their own from here on
+    var leastWidth: Int
+    let multiple: Int
+
+    /// The same for a picture of that size: in a range of sizes with the height and width that it gets, which the other
+    /// functions want. The result is for this picture and others of its size.
+    func sized(for picture: Picture) -> ImageValues {
+        if leastHeight == 0 || picture.height < 1 || picture.width < 1 {
+            return self
+        }
+        var (rows, columns) = (picture.height, picture.width)
+        if rows < leastHeight || columns < leastWidth {
+            (rows, columns) = around(picture, self)
+        }
+        if rows > height || columns > width {
+            (rows, columns) = inside(picture, self)
+        }
+        var found = self
+        found.height = stepped(rows, leastHeight, height)
+        found.width = stepped(columns, leastWidth, width)
+        (found.leastHeight, found.leastWidth) = (0, 0)
+        if resize == .letterbox {
+            (found.resizeHeight, found.resizeWidth) = (rows, columns)
+        }
+        return found
+    }
+
+    private func stepped(_ side: Int, _ least: Int, _ largest: Int) -> Int {
+        let steps = resize == .letterbox ? (side + multiple - 1) / multiple : nearestWhole(side, multiple)
+        return min(max(steps * multiple, least), largest)
+    }
 }
 
 /// The model's input [channels][height][width] of pixels [height][width][channels] of the model's size, red first.
@@ -80,7 +111,7 @@ func fit(_ picture: Picture, _ image: ImageValues) throws -> [UInt8] {
     if image.resize == .none {
         guard own.height == image.height && own.width == image.width else {
             let size = "\(image.height) x \(image.width)"
-            throw PictureError(message: "the model takes pictures of \(size) alone, not \(own.height) x \(own.width)")
+            throw PictureError(message: "the model takes this picture as \(size) alone, not \(own.height) x \(own.width)")
         }
         return own.pixels
     }
@@ -194,7 +225,10 @@ private func place(_ picture: Picture, _ image: ImageValues) -> (rows: Axis, col
         top = nearestWhole(height - image.height, 2)
         left = nearestWhole(width - image.width, 2)
     } else if image.resize == .letterbox {
-        (height, width) = inside(picture, image)
+        (height, width) = (image.resizeHeight, image.resizeWidth)
+        if height == 0 {
+            (height, width) = inside(picture, image)
+        }
         if image.align == .center {
             top = -((image.height - height) / 2)
             left = -((image.width - width) / 2)
@@ -221,6 +255,14 @@ private func inside(_ picture: Picture, _ image: ImageValues) -> (Int, Int) {
         return (image.height, max(nearestWhole(picture.width * image.height, picture.height), 1))
     }
     return (max(nearestWhole(picture.height * image.width, picture.width), 1), image.width)
+}
+
+/// The least size of the range, with the picture's proportions.
+private func around(_ picture: Picture, _ image: ImageValues) -> (Int, Int) {
+    if image.leastHeight * picture.width >= image.leastWidth * picture.height {
+        return (image.leastHeight, nearestWhole(picture.width * image.leastHeight, picture.height))
+    }
+    return (nearestWhole(picture.height * image.leastWidth, picture.width), image.leastWidth)
 }
 
 /// The nearest whole number of a fraction; of a half, the even one.

@@ -116,11 +116,12 @@ func numbers(_ data: Data, _ type: TensorType) -> [NSNumber] {
 /// The sample's value of one input of the model.
 func sampleInput(_ tensor: TensorValues, in folder: URL) throws -> MLFeatureValue {
     let data = try Data(contentsOf: folder.appendingPathComponent("sample_\(tensor.name).bin"))
-    guard let image = ModelValues.image, image.input == tensor.name else {
+    guard let declared = ModelValues.image, declared.input == tensor.name else {
         return MLFeatureValue(multiArray: try multiArray(numbers(data, tensor.type), tensor))
     }
     let size = ModelValues.samplePicture
     let picture = Picture(pixels: [UInt8](data), height: size.height, width: size.width, channels: size.channels)
+    let image = declared.sized(for: picture)
     let isFitted = size == (image.height, image.width, image.channels)
     let fitted = isFitted ? picture.pixels : try fit(picture, image)
     if image.isPicture {

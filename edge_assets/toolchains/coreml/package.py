@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from edge_assets.core.axes import example_parameters, frozen
+from edge_assets.core.axes import example_parameters, frozen, sizing_parameters
 from edge_assets.core.session import Feeds, Session
 from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import EdgeAssetsError, ExportError, Refused, told
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import coremltools
     import torch
     from coremltools.converters.mil.input_types import InputType
+    from coremltools.converters.mil.mil import Operation, Var
     from coremltools.models import MLModel
     from coremltools.proto.Model_pb2 import FeatureDescription, Model
     from PIL import Image
@@ -84,9 +85,9 @@ class Picture(TypedDict):
 
 
 def picture(spec: ModelSpec) -> Picture | None:
-    """What the package does with a picture, or None where it takes tensors."""
+    """What the package does with a picture, or None where it takes tensors, as for pictures of a range of sizes."""
     image = spec.preprocess
-    if not isinstance(image, ImagePreprocessing):
+    if not isinstance(image, ImagePreprocessing) or image.least:
         return None
     if image.channels not in (1, 3) or len(spec.inputs) != 1:
         return None
@@ -454,11 +455,47 @@ def _converted(
             inputs=_inputs(spec, image),
             outputs=outputs,
             minimum_deployment_target=coremltools.target[deployment],
-            compute_precision=coremltools.precision.FLOAT16,
+            compute_precision=_half(spec),
             skip_model_load=True,
         )
     except Exception as error:  # the converter raises many types; each is the user's model's problem
         raise _explained(error) from error
+
+
+def _half(spec: ModelSpec) -> object:
+    """What of a program becomes fp16: all but sizes, which fp16 rounds from 2,048 on.
+
+    coremltools divides sizes as floats, so the cells of a picture are counted in floating point.
+    """
+    import coremltools
+
+    if not spec.dynamic_axes:
+        return coremltools.precision.FLOAT16
+    return coremltools.transform.FP16ComputePrecision(op_selector=lambda operation: not _is_size(operation))
+
+
+def _is_size(operation: Operation) -> bool:
+    """Whether an operation computes a single number from the sizes of tensors alone."""
+    return all(output.rank == 0 for output in operation.outputs) and _is_of_sizes(operation)
+
+
+def _is_of_sizes(operation: Operation) -> bool:
+    """Whether an operation gives a shape, or a number or a row of them that is made of shapes alone."""
+    if operation.op_type == "shape":
+        return True
+    if any(output.rank > 1 for output in operation.outputs):
+        return False
+    given = [value.op for value in _taken(operation) if value.op is None or value.op.op_type != "const"]
+    return bool(given) and all(source is not None and _is_of_sizes(source) for source in given)
+
+
+def _taken(operation: Operation) -> Iterator[Var]:
+    """The values that an operation takes, those of its lists among them."""
+    for value in operation.inputs.values():
+        if isinstance(value, list | tuple):
+            yield from value
+        elif value is not None:
+            yield value
 
 
 def _with_factors(model: torch.nn.Module, image: Picture | None) -> torch.nn.Module:
@@ -636,7 +673,7 @@ def parameters(spec: ModelSpec, target: Target) -> dict[str, object]:
             bounds[axis] = [least, largest]
     if bounds:
         shaping["bounds"] = bounds
-    return shaping | example_parameters(spec)
+    return shaping | example_parameters(spec) | sizing_parameters(spec)
 
 
 PACKAGE = Variant(

@@ -19,8 +19,8 @@ from edge_assets.toolchains.executorch import program as executorch
 from edge_assets.toolchains.onnx.calibration import batches, first_samples, sample_count
 from edge_assets.toolchains.onnx.fixed_batch import fixed, input_shapes
 from edge_assets.toolchains.onnx.graph import LEAST_SHARE
-from edge_assets.toolchains.pytorch.calling import example_inputs
-from edge_assets.toolchains.pytorch.int8_static import int8_share
+from edge_assets.toolchains.pytorch.calling import example_inputs, load_network
+from edge_assets.toolchains.pytorch.int8_static import check_kinds, int8_share, too_little
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from edge_assets.spec.model import ModelSpec
     from edge_assets.targets import Target
 
+TAKES = "XNNPACK's static int8 takes convolutions and linear layers alone. Use litert_int8_dynamic or litert_fp16."
 SMALLEST_SCALE = 2**-12  # XNNPACK's kernels lose precision below
 
 
 def build_static(request: BuildRequest) -> Mapping[str, Any]:
     """Observe the calibration data, convert and lower. Raises Refused if nothing was quantized."""
+    check_kinds(load_network(request.spec, request.source), TAKES)
     facts = _build(request, dynamic=False)
     return facts | {"calibration_samples": sample_count(request.calibration)}
 
@@ -61,8 +63,10 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
     minmax = not dynamic and request.parameters["method"] == "minmax"
     chosen = quantizer(dynamic=dynamic, minmax=minmax)
     program = executorch.export_checkpoint(request)
-    elements = sum(parameter.numel() for parameter in program.parameters())
-    prepared = prepare_pt2e(program.module(), chosen)
+    module = program.module()
+    _express_prelu(module)
+    elements = _give_each_use_its_own(module)
+    prepared = prepare_pt2e(module, chosen)
     with torch.inference_mode():
         for sample in _observed(request, dynamic):
             prepared(*sample)
@@ -71,6 +75,66 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
         _check_share(converted, elements)
     facts = {"recipe": request.parameters["recipe"], "quantize_nodes": quantize_nodes(converted)}
     return lower_quantized(converted, request, dynamic) | facts
+
+
+def _give_each_use_its_own(module: torch.fx.GraphModule) -> int:
+    """Let each operator have its own copy of its weights, where a layer is called several times; elements of all.
+
+    The quantizer passes by an operator whose weights are another's already, and XNNPACK cannot load what has them in
+    int8 for one and in floating point for others. A bias of two would be quantized by the scale of one.
+    """
+    import torch
+
+    elements = 0
+    for node in list(module.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        tensor: object = attrgetter(str(node.target))(module)
+        if not isinstance(tensor, torch.nn.Parameter):
+            continue
+        elements += tensor.numel() * len(node.users)
+        for user in list(node.users)[1:]:
+            name = f"{node.name}_of_{user.name}"
+            module.register_parameter(name, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))
+            with module.graph.inserting_before(user):
+                own = module.graph.get_attr(name)
+            own.meta = dict(node.meta)
+            user.replace_input_with(node, own)
+    module.recompile()
+    return elements
+
+
+def _express_prelu(module: torch.fx.GraphModule) -> None:
+    """Write PReLU as relu(x) + weight * (x - relu(x)), which XNNPACK has.
+
+    Its partitioner does not take PReLU, which is decomposed then, and behind an int8 convolution such a program
+    expects channels in another place than XNNPACK gives them.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is not aten.prelu.default or node.args[1].op != "get_attr":
+            continue
+        given, weight = node.args
+        slopes: torch.Tensor = attrgetter(str(weight.target))(module).detach()
+        if slopes.numel() > 1:  # one for each channel
+            slopes = slopes.reshape(-1, *[1] * (node.meta["val"].ndim - 2))
+        name = f"{node.name}_slopes"
+        module.register_parameter(name, torch.nn.Parameter(slopes.clone(), requires_grad=False))
+        with module.graph.inserting_before(node):
+            factors = module.graph.get_attr(name)
+            above = module.graph.call_function(aten.relu.default, (given,))
+            below = module.graph.call_function(aten.sub.Tensor, (given, above))
+            scaled = module.graph.call_function(aten.mul.Tensor, (below, factors))
+            whole = module.graph.call_function(aten.add.Tensor, (above, scaled))
+        for made in (above, below, scaled, whole):
+            made.meta = dict(node.meta)
+        factors.meta = {**weight.meta, "val": weight.meta["val"].reshape(slopes.shape)}
+        node.replace_all_uses_with(whole)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
 
 
 def _check_share(converted: torch.fx.GraphModule, elements: int) -> None:
@@ -86,11 +150,7 @@ def _check_share(converted: torch.fx.GraphModule, elements: int) -> None:
             int8 += tensor.numel()
     share = int8_share(int8, elements)
     if int8 and share < LEAST_SHARE:  # where none is, `quantize_nodes` says it
-        raise Refused(
-            f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
-            f"needed): XNNPACK's static int8 takes convolutions and linear layers alone. Use litert_int8_dynamic or "
-            f"litert_fp16."
-        )
+        raise too_little(f"{100 * share:.0f}", TAKES)
 
 
 def _observed(request: BuildRequest, dynamic: bool) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -186,7 +246,7 @@ STATIC = replace(
     build=build_static,
     parameters=_static_parameters,
     needs=frozenset({"calibration"}),
-    code_version="2",
+    code_version="3",
     seconds=1800,  # PT2E prepares and observes node by node in Python
 )
 DYNAMIC = replace(
@@ -196,5 +256,5 @@ DYNAMIC = replace(
     precision="int8",
     build=build_dynamic,
     parameters=_dynamic_parameters,
-    code_version="2",
+    code_version="3",
 )

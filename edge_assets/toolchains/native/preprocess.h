@@ -39,13 +39,14 @@ typedef enum { OTHER_CHANNELS_CONVERT, OTHER_CHANNELS_COMPOSITE, OTHER_CHANNELS_
 /* How pictures become the model's input: resized, then (pixel * scale - mean) / std for each channel. */
 typedef struct {
   const char *input; /* NULL: this model takes no pictures */
-  size_t height, width, channels;
+  size_t height, width, channels; /* of a range of sizes: the largest */
   int channels_last; /* the model's input is [height][width][channels], else [channels][height][width] */
   float scale;
   const float *mean; /* a value for each channel, in the model's order */
   const float *std;
   Resize resize;
-  size_t resize_height, resize_width; /* of RESIZE_CROP; width 0: height is that of the shorter side */
+  size_t resize_height, resize_width; /* of RESIZE_CROP; width 0: height is that of the shorter side. Of
+                                         RESIZE_LETTERBOX in a range: what sized_for() found; else 0 */
   Filter filter;
   int antialias;
   const uint8_t *fill; /* of RESIZE_LETTERBOX, a value for each channel, red first */
@@ -53,6 +54,8 @@ typedef struct {
   Order order;
   OtherChannels other_channels;
   const uint8_t *background; /* of OTHER_CHANNELS_COMPOSITE: red, green, blue */
+  size_t least_height, least_width; /* 0: pictures have one size; else they keep their own from here on */
+  size_t multiple;
 } ImageValues;
 
 /* `pixels` is [height][width][channels] of the model's size, red first; `values` gets as many floats, as the model's
@@ -96,6 +99,57 @@ static inline int64_t nearest_whole(int64_t numerator, int64_t denominator) {
   return whole + (2 * rest > denominator || (2 * rest == denominator && whole % 2 == 1));
 }
 
+static inline void place_inside(const Picture *picture, const ImageValues *image, int64_t *height, int64_t *width) {
+  const int64_t given_height = (int64_t)picture->height, given_width = (int64_t)picture->width;
+  *height = (int64_t)image->height;
+  *width = (int64_t)image->width;
+  if (*height * given_width <= *width * given_height) {
+    *width = nearest_whole(given_width * *height, given_height);
+    if (*width < 1) *width = 1;
+  } else {
+    *height = nearest_whole(given_height * *width, given_width);
+    if (*height < 1) *height = 1;
+  }
+}
+
+/* The least size of the range, with the picture's proportions. */
+static inline void place_around(const Picture *picture, const ImageValues *image, int64_t *height, int64_t *width) {
+  const int64_t given_height = (int64_t)picture->height, given_width = (int64_t)picture->width;
+  *height = (int64_t)image->least_height;
+  *width = (int64_t)image->least_width;
+  if (*height * given_width >= *width * given_height) {
+    *width = nearest_whole(given_width * *height, given_height);
+  } else {
+    *height = nearest_whole(given_height * *width, given_width);
+  }
+}
+
+static inline size_t stepped(int64_t side, size_t least, size_t largest, const ImageValues *image) {
+  const int64_t multiple = (int64_t)image->multiple;
+  const int64_t steps = image->resize == RESIZE_LETTERBOX ? (side + multiple - 1) / multiple : nearest_whole(side, multiple);
+  const size_t whole = (size_t)(steps * multiple);
+  return whole < least ? least : whole > largest ? largest : whole;
+}
+
+/* How a picture of that size becomes the model's input: with a range of sizes, its height and width are the picture's
+   own in it, as every other function wants it. The result is for this picture and others of its size. */
+static inline ImageValues sized_for(const Picture *picture, const ImageValues *image) {
+  ImageValues sized = *image;
+  if (image->least_height == 0 || picture->height < 1 || picture->width < 1) return sized;
+  int64_t height = (int64_t)picture->height, width = (int64_t)picture->width;
+  if (picture->height < image->least_height || picture->width < image->least_width) {
+    place_around(picture, image, &height, &width);
+  }
+  if (height > (int64_t)image->height || width > (int64_t)image->width) place_inside(picture, image, &height, &width);
+  sized.height = stepped(height, image->least_height, image->height, image);
+  sized.width = stepped(width, image->least_width, image->width, image);
+  sized.least_height = sized.least_width = 0;
+  if (image->resize != RESIZE_LETTERBOX) return sized;
+  sized.resize_height = (size_t)height;
+  sized.resize_width = (size_t)width;
+  return sized;
+}
+
 static inline Axis make_axis(size_t size, int64_t scaled, int64_t offset, size_t length, const ImageValues *image) {
   static const double reaches[] = {0.5, 0.5, 1.0, 2.0};
   Axis axis;
@@ -126,19 +180,6 @@ static inline void place_crop(const Picture *picture, const ImageValues *image, 
   }
 }
 
-static inline void place_inside(const Picture *picture, const ImageValues *image, int64_t *height, int64_t *width) {
-  const int64_t given_height = (int64_t)picture->height, given_width = (int64_t)picture->width;
-  *height = (int64_t)image->height;
-  *width = (int64_t)image->width;
-  if (*height * given_width <= *width * given_height) {
-    *width = nearest_whole(given_width * *height, given_height);
-    if (*width < 1) *width = 1;
-  } else {
-    *height = nearest_whole(given_height * *width, given_width);
-    if (*height < 1) *height = 1;
-  }
-}
-
 /* How rows and columns of a picture are resized. */
 static inline void place(const Picture *picture, const ImageValues *image, Axis *rows, Axis *columns) {
   int64_t height = (int64_t)image->height, width = (int64_t)image->width, top = 0, left = 0;
@@ -147,7 +188,12 @@ static inline void place(const Picture *picture, const ImageValues *image, Axis 
     top = nearest_whole(height - (int64_t)image->height, 2);
     left = nearest_whole(width - (int64_t)image->width, 2);
   } else if (image->resize == RESIZE_LETTERBOX) {
-    place_inside(picture, image, &height, &width);
+    if (image->resize_height == 0) {
+      place_inside(picture, image, &height, &width);
+    } else {
+      height = (int64_t)image->resize_height;
+      width = (int64_t)image->resize_width;
+    }
     if (image->align == ALIGN_CENTER) {
       top = -(((int64_t)image->height - height) / 2);
       left = -(((int64_t)image->width - width) / 2);

@@ -47,8 +47,9 @@ inline std::vector<uint8_t> fitted(const Picture &picture, const ImageValues &im
   throw std::runtime_error("the model takes no picture of this size, or of these channels");
 }
 
-// The model's input of a picture, as floats.
-inline Bytes preprocess_picture(const Picture &picture, const ImageValues &image) {
+// The model's input of a picture, as floats. With a range of sizes sized_for() says its height and width.
+inline Bytes preprocess_picture(const Picture &picture, const ImageValues &declared) {
+  const ImageValues image = sized_for(&picture, &declared);
   const std::vector<uint8_t> pixels = fitted(picture, image);
   Bytes values(pixels.size() * sizeof(float));
   preprocess_image(pixels.data(), reinterpret_cast<float *>(values.data()), &image);
@@ -57,8 +58,9 @@ inline Bytes preprocess_picture(const Picture &picture, const ImageValues &image
 
 // The sample's value of one input of the model: its pictures are preprocessed here, as an app does it. `sample` has the
 // size of the sample's.
-inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &image,
+inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &declared,
                           Picture sample) {
+  const ImageValues image = sized_for(&sample, &declared);
   const std::filesystem::path path = folder / (std::string("sample_") + tensor.name + ".bin");
   if (image.input == nullptr || std::string(image.input) != tensor.name) return read_tensor(path, tensor);
   const Bytes pixels = read_file(path);

@@ -131,8 +131,8 @@ def _constant_source(
     return nodes, sources
 
 
-def fold_recurrent_weights(model: "onnx.ModelProto") -> None:
-    """Compute, in place, what the weights of LSTMs are made by: exporters reorder gates by operators of the graph."""
+def fold_recurrent_weights(model: "onnx.ModelProto", kinds: Collection[str]) -> None:
+    """Compute, in place, what weights of such layers are made by: exporters reorder gates by operators of the graph."""
     from onnx import TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
@@ -140,7 +140,7 @@ def fold_recurrent_weights(model: "onnx.ModelProto") -> None:
     givers = _givers(graph)
     wanted, needed, sources = [], set(), set()
     for node in graph.node:
-        if node.op_type != "LSTM":
+        if node.op_type not in kinds:
             continue
         for name in node.input[1:3]:
             nodes, constants = _constant_source(name, givers, graph)

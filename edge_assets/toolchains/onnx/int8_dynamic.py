@@ -64,7 +64,8 @@ def _refused(held: Counter[str]) -> Refused:
         named = " and ".join(name for name in NO_KERNEL if held[name])
         return Refused(
             f"{100 * recurrent / _computing(held):.0f} % of the weights are in {named}, which ONNX Runtime has no int8 "
-            f"kernel for (of recurrent layers it has LSTM's alone); {products}. Use onnx_fp16, or an LSTM."
+            f"kernel for (of recurrent layers it has LSTM's alone); {products}. Use "
+            f"onnx_int8_weights (ModelSpec(schemes='all')), onnx_fp16, or an LSTM."
         )
     return Refused(
         f"{100 * convolutions / _computing(held):.0f} % of the weights are in convolutions, which dynamic int8 runs as "
@@ -104,7 +105,7 @@ def _quantize(
 
     # split here: the quantizer would do it itself, under names that `exclude` misses
     model = block_weights.split_gemm(onnx.load(source))
-    fold_recurrent_weights(model)
+    fold_recurrent_weights(model, ("LSTM",))
     quantize_rows(model, exclude)
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     quantize_dynamic(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_assets.targets import Target
 
 FILE = "model.pt"
+TAKES = "PyTorch's static int8 takes convolutions and linear layers alone; use onnx_int8_dynamic"
 WITHOUT_TRANSPOSED = ("x86", "fbgemm")  # engines whose int8 transposed convolutions give wrong numbers: those stay fp32
 
 
@@ -40,6 +41,7 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             "FX traces networks that take tensors by position and return a tensor or a flat tuple of them, and this "
             "one takes keywords or returns something else; use onnx_int8_static"
         )
+    check_kinds(model, TAKES)
     elements = sum(parameter.numel() for parameter in model.parameters())
     example = example_inputs(request.spec)
     names = [tensor.name for tensor in request.spec.inputs]
@@ -79,10 +81,31 @@ def _check_share(converted: "torch.nn.Module", elements: int) -> None:
             int8 += weight().numel()
     share = int8_share(int8, elements)
     if share < LEAST_SHARE:
-        raise Refused(
-            f"{100 * share:.0f} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % "
-            f"needed): PyTorch's static int8 takes convolutions and linear layers alone; use onnx_int8_dynamic"
-        )
+        raise too_little(f"{100 * share:.0f}", TAKES)
+
+
+def too_little(percent: str, takes: str) -> Refused:
+    """What a scheme says that leaves most weights as they were; `takes` is what it has int8 for, and what to use."""
+    return Refused(
+        f"{percent} % of the bytes of the weights would be int8 (at least {100 * LEAST_SHARE:.0f} % needed): {takes}"
+    )
+
+
+def check_kinds(model: "torch.nn.Module", takes: str) -> None:
+    """Raises Refused where embeddings and recurrent layers alone hold too much for a scheme, before it observes."""
+    import torch
+
+    stays = torch.nn.Embedding | torch.nn.EmbeddingBag | torch.nn.RNNBase
+    floating: set[torch.nn.Parameter] = set()
+    others: set[torch.nn.Parameter] = set()
+    for module in model.modules():
+        held = floating if isinstance(module, stays) else others
+        held.update(module.parameters(recurse=False))
+    elements = sum(parameter.numel() for parameter in floating | others)
+    float_elements = sum(parameter.numel() for parameter in floating - others)  # a tied table is a layer's too
+    share = int8_share(elements - float_elements, elements)
+    if share < LEAST_SHARE:
+        raise too_little(f"at most {100 * share:.0f}", takes)
 
 
 def int8_share(int8: int, elements: int) -> float:

@@ -1,7 +1,7 @@
 /** An image that the visitor draws, picks, drops or pastes. */
 
 import { showClasses, showHint } from "./demo-scores.js";
-import { fromPixels, openPicture, pixelsOf } from "./preprocess.js";
+import { fromPicture, openPicture } from "./preprocess.js";
 
 const PEN = 0.075; // of the drawing's side
 const $ = (id) => document.getElementById(id);
@@ -18,10 +18,10 @@ export function imageInput(manifest, run) {
 }
 
 function feeds(declared) {
-  if (opened) return fromPixels(pixelsOf(opened, declared), declared);
+  if (opened) return fromPicture(opened, declared);
   // a drawing has no size of its own: a model that resizes nothing gets it stretched
   const stretched = { ...declared, resize: declared.resize ?? "stretch" };
-  return fromPixels(pixelsOf(drawing, stretched), declared);
+  return fromPicture(drawing, stretched);
 }
 
 function listen(declared, run) {
@@ -62,7 +62,7 @@ async function show(file, declared, run) {
     return;
   }
   try {
-    pixelsOf(picture, declared);
+    fromPicture(picture, declared);
   } catch (error) {
     $("notes").textContent = `${file.name}: ${error.message}.`;
     return;

@@ -81,6 +81,9 @@ export interface ImagePreprocessing {
   order?: "RGB" | "BGR";
   other_channels?: "convert" | "composite" | "refuse";
   background?: number[];
+  /** height and width from which on a picture keeps its own size, up to `height` and `width` */
+  least?: number[];
+  multiple?: number;
 }
 export interface AudioPreprocessing {
   kind: "audio";

@@ -13,7 +13,7 @@ import { findAdapter } from "./adapter.js";
 import { ChunkError, readFile } from "./chunks.js";
 import { openCache } from "./cache.js";
 import { importVerified } from "./modules.js";
-import { fromPixels, openPicture, pixelsOf } from "./preprocess.js";
+import { fromPicture, openPicture } from "./preprocess.js";
 import { fromTexts, openTokenizer } from "./text.js";
 
 export { ChunkError, openPicture };
@@ -89,7 +89,7 @@ export class EdgeModel {
   preprocess(given) {
     const declared = this.manifest.preprocessing;
     if (declared.kind === "text") return fromTexts([given].flat(), this.tokenizer, declared);
-    if (declared.kind === "image") return fromPixels(pixelsOf(given, declared), declared);
+    if (declared.kind === "image") return fromPicture(given, declared);
     throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of texts`);
   }
 

@@ -15,7 +15,37 @@ const DEFAULTS = {
   order: "RGB",
   other_channels: "convert",
   background: [255, 255, 255],
+  least: [], // height and width of a range of sizes, up to the model's
+  multiple: 1,
 };
+
+/**
+ * The same for one picture: in a range of sizes with the height and width that it gets, which the other functions want.
+ *
+ * @param {CanvasImageSource | ImageData} picture
+ * @param {import("./loader.js").ImagePreprocessing} declared
+ * @returns {import("./loader.js").ImagePreprocessing}
+ */
+export function sizedFor(picture, declared) {
+  const image = { ...DEFAULTS, ...declared };
+  if (!image.least.length) return declared;
+  const [height, width] = sizeOf(picture);
+  const [leastHeight, leastWidth] = image.least;
+  let scaled = [height, width];
+  if (height < leastHeight || width < leastWidth) scaled = around(height, width, image.least);
+  if (scaled[0] > image.height || scaled[1] > image.width) scaled = inside(height, width, image);
+  const sized = {
+    ...declared,
+    height: stepped(scaled[0], leastHeight, image.height, image),
+    width: stepped(scaled[1], leastWidth, image.width, image),
+    least: [],
+  };
+  if (image.resize === "none" && (height !== sized.height || width !== sized.width)) {
+    const multiples = image.multiple === 1 ? "" : `, in multiples of ${image.multiple}`;
+    throw new Error(`the model takes pictures of ${leastHeight} x ${leastWidth} to ${image.height} x ${image.width} pixels (height x width)${multiples}, and this one has ${height} x ${width}`);
+  }
+  return image.resize === "letterbox" ? { ...sized, resize_to: scaled } : sized;
+}
 
 /**
  * Pixels as the model's input: `(pixel * scale - mean) / std` per channel, float32 [batch, channels, height, width].
@@ -44,6 +74,18 @@ export function fromPixels(pixels, declared) {
     }
   }
   return { [declared.input]: { type: "float32", data, dims: [batch, channels, height, width] } };
+}
+
+/**
+ * A picture and its preprocessing as the model's input, whatever its size.
+ *
+ * @param {CanvasImageSource | ImageData} picture
+ * @param {import("./loader.js").ImagePreprocessing} declared
+ * @returns {import("./loader.js").Feeds}
+ */
+export function fromPicture(picture, declared) {
+  const sized = sizedFor(picture, declared);
+  return fromPixels(pixelsOf(picture, sized), sized);
 }
 
 /**
@@ -116,10 +158,17 @@ function texels(bitmap) {
   }
 }
 
+/** Height and width of whatever can be drawn. */
+function sizeOf(picture) {
+  return [
+    picture.naturalHeight ?? picture.videoHeight ?? picture.displayHeight ?? picture.height,
+    picture.naturalWidth ?? picture.videoWidth ?? picture.displayWidth ?? picture.width,
+  ];
+}
+
 /** A picture's pixels by way of a canvas of its own size. */
 function drawn(picture) {
-  const width = picture.naturalWidth ?? picture.videoWidth ?? picture.displayWidth ?? picture.width;
-  const height = picture.naturalHeight ?? picture.videoHeight ?? picture.displayHeight ?? picture.height;
+  const [height, width] = sizeOf(picture);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(picture, 0, 0);
   return context.getImageData(0, 0, width, height);
@@ -178,7 +227,7 @@ function place(height, width, image) {
     top = nearestWhole(scaledHeight - image.height, 2);
     left = nearestWhole(scaledWidth - image.width, 2);
   } else if (image.resize === "letterbox") {
-    [scaledHeight, scaledWidth] = inside(height, width, image);
+    [scaledHeight, scaledWidth] = image.resize_to.length ? image.resize_to : inside(height, width, image);
     if (image.align === "center") {
       top = -Math.floor((image.height - scaledHeight) / 2);
       left = -Math.floor((image.width - scaledWidth) / 2);
@@ -199,6 +248,18 @@ function inside(height, width, image) {
     return [image.height, Math.max(nearestWhole(width * image.height, height), 1)];
   }
   return [Math.max(nearestWhole(height * image.width, width), 1), image.width];
+}
+
+/** The least size of a range, with the picture's proportions. */
+function around(height, width, [leastHeight, leastWidth]) {
+  if (leastHeight * width >= leastWidth * height) return [leastHeight, nearestWhole(width * leastHeight, height)];
+  return [nearestWhole(height * leastWidth, width), leastWidth];
+}
+
+/** The model's side for one of a picture: a multiple, and in its range. */
+function stepped(side, least, largest, { resize, multiple }) {
+  const steps = resize === "letterbox" ? Math.ceil(side / multiple) : nearestWhole(side, multiple);
+  return Math.min(Math.max(steps * multiple, least), largest);
 }
 
 /** The nearest whole number of a fraction; of a half, the even one. */
