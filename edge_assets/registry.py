@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 
 from edge_assets.errors import EdgeAssetsError, InvalidSpec, UnknownName, printable, told, with_nearest
 from edge_assets.families.families import FAMILIES, family_targets
@@ -51,7 +52,7 @@ class Registry:
         if self.broken:
             raise EdgeAssetsError(f"say which model with --model. {self._not_loaded()}")
         if not self.models:
-            raise EdgeAssetsError("no model is registered: name one in pyproject.toml, [tool.edge_assets] models")
+            raise EdgeAssetsError(why_none_is_registered())
         raise EdgeAssetsError(f"say which model with --model: {', '.join(sorted(self.models))}")
 
     def log_broken(self) -> None:
@@ -62,6 +63,17 @@ class Registry:
     def _not_loaded(self) -> str:
         reasons = "; ".join(f"{origin}: {reason}" for origin, reason in self.broken.items())
         return f"Did not load: {reasons}"
+
+
+def why_none_is_registered() -> str:
+    """What to say where there is no model: whether there is a project at all, and what to do."""
+    file = project_file()
+    if file is None:
+        return (
+            f"no model is registered: there is no pyproject.toml with [tool.edge_assets] in {Path.cwd()} or above it. "
+            f"Go into your project's folder, or make a project: edge-assets init NAME"
+        )
+    return f"no model is registered: name one in {file}, [tool.edge_assets] models"
 
 
 @cache

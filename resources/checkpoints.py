@@ -129,6 +129,16 @@ def list_files(source: str) -> list[CheckpointFile]:
     return list(scan(source).files)
 
 
+def file_named(source: str, name: str) -> CheckpointFile | None:
+    """The file of a source that a person names: by its name, by its stem, or by the folder that it is in."""
+    stems = {}
+    for file in list_files(source):
+        if file.name == name:
+            return file
+        stems[_own_name(file.name)] = file
+    return stems.get(name)
+
+
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key by which e2 comes before e10."""
     key = []
@@ -313,6 +323,10 @@ class Checkpoint:
         """Sorts checkpoints of a model from the oldest to the newest."""
         return self.number, self.registered
 
+    def is_called(self, name: str) -> bool:
+        """Whether a file, by its name below the checkpoint folder, is called as the one that was registered."""
+        return _in_keys(_own_name(name))[:KEY_LETTERS] == PurePosixPath(self.file.path).stem
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         known = {entry.name: data[entry.name] for entry in fields(cls) if entry.name in data}
@@ -353,10 +367,7 @@ class Ledger:
         Another machine may do so at the same time: both get the one that was first.
         """
         place = PurePosixPath(url.replace(os.sep, "/"))
-        own_name = shards.stem_of(place.name)
-        if "/" in name:
-            own_name = name.partition("/")[0]  # the files in folders are all called alike
-        stem = _in_keys(own_name)
+        stem = _in_keys(_own_name(name or place.name))
         file = File(f"{stem[:KEY_LETTERS]}{place.suffix.lower()}", content.sha256, content.size)
         source = name if name and is_local(url) else recorded(url)
         for letters in HASH_LETTERS:
@@ -392,6 +403,17 @@ def register(store: ArtifactStore, model: str, url: str) -> Checkpoint:
             checkpoint = ledger.enter(url, content, reserve(store, model, 1))
         _put(store, checkpoint, download(url, work))
     return checkpoint
+
+
+def of_content(store: ArtifactStore, model: str, url: str) -> Checkpoint | None:
+    """The registered checkpoint that a file has the content of. Raises CheckpointError for a file that is broken."""
+    with store.workspace() as work:
+        return Ledger.open(store, model).find(inspect(url, work).sha256)
+
+
+def said_of_a_copy(name: str, checkpoint: Checkpoint) -> str:
+    """What a person is told who names a file that was registered by another name."""
+    return f"{printable(name, 200)} has the content of {checkpoint.key}: it is one checkpoint"
 
 
 def reserve(store: ArtifactStore, model: str, count: int) -> int:
@@ -481,6 +503,12 @@ def find(store: ArtifactStore, model: str, name: str) -> Checkpoint:
     return lookup(store, model, beginning[0])
 
 
+def _own_name(name: str) -> str:
+    """What tells a file, by its name below the checkpoint folder, from others: in folders all are called alike."""
+    folder, slash, _ = name.partition("/")
+    return folder if slash else shards.stem_of(name)
+
+
 def _in_keys(stem: str) -> str:
     """A file's stem as keys have it: those must not hold "..."."""
     return re.sub(r"\.{2,}|[^A-Za-z0-9_.-]", "_", stem)
@@ -558,7 +586,7 @@ def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str],
     """Register every whole file of a source that is not registered yet, and return those, oldest first.
 
     Files that did not change since they were registered are not read again. Files that are broken, or still being
-    written, are left for later, and `say` is told of each.
+    written, are left for later. `say` is told of each, and of files that are copies of one that is registered.
     """
     known = known_files(store, model, source)
     ledger = Ledger.open(store, model)
@@ -577,6 +605,8 @@ def discover(store: ArtifactStore, model: str, source: str, say: Callable[[str],
             fresh.append((file, content))
         else:
             now[file.name] = Known(file.stamp, registration.key)
+            if not registration.is_called(file.name):
+                say(said_of_a_copy(file.name, registration))
     new: list[Checkpoint] = []
     first = reserve(store, model, len(fresh)) if fresh else 0
     for number, (file, content) in enumerate(fresh, first):

@@ -41,7 +41,7 @@ from edge_assets.spec.model import ModelSpec
 from edge_assets.spec.project import checkpoint_folder
 from edge_assets.targets import Target, local_target, this_machine
 from edge_assets.targets.project import catalog
-from resources import checkpoints, shards
+from resources import checkpoints
 from resources.checkpoints import Checkpoint
 from resources.inspection import is_local
 from resources.store import ArtifactStore
@@ -107,15 +107,19 @@ def _this_cpu(spec: ModelSpec, every: Iterable[str]) -> str:
 def choose_checkpoints(store: ArtifactStore, spec: ModelSpec, names: Sequence[str], say: Say) -> list[Checkpoint]:
     """Checkpoints by file path, by partition key, `all`, or by default the newest that fits the architecture.
 
-    New files are registered.
+    New files are registered. `say` is told of those that are left out, and of those that are copies of others.
     """
     folder = checkpoint_folder(spec)
     if names and "all" not in names:
-        return [_checkpoint(store, spec, folder, name) for name in names]
-    checkpoints.discover(store, spec.name, folder, say=lambda reason: say(f"[yellow]{escape(reason)}[/]"))
+        return [_checkpoint(store, spec, folder, name, say) for name in names]
+    remarks: list[str] = []
+    checkpoints.discover(store, spec.name, folder, say=remarks.append)
     known = checkpoints.registered(store, spec.name)
     if not known:
-        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}: {_what_to_do(folder)}")
+        what_to_do = "; ".join(remarks) or _what_to_do(folder)
+        raise EdgeAssetsError(f"no checkpoint of {spec.name} in {without_credentials(folder)}: {what_to_do}")
+    for remark in remarks:
+        say(remark)
     if names:
         return known
     return [_newest(store, spec)]
@@ -148,21 +152,41 @@ def _newest(store: ArtifactStore, spec: ModelSpec) -> Checkpoint:
     return newest
 
 
-def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str) -> Checkpoint:
+def _checkpoint(store: ArtifactStore, spec: ModelSpec, folder: str, name: str, say: Say) -> Checkpoint:
     registered = store.pointers.names(f"checkpoints/{spec.name}")
     if name in registered:
         return checkpoints.lookup(store, spec.name, name)
-    files, stems = {}, {}
-    for file in checkpoints.list_files(folder):
-        inside, _, own_name = file.name.rpartition("/")
-        files[file.name] = file.url
-        stems[inside or shards.stem_of(own_name)] = file.url
-    if name in files or name in stems or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
-        return checkpoints.register(store, spec.name, files.get(name) or stems.get(name) or name)
+    file = checkpoints.file_named(folder, name)
+    if file or Path(name).suffix.lower() in SUFFIXES or Path(name).is_file():
+        checkpoint = checkpoints.register(store, spec.name, file.url if file else name)
+        called = file.name if file else Path(name).name
+        if not checkpoint.is_called(called):
+            say(checkpoints.said_of_a_copy(called, checkpoint))
+        return checkpoint
     try:
         return checkpoints.find(store, spec.name, name)
     except UnknownName:
+        files = [file.name for file in checkpoints.list_files(folder)]
         raise UnknownName(f"checkpoint of {spec.name}", name, {*files, *registered}) from None
+
+
+def registered_checkpoint(store: ArtifactStore, spec: ModelSpec, name: str, say: Say) -> Checkpoint:
+    """The registered checkpoint that a person names, by the name of a copy of its file too, of which `say` is told.
+
+    Raises as `checkpoints.find`.
+    """
+    try:
+        return checkpoints.find(store, spec.name, name)
+    except UnknownName:
+        file = checkpoints.file_named(checkpoint_folder(spec), name)
+        if file is None:
+            raise
+        checkpoint = checkpoints.of_content(store, spec.name, file.url)
+        if checkpoint is None:
+            command = f"edge-assets build --model {spec.name} --checkpoint {file.name}"
+            raise EdgeAssetsError(f"{file.name} was not built yet: {command}") from None
+    say(checkpoints.said_of_a_copy(file.name, checkpoint))
+    return checkpoint
 
 
 def build(

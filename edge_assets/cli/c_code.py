@@ -49,7 +49,7 @@ def _own(path: Path) -> Network:
     """A model's file, with the names that its signature has. Raises EdgeAssetsError where it is none."""
     content = path.read_bytes()
     if content[4:8] != IDENTIFIER:
-        raise EdgeAssetsError(f"{path} is no .tflite file")
+        raise EdgeAssetsError(f"{path} is no .tflite file: name one, or the folder of a microcontroller's release")
     inputs, outputs = convert.interface_order(path)
     return Network(path, path.stem, inputs, outputs)
 
@@ -62,7 +62,9 @@ def _released(folder: Path) -> Network:
         hashes = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
         network = Network(folder / file, manifest["model"], tuple(session["inputs"]), tuple(session["outputs"]))
     except (OSError, ValueError, KeyError, TypeError):
-        raise EdgeAssetsError(f"{folder} is no released folder of a microcontroller's target") from None
+        raise EdgeAssetsError(
+            f"{folder} is no released folder of a microcontroller's target: name one, or a .tflite file"
+        ) from None
     if file not in hashes:
         raise EdgeAssetsError(f"{folder} holds {manifest['artifact']}, and C is written of litert_int8_full alone")
     if not network.path.exists() or sha256_of(network.path) != hashes[file]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
+from edge_assets.addresses import without_credentials
 from edge_assets.core import failures, garbage
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import home
@@ -102,16 +103,19 @@ def build(
     from edge_assets.cli.progress import Display
     from edge_assets.defs.instance import open_instance, prepare
     from edge_assets.defs.resources import store_resource, tracking_resource
+    from edge_assets.devices.inventory import devices
     from edge_assets.registry import registry
 
     console = Console(highlight=False, soft_wrap=True)
     display = Display(console, quiet)
     spec = registry().chosen(model)
     chosen_targets = building.choose_targets(spec, targets)
+    for problem in devices().broken.values():
+        warn(f"a device is left out, because its entry is wrong: {problem}")
     prepare(home(), warn)  # before the store is: it lies in the state folder
     resource = store_resource()
     store = resource.open()
-    chosen = building.choose_checkpoints(store, spec, checkpoints, display.say)
+    chosen = building.choose_checkpoints(store, spec, checkpoints, warn)
     with open_instance(home()) as instance:
         outcomes = building.build(
             spec=spec,
@@ -146,18 +150,17 @@ def build(
 @clear_errors
 def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...], as_json: bool) -> None:
     """What ships on each target, how good it is, and how that is known."""
-    from edge_assets.cli.build import choose_targets
+    from edge_assets.cli.build import choose_targets, registered_checkpoint
     from edge_assets.core.shapes import written
     from edge_assets.defs.resources import store_resource
     from edge_assets.pipeline import rows as kept
     from edge_assets.registry import registry
     from edge_assets.report import terminal
-    from resources import checkpoints as known
 
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoint:
-        key = known.find(store, spec.name, checkpoint).key
+        key = registered_checkpoint(store, spec, checkpoint, warn).key
     else:
         (newest,) = newest_built(store, spec, count=1)
         key = newest.key
@@ -183,19 +186,19 @@ def compare(checkpoints: tuple[str, ...], model: str | None, page: str | None) -
 
     Exits with 1 if the newer one is a regression: nothing ships any more, or accuracy fell beyond the gate.
     """
+    from edge_assets.cli.build import registered_checkpoint
     from edge_assets.defs.resources import store_resource
     from edge_assets.pipeline.comparison import between
     from edge_assets.registry import registry
     from edge_assets.report.page import write_comparison
     from edge_assets.report.terminal import print_comparison
-    from resources import checkpoints as known
 
     if len(checkpoints) not in (0, 2):
         raise click.UsageError("give both checkpoints, or neither")
     spec = registry().chosen(model)
     store = store_resource().open()
     if checkpoints:
-        before, after = (known.find(store, spec.name, name) for name in checkpoints)
+        before, after = (registered_checkpoint(store, spec, name, warn) for name in checkpoints)
     else:
         before, after = newest_built(store, spec, count=2)
     found = between(store, spec, before, after)
@@ -217,7 +220,8 @@ def newest_built(store: "ArtifactStore", spec: "ModelSpec", count: int) -> list[
     command = f"edge-assets build --model {spec.name}"
     newest = list(islice(kept.judged(store, spec), count))
     if not newest:
-        raise EdgeAssetsError(f"nothing of {spec.name} was built yet: {command}")
+        place = without_credentials(home().store)
+        raise EdgeAssetsError(f"nothing of {spec.name} was built yet, as far as {place} knows: {command}")
     if len(newest) < count:
         raise EdgeAssetsError(
             f"{newest[0].key} is the only checkpoint of {spec.name} that was built yet: {command} --checkpoint ..."

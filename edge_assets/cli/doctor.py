@@ -13,8 +13,8 @@ from edge_assets.cli import emulators
 from edge_assets.cli.devices import summary
 from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
-from edge_assets.devices.inventory import devices
-from edge_assets.errors import MissingTool
+from edge_assets.devices.inventory import Inventory, devices
+from edge_assets.errors import InvalidSpec, MissingTool
 from edge_assets.settings import home, home_mode
 from edge_assets.spec import needs
 from edge_assets.targets import is_this_machine, project, this_machine
@@ -55,11 +55,11 @@ TOOLCHAINS = {
 def examine() -> bool:
     """Print everything.
 
-    False if something is missing that the base installation or a model of the project needs, or a model is broken.
+    False if something is missing that the base installation or a model of the project needs, or what the project says
+    of a model, a target or a device is wrong.
     """
     console = Console(highlight=False)
-    complete = [_toolchains(console), _optional(console), _models(console)]
-    _devices(console)
+    complete = [_toolchains(console), _optional(console), _models(console), _devices(console)]
     _places(console)
     return all(complete)
 
@@ -113,19 +113,31 @@ def _optional(console: Console) -> bool:
     return complete
 
 
-def _devices(console: Console) -> None:
+def _devices(console: Console) -> bool:
     machine = this_machine()
     console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
-    inventory = devices()
+    inventory, wrong = _inventory()
     for target in targets:
         device = summary(inventory, target.name) or "not measured: no device attached"
         if is_this_machine(target, targets):
             device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
     console.print(table)
+    for problem in wrong:
+        console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
     console.print(emulators.summary(), soft_wrap=True)
+    return not wrong
+
+
+def _inventory() -> tuple[Inventory, list[InvalidSpec]]:
+    """The project's devices, and what is wrong with the entries of others, or with the file."""
+    try:
+        inventory = devices()
+    except InvalidSpec as error:
+        return Inventory(), [error]
+    return inventory, list(inventory.broken.values())
 
 
 def _models(console: Console) -> bool:
@@ -139,5 +151,5 @@ def _models(console: Console) -> bool:
     for reference, reason in found.broken.items():
         console.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
     if not found.models and not found.broken:
-        console.print("no model is registered: name one in pyproject.toml, [tool.edge_assets] models", markup=False)
+        console.print(registry.why_none_is_registered(), markup=False, soft_wrap=True)
     return not found.broken and not wrong

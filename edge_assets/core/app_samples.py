@@ -41,16 +41,16 @@ ANDROID_TESTED = (
 ONNX = AppSample(
     language="c",
     sources=("onnx/sample.cpp", "native/preprocess.h", "native/sample_files.h"),
-    build="`c++ -std=c++17 -O2 -ffp-contract=off -I$ORT/include sample.cpp -L$ORT/lib -lonnxruntime -o sample && "
-    "./sample ..`, where ORT is ONNX Runtime's release for C and C++",
+    build="`cd app && c++ -std=c++17 -O2 -ffp-contract=off -I$ORT/include sample.cpp -L$ORT/lib -lonnxruntime "
+    "-o sample && ./sample ..`, where ORT is ONNX Runtime's release for C and C++",
     tested="compiled and run with ONNX Runtime on Linux",
     tokenizer=CXX_TOKENIZER,
 )
 TENSORRT = AppSample(
     language="c",
     sources=("tensorrt/sample.cpp", "native/preprocess.h", "native/sample_files.h"),
-    build="`c++ -std=c++17 -O2 -ffp-contract=off -I$TRT/include -I$CUDA/include sample.cpp -L$TRT/lib -L$CUDA/lib64 "
-    "-lnvinfer -lcudart -o sample && ./sample ..`; with TensorRT-RTX it is `-ltensorrt_rtx`",
+    build="`cd app && c++ -std=c++17 -O2 -ffp-contract=off -I$TRT/include -I$CUDA/include sample.cpp -L$TRT/lib "
+    "-L$CUDA/lib64 -lnvinfer -lcudart -o sample && ./sample ..`; with TensorRT-RTX it is `-ltensorrt_rtx`",
     tested="the preprocessing was compiled and run, bit for bit as NumPy; the whole was compiled once against "
     "TensorRT's headers and not run",
     tokenizer=CXX_TOKENIZER,
@@ -82,8 +82,8 @@ EXECUTORCH = AppSample(
 COREML = AppSample(
     language="swift",
     sources=("coreml/Sample.swift", "coreml/Preprocess.swift"),
-    build="on a Mac, `swiftc -O -parse-as-library *.swift -o sample && ./sample ..`; in an app, add the .mlpackage to "
-    "the Xcode project and take what you need of the sources",
+    build="on a Mac, `cd app && swiftc -O -parse-as-library *.swift -o sample && ./sample ..`; in an app, add the "
+    ".mlpackage to the Xcode project and take what you need of the sources",
     tested="neither compiled nor run: written after Apple's documentation",
     tokenizer="Tokenizers of the Swift package swift-transformers, which reads tokenizer.json",
     only_int32=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_assets.errors import CheckpointError, printable
 
-LONGEST = 400  # characters of a message about a file
+LONGEST = 700  # characters of a message about a file
 PATH_LETTERS = 120  # of a path in one
 
 

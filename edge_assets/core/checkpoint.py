@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Loaded", "check_complete", "load", "load_model", "read_state", "save_plain", "shown"]
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pt", ".pth", ".ckpt", ".bin")  # in lower or upper case
+REMEDY = "Name another with --checkpoint, or change the spec's architecture"
 RECORDS = ("/data.pkl", "/version")  # what torch.save puts into every zip file
 WEIGHT_TYPES = (
     *("float16", "bfloat16", "float32", "float64"),
@@ -251,7 +252,7 @@ def _why_none_fits(fit: Fit, expected: Mapping[str, "torch.Tensor"], architectur
     if expected and not expected.keys() & fit.state.keys():
         return (
             f"holds no tensor of the architecture {printable(architecture)}: is it an optimizer's, or another "
-            f"model's? Missing keys: {listing(fit.missing)}. Unexpected keys: {listing(fit.unexpected)}"
+            f"model's? Missing keys: {_brief(fit.missing)}. Unexpected keys: {_brief(fit.unexpected)}. {REMEDY}"
         )
     shapes = []
     for name in fit.differing:
@@ -262,8 +263,13 @@ def _why_none_fits(fit: Fit, expected: Mapping[str, "torch.Tensor"], architectur
 
 
 def _misfit(architecture: str, found: Mapping[str, Sequence[str]]) -> str:
-    problems = [f"{label}: {listing(entries, 100)}" for label, entries in found.items() if entries]
-    return f"is not of the architecture {printable(architecture)}. {'. '.join(problems)}"
+    problems = [f"{label}: {_brief(entries)}" for label, entries in found.items() if entries]
+    return f"is not of the architecture {printable(architecture)}. {'. '.join(problems)}. {REMEDY}"
+
+
+def _brief(names: Sequence[str]) -> str:
+    """Three such lists and the remedy are one message, which would be cut in its middle beyond archives.LONGEST."""
+    return listing(names, letters=110, together=80)
 
 
 def _check_dense(state: Mapping[str, "torch.Tensor"], path: Path) -> None:

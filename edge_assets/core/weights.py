@@ -222,14 +222,14 @@ def _same(first: Fit, second: Fit) -> bool:
     return all(tensor is second.state[name] for name, tensor in first.state.items())
 
 
-def listing(names: Sequence[object], letters: int = 80) -> str:
-    """The first names, each on one line and cut at so many letters, and how many more there are."""
+def listing(names: Sequence[object], letters: int = 80, together: int = SHOWN_LETTERS) -> str:
+    """The first names, each on one line and cut at so many letters, `together` at most, and how many more there are."""
     shown: list[str] = []
     taken = 0
     for name in names[:SHOWN]:
         text = printable(name, letters)
         taken += len(text)
-        if shown and taken > SHOWN_LETTERS:
+        if shown and taken > together:
             break
         shown.append(text)
     rest = len(names) - len(shown)

@@ -136,7 +136,10 @@ def load_devices(*files: Path) -> Inventory:
             entries = list(entries_of(path))
         except yaml.YAMLError as error:
             raise InvalidSpec(f"devices {path}", f"cannot be read: {problem_of(error)}") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:  # whose own text has the path once more
+            reason = error.strerror or one_line(error, 300)
+            raise InvalidSpec(f"devices {path}", f"cannot be read: {reason}") from None
+        except (ValueError, RecursionError) as error:
             raise InvalidSpec(f"devices {path}", f"cannot be read: {one_line(error, 300)}") from None
         for name, entry in entries:
             try:

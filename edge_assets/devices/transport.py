@@ -33,7 +33,7 @@ MEANINGS = (
     ("Host key verification failed", "SSH does not know its host key: log in once by hand, {by_hand}"),
     ("Permission denied", "SSH may not log in: try by hand, {by_hand}"),
     ("Connection refused", "nothing answers at that address and port: is it on, and does it run sshd?"),
-    ("Could not resolve hostname", "its host name is not known"),
+    ("Could not resolve hostname", "its host name {host} is not known"),
     ("timed out", "it does not answer: is it on, and in this network?"),
     ("No route to host", "it does not answer: is it on, and in this network?"),
     ("edge-assets: Python", "its interpreter is older than Python 3.9, which the agent needs: set `interpreter`"),
@@ -152,6 +152,7 @@ def why_not(device: Device, said: str) -> str:
                 forget=f"ssh-keygen -R '{known}' and then {by_hand}",
                 interpreter=printable(device.interpreter),
                 folder=device.folder,
+                host=host,
             )
     lines = said.strip().splitlines()
     if not lines:

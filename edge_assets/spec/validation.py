@@ -90,6 +90,7 @@ def faults_of(
             context=mistake.get("ctx", {}),
             name=str(mistake["loc"][-1]),
             beside=beside or positions,
+            in_python=bool(positions),
         )
         reasons.setdefault(".".join(place), []).append(reason)
     faults = []
@@ -160,6 +161,7 @@ def _reason(
     context: Mapping[str, object],
     name: str,
     beside: Collection[str],
+    in_python: bool,
 ) -> str:
     """`context` has the error of one of our own checks, `beside` are the fields where the one called `name` is."""
     if kind in UNKNOWN_FIELD:
@@ -178,6 +180,10 @@ def _reason(
         must = MUST.get(kind, message.replace("Input should be", "must be"))
     if kind == "tuple_type" and isinstance(given, str | int | float):
         must = f"must be a list: write [{given!r}]"
+        if in_python:  # where a comma may have been forgotten
+            must += f", or ({given!r},) with its comma"
+    if kind == "int_type" and name.endswith("_bytes"):
+        must += " of bytes, such as 1048576"
     if kind in CHOICES and isinstance(given, str):
         return with_nearest(f"{printable(given)} {must}", given, choices)
     return f"{printable(given)} {must}"

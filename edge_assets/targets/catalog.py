@@ -293,7 +293,11 @@ def load_catalog(*extra: Path) -> Catalog:
         except yaml.YAMLError as error:
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {problem_of(error)}"))
             continue
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:  # whose own text has the path once more
+            reason = error.strerror or one_line(error, 300)
+            unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {reason}"))
+            continue
+        except (ValueError, RecursionError) as error:
             unread.append(InvalidSpec(f"catalog {path}", f"cannot be read: {one_line(error, 300)}"))
             continue
         for name, entry in entries:

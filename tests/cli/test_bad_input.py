@@ -93,6 +93,13 @@ def test_wrong_architecture_lists_keys_and_shapes(tmp_path: Path, checkpoint_fil
     assert "missing keys: classifier.weight." in str(error.value)
     assert "unexpected keys: head.weight." in str(error.value)
     assert "features.0.weight is (8, 1, 3, 3), expected (16, 1, 3, 3)" in str(error.value)
+    save_file(
+        {f"{number}.{'query_key_value_' * 3}": torch.zeros(3) for number in range(40)}, tmp_path / "far.safetensors"
+    )
+    with pytest.raises(CheckpointError) as error:
+        load_model(ARCHITECTURE, tmp_path / "far.safetensors")
+    assert "..." not in str(error.value), "cut in the middle of a name"
+    assert str(error.value).endswith("Name another with --checkpoint, or change the spec's architecture")
 
 
 def test_nan_weights_fail_the_checkpoint_asset(project: Project, checkpoint_file: Path) -> None:
@@ -169,12 +176,17 @@ def test_doctor_says_which_model_needs_what_that_is_missing(project: Project) ->
     assert "! model photos: its code imports nosuchlibrary, which is not installed" in printed
 
 
+def cut(folder: Path) -> None:
+    (folder / "cut.safetensors").write_bytes(b"\x13" * 4096)
+
+
 @pytest.mark.parametrize(
     ("prepare", "reason"),
     [
         (lambda folder: folder.rmdir(), "there is no such folder. Save the trained state dict there, or name another"),
         (lambda _folder: None, "save the trained state dict there as one of .safetensors, .pt"),
         (lambda folder: (folder / "a.h5").touch(), "a.h5 '.h5' is not read: save the state dict as .safetensors"),
+        (cut, "left out for now: checkpoint "),
     ],
 )
 def test_without_a_checkpoint_it_is_said_what_to_do(
@@ -182,7 +194,9 @@ def test_without_a_checkpoint_it_is_said_what_to_do(
 ) -> None:
     next(project.checkpoints.iterdir()).unlink()
     prepare(project.checkpoints)
-    assert_clear(project.build(), f"no checkpoint of tiny in {project.checkpoints}: {reason}")
+    result = project.build("--quiet")
+    assert_clear(result, f"no checkpoint of tiny in {project.checkpoints}: {reason}")
+    assert prepare is not cut or "cut.safetensors is truncated or corrupt" in result.stderr
 
 
 def test_unsupported_operator_names_operator_and_module(project: Project) -> None:
@@ -312,7 +326,7 @@ def test_a_spec_that_dagster_would_refuse_is_refused_by_field(change: dict[str, 
 
 def test_scorecard_before_any_build_says_what_to_do(project: Project) -> None:
     result = project.run("scorecard", "--model", "tiny")
-    assert_clear(result, "nothing of tiny was built yet: edge-assets build --model tiny")
+    assert_clear(result, f"nothing of tiny was built yet, as far as {project.home / 'store'} knows: edge-assets build")
 
 
 def test_json_is_clean_on_stdout(built: Project) -> None:

@@ -236,8 +236,34 @@ def test_a_broken_file_that_is_newer_is_named_while_the_last_whole_one_is_built(
     (copy_of_built.checkpoints / "zz-last.safetensors").write_bytes(b"half")
     result = copy_of_built.build()
     assert result.returncode == 0
-    assert "left out for now: checkpoint" in result.stdout
-    assert "zz-last.safetensors" in result.stdout
+    assert "left out for now: checkpoint" in result.stderr
+    assert "zz-last.safetensors" in result.stderr
+
+
+def test_a_copy_of_a_checkpoint_is_said_to_be_one(copy_of_built: Project) -> None:
+    (first,) = copy_of_built.checkpoints.iterdir()
+    shutil.copy(first, copy_of_built.checkpoints / "second.safetensors")
+    expected = re.compile(r"second\.safetensors has the content of tiny-[0-9a-f]{8}: it is one checkpoint")
+    for command in ("scorecard", "build"):
+        named = copy_of_built.run(command, "--model", "tiny", "--checkpoint", "second")
+        assert named.returncode == 0, named.stderr
+        assert len(expected.findall(named.stderr)) == 1, named.stderr
+    assert not expected.search(copy_of_built.run("scorecard", "--checkpoint", first.name).stderr)
+
+
+def test_a_wrong_entry_of_a_device_is_said_by_build_and_doctor(copy_of_built: Project) -> None:
+    file = copy_of_built.folder / "devices.yaml"
+    file.write_text("kitchen-pi:\n  target: graviton3\n  address: local\n  python: /usr/bin/python3\n")
+    fault = "device kitchen-pi.python: is no field that there is."
+    built = copy_of_built.build("--quiet", EDGE_ASSETS_DEVICES=str(file))
+    assert built.returncode == 0, built.stderr
+    assert built.stderr.count(f"a device is left out, because its entry is wrong: {fault}") == 1
+    assert copy_of_built.run("doctor").returncode == 0
+    for path, reason in ((file, fault), (file.with_name("none.yaml"), "none.yaml: cannot be read: No such file")):
+        doctor = copy_of_built.run("doctor", EDGE_ASSETS_DEVICES=str(path))
+        assert doctor.returncode == 1
+        assert doctor.stdout.count(reason) == 1
+        assert "Traceback" not in doctor.stderr
 
 
 def test_outputs_that_a_changed_spec_declares_otherwise_are_refused_after_a_build_too(copy_of_built: Project) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,16 @@ def test_a_new_project_builds_at_once_and_its_release_runs(made: Path) -> None:
     (baseline,) = [row for row in rows if row["artifact"] == "checkpoint"]
     assert baseline["accuracy"] > 0.9
     assert "released" in {row["verdict"] for row in rows}
+
+
+def test_another_name_is_another_checkpoint(made: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(made, tmp_path / NAME, ignore=shutil.ignore_patterns(".edge-assets"))
+    script = f"import {NAME}.train as t; t.EPOCHS = 1; t.main('first'); t.main('second')"
+    for command in (["-c", script], ["-m", f"{NAME}.train", "--help"]):
+        subprocess.run([sys.executable, *command], cwd=copied, check=True, timeout=200, capture_output=True)
+    first, second = sorted((copied / "checkpoints").iterdir())
+    assert (first.name, second.name) == ("first.safetensors", "second.safetensors"), "and none of --help"
+    assert first.read_bytes() != second.read_bytes()
 
 
 def test_nothing_but_the_project_is_made(made: Path) -> None:
@@ -133,7 +144,12 @@ def test_build_asks_which_model_only_where_there_are_several(tmp_path: Path, mad
     assert asked.returncode == 1
     assert "say which model with --model: mlp, tiny" in asked.stderr
     (tmp_path / "pyproject.toml").write_text("[tool.edge_assets]\nmodels = []\n")
-    assert "no model is registered" in run("build", folder=tmp_path).stderr
+    file = tmp_path / "pyproject.toml"
+    assert f"no model is registered: name one in {file}" in run("build", folder=tmp_path).stderr
+    file.unlink()
+    alone = run("build", folder=tmp_path).stderr
+    assert f"there is no pyproject.toml with [tool.edge_assets] in {tmp_path} or above it" in alone
+    assert "edge-assets init NAME" in alone
 
 
 @pytest.mark.parametrize(

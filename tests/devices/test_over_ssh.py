@@ -113,7 +113,7 @@ def test_why_a_device_cannot_be_reached_is_one_sentence(board: Device, server: S
     for device, message in (
         (nobody, "nothing answers at that address and port: is it on, and does it run sshd?"),
         (stranger, "SSH may not log in: try by hand, ssh no-such-user-"),
-        (unknown, "its host name is not known"),
+        (unknown, "its host name no-such-host.invalid is not known"),
         (replace(board, interpreter="/opt/nowhere/python"), "no interpreter '/opt/nowhere/python' on it"),
         (replace(board, interpreter=str(without)), "has no NumPy: .*python-without-numpy -m pip install numpy"),
         (replace(board, interpreter=str(old)), r"older than Python 3\.9"),

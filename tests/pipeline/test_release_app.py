@@ -449,6 +449,6 @@ def test_what_is_no_network_to_be_written_as_c_is_named(released: Callable[..., 
         file.write(b"x")
     assert "model.tflite is not the released file any more" in said(folder)
     model.write_bytes(b"no model")
-    assert "is no .tflite file" in said(model)
+    assert "is no .tflite file: name one, or the folder of a microcontroller's release" in said(model)
     (folder / "manifest.json").unlink()
-    assert "is no released folder of a microcontroller's target" in said(folder)
+    assert "is no released folder of a microcontroller's target: name one, or a .tflite file" in said(folder)

@@ -30,7 +30,7 @@ from tests.serving import wait_for
 from tests.tiny.spec import TINY
 
 ARCHITECTURE = "tests.tiny.network:TinyNet"
-LONGEST_MESSAGE = 400
+LONGEST_MESSAGE = 700
 State = dict[str, torch.Tensor]
 
 

@@ -72,7 +72,7 @@ def test_every_fault_of_a_spec_is_on_a_line_of_its_own() -> None:
         replace(DIGITS, name=5, targets="cpu", schemes="most", gates=None, owners=["somebody"])  # type: ignore[arg-type]
     assert str(error.value).splitlines() == [
         "name: 5 must be text",
-        "targets: cpu must be a list: write ['cpu']",
+        "targets: cpu must be a list: write ['cpu'], or ('cpu',) with its comma",
         "gates: None must be an instance of Gates",
         "owners: 'somebody' is neither an e-mail address nor 'team:name'",
         "schemes: most must be 'usual' or 'all'",
@@ -94,7 +94,11 @@ WRONG_PARTS: list[tuple[Callable[..., object], dict[str, object], str]] = [
     (Gates, {"max_accuracy_drop_points": float("nan")}, "gates.max_accuracy_drop_points: nan must be a finite number"),
     (Gates, {"min_cosine": True}, "gates.min_cosine: True must be a number"),
     (Automation, {"nightly": 1}, "automation.nightly: 1 must be true or false"),
-    (Gates, {"max_size_bytes": "4 MiB"}, "gates.max_size_bytes: 4 MiB must be a whole number"),
+    (
+        Gates,
+        {"max_size_bytes": "4 MiB"},
+        "gates.max_size_bytes: 4 MiB must be a whole number of bytes, such as 1048576",
+    ),
     (Dataset, {"load": 5}, "dataset.load: 5 must be text"),
     (Dataset, {"load": "a:b", "files": "a.csv"}, "dataset.files: a.csv must be a list"),
     (Calibration, {"data": "a:b"}, "calibration.data: a:b must be an instance of Dataset"),

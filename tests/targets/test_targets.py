@@ -258,6 +258,7 @@ def test_a_file_that_cannot_be_read_stops_only_those_who_may_need_it(tmp_path: P
     with pytest.raises(InvalidSpec, match=f"catalog {mine}: cannot be read: ") as error:
         catalog.target("of-mine")
     assert str(error.value).isprintable()
+    assert str(error.value).count(str(mine)) == 1
     assert content != b"a: [" or "(line 1)" in str(error.value)
 
 
