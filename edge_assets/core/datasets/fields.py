@@ -18,6 +18,11 @@ KINDS = "biufcSU"
 # Pillow's modes whose values are no pixels that a model sees; a palette's numbers stay, which masks have for classes
 CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}
 
+ONE_SHAPE = (
+    "all samples of a data set have one shape. Make it so in the dataset's function: pictures by "
+    "`preprocessing.fitted`, where that has a range of sizes by `preprocessing.of_size(height, width).fitted`"
+)
+
 
 def as_array(name: object, field: object, where: str) -> np.ndarray:
     """One field as an array of numbers, truth values or texts. Raises DataError."""
@@ -31,6 +36,7 @@ def as_batch(field: object, where: str) -> np.ndarray:
     """The same of a field whose name is known."""
     if isinstance(field, np.ma.MaskedArray):
         raise DataError(f"{where} is a masked array, whose mask would be lost: fill it, or leave those samples out")
+    _demand_one_shape(field, where)
     try:
         array = np.asarray(_upright(field) if _is_picture(field) else field)
     except Exception as error:  # an object may raise anything when it is made an array
@@ -41,6 +47,17 @@ def as_batch(field: object, where: str) -> np.ndarray:
             kind = type(field).__name__
         raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
     return array
+
+
+def _demand_one_shape(field: object, where: str) -> None:
+    """Raises DataError for a list of arrays of several shapes, as pictures of several sizes are."""
+    is_list = isinstance(field, list | tuple)
+    if not is_list and not (isinstance(field, np.ndarray) and field.dtype == object and field.ndim == 1):
+        return
+    arrays = [entry for entry in field if isinstance(entry, np.ndarray)]
+    for array in arrays:
+        if array.shape != arrays[0].shape:
+            raise DataError(f"{where} has entries of shape {arrays[0].shape} and {array.shape}: {ONE_SHAPE}")
 
 
 def _is_picture(field: object) -> TypeGuard[Image.Image]:
