@@ -248,8 +248,8 @@ class Headed(torch.nn.Module):
         super().__init__()
         self.layer = torch.nn.Conv2d(1, 4, 3, bias=False)
         self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(4) for _ in range(norms))
-        for norm in self.norms:
-            torch.nn.init.uniform_(norm.running_mean)
+        for number, norm in enumerate(self.norms):
+            torch.nn.init.uniform_(norm.get_buffer("running_mean"), number, number + 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         whole = self.norms[0](self.layer(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeGuard
 
 from edge_assets.errors import DataError, one_line, printable
@@ -51,10 +52,12 @@ def as_batch(field: object, where: str) -> np.ndarray:
 
 def _demand_one_shape(field: object, where: str) -> None:
     """Raises DataError for a list of arrays of several shapes, as pictures of several sizes are."""
-    is_list = isinstance(field, list | tuple)
-    if not is_list and not (isinstance(field, np.ndarray) and field.dtype == object and field.ndim == 1):
-        return
-    arrays = [entry for entry in field if isinstance(entry, np.ndarray)]
+    entries: Iterable[object] = ()
+    if isinstance(field, list | tuple):
+        entries = field
+    elif isinstance(field, np.ndarray) and field.dtype == object:
+        entries = field.flat
+    arrays = [entry for entry in entries if isinstance(entry, np.ndarray)]
     for array in arrays:
         if array.shape != arrays[0].shape:
             raise DataError(f"{where} has entries of shape {arrays[0].shape} and {array.shape}: {ONE_SHAPE}")
