@@ -30,7 +30,7 @@ export PYTHONDONTWRITEBYTECODE =
 MAKEFLAGS += --jobs=2
 APT := flock $(CURDIR) apt-get
 
-.PHONY: demo demo-all test lint suite coverage compat serve lock audit chromium engines headers sshd
+.PHONY: demo demo-all test test-all lint suite coverage compat serve lock audit chromium engines headers sshd
 
 # one target per family, those first that take longest to be verified
 demo: $(STAMP) $(WEB) chromium  ## Build the example model for one target per family and print what ships on each
@@ -48,7 +48,10 @@ demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 25 targets, 
 	@echo
 	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
-test: lint suite  ## Pass all tests
+test: SOME := -m 'not slow'
+test: lint suite  ## Pass the tests, in less than ten minutes on two cores
+
+test-all: lint suite  ## All tests, those too that take long for what they find
 
 lint: $(STAMP)  ## What reads the code: style, types, the order of imports
 	$(BIN)/ruff check .
@@ -57,7 +60,7 @@ lint: $(STAMP)  ## What reads the code: style, types, the order of imports
 	$(BIN)/lint-imports --no-logo
 
 suite: $(STAMP) $(WEB) chromium headers sshd
-	$(PYTEST)
+	$(PYTEST) $(SOME)
 
 # apart from test: Python 3.11 traces every call, those of torch and Dagster too, which makes them about 40 % slower
 coverage: $(STAMP) $(WEB) chromium  ## All tests again, then how much of the code they run and which files least

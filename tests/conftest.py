@@ -83,13 +83,8 @@ MEMORY, MEMORY_NEEDED = Path("/dev/shm"), 10 * 2**30  # bytes, most of them for 
 BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as cores: a third of the time, tests wait for servers, browsers and clocks."""
-    return round(1.5 * len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def pytest_configure() -> None:
-    """Temporary folders in memory where there is plenty, and as many parallel workers as cores on one core each.
+    """Temporary folders in memory where there is plenty, and each parallel worker on one core.
 
     The databases of Dagster and MLflow wait for the disk hundreds of times a build; threads of two workers would spin
     against each other for the same cores.
@@ -100,9 +95,7 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        number = int(worker.removeprefix("gw"))
-        if number < len(cores):  # one more than cores takes what the others leave
-            os.sched_setaffinity(0, {cores[number]})
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_finish() -> None:

@@ -27,6 +27,7 @@ def keys(project: Project) -> tuple[str, str]:
     return first, worse
 
 
+@pytest.mark.slow
 def test_a_regression_over_the_gate_is_named_and_exits_with_1(compared: Project) -> None:
     first, worse = keys(compared)
     result = compared.run("compare")

@@ -225,6 +225,7 @@ def ended(process: Started) -> str:
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not this_machine().instruction_sets, reason="no target can name this machine")
 def test_families_built_at_once_have_the_rows_of_ones_built_alone_and_what_is_timed_comes_last(
     project: Project, built: Project
@@ -270,6 +271,7 @@ def workers_of(process: Started) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_said_and_the_rest_is_built_one_after_the_other(two_works: Project) -> None:
     process, workers = start_both(two_works, BEGUN)
     assert len(workers) == 2

@@ -104,6 +104,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
         "schemes": "all",
         "search": {"objective": "latency", "max_trials": 3},
         "states": {},
+        "variants": ["onnx_int8_static"],
         "weights": "ema",
     }
     spec = model_spec(parsed({**WRITTEN, **every}))
@@ -115,6 +116,7 @@ def test_every_field_of_a_spec_can_be_said() -> None:
     assert spec.search.objective == "latency"
     assert spec.owners == ("team:vision",)
     assert spec.schemes == "all"
+    assert spec.variants == ("onnx_int8_static",)
     assert spec.weights == "ema"
     assert (spec.automation.on_checkpoint, spec.automation.nightly) == (False, True)
 

@@ -200,6 +200,7 @@ def terminate(served: Served, run: str) -> None:
     assert served.graphql(TERMINATE, run=run)["terminateRun"] == {"__typename": "TerminateRunSuccess"}
 
 
+@pytest.mark.slow
 def test_killed_processes_are_noticed_and_the_queue_goes_on(project: Project, checkpoint_file: Path) -> None:
     served = start(project)
     try:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from edge_assets.toolchains.web.chromium import may_be_sandboxed
@@ -37,6 +38,7 @@ def watched_project(folder: Path) -> Project:
     return Project(folder / "home", folder / "checkpoints", environment)
 
 
+@pytest.mark.slow
 def test_a_dropped_file_becomes_its_runs_once_and_what_a_person_starts_goes_before_them(
     tmp_path: Path, checkpoint_file: Path
 ) -> None:

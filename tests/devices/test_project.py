@@ -57,6 +57,7 @@ def write_devices(project: Project, server: Sshd, address: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_waited_for_a_device_is_measured_once_it_is_back(project: Project, server: Sshd) -> None:
     project.environment["EDGE_ASSETS_MODELS"] = "tests.devices.specs:BOARDED"
     (project.folder / "targets.yaml").write_text(TARGETS)

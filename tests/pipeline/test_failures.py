@@ -134,7 +134,9 @@ def is_worker(process: psutil.Process) -> bool:
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (signal.SIGSTOP, "its process did not answer 'load' within 8 s and was ended"),
+        pytest.param(
+            signal.SIGSTOP, "its process did not answer 'load' within 8 s and was ended", marks=pytest.mark.slow
+        ),
         (signal.SIGKILL, "its process ended (exit -9) during"),
     ],
 )

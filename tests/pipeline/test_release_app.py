@@ -359,6 +359,7 @@ def released(store: ArtifactStore, checkpoint_file: Path, tmp_path: Path) -> Cal
     return make
 
 
+@pytest.mark.slow
 def test_the_cpp_sample_gives_the_numbers_of_python(released: Callable[..., Path], tmp_path: Path) -> None:
     folder = released("onnx_int8_static", "graviton3")
     listed = {file["path"]: file["sha256"] for file in json.loads((folder / "manifest.json").read_text())["files"]}

@@ -580,6 +580,7 @@ def test_resumable_work_that_a_build_holds_stays(local: ArtifactStore) -> None:
 # --- the command -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_keeps_a_build_up_to_date_and_older_checkpoints_rebuild_on_demand(copy_of_built: Project) -> None:
     home = copy_of_built.home
     release = next((home / "releases" / "tiny" / "graviton3").iterdir())

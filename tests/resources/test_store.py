@@ -425,6 +425,7 @@ def test_a_full_disk_is_one_clear_message_and_nothing_half_written(tmp_path: Pat
     assert result.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_a_build_on_s3_is_found_by_another_machine(
     s3_endpoint: str, built: Project, tmp_path: Path, checkpoint_file: Path
 ) -> None:

@@ -256,6 +256,7 @@ def start_server(tmp_path: Path, free_port: int) -> Iterator[Callable[[], str]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_while_mlflow_is_down_the_build_goes_on_and_the_next_run_logs_it(
     copy_of_built: Project, free_port: int, start_server: Callable[[], str]
 ) -> None:

@@ -117,6 +117,7 @@ def classify(page: Page, image: np.ndarray, folder: Path) -> str:
 # --- what is in the bundle ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_variant_runs_in_chromium_as_accurately_as_natively(builts: dict[str, Built]) -> None:
     for name in (*BUNDLED, "web_bundle"):
         accuracy = builts[name].accuracy

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
+from edge_assets.core.benchmark.queries import Queries
 from edge_assets.core.types import Built
 from edge_assets.errors import Refused
 from edge_assets.families.browser import BROWSER
@@ -270,6 +271,7 @@ def test_webgpu_on_software_is_run_and_never_timed(cell: Cell) -> None:
     try:
         feeds = {"image": np.zeros((1, 1, 8, 8), np.float32)}
         assert session.run(feeds)["logits"].shape == (1, 10)
+        assert Queries(session, feeds).warm_up(1, 8)["queries"] == 8, "its memory is measured"
         with pytest.raises(Refused, match=r"not measured: WebGPU runs on a software adapter here \(.*swiftshader"):
             session.time(feeds)
     finally:

@@ -97,7 +97,14 @@ def spec_of(variant: Variant) -> ModelSpec:
     return MLP if variant.name in LINEAR_ONLY else TINY_QAT if variant.name in TRAINED else TINY
 
 
-@pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=lambda value: value.name)
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        pytest.param(family, variant, marks=[pytest.mark.slow] if variant.format == "web_bundle" else [])
+        for family, variant in VARIANTS
+    ],
+    ids=lambda value: value.name,
+)
 def test_template(family: Family, variant: Variant, build: Callable[..., Built], store: ArtifactStore) -> None:
     spec = spec_of(variant)
     built = build(variant.name, spec, TARGETS[family.name])

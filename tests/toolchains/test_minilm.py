@@ -77,6 +77,7 @@ def test_embeddings_are_those_of_the_reference_implementation(model: torch.nn.Mo
     np.testing.assert_allclose(embed(model, np.array(SENTENCES)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_graph_has_both_dynamic_axes_and_padding_is_neutral(
     model: torch.nn.Module, evaluation: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -372,6 +372,7 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     server.close()
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_the_tokenizer_in_the_layout_of_transformers_js(bundle: Path, tokenizer: Path) -> None:
     folder = bundle / "models" / "topics"
     assert (folder / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
