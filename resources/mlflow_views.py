@@ -53,7 +53,7 @@ def experiment_tags(created: int, checkpoint: str | None) -> Mapping[str, str]:
 
     `created` is the time of the experiment in ms, and of the view: so that it stays as it is.
     """
-    state = _state(CHECKPOINT_COLUMN | COLUMNS, f"tags.{VERDICT} != '{SUPERSEDED}'")
+    state = _state(COLUMNS | CHECKPOINT_COLUMN, f"tags.{VERDICT} != '{SUPERSEDED}'")
     # the state itself is what MLflow before 3.17 reads; after it, the same within a name and a time
     named = {"name": VIEW_NAME, "createdAt": created, "updatedAt": created, "state": json.dumps(state)}
     tags = {f"{VIEW_TAG}{VIEW}": json.dumps(state | named)}

@@ -4,6 +4,7 @@ Web server and daemon share one code server, which listens on a socket in a fold
 that may die without the others (user code runs in it): it is started again, and runs that died with it are closed.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,10 +29,12 @@ from edge_assets.defs.instance import missing_settings, open_instance
 from edge_assets.defs.running import ACTIVE, Worker, close_dead_runs, is_here
 from edge_assets.errors import EdgeAssetsError
 from edge_assets.settings import Home, allowed_hosts, home, token
+from resources.mlflow_views import VIEW, VIEW_TAG, view_path
 
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 90, 15
 EXPERIMENTS = "#/experiments?workflowType=machine_learning"  # the page of MLflow: it opens on that of GenAI else
+SEARCH = "/ajax-api/2.0/mlflow/experiments/search?max_results=100"
 LOOK_SECONDS, PATIENCE = 5, 3  # how often the code server is asked, and how many times in vain
 LOCATION = "edge_assets"  # the code location's name, as in workspace.yaml and pyproject.toml
 CODE, DAEMON, WEB, MLFLOW = "code-server", "dagster-daemon", "dagster-webserver", "mlflow"
@@ -103,6 +107,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
             suffix = f"/?token={quote(secret, safe='')}" if secret else "/"
             click.echo(f"Dagster  http://{HOST}:{dagster_port}{suffix}")
             click.echo(f"MLflow   http://{HOST}:{mlflow_port}{suffix}{EXPERIMENTS}")
+            for name, path in _views(mlflow_port, secret):
+                click.echo(f"  {name}: http://{HOST}:{mlflow_port}{suffix}{path}")
             click.echo(f"state in {settings.root}, logs in {logs}. Ctrl-C stops both.")
             _watch(servers, instance)
 
@@ -195,6 +201,23 @@ def _answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _views(mlflow_port: int, secret: str | None) -> list[tuple[str, str]]:
+    """The tables of variants by model: from its list of experiments, MLflow leads to a page of GenAI."""
+    request = urllib.request.Request(f"http://{HOST}:{mlflow_port}{SEARCH}")
+    if secret:
+        request.add_header("Authorization", f"Bearer {secret}")
+    try:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
+            found = json.load(answer).get("experiments", [])
+    except (OSError, ValueError):
+        return []  # the page itself says what is wrong with it
+    views = []
+    for experiment in found:
+        if any(tag["key"] == f"{VIEW_TAG}{VIEW}" for tag in experiment.get("tags", [])):
+            views.append((experiment["name"], view_path(experiment["experiment_id"])))
+    return sorted(views)
 
 
 def _has_code(servers: Servers) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edge_assets.core.evidence import Accuracy, Gate, GateName, Latency, Memory, Parity, Provenance, Verdict
-from edge_assets.core.sizes import readable_size
+from edge_assets.core.sizes import readable_ms, readable_size
 from edge_assets.core.verify import parity
 from edge_assets.spec.tiers import Tier, suffices
 
@@ -329,7 +329,7 @@ def _rank(candidate: Candidate, winner: Candidate, contest: Contest) -> tuple[Ve
     if candidate is winner:
         return "released", _why_it_won(winner, contest)
     if timed and baseline and baseline.latency and _p50(candidate) > _p50(baseline):
-        times = f"P50 {_p50(candidate):.2f} ms, PyTorch eager {_p50(baseline):.2f} ms"
+        times = f"P50 {readable_ms(_p50(candidate))}, PyTorch eager {readable_ms(_p50(baseline))}"
         return "slower_than_baseline", times + _smaller(candidate, winner)
     rivals = [winner, *(rival for rival in contest.passing if rival is not winner)]
     for rival in rivals:
@@ -353,18 +353,38 @@ def _counts(candidate: Candidate, timed: bool) -> list[float]:
 
 
 def _why_it_won(winner: Candidate, contest: Contest) -> str:
-    rank = f"{'fastest' if contest.is_timed else 'smallest'} of {len(contest.passing)} variants that passed every gate"
-    if len(contest.passing) == 1:
-        rank = "the only variant that passed every gate"
+    rank = _rank_in_words(winner, contest)
     if not contest.is_timed:
         return f"{rank}: {readable_size(_size(winner))}; latency {contest.not_measured}"
-    text = f"{rank}: P50 {_p50(winner):.2f} ms at batch 1, measured on the target's hardware{_disturbed(contest)}"
+    text = f"{rank}: P50 {readable_ms(_p50(winner))} at batch 1, measured on the target's hardware{_disturbed(contest)}"
     if contest.baseline is None or contest.baseline.latency is None:
         return text
     ratio = _p50(contest.baseline) / _p50(winner)
     if ratio < 1:
         return f"{text}, slower than PyTorch eager"
     return f"{text}, {ratio:.1f} times as fast as PyTorch eager"
+
+
+def _rank_in_words(winner: Candidate, contest: Contest) -> str:
+    """What the winner is among those that passed, also where another is ahead by too little to count."""
+    if len(contest.passing) == 1:
+        return "the only variant that passed every gate"
+    those = f"of {len(contest.passing)} variants that passed every gate"
+    if contest.is_timed:
+        first = min(contest.passing, key=_p50)
+        if _p50(first) == _p50(winner):
+            return f"fastest {those}"
+        return (
+            f"within {100 * TIE:.0f} % of the fastest, {first.name} with {readable_ms(_p50(first))}, and the smallest "
+            f"so near to it, {those}"
+        )
+    first = min(contest.passing, key=_size)
+    if _size(first) == _size(winner):
+        return f"smallest {those}"
+    better = "drops less"
+    if _drop(first) == _drop(winner):
+        better = "its runtime needs less memory"
+    return f"about as small as {first.name}, and {better}, {those}"
 
 
 def _disturbed(contest: Contest) -> str:
@@ -396,7 +416,7 @@ def _versus(better: Candidate, worse: Candidate, contest: Contest) -> str:
 
 
 def _numbers(candidate: Candidate, contest: Contest) -> str:
-    latency = f"{_p50(candidate):.2f} ms, " if contest.is_timed else ""
+    latency = f"{readable_ms(_p50(candidate))}, " if contest.is_timed else ""
     return f"{latency}{readable_size(_size(candidate))}, {_drop_in_words(candidate, contest.limits)}"
 
 

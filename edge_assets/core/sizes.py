@@ -1,4 +1,6 @@
-"""Sizes as people read them, and the largest of single files."""
+"""Sizes and times as people read them, and the largest of single files."""
+
+import math
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 LARGEST_FILE_BYTES = 2 * GIB  # of protobuf messages and flatbuffers, whose offsets are 32-bit numbers
@@ -21,3 +23,9 @@ def readable_size(size_bytes: int) -> str:
     if size_bytes < MIB:
         return f"{size_bytes / KIB:.2f} KiB"
     return f"{size_bytes / MIB:.2f} MiB"
+
+
+def readable_ms(milliseconds: float) -> str:
+    """A time with three significant digits, so that two of them can be compared: 0.0123 ms, 3.09 ms, 412 ms."""
+    digits = max(0, 2 - math.floor(math.log10(milliseconds))) if milliseconds > 0 else 0
+    return f"{milliseconds:.{digits}f} ms"

@@ -4,9 +4,9 @@ A module that adds one defines a `Variant` and a `build` function, imports its t
 listed by the families that ship it. Every variant passes the same template tests.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
@@ -89,10 +89,6 @@ class Variant:
                 name = f"{self.process}-{number}"
                 futures.append(threads.submit(isolation.call, name, function, *arguments, seconds=self.seconds))
             return [future.result() for future in futures]
-
-    def without_others(self, names: Collection[str]) -> "Variant":
-        """Made from its source and those of its `others` that are among the names."""
-        return replace(self, others=tuple(name for name in self.others if name in names))
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of `tools`. Raises MissingTool naming the extra."""

@@ -39,11 +39,14 @@ class Family:
         return next(variant for variant in self.variants if variant.name == name)
 
     def of(self, spec: ModelSpec) -> "Family":
-        """The family as that model has it: with the variants that it is offered, or that it names of them."""
+        """The family as that model has it: with the variants that it is offered, or that it names of them.
+
+        What named ones are made from is built with them, and is no candidate.
+        """
         offered = [variant for variant in self.variants if variant.offered(spec)]
         if spec.variants:
             chosen = self._with_sources(spec.variants)
-            offered = [variant.without_others(chosen) for variant in offered if variant.name in chosen]
+            offered = [_as_named(variant, chosen, spec.variants) for variant in offered if variant.name in chosen]
         return replace(self, variants=tuple(offered))
 
     def _with_sources(self, names: Collection[str]) -> set[str]:
@@ -53,3 +56,9 @@ class Family:
             if variant.name in chosen:
                 chosen.add(variant.source)
         return {name for name in chosen if name}
+
+
+def _as_named(variant: Variant, chosen: Collection[str], named: Collection[str]) -> Variant:
+    """One of the variants that are built for the sake of those that are named."""
+    others = tuple(name for name in variant.others if name in chosen)
+    return replace(variant, others=others, is_candidate=variant.is_candidate and variant.name in named)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_assets.core.evidence import Row
-from edge_assets.core.sizes import KIB, divided
+from edge_assets.core.sizes import KIB, divided, readable_ms
 from edge_assets.hashing import Json
 from edge_assets.report import words
 from edge_assets.report.matrix import shown_as
@@ -113,7 +113,7 @@ def _line(point: Point) -> dict[str, str | float | None]:
     unit = "" if row.own_unit else " points"
     latency = "not measured"
     if row.latency_ms:
-        latency = f"{row.latency_ms.typical:.3f} ms"
+        latency = readable_ms(row.latency_ms.typical)
     return {
         "x": point.x,
         "variant": row.artifact,

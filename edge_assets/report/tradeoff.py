@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from edge_assets.core.evidence import Graph, Row
 from edge_assets.core.select import TIE
+from edge_assets.core.sizes import readable_ms
 from edge_assets.report import words
 
 
@@ -212,5 +213,6 @@ def _why_slow(row: Row, base: Row | None, graph: Graph | None) -> Iterator[str]:
         )
     if base and base.latency_ms and base.latency_ms.typical < SMALL_MS:
         yield (
-            f"fp32 takes {base.latency_ms.typical:.2f} ms, too little for what int8 saves to outweigh its conversions"
+            f"fp32 takes {readable_ms(base.latency_ms.typical)}, too little for what int8 saves to outweigh its "
+            "conversions"
         )

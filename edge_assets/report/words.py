@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from edge_assets.core.evidence import Footprint, Row
-from edge_assets.core.sizes import readable_size
+from edge_assets.core.sizes import readable_ms, readable_size
 from edge_assets.spec.tiers import Tier, best
 
 
@@ -82,7 +82,7 @@ def tiers(row: Row) -> Iterator[str]:
     for one in row.observations or ():
         low, high = one.accuracy_drop_interval_points
         snr = "not finite" if one.parity_snr_db is None else f"{one.parity_snr_db:.1f} dB"
-        timed = "" if one.latency_p50_ms is None else f", P50 {one.latency_p50_ms:.3f} ms"
+        timed = "" if one.latency_p50_ms is None else f", P50 {readable_ms(one.latency_p50_ms)}"
         yield (
             f"{one.tier}, {one.by}: {scaled(row, 100 * one.accuracy):.4g} on {one.samples} samples, drop "
             f"{scaled(row, one.accuracy_drop_points):{_form(row)}} ({scaled(row, low):{_form(row)}} to "

@@ -76,7 +76,7 @@ def test_the_token_is_a_bearer_token_for_programs(served: Served, monkeypatch: p
 
 def test_the_printed_address_signs_in_once_and_the_cookie_is_not_the_token(served: Served) -> None:
     quoted = tokens_in("".join(served.printed))
-    assert len(quoted) == 2
+    assert len(quoted) == 3, "of Dagster, of MLflow, and of its table of variants"
     assert quoted[0] == quoted[1]
     answer = served.request("GET", f"/runs?view=all&token={quoted[0]}")
     assert answer.status == 303
@@ -100,6 +100,9 @@ def test_the_printed_address_of_mlflow_opens_on_the_experiments_of_model_trainin
     expect(opened.get_by_role("link", name="Model registry")).to_be_visible()
     expect(opened.get_by_role("link", name="tiny", exact=True)).to_be_visible()
     assert "token" not in opened.url
+    (variants,) = re.findall(r"^ +tiny: (\S+)", "".join(served.printed), re.MULTILINE)
+    opened.goto(variants)
+    expect(opened.get_by_role("link", name="onnx_int8_static").first).to_be_visible(timeout=60_000)
     opened.context.close()
 
 

@@ -172,7 +172,7 @@ SPEC = """
 from dataclasses import replace
 from tests.tiny.spec import TINY
 
-VARIANTS = ("onnx_int8_static", "torch_int8", "litert_int8_full")
+VARIANTS = ("onnx_model", "onnx_int8_static", "torch_int8", "litert_int8_full")
 SPEC = replace(TINY, targets=("graviton3", "cortex-m4", "this-machine"), variants=VARIANTS)
 """
 OTHER_TARGETS = {"EDGE_ASSETS_MODELS": "several:SPEC"}

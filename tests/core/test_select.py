@@ -7,7 +7,7 @@ import pytest
 
 from edge_assets.core.evidence import Accuracy, Latency, Memory, Parity
 from edge_assets.core.select import Candidate, Limits, closest, judge
-from edge_assets.core.sizes import readable_size
+from edge_assets.core.sizes import readable_ms, readable_size
 
 KIB = 1024
 LIMITS = Limits(accuracy_drop_points=1.0, size_bytes=1000 * KIB, memory_bytes=1000)
@@ -72,6 +72,9 @@ def test_latencies_within_two_percent_are_equal_and_the_smaller_wins() -> None:
     judged = judge([candidate("a", 1.00, size=900), candidate("b", 1.01, size=400)], LIMITS)
     assert [entry.verdict for entry in judged] == ["not_selected", "released"]
     assert "no faster than b by more than 2 %, and larger" in judged[0].reason
+    assert judged[1].reason.startswith(
+        "within 2 % of the fastest, a with 1.00 ms, and the smallest so near to it, of 2 "
+    )
 
 
 def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> None:
@@ -80,6 +83,8 @@ def test_sizes_within_two_percent_are_equal_and_the_leaner_runtime_wins() -> Non
         candidate("lean", None, size=800, memory=Memory(100, "measured on here")),
     )
     assert verdicts(small, lean) == {"small": "not_selected", "lean": "released"}
+    judged = judge([small, lean], LIMITS)
+    assert judged[1].reason.startswith("about as small as small, and its runtime needs less memory, of 2 variants")
 
 
 def test_of_equal_sizes_the_smaller_drop_wins_before_the_leaner_runtime() -> None:
@@ -87,8 +92,26 @@ def test_of_equal_sizes_the_smaller_drop_wins_before_the_leaner_runtime() -> Non
     worse = candidate("worse", None, drop=0.9, memory=Memory(100, "measured on here"), **tiny)
     better = candidate("better", None, drop=0.1, size_bytes=4 * KIB + 96)
     assert verdicts(worse, better) == {"worse": "not_selected", "better": "released"}, "96 bytes are worth no point"
-    (judged, _) = judge([worse, better], LIMITS)
+    judged, won = judge([worse, better], LIMITS)
     assert judged.reason.startswith("about as small as better, and drops more: 4.00 KiB, drop 0.90 points against")
+    assert won.reason.startswith(
+        "about as small as worse, and drops less, of 2 variants that passed every gate: 4.09 KiB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [
+        (0.01234, "0.0123 ms"),
+        (0.415, "0.415 ms"),
+        (3.09, "3.09 ms"),
+        (41.26, "41.3 ms"),
+        (1234.5, "1234 ms"),
+        (0, "0 ms"),
+    ],
+)
+def test_a_time_has_as_many_digits_as_tell_it_from_another(milliseconds: float, words: str) -> None:
+    assert readable_ms(milliseconds) == words
 
 
 @pytest.mark.parametrize(

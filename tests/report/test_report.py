@@ -276,7 +276,7 @@ def test_slow_int8_says_why_as_far_as_graph_and_machine_tell(rows: list[Row]) ->
     assert static.faster is not None
     assert static.faster < 1
     assert "slower than fp32 on this target: no VNNI, 2 of 4 convolutions are depthwise" in static.remark
-    assert "fp32 takes 0.50 ms, too little for what int8 saves" in static.remark
+    assert "fp32 takes 0.500 ms, too little for what int8 saves" in static.remark
     assert static.effort_seconds is not None
     assert static.effort_seconds > 0
 

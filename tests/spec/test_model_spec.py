@@ -312,6 +312,8 @@ def test_named_variants_are_all_there_is_with_what_they_are_made_from() -> None:
         "cpu": ["onnx_model", "onnx_int8_dynamic", "onnx_int4_gptq"],
         "browser": ["onnx_model", "onnx_int8_dynamic", "web_bundle"],
     }
+    cpu = next(family for family, _targets in family_targets(spec))
+    assert cpu.intermediates == {"onnx_model"}, "which nobody asked for"
     for names, fault in (
         (("onnx_int8_dynamik",), "variants: .* is no variant of cpu and browser. Did you mean onnx_int8_dynamic"),
         (("onnx_int8_qat",), "variants: onnx_int8_qat is for models that have `finetuning` or `search`"),

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from tests.tiny.spec import TINY
 
-FEW = replace(TINY, variants=("onnx_int8_static",))
+FEW = replace(TINY, variants=("onnx_model", "onnx_int8_static"))
