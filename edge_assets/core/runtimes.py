@@ -91,6 +91,18 @@ RUNTIMES: Mapping[str, Runtime] = {
         weights="litert.convert",
         app=app_samples.LITERT,
     ),
+    "litert_half": Runtime(
+        "litert.half",
+        "ai_edge_litert.interpreter",
+        ("ai-edge-litert",),
+        "the file in LiteRT's interpreter on this machine's CPU, what each operator gives rounded to fp16 as on GPUs, "
+        "which does not model how a GPU adds up",
+        extra="litert",
+        is_the_targets=False,
+        build_options=("channels_last",),
+        tier="reference",
+        app=NoAppSample("it shows what a GPU computes, and is never released"),
+    ),
     "executorch": Runtime(
         "executorch.program",
         "executorch.runtime",

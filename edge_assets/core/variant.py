@@ -69,6 +69,8 @@ class Variant:
     # the runtime that verifies it where `runtime` cannot: off the target, or with the fact `needs_device`; with the
     # fact `stand_in_sha256`, the hash of what it opens of the artifact, equal ones are verified once
     stand_in: str | None = None
+    # a runtime that shows the arithmetic of another processor that users run it on: its evidence stands beside
+    also_in: str | None = None
 
     def call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """`function(*arguments)` in the variant's child process if it names one, else here."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_assets.core import failures
 from edge_assets.core.evidence import Footprint, Observed
-from edge_assets.core.runtimes import build_session
+from edge_assets.core.runtimes import RUNTIMES, build_session
 from edge_assets.core.session import Loadable, session_options
 from edge_assets.core.shapes import record, written
 from edge_assets.core.types import Built, Recipe, Result
@@ -55,6 +55,10 @@ class Elsewhere:
             of_browsers = tuple(browser_records.observations(self.cell, built))
             if of_browsers:
                 found[name] = replace(built, elsewhere=of_browsers)
+        for name, built in found.items():
+            also = self._in_other_arithmetic(name, built)
+            if also is not None:
+                found[name] = replace(built, elsewhere=(*(built.elsewhere or ()), also))
         for observer in self.observers.found:
             for name, built in found.items():
                 if not self._is_asked(observer, name, built):
@@ -67,6 +71,20 @@ class Elsewhere:
                 if result is not None:
                     found[name] = replace(built, elsewhere=(*(built.elsewhere or ()), result))
         return found
+
+    def _in_other_arithmetic(self, name: str, built: Built) -> Result | None:
+        """What the variant gives on another processor that users run it on, shown here; None where it names none."""
+        if built.verified is None or not self._is_offered(name, built):
+            return None
+        variant = self.cell.family.variant(name)
+        if variant.also_in is None:
+            return None
+        result = self.verification.evidence(variant, variant.also_in, built.build)
+        if result.refused is not None:
+            return result
+        runtime = RUNTIMES[variant.also_in]
+        origin = {"tier": runtime.tier, "device": variant.also_in, "by": runtime.verified_with}
+        return replace(result, facts={**result.facts, **origin, "versions": dict(result.recipe.tools)})
 
     def takes(self, observer: Observer, name: str, built: Built) -> bool:
         """Whether a device runs a variant: it has the variant's own runtime, in a release that opens it."""

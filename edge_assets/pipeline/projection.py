@@ -71,10 +71,10 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
 
 
 def _not_emulated(built: Built) -> list[str]:
-    """Why an emulated instruction set says nothing of an artifact that it was asked about."""
+    """Why an emulated instruction set, or another arithmetic, says nothing of an artifact."""
     reasons = []
     for result in built.elsewhere or ():
-        if result.refused is not None and result.recipe.parameters.get("tier") == "emulated":
+        if result.refused is not None and result.recipe.parameters.get("tier") != "device":
             reasons.append(result.refused)
     return reasons
 

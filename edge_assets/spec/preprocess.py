@@ -133,7 +133,7 @@ class ImagePreprocessing:
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], input: str = "image") -> ImagePreprocessing:
-        """What a data config of timm's says. Raises ValueError where that has no equal. Needs edge-assets itself."""
+        """What a data config of timm's says. Raises InvalidSpec where that has no equal. Needs edge-assets itself."""
         from edge_assets.spec.transforms import from_timm
 
         return from_timm(config, input)
@@ -145,7 +145,7 @@ class ImagePreprocessing:
         input: str = "image",
         channels: int | None = None,
     ) -> ImagePreprocessing:
-        """What TorchVision's transforms do. Raises ValueError where that has no equal. Needs edge-assets itself.
+        """What TorchVision's transforms do. Raises InvalidSpec where that has no equal. Needs edge-assets itself.
 
         `channels` is for transforms that do not tell: the least they say of it is one mean per channel.
         """

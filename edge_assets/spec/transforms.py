@@ -1,7 +1,8 @@
-"""What timm and TorchVision say of preprocessing, as an `ImagePreprocessing`; a ValueError where that has no equal.
+"""What timm and TorchVision say of preprocessing, as an `ImagePreprocessing`, refused where that has no equal.
 
 Both are read by the names of classes and attributes, so neither needs to be installed. `crop_pct` and `crop_mode` mean
-what timm's `transforms_imagenet_eval` does with them.
+what timm's `transforms_imagenet_eval` does with them. An InvalidSpec names the transform, why it has no equal, and what
+to do.
 """
 
 import math
@@ -9,13 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge_assets.errors import InvalidSpec
+from edge_assets.errors import InvalidSpec, printable, with_nearest
 from edge_assets.spec.preprocess import ImagePreprocessing
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic"]
 FILTERS: Mapping[str, Filter] = {"nearest": "nearest", "box": "box", "bilinear": "bilinear", "bicubic": "bicubic"}
 PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # its numbers of filters
+CROP_MODES = ("center", "squash", "border")  # timm's
 DEFAULT_CROP_PCT = 0.875  # timm's
+TIMM = "timm's data config"
+TRANSFORMS = "TorchVision's transforms"
+RESIZE, CROP, GREY, NORMALIZE = (f"TorchVision's {name}" for name in ("Resize", "CenterCrop", "Grayscale", "Normalize"))
+# where what a picture cannot be declared to go through is done instead
+ELSEWHERE = "do it in the dataset function, before ImagePreprocessing, and in the application"
 
 
 # --- timm ----------------------------------------------------------------------------------------------
@@ -24,11 +31,11 @@ DEFAULT_CROP_PCT = 0.875  # timm's
 def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocessing:
     """The evaluation transform of a data config of timm's (`resolve_data_config`, `model.pretrained_cfg`).
 
-    Raises ValueError for what has no equal.
+    Raises InvalidSpec for what has no equal.
     """
     missing = [key for key in ("input_size", "interpolation", "mean", "std") if key not in config]
     if missing:
-        raise ValueError(f"timm's data config has no {', '.join(missing)}: take that of resolve_data_config()")
+        raise InvalidSpec(TIMM, f"has no {', '.join(missing)}: take that of resolve_data_config()")
     channels, height, width = config["input_size"]
     share = config.get("crop_pct") or DEFAULT_CROP_PCT
     mode = config.get("crop_mode") or "center"
@@ -42,16 +49,19 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         resize_to = before
     elif mode == "border":
         if share != 1.0:
-            raise ValueError(f"timm's crop_mode 'border' with crop_pct {share} has no equal: only with 1.0")
+            reason = f"crop_mode 'border' with crop_pct {share} has no equal: evaluate with crop_pct 1.0"
+            raise InvalidSpec(TIMM, reason)
         resize = "letterbox"
         fill = tuple(round(255 * value) for value in mean)
     elif mode == "center":
         if height != width:
-            raise ValueError(f"timm's crop_mode 'center' of {height} x {width} has no equal: only squares")
+            reason = f"crop_mode 'center' of {height} x {width} has no equal but for squares: use crop_mode 'squash'"
+            raise InvalidSpec(TIMM, reason)
         resize_to = before[:1]
     else:
-        raise ValueError(f"timm's crop_mode '{mode}' is not known")
+        raise InvalidSpec(TIMM, with_nearest(f"crop_mode '{printable(mode)}' is not known", str(mode), CROP_MODES))
     return _made(
+        TIMM,
         input=name,
         height=height,
         width=width,
@@ -60,27 +70,29 @@ def from_timm(config: Mapping[str, Any], name: str = "image") -> ImagePreprocess
         std=std,
         resize=resize,
         resize_to=resize_to,
-        filter=_filter(config["interpolation"]),
+        filter=_filter(TIMM, config["interpolation"]),
         fill=fill,
     )
 
 
-def _made(**fields: Any) -> ImagePreprocessing:
+def _made(where: str, **fields: Any) -> ImagePreprocessing:
+    """The preprocessing. Raises InvalidSpec where the fields that were read contradict each other."""
     try:
         return ImagePreprocessing(**fields)
     except InvalidSpec as error:
-        raise ValueError(str(error)) from None
+        raise InvalidSpec(where, f"together they make no preprocessing: {error}") from None
 
 
-def _filter(interpolation: object) -> Filter:
-    """Of an interpolation by name, Pillow's number, or TorchVision's enumeration. Raises ValueError."""
+def _filter(where: str, interpolation: object) -> Filter:
+    """Of an interpolation by name, Pillow's number, or TorchVision's enumeration. Raises InvalidSpec."""
     value = getattr(interpolation, "value", interpolation)
     if isinstance(value, int):
         value = PILLOW.get(value, value)
     if value == "nearest-exact":
         return "nearest"
     if value not in FILTERS:
-        raise ValueError(f"the interpolation '{value}' has no equal: there are {', '.join(FILTERS)}")
+        reason = f"the interpolation '{printable(value)}' has no equal: evaluate with {', '.join(FILTERS)}"
+        raise InvalidSpec(where, reason)
     return FILTERS[str(value)]
 
 
@@ -111,22 +123,24 @@ def from_torchvision(
 ) -> ImagePreprocessing:
     """A Compose of Resize, CenterCrop, Grayscale, ToTensor, Normalize and their like, or `weights.transforms()`.
 
-    Raises ValueError for what has no equal, naming the transform.
+    Raises InvalidSpec for what has no equal, naming the transform.
     """
     read = _Read()
     for step in _steps(transform):
         kind = type(step).__name__
         if kind not in READERS:
-            raise ValueError(f"TorchVision's {kind} has no equal here: there are {', '.join(sorted(READERS))}")
+            known = ", ".join(sorted(READERS))
+            raise InvalidSpec(f"TorchVision's {kind}", f"has no equal here: {ELSEWHERE}. Read are {known}")
         READERS[kind](step, read)
     if read.height is None or read.width is None:
-        raise ValueError("the transforms leave a picture's size to the picture: add a CenterCrop, or Resize((h, w))")
+        raise InvalidSpec(TRANSFORMS, "leave a picture's size to the picture: add a CenterCrop, or Resize((h, w))")
     if read.scale is None:
-        raise ValueError("the transforms give bytes, and a model takes floats: add ToTensor, or ToDtype")
+        raise InvalidSpec(TRANSFORMS, "give bytes, and a model takes floats: add ToTensor, or ToDtype")
     count = channels or _channels(read)
     mean = read.mean or (0.0,)
     std = read.std or (1.0,)
     return _made(
+        TRANSFORMS,
         input=name,
         height=read.height,
         width=read.width,
@@ -159,17 +173,17 @@ def _channels(read: _Read) -> int:
     if read.mean is None:
         return 3
     if len(read.mean) == 1:
-        raise ValueError("one mean may be of grey or of every channel: say channels=1 or channels=3")
+        raise InvalidSpec(NORMALIZE, "one mean may be of grey or of every channel: say channels=1 or channels=3")
     return len(read.mean)
 
 
 def _read_resize(step: Any, read: _Read) -> None:
     if read.resize != "none" or read.height is not None:
-        raise ValueError("a second Resize, or one behind a crop, has no equal")
+        raise InvalidSpec(RESIZE, "a second one, or one behind a crop, has no equal: resize once, before the crop")
     if read.scale is not None:
-        raise ValueError("Resize of floats has no equal, because bytes are resized: put it before ToTensor")
+        raise InvalidSpec(RESIZE, "has no equal for floats, because bytes are resized: put it before ToTensor")
     if getattr(step, "max_size", None) is not None:
-        raise ValueError("Resize with max_size has no equal")
+        raise InvalidSpec(RESIZE, "has no equal with max_size: use Resize((h, w)), or ImagePreprocessing's letterbox")
     _set_filter(step, read)
     size = _sizes(step.size)
     if len(size) == 1:
@@ -182,8 +196,9 @@ def _read_resize(step: Any, read: _Read) -> None:
 def _set_filter(step: Any, read: _Read) -> None:
     interpolation = getattr(step.interpolation, "value", step.interpolation)
     if read.is_tensor and interpolation == "nearest":
-        raise ValueError("Resize of tensors by 'nearest' has no equal: it is 'nearest-exact' that means pixel centers")
-    read.filter = _filter(interpolation)
+        reason = "has no equal for tensors by 'nearest', which takes corners: use 'nearest-exact', which takes centers"
+        raise InvalidSpec(RESIZE, reason)
+    read.filter = _filter(RESIZE, interpolation)
     # Pillow's images are always resized with antialias, whatever the transform says
     read.antialias = not read.is_tensor or getattr(step, "antialias", True) is not False
 
@@ -192,7 +207,7 @@ def _read_crop(step: Any, read: _Read) -> None:
     size = _sizes(step.size)
     height, width = size[0], size[-1]
     if read.resize == "none":
-        raise ValueError("CenterCrop without a Resize before it has no equal")
+        raise InvalidSpec(CROP, "has no equal without a Resize before it: add one, so that each picture holds the crop")
     if read.resize == "stretch":
         assert read.height is not None
         assert read.width is not None
@@ -208,9 +223,10 @@ def _sizes(size: int | Sequence[int]) -> tuple[int, ...]:
 
 def _read_grey(step: Any, read: _Read) -> None:
     if step.num_output_channels != 1:
-        raise ValueError(f"Grayscale of {step.num_output_channels} channels has no equal: only of 1")
+        found = f"has no equal with {step.num_output_channels} channels"
+        raise InvalidSpec(GREY, f"{found}: take 1, and repeat it in the model's graph")
     if read.resize != "none" or read.is_tensor:
-        raise ValueError("Grayscale behind Resize or ToTensor rounds otherwise than before it: put it first")
+        raise InvalidSpec(GREY, "rounds otherwise behind Resize or ToTensor than before them: put it first")
     read.is_grey = True
 
 
@@ -226,7 +242,8 @@ def _read_to_tensor(_step: Any, read: _Read) -> None:
 def _read_dtype(step: Any, read: _Read) -> None:
     """ConvertImageDtype scales; v2's ToDtype does where it says so."""
     if not str(step.dtype).endswith("float32"):
-        raise ValueError(f"{type(step).__name__} to {step.dtype} has no equal: only to float32")
+        where = f"TorchVision's {type(step).__name__}"
+        raise InvalidSpec(where, f"has no equal to {printable(step.dtype)}: convert to float32")
     scales = getattr(step, "scale", True)
     if read.scale is None:
         read.scale = 1 / 255 if scales else 1.0
@@ -234,16 +251,16 @@ def _read_dtype(step: Any, read: _Read) -> None:
 
 def _read_normalize(step: Any, read: _Read) -> None:
     if read.mean is not None:
-        raise ValueError("a second Normalize has no equal")
+        raise InvalidSpec(NORMALIZE, "a second one has no equal: join both, as mean and std of the whole")
     if read.scale is None:
-        raise ValueError("Normalize needs floats: put ToTensor before it")
+        raise InvalidSpec(NORMALIZE, "needs floats: put ToTensor before it")
     read.mean = tuple(float(value) for value in step.mean)
     read.std = tuple(float(value) for value in step.std)
 
 
 def _read_preset(step: Any, read: _Read) -> None:
     """ImageClassification, which `weights.transforms()` gives: Resize, CenterCrop, to float, Normalize."""
-    read.filter = _filter(step.interpolation)
+    read.filter = _filter("TorchVision's ImageClassification", step.interpolation)
     read.resize, read.resize_to = "crop", _sizes(step.resize_size)
     size = _sizes(step.crop_size)
     read.height, read.width = size[0], size[-1]

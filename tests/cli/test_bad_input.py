@@ -248,6 +248,16 @@ def ragged() -> object:
     return {"image": [[1.0], [1.0, 2.0]]}
 
 
+def pictures_of_several_sizes() -> object:
+    return {"image": [np.zeros((32, 64, 3), np.uint8), np.zeros((64, 32, 3), np.uint8)]}
+
+
+def boxed_pictures_of_several_sizes() -> object:
+    pictures = np.empty(2, object)
+    pictures[:] = [np.zeros((32, 64, 3), np.uint8), np.zeros((64, 32, 3), np.uint8)]
+    return {"image": pictures}
+
+
 def objects() -> object:
     return {"image": np.array([{}, Path()], dtype=object)}
 
@@ -277,6 +287,11 @@ def structured() -> object:
     [
         (generated, "field 'image' is of kind generator: it must be an array"),
         (ragged, "field 'image' cannot be made an array"),
+        (
+            pictures_of_several_sizes,
+            "field 'image' has entries of shape (32, 64, 3) and (64, 32, 3): all samples of a data set have one shape",
+        ),
+        (boxed_pictures_of_several_sizes, "where that has a range of sizes by `preprocessing.of_size(height, width)"),
         (objects, "field 'image' is of kind object array"),
         (masked, "field 'image' is a masked array"),
         (named_file, "the field name 'file' must be"),

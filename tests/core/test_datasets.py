@@ -200,6 +200,10 @@ def test_what_is_no_sample_is_named(found: object, message: str) -> None:
     ("others", "message"),
     [
         ({"x": np.zeros(4, np.float32)}, r"field 'x' of sample 2 has shape \(4,\), others have \(3,\)"),
+        (
+            {"x": np.zeros(4, np.float32)},
+            r"all samples of a data set have one shape.*`preprocessing.of_size\(height, width\).fitted`",
+        ),
         ({"x": np.zeros(3)}, "field 'x' of sample 2 is float64, others are float32"),
         ({"y": np.zeros(3, np.float32)}, "field '[xy]' of sample 2 is missing there or in the others"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_assets import ImagePreprocessing
+from edge_assets.errors import InvalidSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VIT: dict[str, Any] = {
@@ -73,16 +74,22 @@ def test_timms_other_crops_are_read() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"interpolation": "lanczos"}, "the interpolation 'lanczos' has no equal: there are nearest, box, bilinear"),
-        ({"crop_mode": "border"}, "crop_mode 'border' with crop_pct 0.9 has no equal"),
-        ({"crop_mode": "best"}, "crop_mode 'best' is not known"),
-        ({"input_size": (3, 224, 192)}, "crop_mode 'center' of 224 x 192 has no equal"),
+        (
+            {"interpolation": "lanczos"},
+            "the interpolation 'lanczos' has no equal: evaluate with nearest, box",
+        ),
+        ({"crop_mode": "border"}, "crop_mode 'border' with crop_pct 0.9 has no equal: evaluate with crop_pct 1.0"),
+        ({"crop_mode": "centre"}, r"crop_mode 'centre' is not known. Did you mean center\?"),
+        (
+            {"input_size": (3, 224, 192)},
+            "crop_mode 'center' of 224 x 192 has no equal but for squares: use",
+        ),
     ],
 )
 def test_a_config_without_equal_is_refused(change: dict[str, object], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(InvalidSpec, match=reason):
         ImagePreprocessing.from_timm(VIT | change)
-    with pytest.raises(ValueError, match="has no interpolation, std: take that of resolve_data_config"):
+    with pytest.raises(InvalidSpec, match="config: has no interpolation, std: take that of resolve_data_config"):
         ImagePreprocessing.from_timm({"input_size": (3, 8, 8), "mean": MEAN})
 
 
@@ -125,19 +132,24 @@ def test_grey_stretched_and_unscaled_transforms_are_read() -> None:
 
 
 NO_EQUAL = [
-    (compose(resize(256), TO_TENSOR), "leave a picture's size to the picture: add a CenterCrop"),
-    (compose(resize(256), CROP), "give bytes, and a model takes floats"),
-    (compose(resize(256), step("Lambda", lambd=abs), CROP, TO_TENSOR), "TorchVision's Lambda has no equal here"),
-    (compose(TO_TENSOR, resize((8, 8))), "Resize of floats has no equal"),
-    (compose(resize((8, 8), max_size=9), TO_TENSOR), "Resize with max_size has no equal"),
-    (compose(resize((8, 8), interpolation=InterpolationMode.LANCZOS), TO_TENSOR), "the interpolation 'lanczos'"),
+    (compose(resize(256), TO_TENSOR), "transforms: leave a picture's size to the picture: add a CenterCrop"),
+    (compose(resize(256), CROP), "transforms: give bytes, and a model takes floats: add ToTensor"),
+    (compose(step("Lambda", lambd=abs)), "TorchVision's Lambda: has no equal here: do it in the dataset function"),
+    (compose(TO_TENSOR, resize((8, 8))), "Resize: has no equal for floats, because bytes are resized: put it before"),
+    (compose(resize((8, 8), max_size=9), TO_TENSOR), r"Resize: has no equal with max_size: use Resize\(\(h, w\)\)"),
+    (
+        compose(resize((8, 8), interpolation=InterpolationMode.LANCZOS)),
+        "Resize: the interpolation 'lanczos' .* box",
+    ),
     (
         compose(step("ToImage"), resize((8, 8), interpolation=InterpolationMode.NEAREST), TO_TENSOR),
-        "Resize of tensors by 'nearest' has no equal",
+        "Resize: has no equal for tensors by 'nearest', which takes corners: use 'nearest-exact'",
     ),
-    (compose(resize((8, 8)), step("Grayscale", num_output_channels=1), TO_TENSOR), "put it first"),
-    (compose(step("Grayscale", num_output_channels=3), resize((8, 8)), TO_TENSOR), "Grayscale of 3 channels"),
-    (compose(CROP, TO_TENSOR), "CenterCrop without a Resize before it has no equal"),
+    (compose(resize((8, 8)), step("Grayscale", num_output_channels=1)), "Grayscale: rounds otherwise .* put it first"),
+    (compose(step("Grayscale", num_output_channels=3)), "Grayscale: has no equal with 3 channels: take 1"),
+    (compose(CROP, TO_TENSOR), "CenterCrop: has no equal without a Resize before it: add one"),
+    (compose(resize((8, 8)), step("ToDtype", dtype="torch.float16")), "ToDtype: has no equal .*: convert to float32"),
+    (compose(resize((8, 8)), NORMALIZE), "Normalize: needs floats: put ToTensor before it"),
     (compose(resize((8, 8)), TO_TENSOR, step("Normalize", mean=(0.5,), std=(0.5,))), "say channels=1 or channels=3"),
     (compose(resize((200, 200)), CROP, TO_TENSOR), r"resize_to \(200, 200\) must hold the crop of 224 x 224"),
 ]
@@ -145,5 +157,5 @@ NO_EQUAL = [
 
 @pytest.mark.parametrize(("transform", "reason"), NO_EQUAL)
 def test_a_transform_without_equal_is_refused(transform: object, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(InvalidSpec, match=reason):
         ImagePreprocessing.from_torchvision(transform)

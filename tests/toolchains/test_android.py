@@ -18,6 +18,7 @@ from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.errors import NothingReleasable, Refused
 from edge_assets.families.families import FAMILIES
+from edge_assets.pipeline.candidates import known_of
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.model import ModelSpec
@@ -25,6 +26,7 @@ from edge_assets.targets import Target
 from edge_assets.targets.project import target
 from edge_assets.toolchains.litert import c_array, tflite_micro
 from edge_assets.toolchains.litert import convert as litert
+from edge_assets.toolchains.litert import half as litert_half
 from edge_assets.toolchains.litert import micro as litert_micro
 from edge_assets.toolchains.litert import session as litert_session
 from resources import checkpoints
@@ -153,6 +155,29 @@ def test_one_conversion_serves_every_target(build: Build) -> None:
     assert len(set(hashes.values())) == 1
     assert build("litert_int8_static", "snapdragon-8").build.sha256 == build("litert_int8_static").build.sha256
     assert build("litert_fp32", "cortex-m4").build.reused
+
+
+def test_fp16_is_also_evaluated_as_gpus_compute_it(path: Callable[..., Path], cell: Callable[..., Cell]) -> None:
+    opened = [
+        module.open_session(
+            path("litert_fp16"), threads=1, inputs=["image"], outputs=["logits"], channels_last=["image"]
+        )
+        for module in (litert_session, litert_half)
+    ]
+    images = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
+    whole, half = (session.run({"image": images})["logits"] for session in opened)
+    assert np.array_equal(half, half.astype(np.float16).astype(np.float32))
+    assert 0 < np.abs(half - whole).max() < 0.02 * np.abs(whole).max()
+    large = [session.run({"image": 1e6 * images})["logits"] for session in opened]
+    assert np.isfinite(large[0]).all()
+    assert not np.isfinite(large[1]).all(), "fp16 ends at 65,504"
+    builts = cell("pixel-8").observe({"litert_fp16": cell("pixel-8").build("litert_fp16")})
+    known = known_of(cell("pixel-8"), builts["litert_fp16"])
+    assert known is not None
+    assert [provenance.tier for provenance, _ in known.tiers] == ["host", "reference"]
+    assert "rounded to fp16 as on GPUs" in known.tiers[1][0].by
+    snrs = [found.parity.snr_db or 0.0 for _, found in known.tiers]
+    assert snrs[0] > snrs[1] > 40, "the gate goes by the CPU's, as the release computes"
 
 
 # --- ExecuTorch ----------------------------------------------------------------------------------------

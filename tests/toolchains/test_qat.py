@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 
 from edge_assets.core.types import Built
 from edge_assets.core.verify import accuracy
-from edge_assets.errors import DataError
+from edge_assets.errors import DataError, Refused
 from edge_assets.families.families import FAMILIES
 from edge_assets.pipeline.cell import Cell
 from edge_assets.spec.model import Dataset, FineTuning, ModelSpec
 from edge_assets.targets.project import target
 from edge_assets.toolchains.pytorch import qat
-from edge_assets.toolchains.pytorch.folding import fold_batch_norm
+from edge_assets.toolchains.pytorch.folding import fold_batch_norm, unfolded_calls
 from resources import checkpoints
 from resources.store import ArtifactStore, open_store
 from tests.facts import said
@@ -239,6 +239,34 @@ def test_the_graph_that_trains_has_no_batch_norm_and_keeps_its_dropout() -> None
         assert arguments["aten.dropout.default"][1:] == (0.2, training)
         assert arguments["aten.batch_norm.default"][5] is training
     torch.testing.assert_close(exported(images), network(images))
+
+
+class Headed(torch.nn.Module):
+    """One convolution on a picture and on its half, as in detectors, with one BatchNorm for both or one for each."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 4, 3, bias=False)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(4) for _ in range(norms))
+        for number, norm in enumerate(self.norms):
+            torch.nn.init.uniform_(norm.get_buffer("running_mean"), number, number + 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.norms[0](self.layer(x))
+        half = self.norms[-1](self.layer(torch.nn.functional.avg_pool2d(x, 2)))
+        return torch.cat((whole.mean((2, 3)), half.mean((2, 3))), dim=1)
+
+
+def test_a_batch_norm_behind_each_call_is_folded_once_and_several_are_refused() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(5, 1, 8, 8)
+    network = Headed(1).eval()
+    exported = torch.export.export(network, (images,), strict=False).module()
+    assert fold_batch_norm(exported) == 2
+    assert not unfolded_calls(exported)
+    torch.testing.assert_close(exported(images), network(images))
+    with pytest.raises(Refused, match=r"layer.weight is used by several calls with BatchNorms of their own"):
+        qat.prepare(Headed(2).eval(), TINY_QAT)
 
 
 # --- data that are refused before any training ---------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchao.quantization.pt2e import disable_observer
 
 from edge_assets import ModelSpec, Tensor
 from edge_assets.core.session import Session
@@ -28,7 +29,7 @@ from edge_assets.toolchains.onnx import int8_dynamic, int8_weights
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.onnx.weight_bytes import weight_bytes
 from edge_assets.toolchains.pytorch import int8_static as torch_static
-from edge_assets.toolchains.pytorch import torchscript
+from edge_assets.toolchains.pytorch import qat, torchscript
 from edge_assets.toolchains.pytorch.steps import recurrent_steps
 from tests.tiny.spec import TINY
 
@@ -460,15 +461,17 @@ class Twice(nn.Module):
         return self.slopes(self.layer(x)).mean((2, 3)) + self.slopes(self.layer(half)).mean((2, 3))
 
 
+TWICE = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
+
+
 def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Twice().eval()
     checkpoint = tmp_path / "any.safetensors"
     save_file(network.state_dict(), checkpoint)
-    spec = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
     feeds = {"x": np.random.default_rng(0).normal(1, 1, size=(4, 3, 10, 10)).astype(np.float32)}
     request = BuildRequest(
-        spec=replace(spec, architecture="tests.toolchains.test_recurrent:Twice"),
+        spec=replace(TWICE, architecture="tests.toolchains.test_recurrent:Twice"),
         parameters={"method": "minmax", "recipe": "int8"},
         source=checkpoint,
         calibration=feeds,
@@ -478,3 +481,22 @@ def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path
     executorch_int8.build_static(request)
     program = executorch.open_session(tmp_path / executorch.FILE, threads=1, inputs=["x"], outputs=["y"])
     assert min(snr(network, program.run(feeds), feeds)) > 30
+
+
+def test_layers_called_twice_are_trained_as_one_and_run_in_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = replace(TWICE, architecture="tests.toolchains.test_recurrent:Twice")
+    prepared = qat.prepare(Twice().eval(), spec)
+    convolutions = [node for node in prepared.graph.nodes if "conv2d" in str(node.target)]
+    assert [node.args[1].op for node in convolutions] == ["call_module"] * 2, "both read weights in int8"
+    assert [name for name, _ in prepared.named_parameters()] == ["layer.weight", "layer.bias", "slopes.weight"]
+    images = np.random.default_rng(0).normal(1, 1, size=(4, 3, 10, 10)).astype(np.float32)
+    prepared(torch.from_numpy(images)).square().sum().backward()
+    torch.optim.SGD(prepared.parameters(), lr=1e-4).step()
+    prepared(torch.from_numpy(images))  # ranges of the weights that were trained
+    prepared.apply(disable_observer)
+    save_file(prepared.state_dict(), tmp_path / qat.WEIGHTS)
+    request = BuildRequest(spec, {"recipe": "int8"}, source=tmp_path, output=tmp_path, log=print)
+    qat.build_executorch(request)
+    program = executorch.open_session(tmp_path / executorch.FILE, threads=1, inputs=["x"], outputs=["y"])
+    assert min(snr(prepared, program.run({"x": images}), {"x": images})) > 25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeGuard
 
 from edge_assets.errors import DataError, one_line, printable
@@ -18,6 +19,11 @@ KINDS = "biufcSU"
 # Pillow's modes whose values are no pixels that a model sees; a palette's numbers stay, which masks have for classes
 CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}
 
+ONE_SHAPE = (
+    "all samples of a data set have one shape. Make it so in the dataset's function: pictures by "
+    "`preprocessing.fitted`, where that has a range of sizes by `preprocessing.of_size(height, width).fitted`"
+)
+
 
 def as_array(name: object, field: object, where: str) -> np.ndarray:
     """One field as an array of numbers, truth values or texts. Raises DataError."""
@@ -31,6 +37,7 @@ def as_batch(field: object, where: str) -> np.ndarray:
     """The same of a field whose name is known."""
     if isinstance(field, np.ma.MaskedArray):
         raise DataError(f"{where} is a masked array, whose mask would be lost: fill it, or leave those samples out")
+    _demand_one_shape(field, where)
     try:
         array = np.asarray(_upright(field) if _is_picture(field) else field)
     except Exception as error:  # an object may raise anything when it is made an array
@@ -41,6 +48,19 @@ def as_batch(field: object, where: str) -> np.ndarray:
             kind = type(field).__name__
         raise DataError(f"{where} is of kind {printable(kind)}: it must be an array of numbers, truth values or texts")
     return array
+
+
+def _demand_one_shape(field: object, where: str) -> None:
+    """Raises DataError for a list of arrays of several shapes, as pictures of several sizes are."""
+    entries: Iterable[object] = ()
+    if isinstance(field, list | tuple):
+        entries = field
+    elif isinstance(field, np.ndarray) and field.dtype == object:
+        entries = field.flat
+    arrays = [entry for entry in entries if isinstance(entry, np.ndarray)]
+    for array in arrays:
+        if array.shape != arrays[0].shape:
+            raise DataError(f"{where} has entries of shape {arrays[0].shape} and {array.shape}: {ONE_SHAPE}")
 
 
 def _is_picture(field: object) -> TypeGuard[Image.Image]:

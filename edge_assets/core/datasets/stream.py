@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from edge_assets.core.datasets.fields import as_array, as_batch
+from edge_assets.core.datasets.fields import ONE_SHAPE, as_array, as_batch
 from edge_assets.core.datasets.npz import Arrays
 from edge_assets.errors import DataError, EdgeAssetsError, UserCodeError, printable, told
 from edge_assets.later import np
@@ -132,7 +132,7 @@ def _demand_alike(first: np.ndarray | None, other: np.ndarray | None, where: str
     if first is None or other is None:
         raise DataError(f"{where} is missing there or in the others: all samples have the same fields")
     if first.shape != other.shape:
-        raise DataError(f"{where} has shape {other.shape}, others have {first.shape}: all must have the same")
+        raise DataError(f"{where} has shape {other.shape}, others have {first.shape}: {ONE_SHAPE}")
     is_text = first.dtype.kind in "SU"  # which has a width of its own
     if first.dtype != other.dtype and not (is_text and first.dtype.kind == other.dtype.kind):
         raise DataError(f"{where} is {other.dtype}, others are {first.dtype}: all must be of one type")

@@ -64,7 +64,7 @@ def _build(request: BuildRequest, dynamic: bool) -> dict[str, Any]:
     chosen = quantizer(dynamic=dynamic, minmax=minmax)
     program = executorch.export_checkpoint(request)
     module = program.module()
-    _express_prelu(module)
+    express_prelu(module)
     elements = _give_each_use_its_own(module)
     prepared = prepare_pt2e(module, chosen)
     with torch.inference_mode():
@@ -104,7 +104,7 @@ def _give_each_use_its_own(module: torch.fx.GraphModule) -> int:
     return elements
 
 
-def _express_prelu(module: torch.fx.GraphModule) -> None:
+def express_prelu(module: torch.fx.GraphModule) -> None:
     """Write PReLU as relu(x) + weight * (x - relu(x)), which XNNPACK has.
 
     Its partitioner does not take PReLU, which is decomposed then, and behind an int8 convolution such a program

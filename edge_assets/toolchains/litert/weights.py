@@ -93,10 +93,13 @@ def _variant(name: str, scheme: Scheme, description: str) -> Variant:
     )
 
 
-FP16 = _variant(
-    name="litert_fp16",
-    scheme=HALF,
-    description="Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16.",
+FP16 = replace(
+    _variant(
+        name="litert_fp16",
+        scheme=HALF,
+        description="Half-precision weights: half the size; CPUs compute in fp32, GPUs in fp16.",
+    ),
+    also_in="litert_half",
 )
 INT8_DYNAMIC = _variant(
     name="litert_int8_dynamic",

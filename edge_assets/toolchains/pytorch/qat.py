@@ -10,6 +10,7 @@ has them. ONNX takes another flavour by shifting stored integers and zero points
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.architecture import build_architecture
@@ -20,14 +21,14 @@ from edge_assets.core.variant import CHECKPOINT, BuildRequest, Variant
 from edge_assets.errors import ExportError, Refused, told
 from edge_assets.hashing import Json
 from edge_assets.toolchains.executorch import program as executorch
-from edge_assets.toolchains.executorch.int8 import lower_quantized, quantize_nodes, quantizer
+from edge_assets.toolchains.executorch.int8 import express_prelu, lower_quantized, quantize_nodes, quantizer
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.onnx.compact import compact
 from edge_assets.toolchains.onnx.flavour import retype
 from edge_assets.toolchains.onnx.graph import quantized_nodes
 from edge_assets.toolchains.pytorch import finetuning
 from edge_assets.toolchains.pytorch.calling import example_inputs, load_network, plain
-from edge_assets.toolchains.pytorch.folding import fold_batch_norm
+from edge_assets.toolchains.pytorch.folding import fold_batch_norm, unfolded_calls
 from edge_assets.toolchains.pytorch.session import in_order
 
 if TYPE_CHECKING:
@@ -100,10 +101,35 @@ def prepare(model: "torch.nn.Module", spec: "ModelSpec") -> "torch.fx.GraphModul
     except Exception as error:  # torch.export raises many types; each is the user's model's problem
         raise ExportError(f"torch.export failed: {told(error)}") from error
     fold_batch_norm(exported)
+    if unfolded := unfolded_calls(exported):
+        raise Refused(
+            f"{unfolded[0]} is used by several calls with BatchNorms of their own behind them, which cannot be folded "
+            f"into one weight for training. Give each call a convolution of its own, or use int8 without training."
+        )
+    _read_for_each_use(exported)
     prepared: torch.fx.GraphModule = prepare_qat_pt2e(exported, quantizer(trained=True))
     if not any(_is_fake_quantize(module) for module in prepared.modules()):
         raise Refused("no node of this graph would be quantized, so training would change the fp32 model alone")
     return prepared
+
+
+def _read_for_each_use(model: "torch.fx.GraphModule") -> None:
+    """Let each operator read its parameters by a node of its own, where a layer is called several times.
+
+    The quantizer passes by an operator whose weights another has read already, so that it would run in floating
+    point. The parameter stays one: all uses train it.
+    """
+    import torch
+
+    for node in list(model.graph.nodes):
+        if node.op != "get_attr" or not isinstance(attrgetter(str(node.target))(model), torch.nn.Parameter):
+            continue
+        for user in list(node.users)[1:]:
+            with model.graph.inserting_before(user):
+                own = model.graph.get_attr(node.target)
+            own.meta = dict(node.meta)
+            user.replace_input_with(node, own)
+    model.recompile()
 
 
 def converted(request: BuildRequest) -> "torch.fx.GraphModule":
@@ -186,6 +212,7 @@ def build_onnx(request: BuildRequest) -> Mapping[str, Any]:
 def build_executorch(request: BuildRequest) -> Mapping[str, Any]:
     """The trained model lowered to XNNPACK. Raises Refused and ExportError as every lowering."""
     model = converted(request)
+    express_prelu(model)
     return lower_quantized(model, request) | {
         "recipe": request.parameters["recipe"],
         "quantize_nodes": quantize_nodes(model),
@@ -239,7 +266,7 @@ TRAINED = Variant(
     runtime="pytorch",
     build=build_trained,
     parameters=_trained_parameters,
-    code_version="1",
+    code_version="2",
     tools=("torch", "torchao", "executorch"),
     kinds=("pytorch",),
     is_candidate=False,
@@ -270,6 +297,7 @@ EXECUTORCH = replace(
     source=TRAINED.name,
     build=build_executorch,
     parameters=lambda spec, target: executorch.parameters(spec, target) | {"recipe": EXECUTORCH_SCHEME.name},
+    code_version="2",
     seconds=1800,
     needs=frozenset({"architecture"}),
     offered=_has_recipe,
