@@ -287,13 +287,12 @@ def _in_words(described: "Described") -> str:
 
 
 def _print(evidence: "BrowserEvidence") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=150)
+    from edge_assets.report.console import console
+
+    place = console()
     title = f"{evidence.checkpoint} in {evidence.browser}: {evidence.execution_provider}, tier {evidence.tier}"
     table = Table(title=escape(title), title_justify="left")
     table.add_column("variant", no_wrap=True)
@@ -302,16 +301,16 @@ def _print(evidence: "BrowserEvidence") -> None:
     table.add_column("remark", overflow="fold")
     for name, variant in evidence.variants.items():
         table.add_row(name, *_cells(variant), escape(variant.refused or variant.not_timed or ""))
-    console.print(table)
+    place.print(table)
     if not evidence.matches_target:
-        console.print(
+        place.print(
             f"! no target of {evidence.model} is such a browser: these numbers are its own alone",
             style="yellow",
             markup=False,
         )
-    console.print(f"accuracy of {evidence.evaluated_samples} samples; mode {evidence.mode}")
+    place.print(f"accuracy of {evidence.evaluated_samples} samples; mode {evidence.mode}")
     for remark in evidence.remarks:
-        console.print(f"! {remark}", style="yellow", markup=False)
+        place.print(f"! {remark}", style="yellow", markup=False)
 
 
 def _cells(variant: "BrowserVariant") -> list[str]:

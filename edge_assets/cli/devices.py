@@ -6,9 +6,8 @@ from contextlib import suppress
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from edge_assets.core.sizes import readable_size
 from edge_assets.devices import needs, packing, reach
@@ -16,6 +15,7 @@ from edge_assets.devices.connection import AgentError, Connection, Hello
 from edge_assets.devices.inventory import Device, Inventory, devices
 from edge_assets.devices.readiness import Readiness
 from edge_assets.errors import DeviceError, EdgeAssetsError
+from edge_assets.report.console import console
 from edge_assets.targets.project import target
 
 CLOCK_TOLERANCE = 300  # seconds: beyond that, times in logs of the device mislead
@@ -24,22 +24,26 @@ PIECE = 2**20  # bytes that a check sends, once whole and once not at all
 
 def print_devices() -> bool:
     """A line per device with its state. False where an entry is wrong or a device cannot be measured."""
-    console = Console(highlight=False)
+    place = console()
     inventory = devices()
     for problem in inventory.broken.values():
-        console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
+        place.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
     if not inventory.devices and not inventory.broken:
-        console.print(
-            'no devices: name a file in pyproject.toml, [tool.edge_assets] devices = "devices.yaml"', markup=False
+        place.print(
+            'no devices: name a file in pyproject.toml, [tool.edge_assets] devices = "devices.yaml"',
+            markup=False,
+            soft_wrap=True,
         )
         return True
-    table = Table("device", "target", "address", Column("state", overflow="fold"))
+    table = Table()
+    for heading in ("device", "target", "address", "state"):
+        table.add_column(heading, overflow="fold")
     is_ready = not inventory.broken
     for device in inventory.devices.values():
         state, is_fine = _state(device)
         is_ready = is_ready and is_fine
         table.add_row(device.name, device.target, device.address, state)
-    console.print(table)
+    place.print(table)
     return is_ready
 
 

@@ -15,6 +15,7 @@ from edge_assets.core.tools import version
 from edge_assets.defs.instance import missing_settings
 from edge_assets.devices.inventory import Inventory, devices
 from edge_assets.errors import InvalidSpec, MissingTool
+from edge_assets.report.console import console
 from edge_assets.settings import home, home_mode
 from edge_assets.spec import needs
 from edge_assets.targets import is_this_machine, project, this_machine
@@ -58,30 +59,30 @@ def examine() -> bool:
     False if something is missing that the base installation or a model of the project needs, or what the project says
     of a model, a target or a device is wrong.
     """
-    console = Console(highlight=False)
-    complete = [_toolchains(console), _optional(console), _models(console), _devices(console)]
-    _places(console)
+    place = console()
+    complete = [_toolchains(place), _optional(place), _models(place), _devices(place)]
+    _places(place)
     return all(complete)
 
 
-def _places(console: Console) -> None:
+def _places(place: Console) -> None:
     """Where things are, without the credentials in their addresses, and what the settings leave open."""
     settings = home()
     store, tracking = without_credentials(settings.store), without_credentials(settings.tracking_uri)
-    console.print(f"state in {settings.root}, store {store}, MLflow {tracking}", markup=False)
+    place.print(f"state in {settings.root}, store {store}, MLflow {tracking}", markup=False, soft_wrap=True)
     for lack in missing_settings(settings):
-        console.print(f"[yellow]![/] {escape(lack)}", soft_wrap=True)
+        place.print(f"[yellow]![/] {escape(lack)}", soft_wrap=True)
     if settings.root.exists() and stat.S_IMODE(settings.root.stat().st_mode) & ~home_mode() & 0o777:
-        console.print(f"[yellow]![/] {settings.root} can be read by other accounts of this machine")
+        place.print(f"[yellow]![/] {settings.root} can be read by other accounts of this machine", soft_wrap=True)
 
 
-def _toolchains(console: Console) -> bool:
+def _toolchains(place: Console) -> bool:
     table = Table(Column("toolchain", overflow="fold"), "version", Column("if missing", overflow="fold"))
     complete = True
     for name, found, remedy, required in _versions():
         complete &= found is not None or not required
         table.add_row(name, found or "[yellow]missing[/]", "" if found else escape(remedy))
-    console.print(table)
+    place.print(table)
     return complete
 
 
@@ -93,7 +94,7 @@ def _versions() -> Iterator[tuple[str, str | None, str, bool]]:
             yield name, None, missing.remedy, extra is None
 
 
-def _optional(console: Console) -> bool:
+def _optional(place: Console) -> bool:
     """Packages that some specs need: whether they are there, and which of the project's specs need them."""
     table = Table("package", "version", Column("needed by", overflow="fold"), Column("if missing", overflow="fold"))
     specs = registry.registry().models.values()
@@ -106,16 +107,20 @@ def _optional(console: Console) -> bool:
             found, remedy = "[yellow]missing[/]", escape(missing.remedy)
             complete &= not wanting
         table.add_row(name, found, ", ".join(wanting) or "none of the models", remedy)
-    console.print(table)
+    place.print(table)
     for spec in specs:
         for module in needs.not_installed(spec):
-            console.print(f"[yellow]![/] model {spec.name}: its code imports {module}, which is not installed")
+            place.print(
+                f"[yellow]![/] model {spec.name}: its code imports {module}, which is not installed", soft_wrap=True
+            )
     return complete
 
 
-def _devices(console: Console) -> bool:
+def _devices(place: Console) -> bool:
     machine = this_machine()
-    console.print(f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}")
+    place.print(
+        f"this machine: {machine.cpu}, {machine.architecture}, {machine.cores} cores, {machine.system}", soft_wrap=True
+    )
     targets = project.catalog().values()
     table = Table("target", "family", "device", "what it is")
     inventory, wrong = _inventory()
@@ -124,10 +129,10 @@ def _devices(console: Console) -> bool:
         if is_this_machine(target, targets):
             device = "[green]this machine: measured for real[/]"
         table.add_row(target.name, target.family, device, target.description)
-    console.print(table)
+    place.print(table)
     for problem in wrong:
-        console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
-    console.print(emulators.summary(), soft_wrap=True)
+        place.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
+    place.print(emulators.summary(), soft_wrap=True)
     return not wrong
 
 
@@ -140,16 +145,16 @@ def _inventory() -> tuple[Inventory, list[InvalidSpec]]:
     return inventory, list(inventory.broken.values())
 
 
-def _models(console: Console) -> bool:
+def _models(place: Console) -> bool:
     found = registry.registry()
     catalog = project.project_catalog()
     wrong = [*catalog.broken.values(), *catalog.unread]
     for problem in wrong:
-        console.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
+        place.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
     for spec in found.models.values():
-        console.print(f"[green]✓[/] model {spec.name}: {', '.join(spec.targets)}")
+        place.print(f"[green]✓[/] model {spec.name}: {', '.join(spec.targets)}", soft_wrap=True)
     for reference, reason in found.broken.items():
-        console.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
+        place.print(f"[red]✗[/] model {reference}: {escape(reason)}", soft_wrap=True)
     if not found.models and not found.broken:
-        console.print(registry.why_none_is_registered(), markup=False, soft_wrap=True)
+        place.print(registry.why_none_is_registered(), markup=False, soft_wrap=True)
     return not found.broken and not wrong

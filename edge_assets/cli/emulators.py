@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, runs_here, state
+from edge_assets.report.console import console
 from edge_assets.targets import project
 from edge_assets.targets.emulation import EMULATABLE
 
@@ -15,19 +15,19 @@ MIB = 2**20
 
 def print_emulators() -> None:
     """A line per CPU, then a line per installation with what it takes and holds."""
-    console = Console(highlight=False)
+    place = console()
     table = Table("CPU", "state", Column("what it is", overflow="fold"), Column("for targets", overflow="fold"))
     states = [state(name) for name in EMULATABLE]
     for found in states:
         table.add_row(found.cpu.name, in_words(found), found.cpu.description, ", ".join(targets_of(found.cpu.name)))
-    console.print(table)
+    place.print(table)
     seen = set()
     for found in states:
         if found.record and found.cpu.installation not in seen:
             seen.add(found.cpu.installation)
-            console.print(_contents(found), soft_wrap=True)
+            place.print(_contents(found), soft_wrap=True)
     if any(found.lack and runs_here(found.cpu) for found in states):
-        console.print(f"install: {INSTALL}")
+        place.print(f"install: {INSTALL}", soft_wrap=True)
 
 
 def summary() -> str:

@@ -15,6 +15,7 @@ from edge_assets.report.matrix import Line
 from edge_assets.report.ranges import by_scheme
 from edge_assets.report.tradeoff import refusals, tradeoffs, usual_name
 from edge_assets.spec.model import ModelSpec
+from edge_assets.spec.tiers import MEANINGS
 
 HERE = Path(__file__).parent
 TEMPLATES = ("page.html", "comparison.html", "page.css", "page.js")
@@ -45,6 +46,7 @@ def write(path: Path, spec: ModelSpec, checkpoint: str, rows: Sequence[Row]) -> 
         refusals=refusals(rows),
         plots={line.target: charts.target_plot(line.rows) for line in table},
         library=charts.library(),
+        meanings=MEANINGS,
     )
     path.write_text(page)
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edge_assets.core.evidence import Row
 from edge_assets.report import matrix, words
 from edge_assets.report.comparison import Change, Comparison, Shift, columns_of
-from edge_assets.report.matrix import Line
+from edge_assets.report.console import Column, Line, console, print_table
 from edge_assets.report.tradeoff import usual_name
 
 STYLES = {"released": "bold green", "baseline": "dim"}
@@ -16,21 +17,28 @@ STYLES = {"released": "bold green", "baseline": "dim"}
 
 def print_winners(checkpoint: str, rows: Sequence[Row]) -> None:
     """What ships where, one line per target, and how many variants of each were judged."""
-    table = Table(title=f"{checkpoint}: what ships where", title_justify="left")
-    for name in ("target", "ships", "scheme"):
-        table.add_column(name, no_wrap=True)
     metric, drop = words.headings(rows)
     if drop != "drop":  # a share
-        metric = f"{metric} %"
-    for name in ("KiB", "% of fp32", metric, drop, "P50 ms", "variants"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("known by", no_wrap=True)
+        metric = f"{metric}\n%"
+    columns = [
+        Column("target", need=10),
+        Column("ships", need=9),
+        Column("scheme", need=3),
+        Column("KiB", need=4, is_number=True),
+        Column("% of\nfp32", need=2, is_number=True),
+        Column(metric, need=7, is_number=True),
+        Column(drop.replace(" ", "\n"), need=6, is_number=True),
+        Column("P50\nms", need=5, is_number=True),
+        Column("variants", need=1, is_number=True),
+        Column("known by", need=8),
+    ]
+    lines = []
     for line in matrix.lines(rows):
-        table.add_row(*_winner_cells(line), style=None if line.winner else "red")
-    _console().print(table)
+        lines.append(Line(_winner_cells(line), style=None if line.winner else "red"))
+    print_table(console(), f"{checkpoint}: what ships where", columns, lines)
 
 
-def _winner_cells(line: Line) -> list[str]:
+def _winner_cells(line: matrix.Line) -> list[str]:
     row = line.winner
     judged = str(len(line.rows))
     if row is None:
@@ -53,19 +61,19 @@ def _winner_cells(line: Line) -> list[str]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Two checkpoints side by side: what ships on each target, and what got better or worse."""
-    table = Table(title=f"{comparison.after} against {comparison.before}", title_justify="left")
-    for name in ("target", "ships"):
-        table.add_column(name)
-    columns = columns_of(comparison.changes)
-    for heading in columns.values():
-        table.add_column(heading, justify="right")
+    names = columns_of(comparison.changes)
+    columns = [Column("target", need=len(names) + 2), Column("ships", need=len(names) + 1)]
+    for number, heading in enumerate(names.values()):
+        columns.append(Column(heading, need=len(names) - number, is_number=True))
+    lines = []
     for change in comparison.changes:
-        cells = [_shift(change.shift(name)) for name in columns]
-        table.add_row(change.target, _shipping(change), *cells)
-    console = _console()
-    console.print(table)
+        shifts = [_shift(change.shift(name)) for name in names]
+        lines.append(Line([change.target, _shipping(change), *shifts]))
+    place = console()
+    title = f"{comparison.after} against {comparison.before}"
+    print_table(place, title, columns, lines, elsewhere="the page has all")
     for sentence in comparison.regressions:
-        console.print(f"regression: {sentence}", style="red", markup=False)
+        place.print(f"regression: {sentence}", style="red", markup=False)
 
 
 def _shipping(change: Change) -> str:
@@ -74,23 +82,33 @@ def _shipping(change: Change) -> str:
     return f"{change.shipped_before} -> {change.shipped_after}"
 
 
-def _shift(shift: Shift | None) -> str:
+def _shift(shift: Shift | None) -> str | Text:
     if shift is None:
         return "not known"
-    mark = {"better": "[green]better[/]", "worse": "[red]worse[/]", "same": "[dim]same[/]"}[shift.verdict]
-    return f"{shift.shown(shift.before)} -> {shift.shown(shift.after)} {mark}"
+    style = {"better": "green", "worse": "red", "same": "dim"}[shift.verdict]
+    return Text(f"{shift.shown(shift.before)} -> {shift.shown(shift.after)} ").append(shift.verdict, style)
 
 
 def print_rows(checkpoint: str, rows: Sequence[Row]) -> None:
     """One table per target with every variant, and a line that says where it was measured."""
-    console = _console()
+    metric, drop = words.headings(rows)
+    columns = [
+        Column("variant", need=10),
+        Column("verdict", need=9),
+        Column("size\nKiB", need=3, is_number=True),
+        Column("ratio", need=2, is_number=True),
+        Column(metric, need=6, is_number=True),
+        Column(drop.replace(" ", "\n"), need=5, is_number=True),
+        Column("P50\nms", need=4, is_number=True),
+        Column("peak\nMiB", need=1, is_number=True),
+        Column("known by", need=7),
+        Column("why", need=8, least=16),
+    ]
+    place = console()
     for line in matrix.lines(rows):
-        console.print(_table(f"{checkpoint} on {line.target}: {_where(line.rows)}", line.rows))
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=150)
+        title = f"{checkpoint} on {line.target}: {_where(line.rows)}"
+        lines = [Line(_row_cells(row), style=STYLES.get(row.verdict)) for row in line.rows]
+        print_table(place, title, columns, lines)
 
 
 def _where(rows: Sequence[Row]) -> str:
@@ -101,27 +119,19 @@ def _where(rows: Sequence[Row]) -> str:
     return rows[0].not_measured or "not measured"
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left", expand=True)
-    for name in ("variant", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ("size KiB", "ratio", *words.headings(rows), "P50 ms", "peak MiB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold", ratio=1)
-    for row in rows:
-        table.add_row(
-            row.artifact,
-            row.verdict,
-            _number(row.size_bytes, "{:,.0f}", unit=1024),
-            _number(row.size_ratio, "{:.2f}"),
-            words.score(row),
-            words.drop(row),
-            _number(row.p50_ms, "{:.3f}"),
-            _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
-            row.reason,
-            style=STYLES.get(row.verdict),
-        )
-    return table
+def _row_cells(row: Row) -> list[str]:
+    return [
+        row.artifact,
+        row.verdict,
+        _number(row.size_bytes, "{:,.0f}", unit=1024),
+        _number(row.size_ratio, "{:.2f}"),
+        words.score(row),
+        words.drop(row),
+        _number(row.p50_ms, "{:.3f}"),
+        _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
+        words.tier(row) or "-",
+        row.reason,
+    ]
 
 
 def _number(value: float | None, form: str, unit: float = 1) -> str:
@@ -130,7 +140,7 @@ def _number(value: float | None, form: str, unit: float = 1) -> str:
 
 def print_freed(counts: Mapping[str, int], sizes: Mapping[str, int], notes: Sequence[str], dry_run: bool) -> None:
     """What a collection freed, or would free, by kind; then what it left, and why."""
-    console = Console(highlight=False, soft_wrap=True)
+    place = Console(highlight=False, soft_wrap=True)
     verb = "would be freed" if dry_run else "freed"
     if counts:
         table = Table()
@@ -139,10 +149,10 @@ def print_freed(counts: Mapping[str, int], sizes: Mapping[str, int], notes: Sequ
         table.add_column("bytes", justify="right", no_wrap=True)
         for kind, count in counts.items():
             table.add_row(kind, f"{count:,}", f"{sizes[kind]:,}")
-        console.print(table)
+        place.print(table)
         total = sum(sizes.values())
-        console.print(f"{total:,} bytes ({total / 2**20:,.1f} MiB) {verb}")
+        place.print(f"{total:,} bytes ({total / 2**20:,.1f} MiB) {verb}")
     else:
-        console.print(f"nothing {verb}")
+        place.print(f"nothing {verb}")
     for note in notes:
-        console.print(note, style="yellow", markup=False)
+        place.print(note, style="yellow", markup=False)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from edge_assets.core.evidence import Footprint, Row
 from edge_assets.core.sizes import readable_ms, readable_size
-from edge_assets.spec.tiers import best
+from edge_assets.spec.tiers import Tier, best
 
 
 def scaled(row: Row, points: float) -> float:
@@ -62,11 +62,16 @@ def other_metrics(row: Row) -> Iterator[str]:
         yield f"{label} {found.value:.4g}, worse by {found.drop:.4g} ({low:.4g} to {high:.4g})"
 
 
-def known_by(row: Row) -> str:
-    """The best tier by which parity and accuracy are known, and whether the row was timed."""
+def tier(row: Row) -> Tier | None:
+    """The best tier by which parity and accuracy are known; None where neither is."""
     tiers = [origin.tier for kind, origin in (row.provenance or {}).items() if kind in ("parity", "accuracy")]
     tiers += [gate.tier for gate in row.evidence if gate.name == "accuracy" and gate.tier]
-    verified = best(tiers) if tiers else "unknown"
+    return best(tiers) if tiers else None
+
+
+def known_by(row: Row) -> str:
+    """The best tier by which parity and accuracy are known, and whether the row was timed."""
+    verified = tier(row) or "unknown"
     if row.latency_ms is None:
         return f"{verified}, not timed"
     return f"{verified}, timed {row.mode}{', disturbed' if row.disturbed else ''}"

@@ -1,18 +1,20 @@
-"""How a number is known: the tiers of evidence, the best first. No number is shown without its own.
+"""How a number is known: the tiers of evidence, the best first. No number is shown without its own."""
 
-device      the artifact itself, on hardware that matches the target
-emulated    the artifact itself, in the target's runtime, on an emulated instruction set or in the vendor's simulator:
-            values count, times never
-host        the artifact itself, in the target's runtime, on this machine's own instruction set
-reference   the artifact's program, evaluated by another engine
-graph       the graph that the artifact was made from
-"""
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 Tier = Literal["device", "emulated", "host", "reference", "graph"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
+
+# what computed a number: the legend of the scorecard's page, of model cards and of docs/devices.md
+MEANINGS: Mapping[Tier, str] = {
+    "device": "the artifact itself, on hardware that matches the target",
+    "emulated": "the artifact itself, in the target's runtime, on an emulated instruction set or in the vendor's "
+    "simulator: values count, times never",
+    "host": "the artifact itself, in the target's runtime, on the building machine's own instruction set",
+    "reference": "the artifact's program, evaluated by another engine, such as a CoreML program off a Mac",
+    "graph": "the graph that the artifact was made from, such as a TensorRT kit's ONNX graph where its GPU is not",
+}
 
 
 def best(tiers: Iterable[Tier]) -> Tier:

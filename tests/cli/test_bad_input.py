@@ -168,12 +168,13 @@ def test_doctor_says_which_model_needs_what_that_is_missing(project: Project) ->
         "from tests.tiny.spec import TINY\n"
         "SPEC = replace(TINY, name='photos', evaluation=Evaluation(Dataset('pictures:test')))\n"
     )
-    printed = project.run("doctor", EDGE_ASSETS_MODELS="tests.tiny.spec:TINY,spec:SPEC", COLUMNS="200").stdout
+    printed = project.run("doctor", EDGE_ASSETS_MODELS="tests.tiny.spec:TINY,spec:SPEC").stdout
     lines = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.count("│") > 3}
     assert "photos" in lines["pillow"]
     assert "tiny" not in lines["pillow"]
     assert "none of the models" in lines["pyarrow"]
     assert "! model photos: its code imports nosuchlibrary, which is not installed" in printed
+    assert "npm:@huggingface/transformers" in printed, "names are whole without a terminal"
 
 
 def cut(folder: Path) -> None:

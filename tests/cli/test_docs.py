@@ -36,3 +36,10 @@ def test_every_family_has_a_page_and_every_page_is_linked() -> None:
         (page.parent / link.partition("#")[0]).resolve() for page in PAGES for link in LINK.findall(page.read_text())
     }
     assert {page for page in PAGES if page.parent != ROOT} <= every
+
+
+def test_the_page_on_devices_has_the_tiers_in_the_words_of_the_scorecard() -> None:
+    from edge_assets.spec.tiers import MEANINGS
+
+    table = re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "docs" / "devices.md").read_text(), re.MULTILINE)
+    assert [(tier, meaning) for tier, meaning in table if tier in MEANINGS] == list(MEANINGS.items())

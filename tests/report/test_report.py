@@ -14,6 +14,7 @@ from edge_assets.core.shapes import read, record
 from edge_assets.core.sizes import readable_size
 from edge_assets.report import page, terminal
 from edge_assets.report.tradeoff import refusals, tradeoffs
+from edge_assets.spec.tiers import MEANINGS, TIERS
 from edge_assets.toolchains.web.chromium import Chromium
 from tests.conftest import Project
 from tests.tiny.spec import TINY
@@ -95,10 +96,10 @@ def test_the_page_says_what_ships_where_and_footnotes_how_it_is_known(opened: Pa
     assert readable_size(winner.size_bytes) in cells["timed"]
     assert f"{100 * winner.accuracy:.2f} %" in cells["timed"]
     latency = "1.000 ms" if winner.precision == "int8" else "2.000 ms"
-    assert cells["timed"][-2:] == [latency, "host, timed rapid [2]"]
-    assert cells["graviton3"][-2:] == ["not measured", "host, not timed [1]"]
+    assert cells["timed"][-2:] == [latency, "host, timed rapid\xa0[2]"]
+    assert cells["graviton3"][-2:] == ["not measured", "host, not timed\xa0[1]"]
     assert cells["twin"] == cells["graviton3"], "targets whose numbers are known in the same way share a footnote"
-    assert cells["broken"] == ["cpu", "nothing may be released", "verified [3]"]
+    assert cells["broken"] == ["cpu", "nothing may be released", "verified\xa0[3]"]
     footnotes = opened.locator("ol li").all_inner_texts()
     assert len(footnotes) == 3
     assert re.match(
@@ -124,6 +125,42 @@ def test_the_matrix_has_every_target_and_scheme_with_its_outcome(opened: Page) -
     expect(refused).to_have_count(4)
     for cell in refused.all():
         expect(cell).to_contain_text("refused")
+
+
+def test_the_page_says_what_each_tier_of_evidence_means(opened: Page) -> None:
+    expect(opened.locator("dl dt")).to_have_text(list(TIERS))
+    expect(opened.locator("dl dd")).to_have_text(list(MEANINGS.values()))
+
+
+def test_the_tables_fit_a_window_of_1300_pixels(browser: Browser, rows: list[Row], tmp_path: Path) -> None:
+    """With names, numbers and notes as long as those of real models."""
+    long = []
+    for row in rows:
+        name = row.artifact
+        if row.verdict == "released":
+            name = "executorch_int8_per_channel"
+        long.append(
+            replace(
+                row,
+                target=f"android-midrange-{row.target}",
+                artifact=name,
+                recipe="int8_static_qdq_u8s8_perchannel_reducedrange_minmax",
+                throughput_per_s=12_345.0,
+                latency_ms=row.latency_ms and replace(row.latency_ms, p50=123.456, p90=234.567),
+                host_peak_memory_bytes=300 * 2**20,
+                disturbed="12 of 12 turns were disturbed",
+            )
+        )
+    page.write(tmp_path / "page.html", TINY, "tiny-00000000", long)
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    shown = context.new_page()
+    shown.goto((tmp_path / "page.html").as_uri())
+    shown.evaluate("document.querySelectorAll('details[data-target]').forEach(one => one.open = true)")
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1300
+    tables = shown.locator("details[data-target] .scroll")
+    lacking = tables.evaluate_all("all => all.map(one => one.scrollWidth - one.clientWidth)")
+    assert lacking == [0, 0]
+    context.close()
 
 
 def test_the_page_is_one_small_file_that_needs_no_network(path: Path, opened: Page) -> None:

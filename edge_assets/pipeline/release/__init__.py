@@ -33,6 +33,7 @@ from edge_assets.pipeline.release import app
 from edge_assets.pipeline.release.app import ReleasedSample
 from edge_assets.pipeline.release.manifest import Manifest
 from edge_assets.spec import preprocess
+from edge_assets.spec.tiers import MEANINGS
 
 HERE = Path(__file__).parent
 TOOLCHAINS = Path(toolchains.__path__[0])
@@ -78,7 +79,11 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    card = template.render(record(manifest), app=_app(manifest, reason))
+    card = template.render(
+        record(manifest),
+        app=_app(manifest, reason),
+        tiers=MEANINGS,
+    )
     (folder / "MODEL_CARD.md").write_text(card + "\n")
     whole = replace(manifest, files=listing(folder))
     (folder / "manifest.json").write_text(
