@@ -137,7 +137,8 @@ class Project:
             "TINY_CHECKPOINTS": str(self.checkpoints),
             "PYTHONPATH": str(ROOT),
         }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_"))}
+        others = ("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_", "COLUMNS")  # libraries set the last one
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         return {**inherited, **own, **self.environment, **changes}
 
     def copy_to(self, folder: Path) -> "Project":

@@ -55,7 +55,7 @@ def run_onnx_sample(released: Path, ort: Path) -> str:
     (line,) = re.findall(r"\*\*Build and run\*\*: `(.*?)`", (released / "MODEL_CARD.md").read_text())
     environment = os.environ | {"ORT": str(ort), "LD_LIBRARY_PATH": str(ort / "lib")}
     result = subprocess.run(
-        ["sh", "-c", line], cwd=released / "app", env=environment, capture_output=True, text=True, timeout=240
+        ["sh", "-c", line], cwd=released, env=environment, capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, f"{shlex.quote(line)}\n{result.stderr}"
     return result.stdout

@@ -278,6 +278,7 @@ def test_a_device_without_room_or_too_hot_is_not_measured(
         readiness.awaited()
 
 
+@pytest.mark.slow
 def test_a_throttled_turn_is_repeated_and_then_marked(board: Device, doubling: Path, tmp_path: Path) -> None:
     counter = tmp_path / "sensors/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     counter.parent.mkdir(parents=True)

@@ -49,6 +49,7 @@ def values(cell: Cell, *names: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_segmentation(cell: CellOf) -> None:
     found = values(cell(SEGMENTATION, "graviton3"), "onnx_model", "onnx_int8_static")
     assert 0.7 < found["reference"] < 0.97

@@ -432,6 +432,7 @@ def collect_anew(store: ArtifactStore, policy: Policy) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_on_s3_nothing_that_is_needed_goes_and_the_next_collection_ends_it(
     s3_endpoint: str, tmp_path: Path
 ) -> None:

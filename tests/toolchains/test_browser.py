@@ -541,6 +541,7 @@ def test_a_type_checker_accepts_an_apps_use_of_the_loader_and_finds_mistakes() -
 # --- int4 --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_int4_changes_every_matrix_product_and_runs_in_wasm(cell: Cell, store: ArtifactStore, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file

@@ -59,6 +59,7 @@ LINEAR_ONLY = (
     *("executorch_int8_dynamic", "executorch_8da4w"),
 )
 ELSEWHERE = ("executorch_vulkan", "executorch_coreml")  # built here, run on devices only
+LONG = ("web_bundle",)  # to build; tests of the browser see all of it too
 TRAINED = ("onnx_int8_qat", "executorch_int8_qat")  # offered where the spec has a fine-tuning recipe
 SLOW_IMPORTS = {"executorch": ("torch", "executorch.runtime")}  # done once for the samples of these runtimes
 TOOLCHAINS = ROOT / "edge_assets" / "toolchains"
@@ -100,7 +101,7 @@ def spec_of(variant: Variant) -> ModelSpec:
 @pytest.mark.parametrize(
     ("family", "variant"),
     [
-        pytest.param(family, variant, marks=[pytest.mark.slow] if variant.format == "web_bundle" else [])
+        pytest.param(family, variant, marks=[pytest.mark.slow] if variant.name in LONG else [])
         for family, variant in VARIANTS
     ],
     ids=lambda value: value.name,

@@ -483,6 +483,7 @@ def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path
     assert min(snr(network, program.run(feeds), feeds)) > 30
 
 
+@pytest.mark.slow
 def test_layers_called_twice_are_trained_as_one_and_run_in_int8(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = replace(TWICE, architecture="tests.toolchains.test_recurrent:Twice")
