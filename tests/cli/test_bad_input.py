@@ -200,6 +200,7 @@ def test_without_a_checkpoint_it_is_said_what_to_do(
     assert prepare is not cut or "cut.safetensors is truncated or corrupt" in result.stderr
 
 
+@pytest.mark.slow
 def test_unsupported_operator_names_operator_and_module(project: Project) -> None:
     result = project.run(
         "build", "--model", "unsupported", "--target", "graviton3", EDGE_ASSETS_MODELS="tests.tiny.spec:UNSUPPORTED"

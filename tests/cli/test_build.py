@@ -58,6 +58,7 @@ def test_quantized_variants_are_smaller_and_still_right(built: Project) -> None:
         assert abs(scorecard[name]["accuracy_drop_points"]) <= 2.0
 
 
+@pytest.mark.slow
 def test_a_variant_that_was_refused_is_not_marked_as_built(project: Project) -> None:
     result = project.build()
     assert result.returncode == 0, result.stdout + result.stderr

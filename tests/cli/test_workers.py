@@ -287,7 +287,11 @@ def test_a_worker_that_is_killed_is_said_and_the_rest_is_built_one_after_the_oth
 
 @pytest.mark.parametrize(
     ("sent", "words"),
-    [(signal.SIGINT, PLANNED), (signal.SIGINT, BEGUN), (signal.SIGTERM, BEGUN)],
+    [
+        (signal.SIGINT, PLANNED),
+        pytest.param(signal.SIGINT, BEGUN, marks=pytest.mark.slow),
+        (signal.SIGTERM, BEGUN),
+    ],
     ids=["Ctrl-C before a run has begun", "Ctrl-C", "SIGTERM"],
 )
 def test_an_interruption_ends_the_workers_and_is_recorded(two_works: Project, sent: signal.Signals, words: str) -> None:

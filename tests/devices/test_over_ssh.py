@@ -98,6 +98,7 @@ def test_an_agent_is_sent_once_says_what_it_runs_on_and_leaves_nothing_behind(bo
         assert connection.hello.protocol == 1
 
 
+@pytest.mark.slow
 def test_why_a_device_cannot_be_reached_is_one_sentence(board: Device, server: Sshd, tmp_path: Path) -> None:
     without = tmp_path / "python-without-numpy"
     without.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')

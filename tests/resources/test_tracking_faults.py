@@ -207,6 +207,7 @@ def test_an_entry_that_another_machine_sends_first_is_skipped(desk: Desk, monkey
     assert "good" in desk.runs()
 
 
+@pytest.mark.slow
 def test_what_is_put_in_its_place_while_an_entry_is_sent_is_sent_too(remote: Desk, front: Proxy) -> None:
     newer = remote.entry("onnx_model", metrics={"accuracy": 0.8})
 

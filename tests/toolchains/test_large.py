@@ -42,6 +42,7 @@ def checkpoint(own: ArtifactStore, tmp_path: Path) -> Checkpoint:
     return checkpoints.register(own, "mlp", str(trained(Mlp, tmp_path / "mlp.safetensors")))
 
 
+@pytest.mark.slow
 def test_weights_lie_beside_a_graph_that_is_too_large(own: ArtifactStore, checkpoint: Checkpoint) -> None:
     cell = Cell(LARGE, CPU.of(LARGE), target("graviton3"), checkpoint, own, lambda _line: None)
     builts = cell.build_all()

@@ -202,6 +202,7 @@ def test_divergence_before_an_epoch_is_refused_with_advice(cell: Callable[..., C
     assert "there is no qat_trained to make it from" in (build(hot, "onnx_int8_qat").build.refused or "")
 
 
+@pytest.mark.slow
 def test_divergence_later_keeps_the_best_epoch(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "CALLS", 0)
     lines: list[str] = []

@@ -464,6 +464,7 @@ class Twice(nn.Module):
 TWICE = specified((Tensor("x", "float32", ("batch", 3, 10, 10)),), (Tensor("y", "float32", ("batch", 8)),))
 
 
+@pytest.mark.slow
 def test_executorch_runs_int8_of_layers_called_twice_and_of_prelu(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Twice().eval()
