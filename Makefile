@@ -49,7 +49,7 @@ demo-all: $(STAMP) $(WEB) chromium engines  ## Two checkpoints, all 25 targets, 
 	@echo "Dagster with this model: $(IN_DEPTH) make serve"
 
 test: SOME := -m 'not slow'
-test: lint suite  ## Pass the tests, in less than ten minutes on two cores
+test: lint suite  ## Pass the tests, in about ten minutes on two cores
 
 test-all: lint suite  ## All tests, those too that take long for what they find
 
