@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 WINDOW, TOLERANCE = 16, 0.05  # queries, relative
+TimeOne = Callable[[Mapping[str, np.ndarray]], float]  # one query's milliseconds
 WARM_UP_SECONDS = 180  # after which a slow model's warm-up ends
 
 
@@ -44,24 +45,24 @@ class Queries:
         times: list[float] = []
         steady = False
         deadline = time.perf_counter() + WARM_UP_SECONDS
+        # where nothing may be timed, by this process's clock, which nobody sees
+        clock = self._clock() if getattr(self.session, "untimed", None) is None else self._time
         while not steady and len(times) < longest and time.perf_counter() < deadline:
-            times += self._times(self._warming(), batch, min(WINDOW, longest), 60.0)
+            times += self._times(clock, batch, min(WINDOW, longest), 60.0)
             steady = is_steady(times)
         return {"queries": len(times), "steady": steady}
 
     def timed(self, batch: int, count: int, seconds: float) -> list[float]:
         """Latencies in ms of at most `count` queries or `seconds` seconds, whichever comes first."""
-        return self._times(getattr(self.session, "time", self._time), batch, count, seconds)
+        return self._times(self._clock(), batch, count, seconds)
 
-    def _warming(self) -> Callable[[Mapping[str, np.ndarray]], float]:
-        """What makes a query of the warm-up: where nothing may be timed, by this process's clock, which nobody sees."""
-        if getattr(self.session, "untimed", None) is not None:
-            return self._time
+    def _clock(self) -> TimeOne:
+        """The session's own clock, or this process's where it has none."""
         return getattr(self.session, "time", self._time)
 
     def _times(
         self,
-        time_one: Callable[[Mapping[str, np.ndarray]], float],
+        time_one: TimeOne,
         batch: int,
         count: int,
         seconds: float,
