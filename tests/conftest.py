@@ -137,7 +137,7 @@ class Project:
             "TINY_CHECKPOINTS": str(self.checkpoints),
             "PYTHONPATH": str(ROOT),
         }
-        others = ("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_", "COLUMNS")  # libraries set the last one
+        others = ("DAGSTER_", "MLFLOW_", "EDGE_ASSETS_", "COLUMNS")  # GNU readline sets it for children
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         return {**inherited, **own, **self.environment, **changes}
 
