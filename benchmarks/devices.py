@@ -23,6 +23,7 @@ from edge_assets.core.types import Artifact, File
 from edge_assets.devices.inventory import Device, Limits
 from edge_assets.devices.lease import leased
 from edge_assets.devices.session import DeviceLoadable, DeviceWorker
+from edge_assets.devices.transfer import send_artifact
 from edge_assets.hashing import sha256_of
 from tests.devices.sshd import sshd
 
@@ -59,7 +60,7 @@ def staging(device: Device, scratch: Path) -> None:
     for name in ("first time", "second time"):
         began = time.perf_counter()
         with leased(device, "benchmark", print) as readiness:
-            readiness.connection.send_artifact(artifact, path)
+            send_artifact(readiness.connection, artifact, path)
             print(f"lease and staging of 2 MB, {name}: {time.perf_counter() - began:.2f} s")
 
 

@@ -14,6 +14,7 @@ from edge_assets.devices import needs, packing, reach
 from edge_assets.devices.connection import AgentError, Connection, Hello
 from edge_assets.devices.inventory import Device, Inventory, devices
 from edge_assets.devices.readiness import Readiness
+from edge_assets.devices.transfer import send_bytes
 from edge_assets.errors import DeviceError, EdgeAssetsError
 from edge_assets.report.console import console
 from edge_assets.targets.project import target
@@ -106,7 +107,7 @@ def _steps(device: Device, connection: Connection) -> Iterator[str]:
     yield f"has room: {readable_size(hello.free_disk_bytes)} of disk"
     yield _condition(hello)
     content = np.random.default_rng(0).bytes(PIECE)
-    first, second = _timed(lambda: connection.send_bytes(content)), _timed(lambda: connection.send_bytes(content))
+    first, second = _timed(lambda: send_bytes(connection, content)), _timed(lambda: send_bytes(connection, content))
     yield f"takes {readable_size(PIECE)} in {first:.2f} s, and the second time in {second:.2f} s"
     if device.is_timed:
         answer = connection.ask("lease", by="edge-assets devices check")

@@ -30,6 +30,7 @@ from edge_assets.core.types import Artifact, File
 from edge_assets.devices import transport
 from edge_assets.devices.connection import Connection
 from edge_assets.devices.inventory import Device, devices
+from edge_assets.devices.transfer import send_artifact
 from edge_assets.errors import DeviceError
 from edge_assets.hashing import sha256_of
 
@@ -132,7 +133,7 @@ def _sent(device: Device, script: Path) -> str:
         files = []
         for path in sorted(folder.iterdir()):
             files.append(File(path.name, sha256_of(path), path.stat().st_size))
-        return connection.send_artifact(Artifact(tuple(files)), folder)
+        return send_artifact(connection, Artifact(tuple(files)), folder)
 
 
 def _on(device: Device, command: list[str]) -> list[str]:

@@ -1,31 +1,25 @@
-"""One agent that runs on a device: what it is asked, what it is sent, and what becomes of a connection that breaks."""
+"""One agent that runs on a device: what it is asked, and what becomes of a connection that breaks."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from edge_assets.core.shapes import read
-from edge_assets.core.types import Artifact
 from edge_assets.devices import packing, transport
 from edge_assets.devices.agent.wire import BrokenWire, Message, packed, receive, send, unpacked
 from edge_assets.devices.inventory import Device
 from edge_assets.errors import DeviceError, Refused, printable
-from edge_assets.hashing import sha256_of
 from edge_assets.later import np
 from edge_assets.targets.machine import Machine
 
 PATIENCE = 600  # seconds for an answer, besides those that the request itself asks for
 START = 60  # seconds until an agent answers for the first time; emulated ones get ten times as long
-CHUNK = 2**20  # bytes of a file that are sent at a time
 GOODBYE = 5  # seconds
 
 
@@ -141,62 +135,6 @@ class Connection:
         """Outputs of the loaded model."""
         _, data = self.exchange({"command": "run", "one": one}, packed(dict(feeds)))
         return unpacked(data)
-
-    def send_bytes(self, content: bytes) -> str:
-        """Content that the device then has by its hash, which is returned."""
-        sha256 = hashlib.sha256(content).hexdigest()
-        if self._have([sha256])[sha256] is not None:
-            self._put(sha256, len(content), io.BytesIO(content))
-        return sha256
-
-    def send_artifact(self, artifact: Artifact, path: Path) -> str:
-        """Send the files of an artifact at `path` that the device has not. Returns where they lie there."""
-        files = {file.path: file for file in artifact.files}
-        have = self._have([file.sha256 for file in artifact.files])
-        for file in artifact.files:
-            if have.get(file.sha256) is None:
-                continue
-            have.pop(file.sha256)  # one content may have two names
-            place = path / file.path if path.is_dir() else path
-            with place.open("rb") as content:
-                self._put(file.sha256, file.size, content)
-        by_path = {name: file.sha256 for name, file in files.items()}
-        answer = self.ask("artifact", sha256=artifact.sha256, files=by_path)
-        return str(answer["path"])
-
-    def fetch(self, sha256: str, size: int, folder: Path) -> Path:
-        """A file that was made there, below `folder`, from where it was cut the last time.
-
-        Raises DeviceError where another one arrives.
-        """
-        path = folder / sha256
-        with path.open("ab") as file:
-            while file.tell() < size:
-                _, content = self.exchange({"command": "get", "sha256": sha256, "offset": file.tell()})
-                if not content:
-                    break
-                file.write(content)
-        if sha256_of(path) != sha256:
-            path.unlink()
-            raise DeviceError(f"what {self.device.name} sent is not what it said, {sha256}: it was changed on its way")
-        return path
-
-    def _have(self, hashes: list[str]) -> dict[str, int | None]:
-        found: dict[str, int | None] = self.ask("have", files=hashes)["have"]
-        return found
-
-    def _put(self, sha256: str, size: int, file: IO[bytes]) -> None:
-        """A file, from where it was cut the last time."""
-        start = self._have([sha256])[sha256]
-        if start is None:
-            return
-        file.seek(start)
-        is_whole = False
-        while not is_whole:
-            content = file.read(CHUNK)
-            is_whole = file.tell() >= size
-            self.exchange({"command": "put", "sha256": sha256, "offset": start, "last": is_whole}, content)
-            start += len(content)
 
     def close(self) -> None:
         """End the agent: its input ends, and with it everything that it started."""

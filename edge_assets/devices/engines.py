@@ -9,6 +9,7 @@ from edge_assets.core.shapes import read
 from edge_assets.core.types import Artifact, checked_sha256
 from edge_assets.devices.connection import Connection
 from edge_assets.devices.session import BUILD_SECONDS
+from edge_assets.devices.transfer import fetch, send_artifact
 from edge_assets.errors import DeviceError, Malformed
 from edge_assets.toolchains.tensorrt.kit import EnginePlatform
 
@@ -27,11 +28,11 @@ def built_there(connection: Connection, kit: Artifact, path: Path, kept: Path) -
 
     It is built there if none was yet. Raises Refused in the words of the kit's script, DeviceError, AgentError.
     """
-    there = connection.send_artifact(kit, path)
+    there = send_artifact(connection, kit, path)
     said = connection.ask("build", path=there, sha256=kit.sha256, seconds=BUILD_SECONDS)
     try:
         answer = read(Answer, said)
         checked_sha256(answer.sha256)
     except Malformed as error:
         raise DeviceError(f"{connection.device.name} says of an engine what is none's: {error}") from None
-    return connection.fetch(answer.sha256, answer.size, kept), answer.engine
+    return fetch(connection, answer.sha256, answer.size, kept), answer.engine

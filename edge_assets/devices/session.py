@@ -15,6 +15,7 @@ from edge_assets.core.session import Feeds, Loadable
 from edge_assets.core.types import Artifact
 from edge_assets.devices.connection import AgentError, Connection
 from edge_assets.devices.inventory import Device
+from edge_assets.devices.transfer import send_artifact, send_bytes
 from edge_assets.errors import MeasurementError
 from edge_assets.later import np
 
@@ -40,7 +41,7 @@ class DeviceLoadable(Loadable):
 
     def load(self, connection: Connection, threads: int) -> dict[str, object]:
         """Send what the device has not, and load it. Returns load time and memory before."""
-        path = connection.send_artifact(self.artifact, Path(self.path))
+        path = send_artifact(connection, self.artifact, Path(self.path))
         if self.runtime == "tensorrt":  # an engine runs on the kind of GPU alone that it was built for
             path = str(connection.ask("build", path=path, sha256=self.artifact.sha256, seconds=BUILD_SECONDS)["path"])
         return connection.ask(
@@ -100,7 +101,7 @@ class DeviceWorker:
         assert self.connection is not None
         try:
             answer = self._loadable.load(self.connection, threads)
-            self.connection.ask("inputs", sha256=self.connection.send_bytes(self.inputs.read_bytes()))
+            self.connection.ask("inputs", sha256=send_bytes(self.connection, self.inputs.read_bytes()))
         except AgentError as error:
             raise self._failed("load", error) from None
         return answer

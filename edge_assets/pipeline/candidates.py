@@ -198,34 +198,20 @@ class Candidates:
         """What was measured of one, if it was."""
         return self.measured.rows.get(name)
 
-    def effort_seconds(self, name: str) -> float:
-        """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
-        variants = {variant.name: variant for variant in self.cell.family.variants}
-        seconds = self.builts[name].build.seconds
-        if name not in variants:
-            return seconds
-        for parent in (variants[name].source, *variants[name].others):
-            if parent in variants and not variants[parent].is_model:
-                seconds += self.effort_seconds(parent)
-        return seconds
-
     def _candidate(self, built: Built) -> Candidate:
         candidate = verified_candidate(self.cell, built)
         measured = self.measured_variant(built.variant)
         latencies = self.latencies(built.variant)
+        memory_tier: Tier = "graph"  # an estimate is made from the program
+        if measured:
+            memory_tier = "device" if self.is_timed else "host"
         return replace(
             candidate,
             blocked=blocked(self.cell, self.builts, self.measured, built),
             memory=self._memory(built, measured),
             latency=latencies["1"] if latencies else None,
-            tiers={**candidate.tiers, "memory": self._memory_tier(measured)},
+            tiers={**candidate.tiers, "memory": memory_tier},
         )
-
-    def _memory_tier(self, measured: MeasuredVariant | None) -> Tier:
-        """How the peak memory is known: an estimate is made from the program."""
-        if measured is None:
-            return "graph"
-        return "device" if self.is_timed else "host"
 
     def _memory(self, built: Built, measured: MeasuredVariant | None) -> Memory | None:
         """For the memory gate: measured here, else estimated from the program."""

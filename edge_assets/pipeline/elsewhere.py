@@ -88,21 +88,13 @@ class Elsewhere:
 
     def takes(self, observer: Observer, name: str, built: Built) -> bool:
         """Whether a device runs a variant: it has the variant's own runtime, in a release that opens it."""
-        return self._is_agents(name, built) and self.lack(observer, name, built) is None
+        return self.is_agents(name, built) and self.lack(observer, name, built) is None
 
     def lack(self, observer: Observer, name: str, built: Built) -> str | None:
         """What a device lacks to open a variant, and the command that helps; None: nothing."""
         return why_not(observer.device, observer.versions, self.runtime_of(name), built.build)
 
-    def lacks(self, observer: Observer, builts: Mapping[str, Built]) -> list[str]:
-        """What a device lacks for any of the variants."""
-        found = []
-        for name, built in builts.items():
-            if self._is_agents(name, built):
-                found.append(self.lack(observer, name, built))
-        return [sentence for sentence in found if sentence is not None]
-
-    def _is_agents(self, name: str, built: Built) -> bool:
+    def is_agents(self, name: str, built: Built) -> bool:
         """Whether agents have the variant's own runtime."""
         return self._is_offered(name, built) and self.runtime_of(name) in SESSIONS
 
@@ -112,7 +104,7 @@ class Elsewhere:
             return self._is_offered(name, built) and self.runtime_of(name) == RUNTIME
         if observer.tier == "emulated":  # of what it lacks nothing is expected
             return self.takes(observer, name, built)
-        return self._is_agents(name, built)
+        return self.is_agents(name, built)
 
     def _is_offered(self, name: str, built: Built) -> bool:
         if built.artifact is None or built.failed or name == CHECKPOINT:

@@ -45,14 +45,22 @@ class OnDevice:
         """The measurement. Raises DeviceError where the device is away, hot, busy or full."""
         if not self.device.is_here:
             raise DeviceError("; ".join(self.elsewhere.observers.absent.values()))
-        lacks = self.elsewhere.lacks(self.device, builts)
-        if lacks and not self._taken(builts):
-            raise DeviceError(lacks[0])
+        if not self._taken(builts):
+            self._demand_runtimes(builts)
 
         def build(folder: Path) -> Mapping[str, object]:
             return self._measure(builts, mode, folder, self.cell.log)
 
         return self.cell.store.remember(self.recipe(builts, mode), build)
+
+    def _demand_runtimes(self, builts: Mapping[str, Built]) -> None:
+        """Raises DeviceError with what the device lacks to open the first variant that it should run."""
+        for name, built in builts.items():
+            if not self.elsewhere.is_agents(name, built):
+                continue
+            lack = self.elsewhere.lack(self.device, name, built)
+            if lack is not None:
+                raise DeviceError(lack)
 
     def _measure(
         self, builts: Mapping[str, Built], mode: str, folder: Path, log: Callable[[str], None]

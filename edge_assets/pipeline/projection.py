@@ -66,8 +66,20 @@ def _with_build(row: Row, candidates: Candidates) -> Row:
         size_bytes=built.size_bytes,
         size_ratio=built.size_bytes / candidates.network.weights_bytes,
         build_seconds=built.build.seconds,
-        effort_seconds=candidates.effort_seconds(row.artifact),
+        effort_seconds=_effort_seconds(candidates, row.artifact),
     )
+
+
+def _effort_seconds(candidates: Candidates, name: str) -> float:
+    """Of an artifact's build and of what precedes it that is no model: training, a ranking, a search."""
+    variants = {variant.name: variant for variant in candidates.cell.family.variants}
+    seconds = candidates.builts[name].build.seconds
+    if name not in variants:
+        return seconds
+    for parent in (variants[name].source, *variants[name].others):
+        if parent in variants and not variants[parent].is_model:
+            seconds += _effort_seconds(candidates, parent)
+    return seconds
 
 
 def _not_emulated(built: Built) -> list[str]:

@@ -18,6 +18,7 @@ from edge_assets.devices import reach
 from edge_assets.devices.connection import Connection
 from edge_assets.devices.engines import built_there
 from edge_assets.devices.inventory import Device, Inventory
+from edge_assets.devices.transfer import send_artifact
 from edge_assets.errors import DeviceError
 from edge_assets.families.nvidia import NVIDIA
 from edge_assets.hashing import sha256_of
@@ -131,7 +132,7 @@ def test_an_engine_comes_back_and_is_part_of_the_artifact(
     assert away.completed(built).sha256 == whole.sha256, "what it built stays"
 
     with Connection(gpu_board) as connection:  # which measures it: with the engine that came, and no other
-        path = connection.send_artifact(whole.artifact, folder)
+        path = send_artifact(connection, whole.artifact, folder)
         again = connection.ask("build", path=path, sha256=whole.artifact.sha256)
     assert again["sha256"] == sha256_of(folder / kit.ENGINE)
 

@@ -27,6 +27,7 @@ from edge_assets.devices.inventory import Device, Inventory
 from edge_assets.devices.lease import leased
 from edge_assets.devices.needs import why_not
 from edge_assets.devices.session import DeviceLoadable, DeviceWorker
+from edge_assets.devices.transfer import send_bytes
 from edge_assets.errors import DeviceError, MeasurementError
 from edge_assets.families.cpu import CPU
 from edge_assets.hashing import sha256_of
@@ -89,7 +90,7 @@ def test_an_agent_is_sent_once_says_what_it_runs_on_and_leaves_nothing_behind(bo
         (sent,) = Path(board.folder).glob("agent-*.pyz")
     written = sent.stat().st_mtime_ns
     with Connection(board) as connection:
-        assert connection.send_bytes(b"weights" * 10**6) == connection.send_bytes(b"weights" * 10**6)
+        assert send_bytes(connection, b"weights" * 10**6) == send_bytes(connection, b"weights" * 10**6)
     assert sent.stat().st_mtime_ns == written
     assert eventually(lambda: not agents(board))
 
@@ -190,7 +191,7 @@ def test_a_device_that_goes_away_is_one_sentence_and_nothing_stays_on_it(board: 
     model = loadable(board, doubling)
     with Connection(board) as connection:
         model.load(connection, 1)
-        sha256 = connection.send_bytes(b"")
+        sha256 = send_bytes(connection, b"")
         assert sha256
         killer = threading.Timer(1.0, connection.process.kill)
         killer.start()
@@ -217,7 +218,7 @@ def test_a_file_goes_on_where_its_sending_was_cut(board: Device, tmp_path: Path)
         connection.process.kill()
     with Connection(board) as connection:
         assert connection.ask("have", files=[sha256])["have"] == {sha256: 2**20}
-        assert connection.send_bytes(content) == sha256
+        assert send_bytes(connection, content) == sha256
         assert connection.ask("have", files=[sha256])["have"] == {sha256: None}
 
 
