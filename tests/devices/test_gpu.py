@@ -1,9 +1,11 @@
 """TensorRT on a GPU: kits are built, verified and timed on it through the agent, over SSH to this machine itself.
 
-Skipped, with the reason, where there is no NVIDIA GPU or neither TensorRT nor TensorRT-RTX.
+Skipped, with the reason, where there is no NVIDIA GPU or neither TensorRT nor TensorRT-RTX. TENSORRT_PYTHON names the
+interpreter that has it, where that is another one than the tests'.
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,10 @@ from tests.tiny.spec import TINY
 
 pytestmark = [
     pytest.mark.skipif(not gpus(), reason="no NVIDIA GPU here"),
-    pytest.mark.skipif(not kit.installed_builders(), reason="neither tensorrt nor tensorrt-rtx is installed"),
+    pytest.mark.skipif(
+        not kit.installed_builders() and "TENSORRT_PYTHON" not in os.environ,
+        reason="neither tensorrt nor tensorrt-rtx is installed",
+    ),
 ]
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -57,7 +62,7 @@ def target_of_this_gpu() -> Target:
 @pytest.fixture
 def cell(store: ArtifactStore, checkpoint_file: Path, board: Device, monkeypatch: pytest.MonkeyPatch) -> Cell:
     target = target_of_this_gpu()
-    device = replace(board, target=target.name)
+    device = replace(board, target=target.name, interpreter=os.environ.get("TENSORRT_PYTHON", board.interpreter))
     monkeypatch.setattr(observers, "devices", lambda: Inventory({device.name: device}))
     spec = replace(TINY, targets=("h100",), gates=replace(TINY.gates, max_size_bytes=None))
     checkpoint = checkpoints.register(store, spec.name, str(checkpoint_file))

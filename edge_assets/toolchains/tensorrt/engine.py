@@ -206,6 +206,7 @@ def _build_engine(request: BuildRequest, trt: ModuleType, graph: bytes, kit: ten
     parameters = request.parameters
     if parameters["gpu"]:
         plan = tensorrt_kit.build(trt, graph, kit)
+        tensorrt_kit.demand_loadable(trt, plan)
         place = tensorrt_kit.this_place(parameters["builder"], tensorrt_kit.Cuda())
     else:
         capability = parameters["compute_capability"]
@@ -285,7 +286,7 @@ def _variant(
         runtime="tensorrt",
         build=build,
         parameters=parameters_of(precision, recipe),
-        code_version="3",
+        code_version="4",
         tools=("onnx", "onnxruntime"),  # the builder and its version are parameters, because they depend on the machine
         kinds=("tensorrt",),
         extra=EXTRA,

@@ -152,20 +152,24 @@ def nameable(trt: Any) -> list[str]:
 def parse(trt: Any, onnx: bytes) -> tuple[Any, ...]:
     """Builder, network, parser and logger with the graph parsed; the caller keeps all alive while it uses one.
 
-    The network is strongly typed: precision is what the graph says. Raises UnsupportedOperator or KitError.
+    The network is strongly typed where TensorRT has that: precision is what the graph says. Raises
+    UnsupportedOperator or KitError.
     """
     logger = _logger(trt)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError:  # how TensorRT 8 says what later releases say with None
+        builder = None
     if builder is None:
         raise KitError(f"{trt.__name__} could not start: {logger.text()}")
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where there is no flag
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         for error in errors:
-            if error.node_operator():
-                raise UnsupportedOperator(error.node_operator(), error.node_name(), error.desc().strip())
+            operator = getattr(error, "node_operator", str)()  # TensorRT 8 does not say
+            if operator:
+                raise UnsupportedOperator(operator, error.node_name(), error.desc().strip())
         raise KitError(f"the graph cannot be parsed: {errors[0].desc() if errors else logger.text()}")
     return builder, network, parser, logger
 
@@ -179,6 +183,8 @@ def build(trt: Any, onnx: bytes, kit: Kit, compute_capability: str | None = None
     builder, network, _parser, logger = parse(trt, onnx)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, kit["workspace_bytes"])
+    if not _is_strongly_typed(trt):
+        _let_precisions(trt, config, network, kit["precision"])
     if compute_capability is not None:
         if compute_capability not in nameable(trt):
             known = ", ".join(nameable(trt)) or "none"
@@ -194,6 +200,35 @@ def build(trt: Any, onnx: bytes, kit: Kit, compute_capability: str | None = None
     if plan is None:
         raise KitError(f"{trt.__name__} could not build the engine: {logger.text()}")
     return bytes(plan)
+
+
+def _is_strongly_typed(trt: Any) -> bool:
+    """Whether networks have the precisions of their graph. Before TensorRT 9 the builder chooses them."""
+    kinds = trt.NetworkDefinitionCreationFlag.__members__
+    return "STRONGLY_TYPED" in kinds or "EXPLICIT_BATCH" not in kinds  # it is the only kind where it has no flag
+
+
+def _network_flags(trt: Any) -> int:
+    kinds = trt.NetworkDefinitionCreationFlag.__members__
+    for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
+        if name in kinds:
+            return 1 << int(kinds[name])
+    return 0
+
+
+def _let_precisions(trt: Any, config: Any, network: Any, precision: str) -> None:
+    """Let a builder that chooses precisions choose those of the engine, and none for what an fp16 graph has in fp32."""
+    if precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if all(layer.get_output_type(j) == trt.float32 for j in range(layer.num_outputs)):
+            layer.precision = trt.float32
 
 
 def _logger(trt: Any) -> Any:
@@ -258,6 +293,14 @@ def this_place(builder: str, cuda: Cuda) -> EnginePlatform:
     """What this machine is to an engine of that builder."""
     gpu, compute_capability = cuda.gpu()
     return EnginePlatform(builder, version(builder), compute_capability, this_system(), gpu)
+
+
+def demand_loadable(trt: Any, plan: bytes) -> None:
+    """Load an engine once on the GPU that it was built on. Raises KitError: TensorRT-RTX builds for GPUs it has not."""
+    logger = _logger(trt)
+    runtime = trt.Runtime(logger)
+    if runtime.deserialize_cuda_engine(plan) is None:
+        raise KitError(f"{trt.__name__} built an engine that this GPU cannot load: {logger.text()}")
 
 
 class EngineRunner:
@@ -421,6 +464,8 @@ def rebuild(folder: Path, builder: str | None, compute_capability: str | None) -
         place = this_place(name, Cuda())
     started = time.perf_counter()
     plan = build(trt, (folder / MODEL).read_bytes(), kit, compute_capability)
+    if not ahead:
+        demand_loadable(trt, plan)
     write_engine(folder, kit, plan, place)
     where = "ahead of time for every GPU of compute capability" if ahead else f"on this {place.gpu}, compute capability"
     return (
