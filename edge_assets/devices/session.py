@@ -16,7 +16,7 @@ from edge_assets.core.types import Artifact
 from edge_assets.devices.connection import AgentError, Connection
 from edge_assets.devices.inventory import Device
 from edge_assets.devices.transfer import send_artifact, send_bytes
-from edge_assets.errors import MeasurementError
+from edge_assets.errors import MeasurementError, Refused
 from edge_assets.later import np
 
 BUILD_SECONDS = 3600.0  # of a TensorRT engine
@@ -97,12 +97,15 @@ class DeviceWorker:
         return self.contestant.loadable
 
     def load(self, threads: int) -> dict[str, object]:
-        """The model loaded there, and the inputs that queries cycle through."""
+        """The model loaded there, and the inputs that queries cycle through.
+
+        Raises MeasurementError for the variant, DeviceError where the device is gone.
+        """
         assert self.connection is not None
         try:
             answer = self._loadable.load(self.connection, threads)
             self.connection.ask("inputs", sha256=send_bytes(self.connection, self.inputs.read_bytes()))
-        except AgentError as error:
+        except (AgentError, Refused) as error:
             raise self._failed("load", error) from None
         return answer
 
@@ -111,10 +114,10 @@ class DeviceWorker:
         assert self.connection is not None
         try:
             return self.connection.ask(command, seconds=seconds, **request)
-        except AgentError as error:
+        except (AgentError, Refused) as error:
             raise self._failed(command, error) from None
 
-    def _failed(self, command: str, error: AgentError) -> MeasurementError:
+    def _failed(self, command: str, error: AgentError | Refused) -> MeasurementError:
         sentence = f"measuring failed on {self._loadable.device.name}: '{command}' failed: {error}"
         return MeasurementError(self.contestant.name, sentence)
 

@@ -10,16 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge_assets.core.benchmark.harness import Contestant, measure
+from edge_assets.core.benchmark.statistics import MODES
 from edge_assets.core.evidence import Facts
 from edge_assets.core.types import Built, Recipe, Result
 from edge_assets.devices import reach
 from edge_assets.devices.connection import Connection
 from edge_assets.devices.engines import built_there
 from edge_assets.devices.inventory import Device, Inventory
+from edge_assets.devices.session import DeviceLoadable, DeviceWorker
 from edge_assets.devices.transfer import send_artifact
-from edge_assets.errors import DeviceError
+from edge_assets.errors import DeviceError, MeasurementError
 from edge_assets.families.nvidia import NVIDIA
 from edge_assets.hashing import sha256_of
 from edge_assets.pipeline import observers
@@ -186,6 +190,24 @@ def test_an_engine_that_was_cut_goes_on_and_one_that_changed_is_refused(
     with pytest.raises(DeviceError, match="it was changed on its way"):
         _fetched(gpu_board, store, kept)
     assert not again.exists()
+
+
+def test_a_kit_that_its_device_refuses_is_named_so_that_the_others_are_measured_without_it(
+    store: ArtifactStore, gpu_board: Device, tmp_path: Path
+) -> None:
+    artifact = kept_kit(store, SMALL, refuse="operator Det (node 'volume'): no form of it").artifact
+    assert artifact is not None
+    contestant = Contestant(
+        NAME,
+        artifact.sha256,
+        DeviceLoadable(
+            runtime="tensorrt", path=str(store.checkout(artifact)), options={}, artifact=artifact, device=gpu_board
+        ),
+    )
+    feeds = {"image": np.ones((1, 1, 8, 8), np.float32)}
+    with pytest.raises(MeasurementError, match=r"operator Det \(node 'volume'\)") as refused:
+        measure([contestant], feeds, MODES["rapid"], (1,), 1, print, start=DeviceWorker)
+    assert refused.value.variant == NAME
 
 
 def _fetched(device: Device, store: ArtifactStore, kept: Path) -> tuple[Path, kit.EnginePlatform]:

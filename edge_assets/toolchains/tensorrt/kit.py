@@ -180,11 +180,16 @@ def build(trt: Any, onnx: bytes, kit: Kit, compute_capability: str | None = None
     With a `compute_capability`, ahead of time for GPUs of that one, which TensorRT-RTX alone can; without, for the
     GPU of this machine. Raises UnsupportedOperator or KitError.
     """
+    if kit["precision"] == "int8" and not _is_strongly_typed(trt):
+        raise KitError(
+            f"this kit's scales are in fp16, as ONNX has them from opset 19 on, and {trt.__name__} {trt.__version__} "
+            "reads them in fp32 alone: build it with TensorRT 10 or later"
+        )
     builder, network, _parser, logger = parse(trt, onnx)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, kit["workspace_bytes"])
-    if not _is_strongly_typed(trt):
-        _let_precisions(trt, config, network, kit["precision"])
+    if kit["precision"] == "fp16" and not _is_strongly_typed(trt):
+        _let_fp16(trt, config, network)
     if compute_capability is not None:
         if compute_capability not in nameable(trt):
             known = ", ".join(nameable(trt)) or "none"
@@ -216,14 +221,9 @@ def _network_flags(trt: Any) -> int:
     return 0
 
 
-def _let_precisions(trt: Any, config: Any, network: Any, precision: str) -> None:
-    """Let a builder that chooses precisions choose those of the engine, and none for what an fp16 graph has in fp32."""
-    if precision == "fp32":
-        return
+def _let_fp16(trt: Any, config: Any, network: Any) -> None:
+    """Let a builder that chooses precisions choose fp16, but not for what the graph has in fp32."""
     config.set_flag(trt.BuilderFlag.FP16)
-    if precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
-        return
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
