@@ -36,7 +36,8 @@ class Observer:
         """In words."""
         if self.tier == "emulated":
             return self.machine.cpu
-        return f"{self.device.name} ({self.machine.cpu}, {self.machine.cores} cores)"
+        hardware = ", ".join([*self.machine.gpus, self.machine.cpu, f"{self.machine.cores} cores"])
+        return f"{self.device.name} ({hardware})"
 
     @property
     def microcontroller(self) -> str | None:
