@@ -1,12 +1,12 @@
 """Memory and time of a large evaluation set, against a loop written by hand over the same runtimes.
 
-    python -m benchmarks.streaming [--images 20000] [--rounds 1]
+    python -m benchmarks.streaming [--images 20000] [--rounds 1] [--compared 20000]
 
 ResNet-18 with drawn weights and a fitted last layer; images of 224 x 224 are drawn when they are asked for, on both
 sides. First a build, as users have it: PyTorch eager, the fp32 and the int8 graph for x86-64-vnni, each evaluated on
 the whole set; memory is that of its process tree, sampled ten times a second. Then, in another process, the same three
 files by turns: evaluated once more by the product, and by hand, batch after batch, for the accuracy. So whatever else
-the machine does hits both alike, and most so in several rounds of fewer images.
+the machine does hits both alike, and most so in several rounds of fewer images (`--compared`).
 """
 
 import argparse
@@ -93,7 +93,8 @@ def build(folder: Path) -> None:
     for name, built in (("pytorch", reference), ("fp32", graph), ("int8", int8)):
         if built.evidence is None or built.accuracy is None or built.build.artifact is None:
             sys.exit(f"{name}: {built.failed or built.unverified or built.build.refused}")
-        files[name] = cell.verification.request(cell.verification.loadable(built.runtime, built.build))
+        loadable = cell.verification.loadable(built.runtime, built.build)
+        files[name] = cell.verification.request(loadable, samples=int(os.environ["STREAMING_COMPARED"]))
     with (folder / "requests.pickle").open("wb") as file:
         pickle.dump(files, file)
     (folder / "built.json").write_text(json.dumps({"reading_seconds": cell.data.evaluation.seconds}))
@@ -132,6 +133,7 @@ def accuracy_by_product(request: VerificationRequest) -> float:
 def accuracy_by_hand(request: VerificationRequest) -> float:
     """Top-1 accuracy, batch after batch."""
     images = evaluation()
+    images.count = int(os.environ["STREAMING_COMPARED"])
     session = request.loadable.open(this_machine().cores)
     hits = 0
     for start in range(0, len(images), BATCH):
@@ -152,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--compared", type=int, help="images of each turn; default: all")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -160,6 +163,8 @@ def main() -> None:
         return
     os.environ["STREAMING_IMAGES"] = str(arguments.images)
     os.environ["STREAMING_ROUNDS"] = str(arguments.rounds)
+    compared_images = min(arguments.compared or arguments.images, arguments.images)
+    os.environ["STREAMING_COMPARED"] = str(compared_images)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         usage = {}
@@ -168,14 +173,14 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.streaming", "--side", side, "--folder", str(place)]
             usage[side] = run(command, folder / "home", folder / f"{side}.log", sample=True)
             print(f"{side}: {duration(usage[side].wall_seconds)}", flush=True)
-        report(arguments.images, folder, usage["build"])
+        report(arguments.images, compared_images, folder, usage["build"])
 
 
-def report(images: int, folder: Path, usage: Usage) -> None:
+def report(images: int, compared_images: int, folder: Path, usage: Usage) -> None:
     """Memory and time, each with its target."""
     turns = json.loads((folder / "compared.json").read_text())
     machine = this_machine()
-    print(f"{images:,} images through ResNet-18 on {machine.cpu}, {machine.cores} cores")
+    print(f"{images:,} images through ResNet-18 on {machine.cpu}, {machine.cores} cores; {compared_images:,} in each turn")
     for name in dict.fromkeys(turn["file"] for turn in turns):
         ours, by_hand = (summed(turns, name, side) for side in (accuracy_by_product, accuracy_by_hand))
         ratio = ours["seconds"] / by_hand["seconds"]
