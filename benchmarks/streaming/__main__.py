@@ -180,7 +180,9 @@ def report(images: int, compared_images: int, folder: Path, usage: Usage) -> Non
     """Memory and time, each with its target."""
     turns = json.loads((folder / "compared.json").read_text())
     machine = this_machine()
-    print(f"{images:,} images through ResNet-18 on {machine.cpu}, {machine.cores} cores; {compared_images:,} in each turn")
+    print(
+        f"{images:,} images through ResNet-18 on {machine.cpu}, {machine.cores} cores; {compared_images:,} in each turn"
+    )
     for name in dict.fromkeys(turn["file"] for turn in turns):
         ours, by_hand = (summed(turns, name, side) for side in (accuracy_by_product, accuracy_by_hand))
         ratio = ours["seconds"] / by_hand["seconds"]

@@ -75,6 +75,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "released": tables.released(rows),
+                "reasons": tables.reasons(rows),
                 "variants": tables.variants_by_target(rows),
                 "targets": len({row.target for row in rows}),
                 "targets_released": len(_released(rows)),

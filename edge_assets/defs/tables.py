@@ -10,6 +10,7 @@ from edge_assets.core.evidence import Agreement, Gate, Parity, Row
 from edge_assets.core.sizes import KIB, MIB, divided
 from edge_assets.core.verify.sizes import SAMPLES
 from edge_assets.hashing import Json
+from edge_assets.report import words
 
 Value = str | int | float | bool | None
 Record = dict[str, Value]
@@ -44,6 +45,8 @@ REASON = TableColumn("reason", "string", "One sentence")
 TARGET = TableColumn("target", "string", "The hardware")
 PRECISION = TableColumn("precision", "string", "Of weights, and of activations where both are quantized")
 MEASURED_ON = TableColumn("measured_on", "string", "The machine of the times, or why there are none")
+KNOWN_BY = TableColumn("known_by", "string", "The best tier of parity and accuracy, and whether it was timed")
+AT_A_GLANCE = ("size_kib", "accuracy", "drop_points", "p50_ms", "snr_db")  # of NUMBERS, where several targets are shown
 GATES = (
     TableColumn("gate", "string", "What has to hold for a release"),
     TableColumn("passed", "bool", "Empty where the evidence is missing, which blocks a release"),
@@ -91,18 +94,22 @@ def verdicts(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def variants(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """Every variant of one target with the numbers that there are of any."""
-    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, ())
+    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, NUMBERS)
 
 
 def variants_by_target(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """Every variant of every target with the numbers that there are of any."""
-    return _with_numbers((TARGET, VARIANT, VERDICT, PRECISION), rows, (MEASURED_ON,))
+    """Every variant of every target with the numbers that people compare first."""
+    return _at_a_glance((TARGET, VARIANT, VERDICT, PRECISION), rows)
 
 
 def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """What was released on each target, with the numbers that there are of any, and why."""
-    winners = [row for row in rows if row.verdict == "released"]
-    return _with_numbers((TARGET, VARIANT, PRECISION), winners, (REASON, MEASURED_ON))
+    """What was released on each target, with the numbers that people compare first."""
+    return _at_a_glance((TARGET, VARIANT, PRECISION), _winners(rows))
+
+
+def reasons(rows: Sequence[Row]) -> dg.TableMetadataValue:
+    """Why that was released on each target, and who measured it: sentences, which would make other tables' rows tall."""
+    return table((TARGET, REASON, MEASURED_ON), [_of_row(row) for row in _winners(rows)])
 
 
 def gates(outcomes: Sequence[Gate]) -> dg.TableMetadataValue:
@@ -190,16 +197,25 @@ def rounded(value: Value) -> Value:
     return float(f"{value:.{DIGITS}g}")
 
 
+def _winners(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.verdict == "released"]
+
+
+def _at_a_glance(before: Sequence[TableColumn], rows: Sequence[Row]) -> dg.TableMetadataValue:
+    shown = [column for column in NUMBERS if column.name in AT_A_GLANCE]
+    return _with_numbers(before, rows, (*shown, KNOWN_BY))
+
+
 def _with_numbers(
     before: Sequence[TableColumn], rows: Sequence[Row], after: Sequence[TableColumn]
 ) -> dg.TableMetadataValue:
-    """A table of rows, without the numbers that none of them has: a page has room for few columns."""
+    """A table of rows, without what none of them has: a page has room for few columns."""
     records = [_of_row(row) for row in rows]
     known = []
-    for column in NUMBERS:
+    for column in after:
         if any(record[column.name] is not None for record in records):
             known.append(column)
-    return table((*before, *known, *after), records)
+    return table((*before, *known), records)
 
 
 def _of_row(row: Row) -> Record:
@@ -211,6 +227,7 @@ def _of_row(row: Row) -> Record:
         "reason": row.reason,
         "precision": row.precision,
         "measured_on": row.measured_on or row.not_measured,
+        "known_by": words.known_by(row),
     }
     return record | numbers(row)
 
