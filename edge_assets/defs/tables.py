@@ -108,7 +108,7 @@ def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 
 def reasons(rows: Sequence[Row]) -> dg.TableMetadataValue:
-    """Why that was released on each target, and who measured it: sentences, which would make other tables' rows tall."""
+    """Why that was released on each target, and where it was timed: sentences, which make rows tall."""
     return table((TARGET, REASON, MEASURED_ON), [_of_row(row) for row in _winners(rows)])
 
 
