@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ BUILD = ("build", "--model", "tiny", "--target", "graviton3")
 
 
 def pytest_configure() -> None:
-    """Temporary folders in memory where there is plenty, and each parallel worker on one core.
+    """Temporary folders in memory where there is plenty, and each parallel worker on one core, where it measures alone.
 
     The databases of Dagster and MLflow wait for the disk hundreds of times a build; threads of two workers would spin
     against each other for the same cores.
@@ -96,6 +97,9 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    if worker:
+        lock = Path(tempfile.gettempdir()) / f"edge-assets-measuring-{worker}.lock"
+        os.environ["EDGE_ASSETS_MEASURING_LOCK"] = str(lock)
 
 
 def pytest_collection_finish() -> None:

@@ -288,7 +288,7 @@ def test_a_worker_that_is_killed_is_said_and_the_rest_is_built_one_after_the_oth
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (signal.SIGINT, PLANNED),
+        pytest.param(signal.SIGINT, PLANNED, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, BEGUN, marks=pytest.mark.slow),
         (signal.SIGTERM, BEGUN),
     ],

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_assets.core.benchmark.turns import lock_file
+
 SERVER = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -24,7 +26,7 @@ StrictModes no
 PermitRootLogin yes
 PasswordAuthentication no
 ClientAliveInterval 5
-SetEnv EDGE_ASSETS_AGENT_HOME={folder}/agent
+SetEnv EDGE_ASSETS_AGENT_HOME={folder}/agent EDGE_ASSETS_MEASURING_LOCK={lock}
 """
 CLIENT = """
 Host 127.0.0.1
@@ -81,7 +83,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     for name in ("host", "user"):
         _key(folder / name)
     shutil.copyfile(folder / "user.pub", folder / "authorized")
-    (folder / "server").write_text(SERVER.format(port=port, folder=folder))
+    (folder / "server").write_text(SERVER.format(port=port, folder=folder, lock=lock_file()))
     (folder / "client").write_text(CLIENT.format(folder=folder))
     kind, public, *_ = (folder / "host.pub").read_text().split()
     (folder / "known").write_text(f"[127.0.0.1]:{port} {kind} {public}\n")

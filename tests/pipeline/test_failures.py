@@ -18,7 +18,7 @@ from edge_assets.core.evidence import Conditions
 from edge_assets.core.types import Built
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
-from edge_assets.errors import MeasurementError, told
+from edge_assets.errors import EdgeAssetsError, MeasurementError, told
 from edge_assets.families.cpu import CPU
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
@@ -189,6 +189,16 @@ def test_measurements_of_two_state_folders_wait_for_each_other(
             assert lines == ["waiting for another measurement on this machine"]
             assert not measured.done()
         assert measured.result(timeout=60)["onnx_model"].peak_bytes > 0
+
+
+def test_a_lock_for_measuring_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGE_ASSETS_MEASURING_LOCK", str(tmp_path / "lock"))
+    with turn(waiting=lambda: None):
+        assert (tmp_path / "lock").exists()
+    monkeypatch.setenv("EDGE_ASSETS_MEASURING_LOCK", str(tmp_path / "nowhere" / "lock"))
+    message = r"nowhere/lock, cannot be made: .*EDGE_ASSETS_MEASURING_LOCK names"
+    with pytest.raises(EdgeAssetsError, match=message), turn(waiting=lambda: None):
+        pass
 
 
 # --- errors --------------------------------------------------------------------------------------------
