@@ -62,6 +62,9 @@ class Variants:
             recipe = self.recipe(variant, source, others or {})
             runtime = RUNTIMES[self.verification.runtime_of(variant, Facts())]
             installed(runtime.distributions, runtime.extra)
+        except MissingTool as missing:
+            return self._not_built(variant, source, str(missing), {"unavailable": True})
+        try:
             built = self._run(variant, recipe, source, others or {})
         except MissingTool as missing:
             return self._not_built(variant, source, str(missing), {"unavailable": True})

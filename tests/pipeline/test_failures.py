@@ -20,6 +20,7 @@ from edge_assets.core.variant import CHECKPOINT
 from edge_assets.core.verify import parity
 from edge_assets.errors import EdgeAssetsError, MeasurementError, told
 from edge_assets.families.cpu import CPU
+from edge_assets.hashing import Json
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.project import target
@@ -166,6 +167,15 @@ def test_a_failed_measurement_does_not_keep_the_next_one_waiting(cell: Cell, bui
     contestant = Contestant("onnx_model", builts["onnx_model"].build.sha256, right)
     assert cell.measurement.interleaved([contestant], None, (1,))["onnx_model"].peak_bytes > 0
     assert kept.value.__traceback__ is not None, "the error was alive all the while"
+
+
+def test_what_goes_wrong_before_a_recipe_is_known_is_raised_as_it_is(cell: Cell) -> None:
+    def parameters(_spec: object, _target: object) -> dict[str, Json]:
+        raise KeyError("width")
+
+    variant = replace(CPU.variant("onnx_model"), parameters=parameters)
+    with pytest.raises(KeyError, match="width"):
+        cell.variants.build(variant, cell.build("checkpoint"))
 
 
 def another_cache(store: ArtifactStore, cache: Path) -> ArtifactStore:
