@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WEB := edge_assets/toolchains/web/static/node_modules/.installed
+VOICES := examples/voices/checkpoints/pretrained.pt
 DEMO := cortex-m7 browser-wasm iphone-15-pro pixel-8 l4 this-cpu
 EARLIER := --checkpoint digits-epoch08 --target this-cpu
 IN_DEPTH := EDGE_ASSETS_MODELS=examples.digits.spec:DIGITS_IN_DEPTH
@@ -53,12 +54,18 @@ test: lint suite  ## Pass the tests, in about ten minutes on two cores
 
 test-all: lint suite  ## All tests, those too that take long for what they find
 
+$(VOICES): | $(STAMP)
+	$(BIN)/python -m examples.voices.fetch
+
 lint: $(STAMP)  ## What reads the code: style, types, the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+ifneq ($(filter test-all,$(MAKECMDGOALS)),)
+suite: $(VOICES)
+endif
 suite: $(STAMP) $(WEB) chromium headers sshd
 	$(PYTEST) $(SOME)
 

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent
 PROJECT = "edge-assets"
 LOCKS = {
     "run": ("android", "apple", "browser", "images", "microcontroller", "nvidia", "tables", "text"),
-    "examples": ("examples", "minilm"),
+    "examples": ("examples", "faces", "minilm"),
     "test": ("test", "dev"),
 }
 BUILD = ("setuptools", "uv")

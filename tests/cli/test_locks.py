@@ -17,7 +17,7 @@ PLACES = ("edge_assets", "resources", "examples", "tests", "requirements")
 LOCKS = ("build", "run", "examples", "test")
 # by version alone; what a GPU machine itself installs; what cannot be installed beside LiteRT's converter; what brings
 # torchvision, whose build has to be the one of the PyTorch that is installed
-ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt", "dagster-dg-cli", "timm", "scikit-image"}
+ELSEWHERE = {"torch", "tensorrt", "torch-tensorrt", "dagster-dg-cli", "timm"}
 PARTS = {"tensorrt-rtx-cu13": "tensorrt-rtx"}  # distributions that another, declared one consists of
 
 

@@ -117,7 +117,7 @@ def test_a_time_has_as_many_digits_as_tell_it_from_another(milliseconds: float, 
 @pytest.mark.parametrize(
     ("changes", "verdict", "reason"),
     [
-        ({"parity": parity(2.0)}, "failed_parity", "SNR 2.0 dB, below 8 dB"),
+        ({"parity": parity(2.0)}, "failed_parity", "SNR 2.0 dB, below 10 dB"),
         ({"parity": parity(None, nan=3)}, "failed_parity", "3 NaN"),
         ({"drop": 1.2}, "failed_accuracy", "drops 1.20 points (1.10 to 1.30) on 5000 samples, over the gate of 1.00"),
         ({"size": 1200}, "failed_size", "over the budget"),

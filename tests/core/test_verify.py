@@ -65,6 +65,7 @@ def test_broken_outputs_fail_at_every_precision(samples: np.ndarray, broken: Sca
         (1.0001, set()),
         (1.005, {"fp32"}),
         (1.2, {"fp32", "fp16", "lut6"}),
+        (1.35, {"fp32", "fp16", "lut6", "int8", "int4", "lut4"}),  # 9 dB
         (-1, {"fp32", "fp16", "lut6", "int8", "int4", "lut4"}),
     ],
 )

@@ -61,6 +61,7 @@ def test_the_checkpoint_of_the_segmentation_network_is_small() -> None:
     assert sum(sizes) < 500_000
 
 
+@pytest.mark.slow
 def test_faces(cell: CellOf) -> None:
     try:
         version("scikit-image")
@@ -73,6 +74,7 @@ def test_faces(cell: CellOf) -> None:
     assert found["onnx_model"] == pytest.approx(found["reference"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_voices(cell: CellOf) -> None:
     if not CHECKPOINT.exists():
         pytest.skip("needs the published weights: python -m examples.voices.fetch")

@@ -20,7 +20,8 @@ SNR_CAP_DB = 200.0  # equal outputs have infinite SNR, which JSON cannot hold
 # The least SNR that a precision keeps when nothing is wrong, well below what was measured on healthy models
 # (fp32 100 dB and more, fp16 50 to 70, int8 15 to 50, lut6 30 to 35, int4 and lut4 17 to 22) and well above what a
 # broken graph gives (below 5).
-LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 8.0, "lut6": 15.0, "int4": 8.0, "lut4": 8.0}
+# between what healthy variants of the examples keep and what broken ones do: docs/measurements.md has both by family
+LEAST_SNR_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 10.0, "lut6": 15.0, "int4": 10.0, "lut4": 10.0}
 
 
 def compare(reference: np.ndarray, output: np.ndarray) -> Difference:
