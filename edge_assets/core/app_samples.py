@@ -34,13 +34,14 @@ CXX_TOKENIZER = "tokenizers-cpp, a binding of the Rust library that preprocess.p
 ANDROID_TOKENIZER = "DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`"
 ANDROID = "copy `app/*.kt` to the app's sources, and `{{file}}` and `app/*.bin` to its assets; dependency {dependency}"
 ANDROID_TESTED = (
-    "compiled, {runtime}'s part against declarations of its interface; the preprocessing was run on a PC, bit for bit "
-    "as NumPy; not run on Android"
+    "compiled, {runtime}'s part against declarations of its interface; the preprocessing was run on a PC, with "
+    "NumPy's values; not run on Android"
 )
+C_PREPROCESSING = ("native/preprocess.h", "native/preprocess_sound.h")
 
 ONNX = AppSample(
     language="c",
-    sources=("onnx/sample.cpp", "native/preprocess.h", "native/sample_files.h"),
+    sources=("onnx/sample.cpp", *C_PREPROCESSING, "native/sample_files.h"),
     build="`cd app && c++ -std=c++17 -O2 -ffp-contract=off -I$ORT/include sample.cpp -L$ORT/lib -lonnxruntime "
     "-o sample && ./sample ..`, where ORT is ONNX Runtime's release for C and C++",
     tested="compiled and run with ONNX Runtime on Linux",
@@ -48,19 +49,19 @@ ONNX = AppSample(
 )
 TENSORRT = AppSample(
     language="c",
-    sources=("tensorrt/sample.cpp", "native/preprocess.h", "native/sample_files.h"),
+    sources=("tensorrt/sample.cpp", *C_PREPROCESSING, "native/sample_files.h"),
     build="`cd app && c++ -std=c++17 -O2 -ffp-contract=off -I$TRT/include -I$CUDA/include sample.cpp -L$TRT/lib "
     "-L$CUDA/lib64 -lnvinfer -lcudart -o sample && ./sample ..`; with TensorRT-RTX it is `-ltensorrt_rtx`",
-    tested="the preprocessing was compiled and run, bit for bit as NumPy; the whole was compiled once against "
+    tested="the preprocessing was compiled and run, with NumPy's values; the whole was compiled once against "
     "TensorRT's headers and not run",
     tokenizer=CXX_TOKENIZER,
 )
 MICROCONTROLLER = AppSample(
     language="c",
-    sources=("litert/micro_sample.cc", "native/preprocess.h"),
+    sources=("litert/micro_sample.cc", *C_PREPROCESSING),
     build="compile `micro_sample.cc` and `../{file}/model.cc` with the firmware, `-I../{file}` and "
     "TFLite Micro's tree in the include path, `-ffp-contract=off`; `sample_values.h` is for `verify_sample()` alone",
-    tested="preprocessing, quantization and dequantization were compiled as C and run on a PC, bit for bit as NumPy; "
+    tested="preprocessing, quantization and dequantization were compiled as C and run on a PC, with NumPy's values; "
     "the whole was compiled and run once with TFLite Micro on a PC, and on no device",
     tokenizer="none that we know of for microcontrollers: token ids have to come from elsewhere",
     has_files=False,

@@ -742,7 +742,7 @@ class AudioPreprocessing:
             return ((signal - self.mean) / self.std).astype(np.float32)
         energies = self._spectrogram(signal)
         if self.n_mels is not None:
-            energies = self._filterbank() @ energies
+            energies = self.filterbank() @ energies
         values = self._logarithm(energies)
         normalized = (values - self.mean) / self.std
         present = ["mel", "time"]
@@ -763,14 +763,19 @@ class AudioPreprocessing:
         if len(signal) < self.n_fft:
             raise ValueError(f"{len(signal)} samples of '{self.input}' are less than one frame of {self.n_fft}")
         every = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)
-        window = _hann(self.window_length or self.n_fft, self.n_fft)
-        spectrum = np.fft.rfft(every[:: self.hop] * window, axis=1)
+        spectrum = np.fft.rfft(every[:: self.hop] * self.window(), axis=1)
         energies = np.abs(spectrum).T ** self.power
         if self.frames is None:
             return energies
         return _cut_or_padded(energies, self.frames)
 
-    def _filterbank(self) -> np.ndarray:
+    def window(self) -> np.ndarray:
+        """What the samples of a frame are multiplied by, float64 [n_fft]; of a spectrogram alone."""
+        assert self.n_fft is not None
+        return _hann(self.window_length or self.n_fft, self.n_fft)
+
+    def filterbank(self) -> np.ndarray:
+        """How much of each bin a mel band has, float64 [n_mels, n_fft // 2 + 1]; of a mel spectrogram alone."""
         assert self.n_fft is not None
         assert self.n_mels is not None
         highest = self.f_max

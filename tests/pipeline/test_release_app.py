@@ -112,9 +112,10 @@ def written(
     preprocess: Preprocessing,
     raw: np.ndarray,
     facts: dict[str, Any] | None = None,
+    name: str = "image",
 ) -> Path:
-    """The folder `app/` of a model with one input of that name, `image`, which gave 0.1 three times."""
-    values = {"image": raw}
+    """The folder `app/` of a model with one input of that name, which gave 0.1 three times."""
+    values = {name: raw}
     inputs = preprocess.apply(values)
     manifest = {
         **dict.fromkeys(("model", "checkpoint", "artifact", "target"), "any"),

@@ -2,7 +2,8 @@
 
 sample.cpp ...          static sources, named by the runtime (`core/app_samples.py`)
 model_values.h ...      names, shapes, types, class names, preprocessing and quantization, in the sample's language
-sample_<input>.bin      what the sample runs on: pixels of a picture, else the input as the model's file takes it
+sample_<input>.bin      what the sample runs on: pixels of a picture, samples of a sound, else the input as the model's
+                        file takes it
 expected_<output>.bin   what the released artifact gave for it
 
 The `.bin` files are raw little-endian values; for a platform without a file system they are constants in a header.
@@ -22,8 +23,9 @@ from edge_assets import toolchains
 from edge_assets.core.app_samples import AppSample, Language
 from edge_assets.core.datasets.npz import Arrays
 from edge_assets.core.session import Feeds
+from edge_assets.core.sound_tables import tables_of
 from edge_assets.spec import preprocess
-from edge_assets.spec.preprocess import ImagePreprocessing
+from edge_assets.spec.preprocess import AudioPreprocessing, ImagePreprocessing
 
 FOLDER = "app"
 ONNX_FILE = "model.onnx"  # of a graph that has its weights beside it
@@ -32,7 +34,10 @@ TEMPLATES = TOOLCHAINS / "native"
 VALUES: Mapping[Language, str] = {"c": "model_values.h", "kotlin": "ModelValues.kt", "swift": "ModelValues.swift"}
 SAMPLE_VALUES = "sample_values.h"
 PER_LINE = 12  # values of a constant array
-C_TYPES = {"float32": "float", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t", "bool": "uint8_t"}
+C_TYPES = {
+    **{"float32": "float", "float64": "double"},
+    **{"int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t", "bool": "uint8_t"},
+}
 TYPES: Mapping[Language, tuple[str, ...]] = {  # that the samples know
     "c": ("float32", "int64", "int32", "uint8", "bool", "int8"),
     "kotlin": ("float32", "int64", "int32", "uint8", "bool"),
@@ -90,6 +95,7 @@ def write(
     inputs = _tensors(values.inputs, stated, sample)
     outputs = _tensors(values.outputs, stated, sample)
     image = _image(manifest["preprocessing"], inputs, values.raw)
+    audio = _audio(manifest["preprocessing"], inputs, values.raw)
     in_folder = folder / manifest["file"] / ONNX_FILE
     constants = {
         **manifest,
@@ -97,24 +103,31 @@ def write(
         "inputs": inputs,
         "outputs": outputs,
         "image": image,
+        "audio": audio,
         "takes_picture": "image" in manifest["session"],
         "compute_units": COMPUTE_UNITS.get(manifest["session"].get("compute_units")),
         "micro": None if sample.has_files else _micro(facts),
     }
     _render(app / VALUES[sample.language], sample.language, constants)
     fed = _in_file(inputs, values.inputs)
-    if image is not None:
-        fed[image["input"]] = values.raw[image["input"]]
+    for declared in (image, audio):
+        if declared is not None:
+            fed[declared["input"]] = values.raw[declared["input"]]
     given = _in_file(outputs, values.outputs)
     if sample.has_files:
         _write_files(app, fed, given)
         return
     largest = max(tensor.count for tensor in (*inputs, *outputs))
+    sound_scratch = None
+    if audio is not None:
+        sound_scratch = max(4 * (audio["n_fft"] or 0), 1)
+        largest = max(largest, audio["value_count"])  # of a model that takes one step at a time
     arrays = {
         "inputs": fed,
         "outputs": given,
         "is_picture": image is not None,
         "scratch": _scratch(image),
+        "sound_scratch": sound_scratch,
         "largest_count": largest,
     }
     _render(app / SAMPLE_VALUES, sample.language, arrays)
@@ -228,6 +241,29 @@ def _image(
     }
 
 
+def _audio(
+    preprocessing: Mapping[str, Any],
+    inputs: Sequence[AppTensor],
+    raw: Arrays,
+) -> dict[str, Any] | None:
+    """How a sound becomes the model's input, or None for a model that takes none."""
+    declared = preprocess.from_dict(preprocessing)
+    if not isinstance(declared, AudioPreprocessing):
+        return None
+    tensor = next(tensor for tensor in inputs if tensor.name == declared.input)
+    axes = [*declared.axes]
+    if tensor.channels_last:
+        axes = [*axes[1:], axes[0]]
+    sample = raw[declared.input][0]
+    return asdict(declared) | {
+        "tables": tables_of(declared),
+        "time_first": axes.index("time") < axes.index("mel"),
+        "value_count": declared.features(sample).size,
+        "sample_count": len(sample),
+        "sample_type": sample.dtype.name,
+    }
+
+
 def _scratch(image: Mapping[str, Any] | None) -> int | None:
     """Of the sample's picture, what `FIT_SCRATCH` of preprocess.h is; None for one that has the model's size."""
     if image is None or image["sample"] == [image["height"], image["width"], image["channels"]]:
@@ -259,7 +295,13 @@ def _render(path: Path, language: Language, constants: Mapping[str, object]) -> 
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": _texts(language), "float32": float32, "lines": _lines, "c_type": _c_type}
+    environment.filters |= {
+        "text": _texts(language),
+        "float32": float32,
+        "float64": float64,
+        "lines": _lines,
+        "c_type": _c_type,
+    }
     path.write_text(environment.get_template(f"{path.name}.jinja").render(**constants))
 
 
@@ -267,6 +309,11 @@ def float32(value: float) -> str:
     """A literal that every language reads back as the float32 nearest to `value`."""
     text = f"{np.float32(value):.9g}"
     return text if "." in text or "e" in text else f"{text}.0"
+
+
+def float64(value: float) -> str:
+    """A literal that every language reads back as the same double."""
+    return repr(float(value))
 
 
 def _texts(language: Language) -> Callable[[str], str]:
@@ -300,7 +347,9 @@ def _lines(array: np.ndarray) -> list[str]:
     """An array's values as lines of C literals."""
     elements = []
     for value in array.reshape(-1).tolist():
-        if array.dtype.kind == "f":
+        if array.dtype == np.float64:
+            elements.append(float64(value))
+        elif array.dtype.kind == "f":
             elements.append(f"{float32(value)}f")
         else:
             elements.append(str(int(value)))

@@ -1,7 +1,7 @@
 // Runs the released model in TFLite Micro's interpreter: `setup_model()` once, then `run_model()`.
 //
-// model.h is the model's, beside model.cc; model_values.h has this model's constants, preprocess.h the preprocessing
-// and quantization in plain C. `verify_sample()` compares with the outputs recorded at release: leave it and
+// model.h is the model's, beside model.cc; model_values.h has this model's constants, preprocess.h and preprocess_sound.h
+// the preprocessing and quantization in plain C. `verify_sample()` compares with the outputs recorded at release: leave it and
 // sample_values.h out of a product's firmware (-DWITHOUT_SAMPLE).
 #include <cmath>
 #include <cstring>
@@ -9,6 +9,7 @@
 #include "model.h"
 #include "model_values.h"
 #include "preprocess.h"
+#include "preprocess_sound.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_log.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
@@ -36,7 +37,7 @@ bool setup_model() {
   return true;
 }
 
-// One input by its place in MODEL_INPUTS. `values` are floats, as preprocess_image makes them, and quantized here; of an
+// One input by its place in MODEL_INPUTS. `values` are floats, as preprocess_image and preprocess_sound make them, and quantized here; of an
 // input of another type than int8 they are that type's.
 void set_input(int index, const void *values) {
   const TensorValues &tensor = MODEL_INPUTS[index];
@@ -85,6 +86,16 @@ float verify_sample() {
 #endif
     set_input(i, values);
 #else
+#ifdef SAMPLE_SOUND_SCRATCH
+    if (std::strcmp(MODEL_INPUTS[i].name, MODEL_AUDIO.input) == 0) {
+      static double scratch[SAMPLE_SOUND_SCRATCH];
+      Sound sound = MODEL_SOUND;
+      sound.samples = SAMPLE_INPUTS[i];
+      if (!preprocess_sound(&sound, values, &MODEL_AUDIO, scratch)) return -1.0f;
+      set_input(i, values);
+      continue;
+    }
+#endif
     set_input(i, SAMPLE_INPUTS[i]);
 #endif
   }

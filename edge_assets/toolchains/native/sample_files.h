@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "preprocess.h"
+#include "preprocess_sound.h"
 
 using Bytes = std::vector<char>;
 
@@ -56,12 +57,44 @@ inline Bytes preprocess_picture(const Picture &picture, const ImageValues &decla
   return values;
 }
 
-// The sample's value of one input of the model: its pictures are preprocessed here, as an app does it. `sample` has the
-// size of the sample's.
+// The model's input of a sound, as floats. Throws where it is too short.
+inline Bytes sound_input(const Sound &sound, const AudioValues &audio) {
+  Bytes values(sound_values(sound.count, &audio) * sizeof(float));
+  std::vector<double> scratch(SOUND_SCRATCH(audio.n_fft));
+  if (preprocess_sound(&sound, reinterpret_cast<float *>(values.data()), &audio, scratch.data())) return values;
+  throw std::runtime_error("the sound is too short for this model");
+}
+
+inline size_t sample_bytes(SampleType type) {
+  switch (type) {
+    case SAMPLES_INT16: return 2;
+    case SAMPLES_FLOAT32: return 4;
+    case SAMPLES_FLOAT64: return 8;
+  }
+  throw std::logic_error("unknown type");
+}
+
+// The sample's sound, preprocessed. Of a model that takes one step at a time it is the first step.
+inline Bytes sample_sound(const std::filesystem::path &path, const TensorValues &tensor, const AudioValues &audio,
+                          Sound sample) {
+  const Bytes samples = read_file(path);
+  if (samples.size() != sample.count * sample_bytes(sample.type)) {
+    throw std::runtime_error(path.string() + " is not the sample's sound");
+  }
+  sample.samples = samples.data();
+  Bytes values = sound_input(sample, audio);
+  if (values.size() < tensor.count * sizeof(float)) throw std::runtime_error(path.string() + " is too short");
+  values.resize(tensor.count * sizeof(float));
+  return values;
+}
+
+// The sample's value of one input of the model: its picture or sound is preprocessed here, as an app does it. `sample`
+// has the picture's size, `sound` the sound's length.
 inline Bytes sample_input(const std::filesystem::path &folder, const TensorValues &tensor, const ImageValues &declared,
-                          Picture sample) {
+                          Picture sample, const AudioValues &audio, const Sound &sound) {
   const ImageValues image = sized_for(&sample, &declared);
   const std::filesystem::path path = folder / (std::string("sample_") + tensor.name + ".bin");
+  if (audio.input != nullptr && std::string(audio.input) == tensor.name) return sample_sound(path, tensor, audio, sound);
   if (image.input == nullptr || std::string(image.input) != tensor.name) return read_tensor(path, tensor);
   const Bytes pixels = read_file(path);
   if (pixels.size() != sample.height * sample.width * sample.channels) {

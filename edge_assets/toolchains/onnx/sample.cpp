@@ -1,7 +1,7 @@
 // Runs the released ONNX model in ONNX Runtime, from C++: ./sample [THE RELEASED FOLDER]
 //
 // It reads the bundled sample, preprocesses it and compares the outputs with those recorded at release. An app takes
-// `preprocess_picture` and what `main` does with the session; model_values.h has the constants of this model.
+// `preprocess_picture` or `sound_input`, and what `main` does with the session; model_values.h has the constants of this model.
 #include <onnxruntime_cxx_api.h>
 
 #include "model_values.h"
@@ -30,7 +30,7 @@ static void run(const std::filesystem::path &folder) {
   std::vector<const char *> input_names, output_names;
   std::vector<Ort::Value> inputs;
   for (const TensorValues &tensor : MODEL_INPUTS) {
-    buffers.push_back(sample_input(app, tensor, MODEL_IMAGE, MODEL_SAMPLE));
+    buffers.push_back(sample_input(app, tensor, MODEL_IMAGE, MODEL_SAMPLE, MODEL_AUDIO, MODEL_SOUND));
     Bytes &bytes = buffers.back();
     inputs.push_back(Ort::Value::CreateTensor(memory, bytes.data(), bytes.size(), tensor.shape, tensor.rank,
                                               element_type(tensor.type)));

@@ -63,7 +63,7 @@ static void run(const std::filesystem::path &folder) {
 
   std::vector<std::unique_ptr<GpuBuffer>> inputs, outputs;
   for (const TensorValues &tensor : MODEL_INPUTS) {
-    const Bytes bytes = sample_input(app, tensor, MODEL_IMAGE, MODEL_SAMPLE);
+    const Bytes bytes = sample_input(app, tensor, MODEL_IMAGE, MODEL_SAMPLE, MODEL_AUDIO, MODEL_SOUND);
     inputs.push_back(std::make_unique<GpuBuffer>(bytes.size()));
     check(cudaMemcpy(inputs.back()->get(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
     require(context->setInputShape(tensor.name, dims_of(tensor)), std::string(tensor.name) + " does not fit the profile");
