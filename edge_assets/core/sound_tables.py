@@ -7,10 +7,10 @@ web page get window, mel bands and roots of unity as numbers, and compute with t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edge_assets.hashing import Json
 from edge_assets.later import np
 
 if TYPE_CHECKING:
@@ -28,17 +28,16 @@ class SoundTables:
     mel_count: tuple[int, ...]  # by band, how many bins it has
     mel_weights: np.ndarray  # of all bands one after the other, how much of each of its bins
 
-    def to_json(self) -> str:
-        """As the web bundle has them; every double is read back as it is."""
-        told = {
+    def to_dict(self) -> dict[str, Json]:
+        """As the web bundle has them, as JSON; every double is read back as it is."""
+        return {
             "window": self.window.tolist(),
             "cosines": self.cosines.tolist(),
             "sines": self.sines.tolist(),
-            "mel_first": self.mel_first,
-            "mel_count": self.mel_count,
+            "mel_first": list(self.mel_first),
+            "mel_count": list(self.mel_count),
             "mel_weights": self.mel_weights.tolist(),
         }
-        return json.dumps(told)
 
 
 def tables_of(declared: AudioPreprocessing) -> SoundTables | None:

@@ -1,6 +1,6 @@
 // An app's use of the bundle's loader, which a type checker must accept, and mistakes that it must find.
 
-import { bundleFetch, ChunkError, EdgeModel, openPicture, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
+import { bundleFetch, ChunkError, EdgeModel, openPicture, openSound, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
 
 export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Float32Array): Promise<string> {
   const seen: string[] = [];
@@ -30,6 +30,12 @@ export async function ofFile(model: EdgeModel, file: File): Promise<Feeds> {
   return model.preprocess(await openPicture(file));
 }
 
+export async function heard(model: EdgeModel, file: File): Promise<Feeds> {
+  const declared = model.manifest.preprocessing;
+  if (declared.kind !== "audio") return {};
+  return model.preprocess(await openSound(file, declared.sampling_rate));
+}
+
 export async function plain(url: string): Promise<ArrayBuffer> {
   const fetchFromBundle: typeof fetch = await bundleFetch(url);
   return (await fetchFromBundle("models/model.onnx")).arrayBuffer();
@@ -42,6 +48,8 @@ export async function mistakes(model: EdgeModel): Promise<void> {
   new EdgeModel();
   // @ts-expect-error: a tensor needs its dims
   await model.run({ image: { type: "float32", data: new Float32Array(4) } });
+  // @ts-expect-error: a file's bytes are no sound
+  model.preprocess(new Uint8Array(4));
   // @ts-expect-error: what was loaded does not change
   model.variant = "onnx_fp16";
 }

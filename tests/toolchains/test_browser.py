@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import wave
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,16 @@ from edge_assets.errors import MissingTool, Refused
 from edge_assets.families.browser import BROWSER
 from edge_assets.pipeline import release
 from edge_assets.pipeline.cell import Cell
-from edge_assets.spec.preprocess import ImagePreprocessing, read_picture
+from edge_assets.spec.preprocess import AudioPreprocessing, ImagePreprocessing, read_picture, read_wav
 from edge_assets.targets import local_target
 from edge_assets.targets.project import catalog, target
 from edge_assets.toolchains.web import bundle as web_bundle
 from edge_assets.toolchains.web import ort_web
-from edge_assets.toolchains.web.chromium import WEB, Chromium, Server
+from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.conftest import ROOT
+from tests.sounds import assert_same
 from tests.tiny.spec import MLP, TINY
 
 SHOTS = ROOT / "test-screenshots"
@@ -419,6 +421,86 @@ def test_the_page_takes_no_other_size_without_resize(bundle: Path, page: Page, s
     notes = page.locator("#notes")
     expect(notes).to_contain_text("photo.png: the model takes pictures of 8 x 8 pixels", timeout=10_000)
     expect(notes).to_contain_text("this one has 96 x 32")
+
+
+HEARD = AudioPreprocessing(
+    "image",
+    16000,
+    n_fft=14,
+    hop=14,
+    frames=8,
+    log="db",
+    mean=-20.0,
+    std=10.0,
+    axes=("channel", "mel", "time"),
+)
+HEAR = """async (address) => {
+    const { EdgeModel, openSound } = await import("/bundle/loader.js");
+    const model = await EdgeModel.load("/bundle/");
+    const { input, sampling_rate } = model.manifest.preprocessing;
+    const feeds = model.preprocess(await openSound(await (await fetch(address)).blob(), sampling_rate));
+    const { logits } = await model.run(feeds);
+    return [Array.from(feeds[input].data), feeds[input].dims, Array.from(logits.data)];
+}"""
+
+
+@pytest.fixture
+def hearing(changeable: Path) -> Path:
+    """The bundle of a model that takes a spectrogram for its picture."""
+    manifest = json.loads((changeable / "manifest.json").read_text())
+    spec = replace(TINY, preprocessing=HEARD)
+    modules = [RUNTIME / web_bundle.RUNTIMES["wasm"][0]]
+    manifest |= {"shell": web_bundle.write_shell(changeable, spec, modules), "preprocessing": HEARD.to_dict()}
+    (changeable / "manifest.json").write_text(json.dumps(manifest))
+    return changeable
+
+
+def wav_file(path: Path, rate: int = 16000) -> Path:
+    """A second of noise that grows louder."""
+    noise = np.random.default_rng(0).normal(size=rate) * np.linspace(0, 9000, rate)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(noise.astype("<i2").tobytes())
+    return path
+
+
+def test_a_wav_file_gives_the_page_pythons_numbers(hearing: Path, page: Page, serve: Serve, tmp_path: Path) -> None:
+    path = wav_file(tmp_path / "noise.wav")
+    server = serve(hearing, **{"noise.wav": path})
+    visit(page, server)
+    expect(page.locator("#sounds")).to_contain_text("A WAV file with 16000 samples per second")
+    assert "ms" not in shown(page)["Latency"], "nothing was heard yet"
+    page.locator("#sound").set_input_files(path)
+    expect(page.locator("#classes li").first).to_be_visible(timeout=60_000)
+    values, shape, logits = page.evaluate(HEAR, "/noise.wav")
+    expected = HEARD.apply({"image": [read_wav(path, 16000)]})["image"]
+    assert shape == list(expected.shape)
+    assert_same(np.array(values, np.float32), HEARD, read_wav(path, 16000))
+    assert page.locator("#answer").inner_text() == str(np.argmax(logits))
+    expect(page.locator("#heard")).to_contain_text("noise.wav, 1.00 s")
+
+
+def test_the_page_says_which_sounds_it_takes(hearing: Path, page: Page, serve: Serve, tmp_path: Path) -> None:
+    visit(page, serve(hearing))
+    page.locator("#sound").set_input_files(wav_file(tmp_path / "other.wav", rate=8000))
+    expect(page.locator("#notes")).to_contain_text("8000 samples per second, the model takes 16000: resample it first")
+    page.locator("#sound").set_input_files(ROOT / "README.md")
+    expect(page.locator("#notes")).to_contain_text("README.md: this is no WAV file.")
+
+
+def test_a_changed_table_of_sounds_is_named(hearing: Path, page: Page, serve: Serve) -> None:
+    table = hearing / "models" / "tiny" / "sound.json"
+    table.write_text(table.read_text().replace("0.", "0.1", 1))
+    page.goto(f"{serve(hearing).url}/bundle/")
+    expect(page.locator("#error")).to_contain_text("models/tiny/sound.json is corrupt: sha256", timeout=60_000)
+
+
+def test_a_bundles_recipe_has_the_tables_of_its_sounds() -> None:
+    on = target("browser-wasm")
+    assert "sound" not in web_bundle.parameters(TINY, on)
+    assert web_bundle.parameters(replace(TINY, preprocessing=HEARD), on)["sound"]
 
 
 def test_transformers_js_runs_the_layout(

@@ -1,11 +1,11 @@
 """The browser bundle: a folder that any static file server can host.
 
-    index.html               demo page: runs the model on the visitor's image
+    index.html               demo page: runs the model on the visitor's image, sound or text
     loader.js, loader.d.ts   what an application imports; its parts beside it, and sw.js, the service worker
     manifest.json            variants, chunks with sizes and sha256, tensors, preprocessing
     default.json             the released variant (written by the release)
     models/<id>/             the layout of Transformers.js: config.json, onnx/model{,_fp16,_quantized,_int8,_q4}.onnx,
-                             and of a model of texts tokenizer.json, tokenizer_config.json
+                             and of a model of texts tokenizer.json, tokenizer_config.json; of one of sound sound.json
     runtime/                 ONNX Runtime Web and Transformers.js, and of a model of texts the tokenizer's library
 
 Large files (models, WebAssembly) are stored once, as chunks `<path>.part<n>` of at most 4 MiB, each gzipped where that
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from edge_assets.core.session import refuse_layout
+from edge_assets.core.sound_tables import tables_of
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.hashing import Json, digest, sha256_of
-from edge_assets.spec.preprocess import TextPreprocessing
+from edge_assets.spec.preprocess import AudioPreprocessing, TextPreprocessing
 from edge_assets.toolchains.onnx import export as onnx_format
 from edge_assets.toolchains.web.chromium import RUNTIME, WEB, Chromium, Server
 from edge_assets.toolchains.web.ort_web import open_harness, routes
@@ -247,9 +248,11 @@ def tokenizer_files(spec: "ModelSpec") -> dict[str, Path]:
 
 
 def _settings(spec: "ModelSpec") -> dict[str, dict[str, Json]]:
-    """The least that Transformers.js wants of a model, for what has no file of its own."""
+    """The least that Transformers.js wants of a model, for what has no file of its own; the tables of one of sound."""
     # it needs a type; for one it does not know, AutoModel opens the graph as it is
     settings: dict[str, dict[str, Json]] = {"config.json": {"model_type": spec.name}}
+    if tables := _tables(spec):
+        settings["sound.json"] = tables
     text = spec.preprocess
     if isinstance(text, TextPreprocessing):
         padding = json.loads(Path(text.tokenizer).read_text()).get("padding") or {}
@@ -259,6 +262,14 @@ def _settings(spec: "ModelSpec") -> dict[str, dict[str, Json]]:
             "pad_token": padding.get("pad_token", "[PAD]"),  # tokenizers' own default
         }
     return settings
+
+
+def _tables(spec: "ModelSpec") -> dict[str, Json]:
+    """What the page computes a spectrogram with; nothing for a model of something else."""
+    if not isinstance(spec.preprocess, AudioPreprocessing):
+        return {}
+    tables = tables_of(spec.preprocess)
+    return tables.to_dict() if tables else {}
 
 
 def visit(request: BuildRequest, variants: list[str]) -> dict[str, Json]:
@@ -319,7 +330,10 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     tokenizer = {name: sha256_of(file) for name, file in tokenizer_files(spec).items()}
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]
+    # they are computed, so their digits may be another NumPy's
+    sound: dict[str, Json] = {"sound": digest(tables)} if (tables := _tables(spec)) else {}
     return {
+        **sound,
         "id": spec.name,
         "description": spec.description,
         "inputs": inputs,

@@ -1,13 +1,14 @@
-/** The demo page: the released model on an image or a text of the visitor's. */
+/** The demo page: the released model on an image, a sound or a text of the visitor's. */
 
 import { imageInput } from "./demo-image.js";
+import { soundInput } from "./demo-sound.js";
 import { textInput } from "./demo-text.js";
 import { EdgeModel } from "./loader.js";
 
-const INPUTS = { image: imageInput, text: textInput };
+const INPUTS = { image: imageInput, audio: soundInput, text: textInput };
 const $ = (id) => document.getElementById(id);
 let model = null;
-let input = null; // the visitor's: feeds(model), show(outputs, manifest)
+let input = null; // the visitor's: feeds(model), null before there is one, and show(outputs, manifest)
 let isRunning = false;
 let isStale = false; // changed while the model ran
 
@@ -29,10 +30,10 @@ async function open(options) {
   model = null;
   model = await EdgeModel.load("./", { ...options, onProgress: showProgress });
   if (!INPUTS[model.manifest.preprocessing.kind]) {
-    throw new Error("This model takes neither an image nor a text, so this page cannot show it. Use loader.js.");
+    throw new Error("This model takes neither an image nor a sound nor a text, so this page cannot show it. Use loader.js.");
   }
   // before it can be seen: what a quick visitor gives must find somebody who listens
-  input ??= INPUTS[model.manifest.preprocessing.kind](model.manifest, run);
+  input ??= INPUTS[model.manifest.preprocessing.kind](model.manifest, run, model);
   $("loading").hidden = true;
   $("work").hidden = $("controls").hidden = false;
   showFacts();
@@ -118,6 +119,7 @@ async function run() {
     do {
       isStale = false;
       const feeds = input.feeds(model);
+      if (!feeds) return;
       const started = performance.now();
       const outputs = await model.run(feeds);
       const latency = performance.now() - started;

@@ -88,7 +88,39 @@ export interface ImagePreprocessing {
 export interface AudioPreprocessing {
   kind: "audio";
   input: string;
+  /** Hz, of every sound: nothing is resampled */
   sampling_rate: number;
+  /** a sound is cut at its end, or padded with zeros, to so many */
+  samples?: number;
+  /** left out: the input is the waveform */
+  n_fft?: number;
+  hop?: number;
+  window_length?: number;
+  center?: boolean;
+  power?: number;
+  n_mels?: number;
+  f_min?: number;
+  f_max?: number;
+  mel_scale?: "htk" | "slaney";
+  mel_norm?: "none" | "slaney";
+  log?: "none" | "ln" | "log10" | "db";
+  floor?: number;
+  below_peak?: number;
+  /** cut at the end, or padded with silence, to so many */
+  frames?: number;
+  mean?: number;
+  std?: number;
+  axes?: ("mel" | "time" | "channel")[];
+}
+/** What Python computed for a spectrogram: models/<id>/sound.json. */
+export interface SoundTables {
+  window: number[];
+  cosines: number[];
+  sines: number[];
+  /** of each mel band its first bin, and how many it has; the weights of one band after the other */
+  mel_first: number[];
+  mel_count: number[];
+  mel_weights: number[];
 }
 export interface TextPreprocessing {
   kind: "text";
@@ -143,13 +175,19 @@ export class EdgeModel {
   readonly offline: Promise<string | null>;
 
   run(feeds: Feeds): Promise<Feeds>;
-  /** a picture of any size (best from `openPicture`), or one text or several, whichever the model takes */
-  preprocess(given: ImageData | CanvasImageSource | string | string[]): Feeds;
+  /**
+   * Whichever the model takes: a picture of any size (best from `openPicture`), one text or several, or a mono sound of
+   * the model's sampling rate, whole numbers of 16 bits or numbers from -1 to 1
+   */
+  preprocess(given: ImageData | CanvasImageSource | string | string[] | Int16Array | Float32Array | Float64Array): Feeds;
   close(): Promise<void>;
 }
 
 /** An image file's pixels, upright by its EXIF orientation, without its colour profile: as `infer.py` reads them. */
 export function openPicture(file: Blob): Promise<ImageData>;
+
+/** A WAV file of whole numbers, its channels averaged, as `infer.py` reads it; an error for another sampling rate. */
+export function openSound(file: Blob, samplingRate: number): Promise<Float32Array>;
 
 /** A `fetch` that answers the plain paths of the bundle's files with their verified chunks, joined. */
 export function bundleFetch(url: string | URL, onProgress?: (progress: Progress) => void): Promise<typeof fetch>;

@@ -4,7 +4,8 @@
  *     import { EdgeModel, openPicture } from "./bundle/loader.js";
  *     const model = await EdgeModel.load("./bundle/", { onProgress: console.log });
  *     const { logits } = await model.run(model.preprocess(await openPicture(file)));        // or
- *     const { embedding } = await model.run(model.preprocess(["a text", "another"]));
+ *     const { embedding } = await model.run(model.preprocess(["a text", "another"]));        // or
+ *     const { scores } = await model.run(model.preprocess(await openSound(file, 16000)));
  *
  * Types are in loader.d.ts.
  */
@@ -14,9 +15,10 @@ import { ChunkError, readFile } from "./chunks.js";
 import { openCache } from "./cache.js";
 import { importVerified } from "./modules.js";
 import { fromPicture, openPicture } from "./preprocess.js";
+import { fromSound, openSound, openTables } from "./sound.js";
 import { fromTexts, openTokenizer } from "./text.js";
 
-export { ChunkError, openPicture };
+export { ChunkError, openPicture, openSound };
 
 /** @type {Map<string, Promise<{ort: any, threads: number, problem: string | null}>>} ONNX Runtime Web by module URL: a page initialises each once */
 const runtimes = new Map();
@@ -42,6 +44,7 @@ export class EdgeModel {
     try {
       const model = await files.read(manifest.variants[chosen].file, "model");
       const tokenizer = manifest.preprocessing.kind === "text" ? await openTokenizer(base, manifest) : null;
+      const tables = manifest.preprocessing.kind === "audio" ? await openTables(base, manifest) : null;
       const opened = await openSession(await devices(manifest, device), files, model, threads, onProgress);
       const cache = await openCache();
       await cache.keepOnly(base, new Set(Object.values(manifest.files).flatMap((f) => f.chunks.map((c) => c.sha256))));
@@ -55,6 +58,7 @@ export class EdgeModel {
         manifest,
         variant: chosen,
         tokenizer,
+        tables,
         ort: opened.ort,
         session: opened.session,
         device: opened.device,
@@ -85,12 +89,13 @@ export class EdgeModel {
     return outputs;
   }
 
-  /** A picture, or texts, as the model's inputs. */
+  /** A picture, a sound, or texts, as the model's inputs. */
   preprocess(given) {
     const declared = this.manifest.preprocessing;
     if (declared.kind === "text") return fromTexts([given].flat(), this.tokenizer, declared);
     if (declared.kind === "image") return fromPicture(given, declared);
-    throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of texts`);
+    if (declared.kind === "audio") return fromSound(given, declared, this.tables);
+    throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of sounds nor of texts`);
   }
 
   /** Free the session. */
