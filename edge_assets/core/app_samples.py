@@ -38,6 +38,7 @@ ANDROID_TESTED = (
     "NumPy's values; not run on Android"
 )
 C_PREPROCESSING = ("native/preprocess.h", "native/preprocess_sound.h")
+KOTLIN_PREPROCESSING = ("native/Preprocess.kt", "native/PreprocessSound.kt")
 
 ONNX = AppSample(
     language="c",
@@ -68,14 +69,14 @@ MICROCONTROLLER = AppSample(
 )
 LITERT = AppSample(
     language="kotlin",
-    sources=("litert/LiteRtSample.kt", "native/Preprocess.kt", "native/SampleFiles.kt"),
+    sources=("litert/LiteRtSample.kt", *KOTLIN_PREPROCESSING, "native/SampleFiles.kt"),
     build=ANDROID.format(dependency="`com.google.ai.edge.litert:litert`"),
     tested=ANDROID_TESTED.format(runtime="LiteRT"),
     tokenizer=ANDROID_TOKENIZER,
 )
 EXECUTORCH = AppSample(
     language="kotlin",
-    sources=("executorch/ExecuTorchSample.kt", "native/Preprocess.kt", "native/SampleFiles.kt"),
+    sources=("executorch/ExecuTorchSample.kt", *KOTLIN_PREPROCESSING, "native/SampleFiles.kt"),
     build=ANDROID.format(dependency="`org.pytorch:executorch-android`"),
     tested=ANDROID_TESTED.format(runtime="ExecuTorch"),
     tokenizer=ANDROID_TOKENIZER,

@@ -19,8 +19,9 @@ class ReleasedModel(context: Context) : AutoCloseable {
     }
 
     /**
-     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessPicture`), LongArray, IntArray or
-     * ByteArray, by the type in [ModelValues.INPUTS]. Token ids are a LongArray.
+     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessPicture`, of a sound:
+     * `preprocessSound`), LongArray, IntArray or ByteArray, by the type in [ModelValues.INPUTS]. Token ids are a
+     * LongArray.
      */
     fun run(values: Map<String, Any>): Map<String, Any> {
         val inputs = ModelValues.INPUTS.map { EValue.from(tensor(it, values.getValue(it.name))) }
@@ -31,8 +32,7 @@ class ReleasedModel(context: Context) : AutoCloseable {
     /** Largest difference, by output, from what was recorded at release, on the sample in the app's assets. */
     fun verify(): Map<String, Double> {
         val sample = ModelValues.INPUTS.associate {
-            val bytes = asset("sample_${it.name}.bin")
-            it.name to sampleInput(bytes, it, ModelValues.IMAGE, ModelValues.SAMPLE_PICTURE)
+            it.name to sampleInput(asset("sample_${it.name}.bin"), it)
         }
         val found = run(sample)
         return ModelValues.OUTPUTS.associate {

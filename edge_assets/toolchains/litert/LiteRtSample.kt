@@ -14,8 +14,9 @@ class ReleasedModel(context: Context, accelerator: Accelerator = Accelerator.CPU
     private val outputs = ModelValues.OUTPUTS.associate { it.name to model.createOutputBuffer(it.name) }
 
     /**
-     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessPicture`), IntArray, BooleanArray or
-     * ByteArray, by the type in [ModelValues.INPUTS]. Token ids are an IntArray.
+     * Outputs by name for inputs by name: a FloatArray (of a picture: `preprocessPicture`, of a sound:
+     * `preprocessSound`), IntArray, BooleanArray or ByteArray, by the type in [ModelValues.INPUTS]. Token ids are an
+     * IntArray.
      */
     fun run(values: Map<String, Any>): Map<String, Any> {
         for ((name, buffer) in inputs) write(buffer, values.getValue(name))
@@ -26,8 +27,7 @@ class ReleasedModel(context: Context, accelerator: Accelerator = Accelerator.CPU
     /** Largest difference, by output, from what was recorded at release, on the sample in the app's assets. */
     fun verify(): Map<String, Double> {
         val sample = ModelValues.INPUTS.associate {
-            val bytes = asset("sample_${it.name}.bin")
-            it.name to sampleInput(bytes, it, ModelValues.IMAGE, ModelValues.SAMPLE_PICTURE)
+            it.name to sampleInput(asset("sample_${it.name}.bin"), it)
         }
         val found = run(sample)
         return ModelValues.OUTPUTS.associate {

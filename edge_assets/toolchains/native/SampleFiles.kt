@@ -16,8 +16,27 @@ fun decode(bytes: ByteArray, type: TensorType): Any = when (type) {
     TensorType.UINT8 -> bytes
 }
 
-/** The sample's value of one input of the model: its picture, of size [sample], is preprocessed, as an app does it. */
-fun sampleInput(bytes: ByteArray, tensor: TensorValues, image: ImageValues?, sample: IntArray): Any {
+/** The samples of a sound as doubles from -1 to 1. */
+fun decodeSound(bytes: ByteArray, type: SampleType): DoubleArray {
+    val values = little(bytes)
+    return when (type) {
+        SampleType.INT16 -> DoubleArray(bytes.size / 2) { values.getShort(2 * it).toDouble() / 32768.0 }
+        SampleType.FLOAT32 -> DoubleArray(bytes.size / 4) { values.getFloat(4 * it).toDouble() }
+        SampleType.FLOAT64 -> DoubleArray(bytes.size / 8) { values.getDouble(8 * it) }
+    }
+}
+
+/** The sample's value of one input of the model: its picture or sound is preprocessed, as an app does it. */
+fun sampleInput(bytes: ByteArray, tensor: TensorValues): Any {
+    val audio = ModelValues.AUDIO
+    if (audio != null && audio.input == tensor.name) {
+        // of a model that takes one step at a time it is the first step
+        return preprocessSound(decodeSound(bytes, ModelValues.SAMPLE_SOUND), audio).copyOf(tensor.count)
+    }
+    return samplePicture(bytes, tensor, ModelValues.IMAGE, ModelValues.SAMPLE_PICTURE)
+}
+
+private fun samplePicture(bytes: ByteArray, tensor: TensorValues, image: ImageValues?, sample: IntArray): Any {
     if (image == null || image.input != tensor.name) return decode(bytes, tensor.type)
     val (height, width, channels) = sample
     val isFitted = height == image.height && width == image.width && channels == image.channels

@@ -23,8 +23,8 @@ typedef struct {
 typedef enum { LOGARITHM_NONE, LOGARITHM_LN, LOGARITHM_LOG10, LOGARITHM_DB } Logarithm;
 
 /* How sounds become the model's input: the waveform, a spectrogram or a mel spectrogram, (value - mean) / std.
-   To compute one frame at a time as a sound arrives, give preprocess_sound() the n_fft samples of that frame, and a copy
-   of this with samples 0, center 0 and frames 0. */
+   To compute one frame at a time as a sound arrives, give preprocess_sound() the n_fft samples of that frame, and a
+   copy of this with samples 0, center 0 and frames 0. */
 typedef struct {
   const char *input;    /* NULL: this model takes no sound */
   size_t sampling_rate; /* Hz, of every sound */
@@ -98,9 +98,9 @@ static inline void cut_frame(const Sound *sound, size_t frame, double *complex_v
   }
 }
 
-/* The discrete Fourier transform of n_fft real values, by Stockham's steps: one for each prime factor, from the smallest
-   on. Spectra of real values are symmetric, so half of each is computed. `from` and `to` are both overwritten; returns
-   the one that holds the result. */
+/* The discrete Fourier transform of n_fft real values, by Stockham's steps: one for each prime factor, from the
+   smallest on. Spectra of real values are symmetric, so half of each is computed. `from` and `to` are both overwritten;
+   returns the one that holds the result. */
 static inline double *fourier_transform(double *from, double *to, const AudioValues *audio) {
   const size_t n = audio->n_fft;
   size_t done = 1, rest = n, factor = 2;
@@ -164,8 +164,8 @@ static inline double logarithm_of(double energy, const AudioValues *audio) {
   return audio->logarithm == LOGARITHM_DB ? 10.0 * log10(raised) : log10(raised);
 }
 
-/* The rows of one frame before mean and std, each given to `values` at a distance of `step`; or, where `values` is NULL,
-   their largest is returned. */
+/* The rows of one frame go to `values`, at a distance of `step`, where that is not NULL. Returns the largest of them
+   before mean and std. */
 static inline double write_frame(const Sound *sound, size_t frame, double least, float *values, size_t step,
                                  const AudioValues *audio, double *scratch) {
   const double *energies = energies_of(sound, frame, audio, scratch);

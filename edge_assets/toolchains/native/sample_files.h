@@ -94,7 +94,8 @@ inline Bytes sample_input(const std::filesystem::path &folder, const TensorValue
                           Picture sample, const AudioValues &audio, const Sound &sound) {
   const ImageValues image = sized_for(&sample, &declared);
   const std::filesystem::path path = folder / (std::string("sample_") + tensor.name + ".bin");
-  if (audio.input != nullptr && std::string(audio.input) == tensor.name) return sample_sound(path, tensor, audio, sound);
+  const bool is_sound = audio.input != nullptr && std::string(audio.input) == tensor.name;
+  if (is_sound) return sample_sound(path, tensor, audio, sound);
   if (image.input == nullptr || std::string(image.input) != tensor.name) return read_tensor(path, tensor);
   const Bytes pixels = read_file(path);
   if (pixels.size() != sample.height * sample.width * sample.channels) {
