@@ -83,7 +83,7 @@ EXECUTORCH = AppSample(
 )
 COREML = AppSample(
     language="swift",
-    sources=("coreml/Sample.swift", "coreml/Preprocess.swift"),
+    sources=("coreml/Sample.swift", "coreml/Preprocess.swift", "coreml/PreprocessSound.swift"),
     build="on a Mac, `cd app && swiftc -O -parse-as-library *.swift -o sample && ./sample ..`; in an app, add the "
     ".mlpackage to the Xcode project and take what you need of the sources",
     tested="neither compiled nor run: written after Apple's documentation",

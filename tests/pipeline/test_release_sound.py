@@ -1,5 +1,6 @@
 """Sound in a release's `app/`: what C computes of a waveform, against the dataset's numbers in NumPy."""
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -12,16 +13,17 @@ from safetensors.torch import save_file
 
 from edge_assets import AudioPreprocessing
 from edge_assets.core import app_samples
-from edge_assets.core.sound_tables import roots_of_unity
+from edge_assets.core.sound_tables import roots_of_unity, tables_of
 from edge_assets.core.variant import CHECKPOINT
 from edge_assets.families.families import FAMILIES
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
+from edge_assets.pipeline.release.app import VALUES
 from edge_assets.targets.project import target
 from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.native import largest_differences, onnxruntime, run_c, run_onnx_sample
-from tests.pipeline.test_release_app import micro_facts, written
+from tests.pipeline.test_release_app import SAMPLES, micro_facts, written
 from tests.sounds import DECLARED, SOUNDS, assert_same
 from tests.tiny.sounds import HEARD
 from tests.tiny.stream import network
@@ -96,6 +98,26 @@ def printed(source: Path, sound: np.ndarray) -> np.ndarray:
     sound.tofile(source.with_name("sound.bin"))
     found = run_c(source, str(TYPES.index(sound.dtype.name)), str(source.with_name("sound.bin")))
     return np.frombuffer(found, np.float32)
+
+
+@pytest.mark.parametrize("runtime", SAMPLES)
+def test_every_sample_has_the_tables_that_python_computed(runtime: str, tmp_path: Path) -> None:
+    declared = DECLARED["whisper"]
+    sample = SAMPLES[runtime]
+    facts = None
+    if not sample.has_files:
+        facts = micro_facts([1, 80, 110], "NCHW")
+        facts["signature"]["inputs"][0]["name"] = "sound"
+    app = written(tmp_path, sample, declared, SOUNDS["int16"][None], facts, name="sound")
+    constants = (app / VALUES[sample.language]).read_text()
+    found = np.array([float(number) for number in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", constants)])
+    tables = tables_of(declared)
+    assert tables is not None
+    for table in (tables.window, tables.cosines, tables.sines, tables.mel_weights):
+        places = np.flatnonzero(found == table[0])
+        assert any(np.array_equal(found[place : place + len(table)], table) for place in places)
+    if sample.has_files:
+        assert (app / "sample_sound.bin").read_bytes() == SOUNDS["int16"].tobytes()
 
 
 @pytest.mark.parametrize("name", DECLARED)

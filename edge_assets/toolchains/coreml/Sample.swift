@@ -1,7 +1,8 @@
 // Runs the released CoreML package on a Mac: ./sample [THE RELEASED FOLDER]
 //
 // It reads the bundled sample and compares the outputs with those recorded at release. An app takes `fit`, then
-// `pixelBuffer` or `preprocess`, and what `ReleasedModel` does; ModelValues.swift has the constants of this model.
+// `pixelBuffer` or `preprocess` (of a sound that alone), and what `ReleasedModel` does; ModelValues.swift has the
+// constants of this model.
 import CoreML
 import CoreVideo
 import Foundation
@@ -113,9 +114,23 @@ func numbers(_ data: Data, _ type: TensorType) -> [NSNumber] {
     }
 }
 
+/// The samples of a sound from -1 to 1.
+func soundSamples(_ data: Data, _ type: SampleType) -> [Double] {
+    switch type {
+    case .int16: return elements(data, of: Int16.self).map { Double($0) / 32768.0 }
+    case .float32: return elements(data, of: Float.self).map { Double($0) }
+    case .float64: return elements(data, of: Double.self)
+    }
+}
+
 /// The sample's value of one input of the model.
 func sampleInput(_ tensor: TensorValues, in folder: URL) throws -> MLFeatureValue {
     let data = try Data(contentsOf: folder.appendingPathComponent("sample_\(tensor.name).bin"))
+    if let audio = ModelValues.audio, audio.input == tensor.name {
+        let values = try preprocess(soundSamples(data, ModelValues.sampleSound), audio)
+        let step = values.prefix(tensor.count).map { NSNumber(value: $0) } // of a model with states the first
+        return MLFeatureValue(multiArray: try multiArray(step, tensor))
+    }
     guard let declared = ModelValues.image, declared.input == tensor.name else {
         return MLFeatureValue(multiArray: try multiArray(numbers(data, tensor.type), tensor))
     }
