@@ -49,6 +49,7 @@ LONGEST = (
     "test_qat",
     "test_store",
     "test_release_app",
+    "test_release_sound",
     "test_tracking",
     "test_report",
     "test_browser_device",
