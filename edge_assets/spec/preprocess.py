@@ -293,18 +293,12 @@ class ImagePreprocessing:
             scaled = _around(height, width, least[0], least[1])
         if scaled[0] > largest[0] or scaled[1] > largest[1]:
             scaled = _inside(height, width, *largest)
+        has_room = self.resize == "letterbox"
         size = (
-            self._stepped(scaled[0], least[0], largest[0]),
-            self._stepped(scaled[1], least[1], largest[1]),
+            _stepped(scaled[0], self.multiple, least[0], largest[0], has_room),
+            _stepped(scaled[1], self.multiple, least[1], largest[1], has_room),
         )
         return size, scaled
-
-    def _stepped(self, side: int, least: int, largest: int) -> int:
-        """The model's side for one of a picture: a multiple, and in its range."""
-        steps = _rounded(side, self.multiple)
-        if self.resize == "letterbox":
-            steps = -(-side // self.multiple)  # all of it has room
-        return min(max(steps * self.multiple, least), largest)
 
     def _with_channels(self, picture: np.ndarray) -> np.ndarray:
         """The picture with the model's channels. Raises ValueError where they are refused or have no meaning."""
@@ -377,6 +371,12 @@ def _around(height: int, width: int, least_height: int, least_width: int) -> Siz
     if least_height * width >= least_width * height:
         return least_height, _rounded(width * least_height, height)
     return _rounded(height * least_width, width), least_width
+
+
+def _stepped(side: int, multiple: int, least: int, largest: int, has_room: bool) -> int:
+    """The model's side for one of a picture: a multiple, and in its range; with room for all of it, or the nearest."""
+    steps = -(-side // multiple) if has_room else _rounded(side, multiple)
+    return min(max(steps * multiple, least), largest)
 
 
 def _rounded(numerator: int, denominator: int) -> int:
