@@ -86,6 +86,9 @@ def measure_browser(request: BrowserRequest) -> None:
         place = store_evidence(evidence)
     _print(evidence)
     click.echo(f"kept in {place}")
+    if evidence.matches_target:
+        model, checkpoint, target = evidence.model, evidence.checkpoint, evidence.target
+        click.echo(f"into the scorecard: edge-assets build --model {model} --checkpoint {checkpoint} --target {target}")
 
 
 @contextmanager

@@ -150,6 +150,7 @@ def build(
 @clear_errors
 def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...], as_json: bool) -> None:
     """What ships on each target, how good it is, and how that is known."""
+    from edge_assets.cli import emulators
     from edge_assets.cli.build import choose_targets, registered_checkpoint
     from edge_assets.core.shapes import written
     from edge_assets.defs.resources import store_resource
@@ -174,6 +175,9 @@ def scorecard(model: str | None, checkpoint: str | None, targets: tuple[str, ...
         terminal.print_rows(key, rows)
     else:
         terminal.print_winners(key, rows)
+        hint = emulators.hint(row.target for row in rows)
+        if hint:
+            click.echo(hint)
 
 
 @main.command()

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
@@ -10,12 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_assets.core.sizes import readable_size
+from edge_assets.core.types import Artifact
 from edge_assets.devices import needs, packing, reach
 from edge_assets.devices.connection import AgentError, Connection, Hello
 from edge_assets.devices.inventory import Device, Inventory, devices
-from edge_assets.devices.readiness import Readiness
+from edge_assets.devices.readiness import demand_power, demand_room
+from edge_assets.devices.session import DeviceLoadable
 from edge_assets.devices.transfer import send_bytes
-from edge_assets.errors import DeviceError, EdgeAssetsError
+from edge_assets.devices.transport import install_command
+from edge_assets.errors import DeviceError, EdgeAssetsError, Refused, one_line
+from edge_assets.hashing import sha256_of
 from edge_assets.report.console import console
 from edge_assets.targets.project import target
 
@@ -44,14 +50,19 @@ def print_devices() -> bool:
         state, is_fine = _state(device)
         is_ready = is_ready and is_fine
         table.add_row(device.name, device.target, device.address, state)
-    place.print(table)
+    if inventory.devices:
+        place.print(table)
     return is_ready
 
 
 def summary(inventory: Inventory, name: str) -> str | None:
     """The devices of a target by name, without asking them; None where there are none."""
-    names = [device.name for device in inventory.of(name)]
-    return f"device {', '.join(names)}" if names else None
+    of_target = inventory.of(name)
+    names = [device.name for device in of_target if device.is_timed]
+    emulated = [device.name for device in of_target if not device.is_timed]
+    parts = [f"device {', '.join(names)}"] if names else []
+    parts += [f"emulated by {', '.join(emulated)}"] if emulated else []
+    return "; ".join(parts) or None
 
 
 def _state(device: Device) -> tuple[str, bool]:
@@ -62,21 +73,24 @@ def _state(device: Device) -> tuple[str, bool]:
     if answer.hello is None:
         return f"[red]{escape(answer.reason or '')}[/]", False
     hello = answer.hello
+    if device.kind == "emulated":
+        return f"[green]ready, emulates {device.emulator} here[/]", True
     parts = [hello.machine.cpu, f"{hello.machine.cores} cores"]
     if hello.telemetry.temperature_c is not None:
         parts.append(f"{hello.telemetry.temperature_c:.0f} °C")
     if hello.telemetry.throttled:
         parts.append("throttled")
     try:
-        if device.kind != "emulated":
-            reach.demand_match(device, hello, target(device.target))
+        reach.demand_match(device, hello, target(device.target))
+        demand_room(device, hello)
+        demand_power(device, hello)
         lacking = needs.missing(hello.versions, needs.runtimes_of(target(device.target)))
     except EdgeAssetsError as error:
         return f"[red]{escape(str(error))}[/]", False
     if lacking:
-        command = needs.install_command(device, lacking)
+        command = install_command(device, lacking)
         return f"[yellow]{', '.join(parts)}; lacks {escape(', '.join(lacking))}: {escape(command)}[/]", False
-    return f"[green]{', '.join(parts)}[/]", True
+    return f"[green]ready: {', '.join(parts)}[/]", True
 
 
 def check_device(name: str) -> None:
@@ -103,12 +117,17 @@ def _steps(device: Device, connection: Connection) -> Iterator[str]:
     yield f"has what its artifacts need: {', '.join(runtimes)}"
     yield from _optional(device, hello)
     yield _clock(hello)
-    Readiness(connection, device.limits, click.echo).demand_room()
+    demand_room(device, hello)
     yield f"has room: {readable_size(hello.free_disk_bytes)} of disk"
     yield _condition(hello)
+    demand_power(device, hello)
+    if hello.power_w is not None:
+        yield f"takes {hello.power_w:.2f} W now, by {device.power}"
     content = np.random.default_rng(0).bytes(PIECE)
     first, second = _timed(lambda: send_bytes(connection, content)), _timed(lambda: send_bytes(connection, content))
     yield f"takes {readable_size(PIECE)} in {first:.2f} s, and the second time in {second:.2f} s"
+    if "onnx" in runtimes:
+        yield _run(device, connection)
     if device.is_timed:
         answer = connection.ask("lease", by="edge-assets devices check")
         if not answer["held"]:
@@ -119,12 +138,46 @@ def _steps(device: Device, connection: Connection) -> Iterator[str]:
         connection.ask("bound")
 
 
+def _run(device: Device, connection: Connection) -> str:
+    """Open a small graph there and run it: a runtime that is installed may still not load."""
+    from onnx import TensorProto, helper
+
+    fields = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "doubling", fields[:1], fields[1:])
+    opset = helper.make_opsetid("", target(device.target).opset)
+    version = helper.find_min_ir_version_for([opset])
+    content = helper.make_model(graph, opset_imports=[opset], ir_version=version).SerializeToString()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        file = {"path": path.name, "sha256": sha256_of(path), "size": len(content)}
+        model = DeviceLoadable(
+            runtime="onnx",
+            path=str(path),
+            options={"inputs": ["x"], "outputs": ["y"]},
+            artifact=Artifact.from_dict({"files": [file]}),
+            device=device,
+        )
+        try:
+            model.load(connection, threads=1)
+            outputs = connection.run({"x": np.ones(1, np.float32)})
+        except (AgentError, Refused) as error:
+            raise DeviceError(f"{device.name} cannot run a graph in ONNX Runtime: {one_line(error, 300)}") from None
+    if outputs["y"].tolist() != [2.0]:
+        raise DeviceError(f"{device.name} computes 1 + 1 = {outputs['y'].tolist()} in ONNX Runtime")
+    return "runs a small graph in ONNX Runtime, and its result is right"
+
+
 def _optional(device: Device, hello: Hello) -> Iterator[str]:
     """Runtimes that it may be without."""
     for runtime in needs.optional_runtimes_of(target(device.target)):
-        if needs.missing(hello.versions, [runtime]):
-            command = needs.install_command(device, needs.missing(hello.versions, [runtime]))
-            yield f"is without {runtime}, whose variants are not measured on it: {command}"
+        lacking = needs.missing(hello.versions, [runtime])
+        if not lacking:
+            continue
+        said = f"is without {runtime}, whose variants are not measured on it"
+        if device.kind != "emulated":  # which never has it
+            said += f": {install_command(device, lacking)}"
+        yield said
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -132,7 +132,10 @@ def _devices(place: Console) -> bool:
     place.print(table)
     for problem in wrong:
         place.print(f"[red]✗[/] {escape(str(problem))}", soft_wrap=True)
-    place.print(emulators.summary(), soft_wrap=True)
+    if inventory.devices:
+        place.print("whether the devices can be measured: edge-assets devices", soft_wrap=True)
+    wanted = [name for spec in registry.registry().models.values() for name in spec.targets]
+    place.print(emulators.summary(wanted), soft_wrap=True)
     return not wrong
 
 

@@ -1,13 +1,13 @@
 """`edge-assets emulator`: what can be emulated, what is installed, what was freed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import click
 from rich.table import Column, Table
 
-from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, runs_here, state
+from edge_assets.devices.emulators import INSTALL, State, cpus_of, folder_of, lacking, runs_here, state
 from edge_assets.report.console import console
-from edge_assets.targets import project
+from edge_assets.targets import is_this_machine, project
 from edge_assets.targets.emulation import EMULATABLE
 
 MIB = 2**20
@@ -30,12 +30,30 @@ def print_emulators() -> None:
         place.print(f"install: {INSTALL}", soft_wrap=True)
 
 
-def summary() -> str:
-    """One line: which are installed, or what installs them."""
+def summary(wanted: Iterable[str]) -> str:
+    """Which are installed, and what the targets that are wanted lack; or what installs all."""
     usable = [name for name in EMULATABLE if state(name).lack is None]
     if usable:
-        return f"emulated CPUs: {', '.join(usable)}"
+        lines = [f"emulated CPUs: {', '.join(usable)}", hint(wanted)]
+        return "\n".join(line for line in lines if line)
     return f"no CPU is emulated, so that arithmetic is this machine's for every target: {INSTALL}"
+
+
+def hint(names: Iterable[str]) -> str | None:
+    """One line: of which targets the arithmetic could be emulated here, and what installs it; None: nothing lacks."""
+    catalog = project.catalog()
+    targets, cpus = [], set()
+    for name in dict.fromkeys(names):
+        target = catalog.get(name)
+        if target is None or is_this_machine(target, catalog.values()):
+            continue
+        found = lacking(target)
+        if found:
+            targets.append(name)
+            cpus.update(found)
+    if not targets:
+        return None
+    return f"the arithmetic of {', '.join(targets)} can be emulated here: {INSTALL} {' '.join(sorted(cpus))}"
 
 
 def in_words(found: State) -> str:

@@ -1,11 +1,11 @@
 """What the assets log to MLflow, as entries of the outbox: all that is sent is in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote
 
-from edge_assets.core.evidence import FOLLOWED, Row, Samples
+from edge_assets.core.evidence import FOLLOWED, Provenance, Row, Samples
 from edge_assets.core.runtimes import RUNTIMES
 from edge_assets.core.shapes import written
 from edge_assets.core.sizes import KIB, divided
@@ -13,6 +13,7 @@ from edge_assets.core.types import Artifact, Built, Result
 from edge_assets.core.variant import Variant
 from edge_assets.defs.metadata import measured_on
 from edge_assets.hashing import Json
+from edge_assets.pipeline.candidates import known_of
 from edge_assets.pipeline.cell import RELEASE, Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.report import words
@@ -48,11 +49,20 @@ def variant_entry(cell: Cell, built: Built, made_by: Variant | None, run_id: str
         kind="variant",
         parameters=_parameters(built),
         metrics=numbers,
-        tags=told | _source(cell, built.variant) | dagster_tags(run_id),
+        tags=told | _origin(cell, built) | _source(cell, built.variant) | dagster_tags(run_id),
         artifact=_files(built.artifact),
         model=_model(cell, built, made_by),
         datasets=_datasets(cell, made_by),
     )
+
+
+def _origin(cell: Cell, built: Built) -> dict[str, str]:
+    """Tags that say who computed the accuracy and parity of a variant, until the report knows all tiers."""
+    known_so_far = known_of(cell, replace(built, elsewhere=None))
+    if known_so_far is None:
+        return {}
+    provenance = known_so_far.provenance
+    return _known_by({"parity": provenance, "accuracy": provenance})
 
 
 def _parameters(built: Built) -> dict[str, object]:
@@ -147,12 +157,23 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
 
 
 def _tiers(row: Row) -> dict[str, str]:
-    """Tags that say how each kind of number is known; what a later build knows better replaces them."""
-    tags: dict[str, str] = {f"tier.{kind}": origin.tier for kind, origin in (row.provenance or {}).items()}
+    """Tags that say how each kind of number is known, and who computed it; a later build's replace them."""
+    tags = _known_by(row.provenance or {})
+    observed = list(words.observed(row))
+    if observed:
+        tags["observations"] = "; ".join(observed)
     if row.findings:
         tags["contradiction"] = "; ".join(row.findings)
     if row.disturbed:
         tags["disturbed"] = row.disturbed
+    return tags
+
+
+def _known_by(provenance: Mapping[str, Provenance]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for kind, origin in provenance.items():
+        tags[f"tier.{kind}"] = origin.tier
+        tags[f"by.{kind}"] = origin.by
     return tags
 
 
@@ -233,7 +254,7 @@ def release_entries(judgement: Judgement, built: Result, card: str, run_id: str)
         run=PARENT,
         kind="release",
         metrics=numbers,
-        tags={"released": row.artifact, "reason": row.reason},
+        tags={"released": row.artifact, "reason": row.reason} | _tiers(row),
     )
     entries = [released, parent]
     if checkpoint.number:  # of earlier versions, which gave none, nobody knows the order

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,7 @@ from edge_assets.core.sizes import KIB, divided
 from edge_assets.core.types import Built, Result
 from edge_assets.defs import tables
 from edge_assets.pipeline.blocked import misnamed
-from edge_assets.pipeline.candidates import verified_candidate
+from edge_assets.pipeline.candidates import known_of, verified_candidate
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.spec.metrics import DEFAULT
@@ -56,7 +57,7 @@ def _of_artifact(cell: Cell, built: Built) -> Metadata:
     """Size and evidence first, then what the build says."""
     shown: Metadata = {"size_kib": divided(built.size_bytes, KIB)}
     if built.verified:
-        shown |= _verified(built.verified, cell.spec)
+        shown |= _verified(built.verified, cell.spec) | _origin(cell, built)
     shown |= _pictures(cell, built.build)
     for name, fact in built.build.facts.items():
         if name not in OWN_NAMES:
@@ -91,6 +92,14 @@ def _verified(verified: Verified, spec: ModelSpec) -> Metadata:
         shown[label] = found.value
         shown[f"{label}: drop"] = found.drop
     return {name: value for name, value in shown.items() if value is not None}
+
+
+def _origin(cell: Cell, built: Built) -> Metadata:
+    """Of accuracy and parity: the tier, and who computed them; what others than this machine say, the report shows."""
+    known_so_far = known_of(cell, replace(built, elsewhere=None))
+    if known_so_far is None:
+        return {}
+    return {"tier": known_so_far.provenance.tier, "computed_by": known_so_far.provenance.by}
 
 
 def variant_checks(cell: Cell, built: Built, names: Sequence[str]) -> list[dg.AssetCheckResult]:
@@ -171,6 +180,7 @@ def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Me
     shown: Metadata = {"winner": row.artifact, "reason": row.reason, "reused": built.reused}
     shown |= _rounded(known(tables.numbers(row)))
     return shown | {
+        "computed_by": tables.computed_by(row),
         "verdicts": tables.verdicts(judgement.rows),
         "gates": tables.gates(row.evidence),
         "model_card": dg.MetadataValue.md((folder / "MODEL_CARD.md").read_text()),
@@ -186,7 +196,11 @@ def release(judgement: Judgement, built: Result, folder: Path, urls: URLs) -> Me
 
 def _check(gate: Gate) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        check_name=gate.name, passed=bool(gate.passed), severity=dg.AssetCheckSeverity.ERROR, description=gate.sentence
+        check_name=gate.name,
+        passed=bool(gate.passed),
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=gate.sentence,
+        metadata={"tier": gate.tier} if gate.tier else {},
     )
 
 

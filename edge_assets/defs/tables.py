@@ -35,6 +35,7 @@ NUMBERS = (
     TableColumn("p90_ms", "float", "90th percentile of the latency in ms at batch 1"),
     TableColumn("p99_ms", "float", "99th percentile of the latency in ms at batch 1"),
     TableColumn("throughput_per_s", "float", "Samples per second at batch 1"),
+    TableColumn("joules", "float", "Energy of the whole device in J, a sample at batch 1"),
     TableColumn("load_ms", "float", "Time to open the artifact, in ms"),
     TableColumn("peak_memory_mib", "float", "Peak resident memory in MiB on the target's own hardware"),
     TableColumn("host_peak_memory_mib", "float", "Peak resident memory in MiB on the machine that measured"),
@@ -44,8 +45,9 @@ VERDICT = TableColumn("verdict", "string", "Released, or why not")
 REASON = TableColumn("reason", "string", "One sentence")
 TARGET = TableColumn("target", "string", "The hardware")
 PRECISION = TableColumn("precision", "string", "Of weights, and of activations where both are quantized")
+COMPUTED_BY = TableColumn("computed_by", "string", "Of each kind of number: its tier, and who computed it")
 MEASURED_ON = TableColumn("measured_on", "string", "The machine of the times, or why there are none")
-KNOWN_BY = TableColumn("known_by", "string", "The best tier of parity and accuracy, and whether it was timed")
+KNOWN_BY = TableColumn("known_by", "string", "How the accuracy is known, and whether it was timed")
 AT_A_GLANCE = ("size_kib", "accuracy", "drop_points", "p50_ms", "snr_db")  # of NUMBERS, where several targets are shown
 GATES = (
     TableColumn("gate", "string", "What has to hold for a release"),
@@ -72,6 +74,7 @@ AGREEMENT = (
 MEMORY = (
     VARIANT,
     TableColumn("passed", "bool", "Whether it is within the budget; empty where it is not known"),
+    TableColumn("tier", "string", "How it is known: device, emulated, host, reference or graph"),
     TableColumn("evidence", "string", "Peak resident memory, how it is known, and the budget"),
 )
 PROPERTIES = (TableColumn("name", "string"), TableColumn("value", "string"))
@@ -94,7 +97,7 @@ def verdicts(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def variants(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """Every variant of one target with the numbers that there are of any."""
-    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, NUMBERS)
+    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, (*NUMBERS, COMPUTED_BY))
 
 
 def variants_by_target(rows: Sequence[Row]) -> dg.TableMetadataValue:
@@ -109,7 +112,7 @@ def released(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def reasons(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """Why that was released on each target, and where it was timed: sentences, which make rows tall."""
-    return table((TARGET, REASON, MEASURED_ON), [_of_row(row) for row in _winners(rows)])
+    return table((TARGET, REASON, COMPUTED_BY, MEASURED_ON), [_of_row(row) for row in _winners(rows)])
 
 
 def gates(outcomes: Sequence[Gate]) -> dg.TableMetadataValue:
@@ -124,7 +127,7 @@ def memory(outcomes: Mapping[str, Gate]) -> dg.TableMetadataValue:
     """The memory gate of each variant, by name."""
     records: list[Record] = []
     for name, gate in outcomes.items():
-        records.append({"variant": name, "passed": gate.passed, "evidence": gate.sentence})
+        records.append({"variant": name, "passed": gate.passed, "tier": gate.tier, "evidence": gate.sentence})
     return table(MEMORY, records)
 
 
@@ -184,10 +187,17 @@ def numbers(row: Row) -> dict[str, float | None]:
         "p90_ms": p90,
         "p99_ms": p99,
         "throughput_per_s": row.throughput_per_s,
+        "joules": row.joules,
         "load_ms": row.load_ms,
         "peak_memory_mib": divided(row.peak_memory_bytes, MIB),
         "host_peak_memory_mib": divided(row.host_peak_memory_bytes, MIB),
     }
+
+
+def computed_by(row: Row) -> str | None:
+    """Of each kind of number: its tier, and who computed it. None where nothing is known."""
+    parts = [f"{kind}: {origin.tier}, {origin.by}" for kind, origin in (row.provenance or {}).items()]
+    return "; ".join(parts) or None
 
 
 def rounded(value: Value) -> Value:
@@ -226,6 +236,7 @@ def _of_row(row: Row) -> Record:
         "verdict": row.verdict,
         "reason": row.reason,
         "precision": row.precision,
+        "computed_by": computed_by(row),
         "measured_on": row.measured_on or row.not_measured,
         "known_by": words.known_by(row),
     }

@@ -46,6 +46,7 @@ class Hello:
     clock: float  # seconds since 1970, by its own clock
     free_disk_bytes: int
     telemetry: Telemetry
+    power_w: float | None  # by the sensor that its entry names
 
 
 class AgentError(Exception):

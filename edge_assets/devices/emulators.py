@@ -23,6 +23,7 @@ from edge_assets.core import shapes
 from edge_assets.core.tools import version
 from edge_assets.errors import EdgeAssetsError, Malformed, MissingTool, UnknownName
 from edge_assets.settings import home
+from edge_assets.targets.catalog import Target
 from edge_assets.targets.emulation import EMULATABLE, Emulatable, EmulatedCpu, Microcontroller
 from edge_assets.targets.machine import ARCHITECTURES, Machine, this_machine, usable_cores
 from resources import folders
@@ -161,6 +162,16 @@ def runs_here(cpu: Emulatable) -> bool:
     if isinstance(cpu, Microcontroller):
         return True
     return cpu.architecture == "aarch64" or cpu.architecture == this_architecture()
+
+
+def lacking(target: Target) -> list[str]:
+    """The CPUs that stand in for a target, can be emulated on this machine, and are not installed."""
+    found = []
+    for name in target.emulation:
+        there = state(name)
+        if there.lack and runs_here(there.cpu):
+            found.append(name)
+    return found
 
 
 def this_architecture() -> str:

@@ -22,7 +22,8 @@ from pydantic import Field, ValidationError
 from edge_assets.errors import InvalidSpec, UnknownName, one_line, printable
 from edge_assets.spec.project import project_path, project_settings
 from edge_assets.spec.validation import faults_of, invalid
-from edge_assets.targets.catalog import NAME, Catalog, Entry, Size, Text, entries_of, problem_of
+from edge_assets.targets.catalog import NAME, Catalog, Entry, Size, Target, Text, entries_of, problem_of
+from edge_assets.targets.emulation import EMULATABLE, Microcontroller
 from edge_assets.targets.project import project_catalog
 
 Kind = Literal["ssh", "local", "browser", "emulated"]
@@ -144,7 +145,10 @@ def load_devices(*files: Path) -> Inventory:
         for name, entry in entries:
             try:
                 if name in found or name in broken:
-                    raise InvalidSpec(f"devices {path}", f"device '{printable(name)}' is already defined")
+                    raise InvalidSpec(
+                        f"devices {path}",
+                        f"device '{printable(name)}' is already defined: give one of them another name",
+                    )
                 if isinstance(entry, yaml.YAMLError):
                     raise InvalidSpec(f"device {printable(name)}", problem_of(entry))
                 device = parse_device(name, entry, catalog)
@@ -176,6 +180,7 @@ def parse_device(name: object, entry: object, catalog: Catalog) -> Device:
     except UnknownName as error:
         raise InvalidSpec(f"{where}.target", str(error)) from None
     _check_address(where, form)
+    _check_emulator(where, form, target)
     limits = form.limits
     return Device(
         name=name,
@@ -190,6 +195,24 @@ def parse_device(name: object, entry: object, catalog: Catalog) -> Device:
         emulator=form.emulator,
         ssh_config=form.ssh_config,
     )
+
+
+def _check_emulator(where: str, form: DeviceEntry, target: Target) -> None:
+    """Raises InvalidSpec for an emulated CPU that there is not, that runs no Python, or is of another architecture."""
+    if form.emulator is None:
+        return
+    field_name = f"{where}.emulator"
+    cpu = EMULATABLE.get(form.emulator)
+    if cpu is None:
+        raise InvalidSpec(field_name, str(UnknownName("emulated CPU", form.emulator, EMULATABLE)))
+    if isinstance(cpu, Microcontroller):
+        raise InvalidSpec(
+            field_name,
+            f"{cpu.name} runs no Python, so it is no device: a target that names it in `emulation` is verified on it",
+        )
+    if target.architecture not in (cpu.architecture, "any"):
+        others = f"{cpu.architecture}, {target.name} of {printable(target.architecture)}"
+        raise InvalidSpec(field_name, f"{cpu.name} is a CPU of {others}")
 
 
 def _check_address(where: str, form: DeviceEntry) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from edge_assets.devices.connection import Connection
 from edge_assets.devices.inventory import Device
-from edge_assets.devices.readiness import Readiness
+from edge_assets.devices.readiness import Readiness, demand_room
 from edge_assets.devices.session import Pulse
 from edge_assets.errors import DeviceError, printable
 
@@ -26,7 +26,7 @@ def leased(device: Device, purpose: str, log: Callable[[str], None]) -> Iterator
         _wait(connection, f"{getpass.getuser()}@{platform.node()}, {purpose}", log)
         connection.ask("bound")
         readiness = Readiness(connection, device.limits, log)
-        readiness.demand_room()
+        demand_room(device, connection.hello)
         with Pulse(connection):
             yield readiness
 

@@ -1,13 +1,12 @@
 """What a device needs to run a target's artifacts: runtimes, in releases that read them, and how to install them."""
 
-import shlex
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 
 from edge_assets.core.tools import version
 from edge_assets.core.types import Result
 from edge_assets.devices.agent.models import SESSIONS
 from edge_assets.devices.inventory import Device
+from edge_assets.devices.transport import install_command
 from edge_assets.errors import DeviceError, MissingTool
 from edge_assets.families.families import FAMILIES
 from edge_assets.targets import Target
@@ -54,17 +53,6 @@ def _pinned(name: str) -> str:
         return f"{name}=={release}"
     except MissingTool:
         return name
-
-
-def install_command(device: Device, packages: Iterable[str]) -> str:
-    """The one command that installs packages on the device."""
-    pip = [device.interpreter, "-m", "pip", "install", *packages]
-    if device.kind != "ssh":
-        return shlex.join(pip)
-    parts = urlsplit(device.address)
-    login = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
-    port = ["-p", str(parts.port)] if parts.port else []
-    return " ".join(["ssh", *port, login, shlex.quote(shlex.join(pip))])
 
 
 def why_not(device: Device, versions: Mapping[str, str], runtime: str, made: Result | None = None) -> str | None:

@@ -6,13 +6,34 @@ from dataclasses import dataclass
 
 from edge_assets.core.shapes import read
 from edge_assets.core.sizes import readable_size
-from edge_assets.devices.connection import Connection, Telemetry
-from edge_assets.devices.inventory import Limits
-from edge_assets.errors import DeviceError
+from edge_assets.devices.connection import Connection, Hello, Telemetry
+from edge_assets.devices.inventory import Device, Limits
+from edge_assets.errors import DeviceError, printable
 
 LOOK_EVERY = 5.0  # seconds
 COOLING = 900.0  # seconds for which a device may cool
 QUIET = 120.0  # seconds for which others may be busy on it
+
+
+def demand_room(device: Device, hello: Hello) -> None:
+    """Raises DeviceError where the disk or the memory of the device is too full."""
+    limits, free = device.limits, hello.telemetry.free_memory_bytes
+    if hello.free_disk_bytes < limits.free_disk_bytes:
+        raise DeviceError(
+            f"{device.name} has {readable_size(hello.free_disk_bytes)} of free disk, below its limit of "
+            f"{readable_size(limits.free_disk_bytes)}"
+        )
+    if free is not None and free < limits.free_memory_bytes:
+        raise DeviceError(
+            f"{device.name} has {readable_size(free)} of free memory, below its limit of "
+            f"{readable_size(limits.free_memory_bytes)}"
+        )
+
+
+def demand_power(device: Device, hello: Hello) -> None:
+    """Raises DeviceError where the entry names a sensor of power that cannot be read: energy would be missing."""
+    if device.power is not None and hello.power_w is None:
+        raise DeviceError(f"{device.name} has no number of microwatts in {printable(device.power)}: set `power`")
 
 
 @dataclass(frozen=True)
@@ -22,21 +43,6 @@ class Readiness:
     connection: Connection
     limits: Limits
     log: Callable[[str], None]
-
-    def demand_room(self) -> None:
-        """Raises DeviceError where the disk or the memory of the device is too full."""
-        hello, limits, name = self.connection.hello, self.limits, self.connection.device.name
-        if hello.free_disk_bytes < limits.free_disk_bytes:
-            raise DeviceError(
-                f"{name} has {readable_size(hello.free_disk_bytes)} of free disk, below its limit of "
-                f"{readable_size(limits.free_disk_bytes)}"
-            )
-        free = hello.telemetry.free_memory_bytes
-        if free is not None and free < limits.free_memory_bytes:
-            raise DeviceError(
-                f"{name} has {readable_size(free)} of free memory, below its limit of "
-                f"{readable_size(limits.free_memory_bytes)}"
-            )
 
     def awaited(self) -> float:
         """Wait until the device is cool and nobody else works on it. Returns the seconds that it took to cool.

@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,15 +34,18 @@ MEANINGS = (
     ("Permission denied", "SSH may not log in: try by hand, {by_hand}"),
     ("Connection refused", "nothing answers at that address and port: is it on, and does it run sshd?"),
     ("Could not resolve hostname", "its host name {host} is not known"),
+    ("Can't open user config file", "its ssh_config cannot be read: {config}"),
     ("timed out", "it does not answer: is it on, and in this network?"),
     ("No route to host", "it does not answer: is it on, and in this network?"),
     ("edge-assets: Python", "its interpreter is older than Python 3.9, which the agent needs: set `interpreter`"),
-    ("edge-assets: no NumPy", "its interpreter has no NumPy: {interpreter} -m pip install numpy"),
+    ("edge-assets: no NumPy", "its interpreter has no NumPy: {numpy}"),
+    ("edge-assets: folder", "its folder {folder} cannot be written: set `folder`"),
     ("edge-assets: changed", "the agent arrived with other bytes than were sent: try again"),
     ("No space left", "its disk is full: {folder} could not be written"),
     ("not found", "there is no interpreter '{interpreter}' on it: set `interpreter`"),
     ("No such file", "there is no interpreter '{interpreter}' on it: set `interpreter`"),
     ("Connection closed", "the connection was cut"),
+    ("closed by remote host", "the connection was cut"),
     ("Broken pipe", "the connection was cut"),
 )
 # Run by `python -c` on the device: takes the agent from the standard input where it is not there yet, and runs it.
@@ -57,7 +60,13 @@ except ImportError:
     sys.exit("edge-assets: no NumPy")
 sys.path[:] = [entry for entry in sys.path if entry]
 folder = os.path.expanduser(folder)
-os.makedirs(folder, 0o700, exist_ok=True)
+try:
+    os.makedirs(folder, 0o700, exist_ok=True)
+    writable = os.access(folder, os.W_OK)
+except OSError:
+    writable = False
+if not writable:
+    sys.exit("edge-assets: folder")
 path = os.path.join(folder, "agent-" + sha256 + ".pyz")
 content = b""
 if os.path.exists(path):
@@ -120,11 +129,26 @@ def ssh(device: Device) -> list[str]:
 
 def remote(arguments: Sequence[str]) -> str:
     """A command line for the device's shell, whatever characters are in it. A leading ~ is the device's home."""
+    return f"exec {_line(arguments)}"
+
+
+def _line(arguments: Sequence[str]) -> str:
+    """Arguments as a shell takes them; the ~ of the first stays its to expand."""
     first, *rest = arguments
     program = shlex.quote(first)
     if first.startswith("~/"):
         program = f"~/{shlex.quote(first[2:])}"
-    return " ".join(["exec", program, *(shlex.quote(argument) for argument in rest)])
+    return " ".join([program, *(shlex.quote(argument) for argument in rest)])
+
+
+def install_command(device: Device, packages: Iterable[str]) -> str:
+    """The one command that installs packages on the device."""
+    if device.emulator is not None:  # what it has are this environment's runtimes, in their versions
+        return f"edge-assets emulator install {device.emulator}"
+    pip = _line([device.interpreter, "-m", "pip", "install", *packages])
+    if device.kind != "ssh":
+        return pip
+    return " ".join(["ssh", *by_hand_arguments(device), shlex.quote(pip)])
 
 
 def _interpreter_here(device: Device) -> str:
@@ -140,21 +164,36 @@ def why_not(device: Device, said: str) -> str:
     """Why an agent did not start, or stopped, in one sentence, by what was written to its standard error."""
     parts = urlsplit(device.address)
     host = parts.hostname or device.name
-    by_hand, known = f"ssh {host}", host
-    if parts.username:
-        by_hand = f"ssh {parts.username}@{host}"
-    if parts.port:
-        by_hand, known = f"{by_hand} -p {parts.port}", f"[{host}]:{parts.port}"
+    known = f"[{host}]:{parts.port}" if parts.port else host
+    by_hand = " ".join(["ssh", *by_hand_arguments(device)])
+    lines = said.strip().splitlines()
     for text, meaning in MEANINGS:
-        if text in said:
+        if _is_said(text, lines):
             return meaning.format(
                 by_hand=by_hand,
                 forget=f"ssh-keygen -R '{known}' and then {by_hand}",
                 interpreter=printable(device.interpreter),
+                numpy=install_command(device, ["numpy"]),
                 folder=device.folder,
                 host=host,
+                config=printable(device.ssh_config),
             )
-    lines = said.strip().splitlines()
     if not lines:
         return "its agent ended without a word"
-    return f"its agent ended: {printable(lines[-1], 300)}"
+    return f"its agent ended: {printable(lines[-1], 300).rstrip('.')}"
+
+
+def _is_said(text: str, lines: Sequence[str]) -> bool:
+    """Whether it is in a line. What the agent says begins one: what is no Python may print the program that it got."""
+    if text.startswith("edge-assets:"):
+        return any(line.startswith(text) for line in lines)
+    return any(text in line for line in lines)
+
+
+def by_hand_arguments(device: Device) -> list[str]:
+    """What a person gives to `ssh` to log in."""
+    parts = urlsplit(device.address)
+    found = ["-F", shlex.quote(device.ssh_config)] if device.ssh_config else []
+    found += ["-p", str(parts.port)] if parts.port else []
+    host = parts.hostname or device.name
+    return [*found, f"{parts.username}@{host}" if parts.username else host]

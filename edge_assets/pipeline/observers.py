@@ -92,7 +92,10 @@ def observers(cell: Identity) -> Observers:
         if known is not None:
             found.append(Observer(device, known.machine, known.versions, "device", device.samples, is_here))
     if not cell.is_local:
+        named = {device.emulator for device in devices().of(cell.target.name)}
         for name in cell.target.emulation:
+            if name in named:
+                continue  # the project's own entry says how many samples
             stand_in = Device(name=name, target=cell.target.name, address="emulated", emulator=name)
             found += _emulated(stand_in)
     return Observers(tuple(found), absent)
@@ -102,11 +105,7 @@ def not_emulated(cell: Identity) -> str | None:
     """What would show the target's arithmetic though no device is at hand, and the command for it; None: nothing."""
     if cell.is_local:
         return None
-    lacking = []
-    for name in cell.target.emulation:
-        state = emulators.state(name)
-        if state.lack and emulators.runs_here(state.cpu):
-            lacking.append(name)
+    lacking = emulators.lacking(cell.target)
     if not lacking:
         return None
     return f"its instruction set can be emulated here: {emulators.INSTALL} {' '.join(lacking)}"

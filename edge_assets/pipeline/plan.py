@@ -56,7 +56,7 @@ def plan(cell: Cell, materialized: Materialized, mode: str) -> Plan:
 
 def why_missing(cell: Cell, recipe: Recipe) -> str:
     """The missing step, and what changed since the result that is pointed at now."""
-    if recipe.parameters.get(ENGINE):
+    if recipe.parameters.get(ENGINE) and "kit" in recipe.inputs:  # PyTorch's own recipes name their engine too
         return f"{ENGINE}: that of {recipe.step} is not built on its device yet"
     holder = {"measurement": REPORT}.get(recipe.step, recipe.step)
     pointed = pointed_result(cell.store, _key(cell, holder))

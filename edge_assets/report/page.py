@@ -126,8 +126,10 @@ def _verified(line: Line) -> str:
                 computed += [] if called in computed else [called]
     parts = [f"{' and '.join(computed)} with {by}" for by, computed in kinds.items()]
     for row in asked:
+        own = (row.provenance or {}).get("accuracy")
         for one in row.observations or ():
-            if row.accuracy != one.accuracy and one.device is not None:
-                parts.append(f"accuracy of {one.samples} samples also with {one.by} ({one.tier})")
+            if one.device is not None and (own is None or own.by != one.by):
+                value = words.valued(row, one.accuracy)
+                parts.append(f"{metric} {value} of {one.samples} samples with {one.by} ({one.tier})")
     parts = list(dict.fromkeys(parts))
     return "; ".join(parts) or "nothing verified"

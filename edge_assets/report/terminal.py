@@ -129,7 +129,7 @@ def _row_cells(row: Row) -> list[str]:
         words.drop(row),
         _number(row.p50_ms, "{:.3f}"),
         _number(row.peak_memory_bytes, "{:.0f}", unit=2**20),
-        words.tier(row) or "-",
+        words.tier(row) if row.accuracy is not None else "-",
         row.reason,
     ]
 

@@ -1,11 +1,13 @@
 """The file of devices: what is wrong with an entry is said by field and reason, and takes no other entry with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge_assets.devices.inventory import Inventory, load_devices
+from edge_assets.devices.inventory import Device, Inventory, load_devices
+from edge_assets.devices.transport import install_command
 from edge_assets.errors import InvalidSpec, UnknownName
 
 GOOD = {"target": "raspberry-pi-5", "address": "ssh://pi@kitchen.local:2222"}
@@ -45,6 +47,18 @@ def test_a_device_has_what_its_entry_says_and_defaults_for_the_rest(tmp_path: Pa
         ({"address": "ssh://pi@kitchen:99999"}, r"address: is no address: Port out of range"),
         ({"address": "ssh://pi@kitchen/etc"}, r"is not of the form ssh://user@host:port"),
         ({"address": "emulated"}, r"kitchen-pi\.emulator: names the emulated CPU"),
+        (
+            {"address": "emulated", "emulator": "cortex-a67"},
+            r"kitchen-pi\.emulator: unknown emulated CPU 'cortex-a67'\. Did you mean cortex-a76",
+        ),
+        (
+            {"address": "emulated", "emulator": "haswell"},
+            r"emulator: haswell is a CPU of x86_64, raspberry-pi-5 of aarch64",
+        ),
+        (
+            {"address": "emulated", "emulator": "cortex-m4"},
+            r"emulator: cortex-m4 runs no Python, so it is no device",
+        ),
         ({"password": "x"}, r"kitchen-pi\.password: no secret belongs into this file"),
         ({"private_key": "x"}, r"no secret belongs into this file"),
         ({"limits": "{temperature: hot}"}, r"kitchen-pi\.limits\.temperature"),
@@ -58,6 +72,16 @@ def test_a_wrong_entry_names_the_field_and_the_reason(tmp_path: Path, fields: di
     with pytest.raises(InvalidSpec, match=message):
         found.device("kitchen-pi")
     assert found.device("other").kind == "local"
+
+
+def test_the_command_that_installs_can_be_pasted() -> None:
+    pi = Device("kitchen-pi", "raspberry-pi-5", "ssh://pi@kitchen.local:2222", interpreter="~/venv/bin/python")
+    in_home = "ssh -p 2222 pi@kitchen.local '~/venv/bin/python -m pip install numpy'"
+    assert install_command(pi, ["numpy"]) == in_home, "its shell expands the ~, which no quotes are around"
+    configured = replace(pi, ssh_config="my config")
+    assert install_command(configured, ["numpy"]).startswith("ssh -F 'my config' -p 2222 pi@kitchen.local ")
+    emulated = Device("pi", "raspberry-pi-5", "emulated", emulator="cortex-a76")
+    assert install_command(emulated, ["numpy"]) == "edge-assets emulator install cortex-a76", "never into this Python"
 
 
 def test_two_devices_of_one_name_and_a_file_that_is_no_yaml(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from edge_assets.cli import devices as cli
 from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.evidence import Measured
@@ -107,17 +108,22 @@ def test_why_a_device_cannot_be_reached_is_one_sentence(board: Device, server: S
     old.write_text("#!/bin/sh\necho 'edge-assets: Python 3.8' >&2\nexit 1\n")
     talking = tmp_path / "talking"
     talking.write_text("#!/bin/sh\necho 'Welcome to the board!'\nsleep 20\n")
-    for script in (without, old, talking):
+    no_python = tmp_path / "no-python"  # says what it got, with all that the agent may say in it
+    no_python.write_text('#!/bin/sh\necho "unknown option: $2" >&2\nexit 2\n')
+    for script in (without, old, talking, no_python):
         script.chmod(0o755)
     nobody = replace(board, address="ssh://127.0.0.1:1")
     stranger = replace(board, address=server.address.replace("ssh://", "ssh://no-such-user-"))
     unknown = replace(board, address="ssh://no-such-host.invalid")
     for device, message in (
         (nobody, "nothing answers at that address and port: is it on, and does it run sshd?"),
-        (stranger, "SSH may not log in: try by hand, ssh no-such-user-"),
+        (stranger, "SSH may not log in: try by hand, ssh -F .* no-such-user-"),
         (unknown, "its host name no-such-host.invalid is not known"),
         (replace(board, interpreter="/opt/nowhere/python"), "no interpreter '/opt/nowhere/python' on it"),
-        (replace(board, interpreter=str(without)), "has no NumPy: .*python-without-numpy -m pip install numpy"),
+        (replace(board, interpreter=str(no_python)), "its agent ended: "),
+        (replace(board, folder="/proc/nowhere"), "its folder /proc/nowhere cannot be written: set `folder`"),
+        (replace(board, ssh_config="/nowhere/config"), "its ssh_config cannot be read: /nowhere/config"),
+        (replace(board, interpreter=str(without)), "has no NumPy: ssh -F .*python-without-numpy -m pip install numpy"),
         (replace(board, interpreter=str(old)), r"older than Python 3\.9"),
         (replace(board, interpreter=str(talking)), "sent what is no answer of an agent: Welcome to the board!"),
     ):
@@ -257,6 +263,34 @@ def test_who_is_killed_with_a_lease_frees_it(board: Device) -> None:
         pass
 
 
+def test_a_check_runs_a_model_and_reads_the_power(
+    board: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "target", lambda _name: BOARD)
+
+    def checked(device: Device) -> str:
+        monkeypatch.setattr(cli, "devices", lambda: Inventory({device.name: device}))
+        cli.check_device(device.name)
+        return capsys.readouterr().out
+
+    meter = tmp_path / "power1_input"
+    meter.write_text("3250000")
+    said = checked(replace(board, power=str(meter)))
+    assert f"✓ takes 3.25 W now, by {meter}" in said
+    assert "✓ runs a small graph in ONNX Runtime, and its result is right" in said
+    meter.unlink()
+    with pytest.raises(DeviceError, match="board-1 has no number of microwatts in .*power1_input: set `power`"):
+        checked(replace(board, power=str(meter)))
+
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime/__init__.py").write_text("raise ImportError('libgomp.so.1: no such file')")
+    broken = tmp_path / "python-with-a-broken-runtime"
+    broken.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    broken.chmod(0o755)
+    with pytest.raises(DeviceError, match=r"board-1 cannot run a graph in ONNX Runtime: ImportError: libgomp\.so\.1"):
+        checked(replace(board, interpreter=str(broken)))
+
+
 def test_a_device_without_room_or_too_hot_is_not_measured(
     board: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -394,16 +428,22 @@ def test_a_runtime_that_cannot_read_the_artifact_is_said_before_it_is_sent(board
     program = Result(Recipe("torch_int8_static", "1", tools={"torch": "2.9.1+cpu"}), None, {})
     assert reason("torchscript", {"torch": "2.9.0"}, program) is None
     for said, expected in (
-        (reason("onnx", {"numpy": "2.0"}), "board-1 has no onnxruntime or onnxruntime-gpu: ssh -p .*onnxruntime=="),
+        (
+            reason("onnx", {"numpy": "2.0"}),
+            "board-1 has no onnxruntime or onnxruntime-gpu: ssh -F .* -p .*onnxruntime==",
+        ),
         (reason("onnx", {"onnxruntime": "1.16.3"}, graph), r"has ONNX Runtime 1\.16\.3, and opset 20 needs 1\.17 or"),
-        (reason("torchscript", {"numpy": "2.0"}), r"board-1 has no torch: ssh -p .* -m pip install torch==[\d.]+'?$"),
+        (
+            reason("torchscript", {"numpy": "2.0"}),
+            r"board-1 has no torch: ssh -F .* -p .* -m pip install torch==[\d.]+'?$",
+        ),
         (
             reason("torchscript", {"torch": "2.4.1"}, program),
             r"has PyTorch 2\.4\.1, and a file that 2\.9\.1\+cpu wrote",
         ),
         (
             reason("tensorrt", {"numpy": "2.0"}),
-            "board-1 has no tensorrt or tensorrt-rtx: ssh -p .*pip install tensorrt",
+            "board-1 has no tensorrt or tensorrt-rtx: ssh -F .*pip install tensorrt",
         ),
     ):
         assert said is not None
@@ -417,7 +457,7 @@ def test_a_device_that_lacks_every_runtime_leaves_the_release_without_times(
     winner = judged(cell).winning_row()
     assert winner.p50_ms is None
     assert winner.not_measured is not None
-    assert winner.not_measured.startswith("not measured: board-1 has no no-such-runtime: ssh -p")
+    assert winner.not_measured.startswith("not measured: board-1 has no no-such-runtime: ssh -F")
 
 
 def test_a_variant_whose_runtime_a_device_lacks_says_what_installs_it(cell: Cell) -> None:

@@ -1,16 +1,18 @@
 """Tables in terminals of any width: numbers are whole, text wraps, what has no room is named."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from rich.text import Text
 
 from edge_assets.cli import devices as listed
 from edge_assets.cli.emulators import print_emulators
-from edge_assets.core.evidence import Provenance, Row, Statistics
+from edge_assets.core.evidence import Observation, Provenance, Row, Statistics
 from edge_assets.devices.inventory import Device, Inventory
-from edge_assets.report import terminal
+from edge_assets.report import terminal, words
 from edge_assets.report.console import WIDTH, Column, Line, console, print_table
+from edge_assets.spec.tiers import Tier
 from tests.report.test_comparison import WINNER
 
 REASON = "fastest of 12 variants that passed every gate, measured on the target's own hardware"
@@ -64,6 +66,32 @@ def test_a_number_is_whole_or_its_column_is_named_as_left_out(
     assert bool(rest) == (width < 140)
     if rest:
         assert rest.endswith("; --json has all\n")
+
+
+def test_who_computed_the_accuracy_is_said_beside_it_and_what_a_better_tier_says_of_a_part() -> None:
+    """The number that is shown is this machine's; of the emulated CPU are 64 samples and the parity."""
+    host = Provenance("host", "ONNX Runtime")
+    row = replace(LONG, latency_ms=None, provenance={"accuracy": host, "parity": Provenance("emulated", "Cortex-A76")})
+    assert words.known_by(row) == "host; parity emulated, not timed"
+    seen = []
+    for tier, device, samples, drop in (
+        ("emulated", "cortex-a76", 64, -1.5),
+        ("emulated", "arm-max", 64, 0.0),
+        ("host", None, 2000, 0.2),
+    ):
+        observation = Observation(
+            tier=cast(Tier, tier),
+            by=str(device),
+            device=device,
+            samples=samples,
+            accuracy=0.95 - drop / 100,
+            accuracy_drop_points=drop,
+            accuracy_drop_interval_points=(drop - 1, drop + 1),
+            parity_snr_db=30.0,
+        )
+        seen.append(observation)
+    assert words.known_by(replace(row, observations=tuple(seen))) == "host; emulated 95.00 % of 64, not timed"
+    assert words.tier(replace(row, provenance=None)) == "unknown"
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])

@@ -71,6 +71,7 @@ class Agent:
             "clock": time.time(),
             "free_disk_bytes": disk.f_bavail * disk.f_frsize,
             "telemetry": self.sensors.now(),
+            "power_w": self.sensors.watts() if self.sensors.power else None,
         }
 
     def lease(self, request: Message, _payload: bytes) -> Message:

@@ -134,7 +134,7 @@ class Watch:
     def __init__(self, sensors: Sensors) -> None:
         self.sensors = sensors
         self.began = time.perf_counter()
-        self.counter = sensors.energy_uj()
+        self.counter = None if sensors.power else sensors.energy_uj()  # a sensor that is named is of the whole device
         self.readings: list[float] = []
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
