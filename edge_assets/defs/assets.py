@@ -34,7 +34,7 @@ from resources import checkpoints
 from resources.artifacts import ArtifactStoreResource, as_failures
 from resources.tracking import MLflowTracking
 
-GRAPH_VERSION = "2"  # of the assets that are not variants
+GRAPH_VERSION = "3"  # of the assets that are not variants
 
 Compute = TypeVar("Compute", bound=Callable[..., Any])
 

@@ -47,7 +47,7 @@ def scorecard_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         metadata=code.calls(_page),
         kinds={"pandas"},
         description="Who won on each target and why, with every variant's numbers and where they were measured.",
-        code_version="1",
+        code_version="2",
         check_specs=check_specs(key, partitions, {REGRESSION: REGRESSION_IS}),
         # rebuilt whenever a release of its checkpoint was, once none of them is still being built
         automation_condition=dg.AutomationCondition.any_deps_updated()
@@ -128,7 +128,7 @@ def _page(store: ArtifactStore, spec: ModelSpec, checkpoint: str, rows: Sequence
         return {"targets": len({row.target for row in rows})}
 
     about = {"model": spec.name, "checkpoint": checkpoint, "description": spec.description}
-    return store.remember(Recipe("scorecard", "2", {"rows": _digest(rows)}, about), build)
+    return store.remember(Recipe("scorecard", "3", {"rows": _digest(rows)}, about), build)
 
 
 def _entry(
