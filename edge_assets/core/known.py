@@ -7,7 +7,7 @@ gate is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edge_assets.core.evidence import Accuracy, Observation, Observed, Parity, Provenance, Verified
@@ -46,6 +46,12 @@ class Known:
         tier = best(provenance.tier for provenance, _ in complete)
         same = [entry for entry in complete if entry[0].tier == tier]
         return max(same, key=lambda entry: entry[1].accuracy.drop_points)
+
+    @property
+    def counting(self) -> Verified:
+        """The accuracy of the whole set and the parity that count, as one."""
+        _, verified = self.whole
+        return replace(verified, parity=self.parity[1])
 
     @property
     def parts(self) -> list[tuple[Provenance, Accuracy]]:

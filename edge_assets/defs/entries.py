@@ -131,7 +131,7 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
             cell=cell.path,
             run=row.artifact,
             kind="report",
-            metrics=row.measured_numbers(),
+            metrics=_verified_numbers(judgement, row) | row.measured_numbers(),
             tags={"verdict": row.verdict, "reason": row.reason} | _tiers(row),
         )
         entries.append(entry)
@@ -154,6 +154,12 @@ def report_entries(judgement: Judgement, built: Result, run_id: str) -> list[Ent
         description=_description(judgement),
     )
     return [*entries, parent]
+
+
+def _verified_numbers(judgement: Judgement, row: Row) -> dict[str, float]:
+    """Accuracy and parity of the tiers that count, in place of this machine's; empty where nothing was verified."""
+    known = known_of(judgement.cell, judgement.builts[row.artifact])
+    return known.counting.numbers() if known else {}
 
 
 def _tiers(row: Row) -> dict[str, str]:
@@ -227,9 +233,8 @@ def release_entries(judgement: Judgement, built: Result, card: str, run_id: str)
     """
     cell, row = judgement.cell, judgement.winning_row()
     checkpoint = cell.checkpoint
-    winner = judgement.builts[row.artifact]
-    assert winner.verified is not None and row.size_bytes is not None
-    numbers = winner.verified.numbers() | {"size_bytes": row.size_bytes} | row.measured_numbers()
+    assert row.size_bytes is not None
+    numbers = _verified_numbers(judgement, row) | {"size_bytes": row.size_bytes} | row.measured_numbers()
     version: dict[str, Json] = {
         "release_sha256": built.sha256,
         "flavor": RELEASED,

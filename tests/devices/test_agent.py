@@ -171,8 +171,8 @@ def test_what_a_board_does_not_say_is_unknown_and_no_guess(tmp_path: Path) -> No
 
 
 def test_energy_is_what_a_counter_gained_or_power_over_time(tmp_path: Path) -> None:
-    counter = board(tmp_path / "x86", {"sys/class/powercap/intel-rapl:0/energy_uj": "1000000\n"})
-    watch = Watch(counter)
+    board(tmp_path / "x86", {"sys/class/powercap/intel-rapl:0/energy_uj": "1000000\n"})
+    watch = Watch(Sensors(tmp_path / "x86"))
     board(tmp_path / "x86", {"sys/class/powercap/intel-rapl:0/energy_uj": "4500000\n"})
     assert watch.joules() == pytest.approx(3.5)
 
@@ -182,3 +182,5 @@ def test_energy_is_what_a_counter_gained_or_power_over_time(tmp_path: Path) -> N
     assert joules is not None
     assert joules / 5 >= seconds
     assert Watch(Sensors(tmp_path / "nothing")).joules() is None
+    named = Watch(Sensors(tmp_path / "x86", power="/sys/bus/i2c/ina/power1_input"))
+    assert named.joules() is None, "the sensor that is named is not there, and the processor's counter is another"

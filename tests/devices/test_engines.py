@@ -120,6 +120,9 @@ def test_an_engine_comes_back_and_is_part_of_the_artifact(
         Engines(planned, planned.elsewhere).completed(built)
     assert why_missing(planned, missing.value.recipe) == f"engine: that of {NAME} is not built on its device yet"
 
+    of_pytorch = Recipe("torch_int8", "1", {"checkpoint": "0" * 64}, {"engine": "qnnpack"})
+    assert why_missing(planned, of_pytorch) == "torch_int8: not done yet"
+
     whole = engines.completed(built)
     assert whole.artifact is not None
     assert built.artifact is not None

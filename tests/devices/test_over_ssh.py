@@ -22,6 +22,7 @@ from edge_assets.core.benchmark.harness import Contestant, measure
 from edge_assets.core.benchmark.statistics import MODES, Mode
 from edge_assets.core.evidence import Measured
 from edge_assets.core.types import Artifact, Built, Recipe, Result
+from edge_assets.defs.entries import report_entries
 from edge_assets.devices import needs, reach
 from edge_assets.devices.connection import AgentError, Connection
 from edge_assets.devices.inventory import Device, Inventory
@@ -391,6 +392,13 @@ def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_awa
     gates = {gate.name: gate.tier for gate in winner.evidence}
     assert gates == {"parity": "device", "accuracy": "device", "size": None, "memory": "device"}
 
+    judgement = judged(replace(cell))
+    sent = {entry.run: entry for entry in report_entries(judgement, judgement.report(), "a run")}[winner.artifact]
+    assert sent.tags["tier.parity"] == "device"
+    assert sent.tags["by.parity"] == winner.provenance["parity"].by
+    assert sent.metrics["parity_snr_db"] == winner.parity_snr_db, "the number that the tag is about"
+    assert sent.metrics["accuracy"] == winner.accuracy
+
     away = replace(BOARDS[0], address="ssh://127.0.0.1:1")
     monkeypatch.setattr(observers, "devices", lambda: Inventory({away.name: away}))
     again = judged(replace(cell)).rows
@@ -408,6 +416,21 @@ def test_a_device_that_was_never_there_leaves_the_others_of_the_release(
     assert winner.not_measured is not None
     assert winner.not_measured.startswith("not measured: board-2 cannot be reached: nothing answers")
     assert "latency not measured: board-2 cannot be reached" in winner.reason
+
+
+def test_an_emulated_cpu_that_the_project_names_is_asked_once(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own entry, which says how many samples; not a second time because the target names that CPU."""
+    named = Device("arm", "graviton3", "emulated", emulator="arm-max", samples=16)
+    monkeypatch.setattr(observers, "devices", lambda: Inventory({named.name: named}))
+    asked: list[Device] = []
+
+    def emulated(device: Device) -> list[observers.Observer]:
+        asked.append(device)
+        return []
+
+    monkeypatch.setattr(observers, "_emulated", emulated)
+    observers.observers(replace(cell, target=target("graviton3")))
+    assert asked == [named]
 
 
 def test_a_tier_that_is_demanded_and_not_there_blocks_the_release(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.text import Text
 
 from edge_assets.cli import devices as listed
-from edge_assets.cli.emulators import print_emulators
+from edge_assets.cli.emulators import hint, print_emulators
 from edge_assets.core.evidence import Observation, Provenance, Row, Statistics
 from edge_assets.devices.inventory import Device, Inventory
 from edge_assets.report import terminal, words
@@ -141,6 +141,12 @@ def test_what_lists_of_devices_and_emulated_cpus_name_is_whole_in_a_pipe(
     printed = capsys.readouterr().out
     assert board.name in printed
     assert "comes by itself: edge-assets devices browser" in printed
+    monkeypatch.setenv("EDGE_ASSETS_EMULATORS", "/nowhere")
+    assert hint(("graviton3", "raspberry-pi-5", "graviton3", "l4")) == (
+        "the arithmetic of graviton3, raspberry-pi-5 can be emulated here: "
+        "edge-assets emulator install arm-max cortex-a76"
+    )
+    assert hint(("l4",)) is None
     print_emulators()
     assert "raspberry-pi-5, snapdragon-8, android-midrange" in capsys.readouterr().out
     monkeypatch.setattr(listed, "devices", Inventory)
