@@ -255,10 +255,13 @@ def _part_sentence(provenance: Provenance, part: Accuracy, limits: Limits) -> tu
 
 
 def _too_weak(outcomes: Sequence[Gate], demanded: Tier | None) -> str | None:
-    """Why evidence that there is does not count, where a better tier is demanded."""
+    """Why evidence of parity or accuracy does not count, where a better tier is demanded.
+
+    Memory has a tier too, which is at most `host` where no device is at hand, whatever computed the outputs.
+    """
     weak = []
     for gate in outcomes:
-        if gate.tier is not None and not suffices(gate.tier, demanded):
+        if gate.name in ("parity", "accuracy") and gate.tier is not None and not suffices(gate.tier, demanded):
             weak.append(f"{gate.name} is known by tier {gate.tier}")
     if not weak:
         return None

@@ -67,6 +67,9 @@ def why_missing(cell: Cell, recipe: Recipe) -> str:
     older = _result(pointed).recipe
     if older.step != recipe.step:
         return f"{recipe.step}: what it is made from changed"
+    now, before = recipe.parameters.get("device"), older.parameters.get("device")
+    if now != before:
+        return f"{recipe.step}: by {now or 'this machine'}, and before by {before or 'this machine'}"
     changes = recipe.changes_from(older) or ["its bytes are missing or damaged"]
     return f"{recipe.step}: {', '.join(changes)}"
 

@@ -135,6 +135,16 @@ def test_a_gate_that_fails_or_lacks_evidence_blocks(changes: dict[str, Any], ver
     assert reason in judged[1].reason
 
 
+def test_a_demanded_tier_is_one_of_parity_and_accuracy() -> None:
+    """Memory is read on the building machine where no device is at hand, whichever CPU is emulated."""
+    strict = replace(LIMITS, evidence="emulated")
+    emulated = candidate("a", tiers={"parity": "emulated", "accuracy": "emulated", "memory": "host"})
+    assert judge([emulated], strict)[0].verdict == "released"
+    (partly,) = judge([replace(emulated, tiers={**emulated.tiers, "accuracy": "host"})], strict)
+    assert partly.verdict == "missing_evidence"
+    assert partly.reason == "evidence of tier emulated is demanded, and accuracy is known by tier host"
+
+
 def test_slower_than_baseline_says_that_it_is_smaller() -> None:
     judged = judge([BASELINE, candidate("fast", 1.0), candidate("slow", 9.0, size=200)], LIMITS)
     assert judged[2].verdict == "slower_than_baseline"
