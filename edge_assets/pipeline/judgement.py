@@ -103,7 +103,7 @@ class Judgement:
             self._write_release(folder, winner, shipped)
             return {"variant": winner.variant, "sha256": winner.build.sha256}
 
-        return self.cell.store.remember(Recipe("release", "8", inputs, parameters), build)
+        return self.cell.store.remember(Recipe("release", "9", inputs, parameters), build)
 
     def _write_release(self, folder: Path, winner: Built, shipped: Built) -> None:
         """The folder, with one sample of the evaluation data and what the winner gives for it."""
