@@ -70,6 +70,7 @@ def test_what_was_released_says_on_what_hardware_and_why() -> None:
         "target": "graviton3",
         "reason": "the only one",
         "measured_on": "not measured: no device attached",
+        "computed_by": None,
     }
     assert tables.released([LOST]).records == []
 
