@@ -150,7 +150,9 @@ class Loadable:
         """Load the model with `threads` intra-op threads."""
         module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
         options = dict(self.options)
-        layout = options.pop("layout", None)
+        layout = options.get("layout")
+        if not RUNTIMES[self.runtime].keeps_states:
+            options.pop("layout", None)
         session: Session = module.open_session(Path(self.path), threads=threads, **options)
         if layout is None:
             return session
