@@ -21,9 +21,9 @@ Feeds: TypeAlias = "Mapping[str, np.ndarray]"
 class ArrangedSession:
     """A session that takes and gives samples, of a model that has its batch elsewhere, or states.
 
-    Everything else that the session can do stays. One whose model runs in another process keeps the states there: it has
-    `run_steps(feeds)`, for inputs [steps, ...] as the model takes them in each, which gives outputs [steps, ...] and the
-    states after the last; and `time_step(feeds, is_first) -> float`, the milliseconds of the next step.
+    Everything else that the session can do stays. One whose model runs in another process keeps the states there: it
+    has `run_steps(feeds)`, for inputs [steps, ...] as the model takes them in each, which gives outputs [steps, ...]
+    and the states after the last, and `time_step(feeds, is_first) -> float`, the milliseconds of the next step.
     """
 
     def __init__(self, session: Any, layout: Layout) -> None:

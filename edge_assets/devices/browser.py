@@ -182,7 +182,7 @@ class BrowserDevice:
         self.call("close", variant)
 
     def keep(self, feeds: Feeds, batch: int, layout: Layout = USUAL) -> None:
-        """Send the samples that queries of so many, which are timed there, cycle through: each with its steps in turn."""
+        """Send the samples that queries of so many cycle through when they are timed there: each's steps in turn."""
         steps = steps_of(feeds) if layout["states"] else None
         arguments = (encode(joined_queries(queries(feeds, batch, layout))), steps)
         self.call("keep", *arguments)

@@ -45,6 +45,7 @@ VOICES = ModelSpec(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
         *("iphone-15-pro", "mac-m-series"),
         *("pixel-8", "android-midrange"),
+        "browser-wasm",
     ),
     owners=("team:edge-assets",),
     license="Apache-2.0",

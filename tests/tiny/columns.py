@@ -43,7 +43,7 @@ def network() -> Columns:
 
 
 def signals(count: int, seed: int) -> dict[str, np.ndarray]:
-    """Signals float32 [count, 4], the gain [count] that all have, and the label int64 [count] that the network gives."""
+    """Signals float32 [count, 4], the gain [count] that all have, and the network's label int64 [count]."""
     signal = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
     gain = np.full(count, 2.0, np.float32)
     with torch.inference_mode():

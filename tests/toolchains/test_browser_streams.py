@@ -1,4 +1,4 @@
-"""Models with states, or with their batch elsewhere than first, in headless Chromium: verified, timed, and by an app."""
+"""Models with states, or with their batch elsewhere than first, in headless Chromium: verified, timed, in an app."""
 
 import json
 import shutil
@@ -175,8 +175,13 @@ def test_a_network_with_its_batch_last_and_a_scalar_is_verified_too(
 def test_other_engines_keep_states_too(bundle: Path, name: str) -> None:
     if browser(name) is None:
         pytest.skip(f"{name} is not installed")
-    options = {"inputs": ["frame", "h"], "outputs": ["scores", "h_next"], "execution_provider": "wasm"}
-    options |= {"browser": name, "layout": layout_of(STREAM)}
+    options = {
+        "inputs": ["frame", "h"],
+        "outputs": ["scores", "h_next"],
+        "execution_provider": "wasm",
+        "browser": name,
+        "layout": layout_of(STREAM),
+    }
     frames = sequences(3, seed=8)["frame"]
     with Loadable(f"ort_web_{name}", str(bundle), options).opened(1) as session:
         found = session.run({"frame": frames})
@@ -221,7 +226,7 @@ def test_queries_that_a_page_keeps_are_the_steps_of_each_sequence_in_turn() -> N
     np.testing.assert_array_equal(kept[STEPS + 1], frames[2:4, 1])
 
 
-# --- by an app -----------------------------------------------------------------------------------------
+# --- in an app -----------------------------------------------------------------------------------------
 
 
 def test_an_apps_stream_keeps_its_states_and_can_be_reset(page: Page) -> None:
