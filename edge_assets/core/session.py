@@ -217,7 +217,7 @@ def refuse_layout(spec: ModelSpec, what: str) -> None:
     names = sorted({*layout["inputs"], *layout["outputs"], *layout["states"]})
     raise Refused(
         f"{what} takes and gives samples on the first axis and keeps no states, and {', '.join(names)} of this model "
-        f"differ: use an ONNX, LiteRT, ExecuTorch or CoreML variant"
+        f"differ: use an ONNX, LiteRT, ExecuTorch, CoreML or TensorRT variant"
     )
 
 

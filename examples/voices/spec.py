@@ -46,6 +46,7 @@ VOICES = ModelSpec(
         *("iphone-15-pro", "mac-m-series"),
         *("pixel-8", "android-midrange"),
         "browser-wasm",
+        "l4",
     ),
     owners=("team:edge-assets",),
     license="Apache-2.0",
