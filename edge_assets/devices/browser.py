@@ -32,7 +32,7 @@ from edge_assets.toolchains.web.ort_web import EncodedTensor, decode, encode
 __all__ = ["BrowserDevice", "DeviceGone", "PageFault", "serve_browser_device"]
 
 SLICE = 2.0  # seconds that a page times without a word
-KEPT_BYTES = 8 * 2**20  # of the samples that queries cycle through, which cross once
+KEPT_BYTES = 8 * 2**20  # of the samples that queries cycle through, which cross once for each batch size
 LONGEST_WARM_UP = 400  # queries, as on this machine
 TOGETHER_BYTES = 256 * 2**20  # on disk, of models that a phone's tab holds at once
 USUAL: Layout = {"inputs": {}, "outputs": {}, "states": {}}  # the batch comes first, and nothing is kept

@@ -119,9 +119,13 @@ def test_a_streaming_network_is_verified_over_whole_sequences(builts: dict[str, 
 def test_a_streaming_network_is_timed_and_released(cell: Cell, builts: dict[str, Built]) -> None:
     released = Judgement(cell, builts, cell.measure(builts, "rapid")).release()
     assert released.artifact is not None
-    (manifest,) = cell.store.checkout(released.artifact).rglob("web_bundle/manifest.json")
+    folder = cell.store.checkout(released.artifact)
+    (manifest,) = folder.rglob("web_bundle/manifest.json")
     states = json.loads(manifest.read_text())["layout"]["states"]
     assert states == {"h": {"output": "h_next", "shape": [2, 16], "axis": 1, "dtype": "float32"}}
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "A `model.stream()` of `loader.js` runs a sequence step by step, and keeps `h` between them." in card
+    assert "infer.py" not in card
 
 
 @pytest.mark.parametrize("name", ["onnx_model", "web_bundle"])
