@@ -42,6 +42,7 @@ export async function steps(model: EdgeModel, frames: Float32Array[]): Promise<F
   const given: Feeds[] = [];
   for (const data of frames) given.push(await stream.run({ frame: { type: "float32", data, dims: [1, data.length] } }));
   stream.reset();
+  for (const step of model.steps(model.preprocess(frames[0]))) given.push(await stream.run(step));
   const kept: string[] = Object.values(model.manifest.layout?.states ?? {}).map(({ output }) => output);
   return given.filter((outputs) => kept.every((name) => name in outputs));
 }

@@ -312,3 +312,21 @@ def test_the_pages_samples_are_placed_as_pythons(page: Page, axis: int) -> None:
     )
     expected = np.moveaxis(samples, 0, axis)
     assert found == [list(expected.shape), expected.ravel().tolist()]
+
+
+def test_the_pages_sequences_are_cut_into_steps_as_pythons(page: Page) -> None:
+    frames = sequences(2, seed=10)["frame"]
+    found = page.evaluate(
+        """async (values) => {
+            const frame = { type: "float32", data: Float32Array.from(values), dims: [2, 6, 4] };
+            const stream = edge.model.stream();
+            const scores = [];
+            for (const step of edge.model.steps({ frame })) {
+                const outputs = await stream.run(step);
+                scores.push(Array.from(outputs.scores.data));
+            }
+            return scores;
+        }""",
+        frames.ravel().tolist(),
+    )
+    np.testing.assert_allclose(found, expected_scores(frames), atol=1e-5)

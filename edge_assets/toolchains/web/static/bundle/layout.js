@@ -86,6 +86,27 @@ export function place(feeds, layout) {
   return placed;
 }
 
+/**
+ * Sequences [n, steps, ...] as what the model takes in each step, but for its states.
+ *
+ * @param {import("./loader.js").Feeds} feeds
+ * @param {import("./loader.js").Layout} layout
+ * @returns {import("./loader.js").Feeds[]}
+ */
+export function stepsOf(feeds, layout) {
+  const steps = [];
+  for (const [name, value] of Object.entries(feeds)) {
+    const { type, data, dims } = moved(value, 1);
+    const [count, ...rest] = dims;
+    const size = product(rest);
+    for (let step = 0; step < count; step++) {
+      steps[step] ??= {};
+      steps[step][name] = { type, data: data.slice(step * size, (step + 1) * size), dims: rest };
+    }
+  }
+  return steps.map((step) => place(step, layout));
+}
+
 /** The one sample of an input without a batch. */
 function alone(name, { type, data, dims }) {
   if (dims[0] !== 1) throw new Error(`the input '${name}' has no batch: give one sample at a time, not ${dims[0]}`);

@@ -201,6 +201,8 @@ export class EdgeModel {
   readonly hasStates: boolean;
   /** a new stream of steps, of a model that keeps states; several may share a model. Throws for any other model */
   stream(): Stream;
+  /** what `preprocess` gives of such a model, [samples, steps, ...], as what a stream takes in each step */
+  steps(feeds: Feeds): Feeds[];
   /**
    * Whichever the model takes: a picture of any size (best from `openPicture`), one text or several, or a mono sound of
    * the model's sampling rate, whole numbers of 16 bits or numbers from -1 to 1. Of a model that keeps states all steps,

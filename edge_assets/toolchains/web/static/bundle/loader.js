@@ -10,7 +10,7 @@
  * A model that keeps states from step to step:
  *
  *     const stream = model.stream();
- *     for await (const frame of frames) show(await stream.run({ frame }));
+ *     for (const step of model.steps(model.preprocess(sound))) show(await stream.run(step));
  *     stream.reset();                                                                      // what follows is another one
  *
  * Types are in loader.d.ts.
@@ -19,7 +19,7 @@
 import { findAdapter } from "./adapter.js";
 import { ChunkError, readFile } from "./chunks.js";
 import { openCache } from "./cache.js";
-import { place, States } from "./layout.js";
+import { place, States, stepsOf } from "./layout.js";
 import { importVerified } from "./modules.js";
 import { fromPicture, openPicture } from "./preprocess.js";
 import { fromSound, openSound, openTables } from "./sound.js";
@@ -100,6 +100,11 @@ export class EdgeModel {
   stream() {
     if (!this.hasStates) throw new Error("this model keeps no states from step to step: run takes all that it needs");
     return new Stream(this);
+  }
+
+  /** What `preprocess` gives of a model that keeps states as what it takes in each step. */
+  steps(feeds) {
+    return stepsOf(feeds, this.manifest.layout);
   }
 
   /** Whether the model keeps states from step to step. */
