@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="its safetensors file")
     arguments = parser.parse_args()
     kit = json.loads((arguments.kit / "kit.json").read_text())
+    if any("batch_axis" in tensor for tensor in kit["inputs"]):
+        raise SystemExit("this kit's inputs have their batch elsewhere than first: use its own build_engine.py --time")
     with np.load(arguments.kit / "sample.npz", allow_pickle=False) as data:
         sample = {name: data[name] for name in data.files}
     feeds = {tensor["name"]: sample[f"input_{tensor['name']}"] for tensor in kit["inputs"]}

@@ -53,6 +53,7 @@ LONGEST = (
     "test_tracking",
     "test_report",
     "test_browser_device",
+    "test_browser_streams",
     "test_recurrent",
     "test_guard",
     "test_engines",

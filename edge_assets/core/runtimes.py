@@ -27,6 +27,7 @@ class Runtime:
     is_the_targets: bool = True  # False: another engine runs on the target, so memory and time here say nothing of it
     evidence_of: str | None = None  # the runtime that computes the very same, on the file that this one opens
     takes_architecture: bool = False
+    keeps_states: bool = False  # its sessions do, beside the model, so that they are opened with the layout
     target_options: tuple[str, ...] = ()  # of the target's `options`, what its sessions are opened with
     loader: str | None = None  # below edge_assets/toolchains: how a released folder loads it; None: devices alone do
     loader_needs: tuple[str, ...] = ()  # distributions that `loader` imports, besides NumPy
@@ -167,6 +168,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Chromium on this machine",
         extra="browser",
         target_options=("execution_provider",),
+        keeps_states=True,
         by_browser={"firefox": "ort_web_firefox", "webkit": "ort_web_webkit"},
         app=NoAppSample(
             "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Chromium"
@@ -179,6 +181,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in headless Firefox on this machine",
         extra="browser",
         target_options=("execution_provider", "browser"),
+        keeps_states=True,
         app=NoAppSample(
             "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in Firefox"
         ),
@@ -190,6 +193,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "ONNX Runtime Web in WebKitGTK on this machine",
         extra="browser",
         target_options=("execution_provider", "browser"),
+        keeps_states=True,
         app=NoAppSample(
             "the bundle is what an app imports: its loader.js, with the types of loader.d.ts, was run in WebKitGTK"
         ),

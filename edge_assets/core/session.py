@@ -150,7 +150,9 @@ class Loadable:
         """Load the model with `threads` intra-op threads."""
         module = import_module(f"edge_assets.toolchains.{RUNTIMES[self.runtime].module}")
         options = dict(self.options)
-        layout = options.pop("layout", None)
+        layout = options.get("layout")
+        if not RUNTIMES[self.runtime].keeps_states:
+            options.pop("layout", None)
         session: Session = module.open_session(Path(self.path), threads=threads, **options)
         if layout is None:
             return session
@@ -215,7 +217,7 @@ def refuse_layout(spec: ModelSpec, what: str) -> None:
     names = sorted({*layout["inputs"], *layout["outputs"], *layout["states"]})
     raise Refused(
         f"{what} takes and gives samples on the first axis and keeps no states, and {', '.join(names)} of this model "
-        f"differ: use an ONNX, LiteRT, ExecuTorch or CoreML variant"
+        f"differ: use an ONNX, LiteRT, ExecuTorch, CoreML or TensorRT variant"
     )
 
 

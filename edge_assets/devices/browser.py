@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from edge_assets.core import shapes
+from edge_assets.core.arranged import ArrangedSession, joined_queries, queries, steps_of
 from edge_assets.core.benchmark.harness import Contestant, groups_of, interleave
 from edge_assets.core.benchmark.queries import WARM_UP_SECONDS, WINDOW, is_steady
 from edge_assets.core.benchmark.statistics import Mode
 from edge_assets.core.evidence import Latency, Verified, WarmUp
-from edge_assets.core.session import Feeds, Loadable
+from edge_assets.core.layout import Layout
+from edge_assets.core.session import Feeds, Loadable, Session
 from edge_assets.core.verify.evaluate import VerificationRequest, evaluate
 from edge_assets.devices.browser_lease import Described, DeviceGone, Lease, PageFault, Reopened
 from edge_assets.devices.browser_server import DeviceServer
@@ -30,9 +32,10 @@ from edge_assets.toolchains.web.ort_web import EncodedTensor, decode, encode
 __all__ = ["BrowserDevice", "DeviceGone", "PageFault", "serve_browser_device"]
 
 SLICE = 2.0  # seconds that a page times without a word
-KEPT_BYTES = 8 * 2**20  # of the samples that queries cycle through, which cross once
+KEPT_BYTES = 8 * 2**20  # of the samples that queries cycle through, which cross once for each batch size
 LONGEST_WARM_UP = 400  # queries, as on this machine
 TOGETHER_BYTES = 256 * 2**20  # on disk, of models that a phone's tab holds at once
+USUAL: Layout = {"inputs": {}, "outputs": {}, "states": {}}  # the batch comes first, and nothing is kept
 COARSE = 20  # a median of fewer steps of the page's clock is rounded by it
 
 
@@ -129,6 +132,7 @@ class BrowserDevice:
         self.log = log
         self._lease = lease
         self._opening = 0  # of the page, in which everything of `_state` is loaded
+        self.kept_batch = 0  # samples of each query that it keeps
         self._state: dict[str, tuple[str, Sequence[object]]] = {}  # calls that bring a new page to where it was
 
     def wait(self) -> Described:
@@ -177,11 +181,13 @@ class BrowserDevice:
         self._state.pop(variant, None)
         self.call("close", variant)
 
-    def keep(self, feeds: Feeds) -> None:
-        """Send the samples that queries which are timed there cycle through."""
-        arguments = (encode(feeds),)
+    def keep(self, feeds: Feeds, batch: int, layout: Layout = USUAL) -> None:
+        """Send the samples that queries of so many cycle through when they are timed there: each's steps in turn."""
+        steps = steps_of(feeds) if layout["states"] else None
+        arguments = (encode(joined_queries(queries(feeds, batch, layout))), steps)
         self.call("keep", *arguments)
-        self._state["samples of queries"] = ("keep", arguments)
+        self.kept_batch = batch
+        self._state["queries"] = ("keep", arguments)
 
 
 @dataclass(frozen=True)
@@ -198,8 +204,15 @@ class RemoteSession:
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
+        return self._outputs("run", feeds)
+
+    def run_steps(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs [steps, ...] for inputs [steps, ...], and the states after the last, which the page keeps."""
+        return self._outputs("runSteps", feeds)
+
+    def _outputs(self, function: str, feeds: Feeds) -> dict[str, np.ndarray]:
         try:
-            outputs: dict[str, EncodedTensor] = self.device.call("run", self.variant, encode(feeds))
+            outputs: dict[str, EncodedTensor] = self.device.call(function, self.variant, encode(feeds))
         except PageFault as fault:
             raise Refused(f"ONNX Runtime Web cannot run this model there: {fault}") from fault
         return {name: decode(tensor) for name, tensor in outputs.items()}
@@ -211,31 +224,32 @@ class RemoteSession:
         batch, longest = request["batch"], request.get("longest", request.get("queries"))
         assert isinstance(batch, int)
         assert isinstance(longest, int)
+        assert batch == self.device.kept_batch, "the queries that the page keeps come first"
         if command == "warm_up":
-            return self._warm_up(batch, longest)
+            return self._warm_up(longest)
         assert command == "time", command
         began = time.monotonic()
-        times = self._times(batch, longest, seconds)
+        times = self._times(longest, seconds)
         # what else its machine did, and how warm it is, no browser tells
         meanwhile = {"seconds": time.monotonic() - began, "waited": None, "stolen": None}
         return {"ms": times, "conditions": meanwhile}
 
-    def _warm_up(self, batch: int, longest: int) -> dict[str, object]:
+    def _warm_up(self, longest: int) -> dict[str, object]:
         """Run until steady, as on this machine."""
         times: list[float] = []
         deadline = time.monotonic() + WARM_UP_SECONDS
         while not is_steady(times) and len(times) < longest and time.monotonic() < deadline:
-            times += self._times(batch, min(WINDOW, longest), WARM_UP_SECONDS)
+            times += self._times(min(WINDOW, longest), WARM_UP_SECONDS)
         return {"queries": len(times), "steady": is_steady(times)}
 
-    def _times(self, batch: int, queries: int, seconds: float) -> list[float]:
+    def _times(self, count: int, seconds: float) -> list[float]:
         """Milliseconds of so many queries, or of as many as fit into so many seconds of a page that is in front."""
         times: list[float] = []
         spent = 0.0
         was_told = False
-        while len(times) < queries and (not times or spent < seconds):
+        while len(times) < count and (not times or spent < seconds):
             wanted = min(SLICE, seconds - spent)
-            answer = self.device.call("timeKept", self.variant, batch, queries - len(times), wanted)
+            answer = self.device.call("timeKept", self.variant, count - len(times), wanted)
             found = shapes.read(Queries, answer)
             if found.was_hidden:
                 if not was_told:
@@ -256,10 +270,12 @@ class OnBrowser(Loadable):
 
     session: RemoteSession | None = None
 
-    def open(self, threads: int) -> RemoteSession:  # noqa: ARG002  # it was loaded with the device's
+    def open(self, threads: int) -> Session:  # noqa: ARG002  # it was loaded with the device's
         """The session; who verifies does not close it."""
         assert self.session is not None
-        return self.session
+        if "layout" not in self.options:
+            return self.session
+        return ArrangedSession(self.session, self.options["layout"])
 
 
 # --- measuring -------------------------------------------------------------------------------------------
@@ -348,16 +364,20 @@ def _time_together(
     found: dict[str, BrowserVariant],
 ) -> None:
     """Latencies of variants that are loaded at once, in rotation; they are added to what is `found` of each."""
-    device.keep(_kept(assignment.feeds, max(assignment.batch_sizes)))
+    samples = _kept(assignment.feeds, max(assignment.batch_sizes))
+    layout = group[0].loadable.options.get("layout", USUAL)
     with ExitStack() as stack:
         sessions: dict[str, RemoteSession] = {}
         for contestant in group:
             sessions[contestant.name] = stack.enter_context(_loaded(device, assignment, contestant.name))
         first, *_ = assignment.batch_sizes
+        device.keep(samples, first, layout)
         for name, session in sessions.items():
             warm_up = shapes.read(WarmUp, session.ask("warm_up", batch=first, longest=LONGEST_WARM_UP))
             found[name] = replace(found[name], warm_up=warm_up, latency_ms={})
         for batch in assignment.batch_sizes:
+            if batch != first:
+                device.keep(samples, batch, layout)
             device.log(f"timing {len(sessions)} variants at batch {batch}, interleaved, mode {assignment.mode.name}")
             for name, latency in interleave(sessions, batch, assignment.mode, first=batch == first).items():
                 latencies = {**(found[name].latency_ms or {}), str(batch): latency}

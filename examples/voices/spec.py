@@ -45,6 +45,8 @@ VOICES = ModelSpec(
         *("x86-64-avx2", "x86-64-vnni", "raspberry-pi-5", "graviton3"),
         *("iphone-15-pro", "mac-m-series"),
         *("pixel-8", "android-midrange"),
+        "browser-wasm",
+        "l4",
     ),
     owners=("team:edge-assets",),
     license="Apache-2.0",

@@ -226,7 +226,7 @@ def test_a_page_that_is_opened_anew_goes_on_where_it_was(bundle: Path, page: Pag
 
         def before() -> object:
             device.wait()
-            device.keep(feeds)
+            device.keep(feeds, batch=1)
             session = device.load("onnx_model", ["logits"], "wasm", 1)
             return session, session.run(feeds)["logits"]
 

@@ -75,12 +75,16 @@ def test_faces(cell: CellOf) -> None:
 
 
 @pytest.mark.slow
-def test_voices(cell: CellOf) -> None:
+@pytest.mark.parametrize(
+    ("on", "name"),
+    [("graviton3", "onnx_model"), ("browser-wasm", "onnx_fp16"), ("l4", "tensorrt_engine_fp16")],
+)
+def test_voices(cell: CellOf, on: str, name: str) -> None:
     if not CHECKPOINT.exists():
         pytest.skip("needs the published weights: python -m examples.voices.fetch")
-    found = values(cell(VOICES, "graviton3"), "onnx_model")
+    found = values(cell(VOICES, on), name)
     assert 0.5 < found["reference"] < 0.9
-    assert found["onnx_model"] == pytest.approx(found["reference"], abs=1e-3)
+    assert found[name] == pytest.approx(found["reference"], abs=1e-3)
 
 
 def test_utterances_of_a_voice_stand_side_by_side() -> None:

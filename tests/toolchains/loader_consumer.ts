@@ -1,6 +1,6 @@
 // An app's use of the bundle's loader, which a type checker must accept, and mistakes that it must find.
 
-import { bundleFetch, ChunkError, EdgeModel, openPicture, openSound, type Feeds, type Progress } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
+import { bundleFetch, ChunkError, EdgeModel, openPicture, openSound, type Feeds, type Progress, type Stream } from "../../edge_assets/toolchains/web/static/bundle/loader.js";
 
 export async function classify(url: URL, picture: HTMLCanvasElement, pixels: Float32Array): Promise<string> {
   const seen: string[] = [];
@@ -36,6 +36,17 @@ export async function heard(model: EdgeModel, file: File): Promise<Feeds> {
   return model.preprocess(await openSound(file, declared.sampling_rate));
 }
 
+export async function steps(model: EdgeModel, frames: Float32Array[]): Promise<Feeds[]> {
+  if (!model.hasStates) return [];
+  const stream: Stream = model.stream();
+  const given: Feeds[] = [];
+  for (const data of frames) given.push(await stream.run({ frame: { type: "float32", data, dims: [1, data.length] } }));
+  stream.reset();
+  for (const step of model.steps(model.preprocess(frames[0]))) given.push(await stream.run(step));
+  const kept: string[] = Object.values(model.manifest.layout?.states ?? {}).map(({ output }) => output);
+  return given.filter((outputs) => kept.every((name) => name in outputs));
+}
+
 export async function plain(url: string): Promise<ArrayBuffer> {
   const fetchFromBundle: typeof fetch = await bundleFetch(url);
   return (await fetchFromBundle("models/model.onnx")).arrayBuffer();
@@ -50,6 +61,8 @@ export async function mistakes(model: EdgeModel): Promise<void> {
   await model.run({ image: { type: "float32", data: new Float32Array(4) } });
   // @ts-expect-error: a file's bytes are no sound
   model.preprocess(new Uint8Array(4));
+  // @ts-expect-error: a step is awaited
+  model.stream().run({}).frame;
   // @ts-expect-error: what was loaded does not change
   model.variant = "onnx_fp16";
 }

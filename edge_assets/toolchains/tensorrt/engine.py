@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edge_assets.core.scheme import Precision
-from edge_assets.core.session import refuse_layout
 from edge_assets.core.tools import installed
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.core.verify.parity import LEAST_SNR_DB
@@ -38,12 +37,15 @@ from edge_assets.toolchains.tensorrt import int8 as int8_tensorrt
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
 
 if TYPE_CHECKING:
-    from edge_assets.spec.model import ModelSpec
+    from edge_assets.spec.model import ModelSpec, Tensor
     from edge_assets.targets import Target
 
 EXTRA = "nvidia"
 # the parameters that kit.json repeats
-IN_KIT = ("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes", "inputs", "outputs")
+IN_KIT = (
+    *("model", "recipe", "precision", "compute_capability", "system", "workspace_bytes"),
+    *("inputs", "outputs", "states"),
+)
 NEAREST = "ONNX Runtime runs it: onnx_fp16 on a GPU target's CUDA execution provider, onnx_model on a cpu target"
 
 
@@ -58,11 +60,19 @@ def profile(spec: "ModelSpec", target: "Target") -> list[dict[str, Json]]:
     """
     entries = []
     for tensor in spec.inputs:
-        entry: dict[str, Json] = {"name": tensor.name, "dtype": tensor.dtype}
+        entry = _stated(tensor)
         for i, bound in enumerate(("min", "opt", "max")):
             entry[bound] = [_axis_sizes(axis, spec, target)[i] for axis in tensor.shape]
         entries.append(entry)
     return entries
+
+
+def _stated(tensor: "Tensor") -> dict[str, Json]:
+    """Name and dtype of an input or output, and where its batch is if that is not the first axis."""
+    entry: dict[str, Json] = {"name": tensor.name, "dtype": tensor.dtype}
+    if tensor.batch_axis != 0:
+        entry["batch_axis"] = tensor.batch_axis
+    return entry
 
 
 def _axis_sizes(axis: int | str, spec: "ModelSpec", target: "Target") -> tuple[int, int, int]:
@@ -115,8 +125,10 @@ def parameters_of(
             "system": options["system"],
             "workspace_bytes": parse_size(options["workspace"], f"target {target.name}.options.workspace"),
             "inputs": profile(spec, target),
-            "outputs": [{"name": tensor.name, "dtype": tensor.dtype} for tensor in spec.outputs],
+            "outputs": [_stated(tensor) for tensor in spec.outputs],
         }
+        if spec.states:
+            engine["states"] = dict(spec.states)
         return engine | builder_for(target)
 
     return parameters
@@ -138,7 +150,6 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
             f"GPUs of compute capability {parameters['compute_capability']} are offered {have}, not "
             f"{parameters['precision']}: use tensorrt_engine_{parameters['gpu_precisions'][0]}"
         )
-    refuse_layout(request.spec, "a TensorRT kit")
     onnx_format.one_file(request.source, "a TensorRT kit")
     kit = _write_kit(request)
     trt = tensorrt_kit.load_builder(parameters["builder"])
@@ -177,7 +188,7 @@ def _write_kit(request: BuildRequest) -> tensorrt_kit.Kit:
     shutil.copyfile(request.source, request.output / tensorrt_kit.MODEL)
     shutil.copyfile(tensorrt_kit.__file__, request.output / tensorrt_kit.SCRIPT)
     _write_sample(request, request.output / tensorrt_kit.SAMPLE)
-    kit: tensorrt_kit.Kit = {name: request.parameters[name] for name in IN_KIT}
+    kit: tensorrt_kit.Kit = {name: request.parameters[name] for name in IN_KIT if name in request.parameters}
     kit["least_snr_db"] = LEAST_SNR_DB[request.parameters["precision"]]
     kit["onnx"] = {"sha256": sha256_of(request.source)}
     kit["engine"] = None
@@ -186,7 +197,7 @@ def _write_kit(request: BuildRequest) -> tensorrt_kit.Kit:
 
 
 def _write_sample(request: BuildRequest, path: Path) -> None:
-    """Inputs, and the outputs that the graph gives for them in ONNX Runtime."""
+    """Inputs, and what the graph gives for them in ONNX Runtime; of a model with states after some steps, too."""
     import numpy as np
 
     inputs = [tensor.name for tensor in request.spec.inputs]
@@ -199,6 +210,9 @@ def _write_sample(request: BuildRequest, path: Path) -> None:
         sample[f"input_{name}"] = array
     for name, array in session.run(feeds).items():
         sample[f"output_{name}"] = array
+    if request.spec.states:
+        for name, array in tensorrt_kit.after_steps(session.run, feeds, request.parameters).items():
+            sample[f"last_{name}"] = array
     np.savez(path, **sample)  # type: ignore[arg-type]  # the stub wants allow_pickle
 
 
@@ -238,7 +252,7 @@ def _facts(request: BuildRequest, kit: tensorrt_kit.Kit) -> dict[str, Any]:
         facts |= _of_engine(place, size_bytes, f"on a {place.gpu}" if place.gpu else "ahead of time")
     largest = {tensor["name"]: tensor["max"] for tensor in parameters["inputs"]}
     if estimate := graph_memory.weights_and_peak(request.source, largest):
-        batch = parameters["inputs"][0]["max"][0]
+        batch = tensorrt_kit.largest_batch(parameters["inputs"])
         how = f"weights plus peak live activations of the unfused ONNX graph at batch {batch}, without CUDA's context"
         facts["memory_estimate"] = {"bytes": sum(estimate), "how": how}
     return facts

@@ -30,7 +30,7 @@ import importlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +39,10 @@ from typing import Any
 KIT, MODEL, ENGINE, SAMPLE, SCRIPT = "kit.json", "model.onnx", "model.engine", "sample.npz", "build_engine.py"
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # distribution -> module
 WARM_UP = 20  # queries before timing
+STEPS = 8  # of a model with states, for which the sample is run
 
 Kit = dict[str, Any]
+Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class KitError(Exception):
@@ -117,6 +119,46 @@ def _check_sha256(path: Path, expected: str) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise KitError(f"{path.name} is not the kit's: sha256 {found}, expected {expected}")
+
+
+# --- batches and states --------------------------------------------------------------------------------
+
+
+def batch_axis(tensor: Mapping[str, Any]) -> int | None:
+    """Where an input or output of the kit has its batch: the first axis if it does not say, None for nowhere."""
+    axis: int | None = tensor.get("batch_axis", 0)
+    return axis
+
+
+def batched(tensors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first of the kit's inputs that has a batch."""
+    return next(tensor for tensor in tensors if batch_axis(tensor) is not None)
+
+
+def largest_batch(tensors: Sequence[Mapping[str, Any]]) -> int:
+    """How many samples the profile of these inputs takes at once."""
+    first = batched(tensors)
+    return int(first["max"][batch_axis(first)])
+
+
+def part(array: Any, axis: int | None, start: int, stop: int) -> Any:
+    """Some of the samples in an array; what has no batch is the same for all."""
+    if axis is None:
+        return array
+    return array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def carried(feeds: Mapping[str, Any], outputs: Mapping[str, Any], kit: Mapping[str, Any]) -> dict[str, Any]:
+    """What the next step takes: its states are those that this one gave."""
+    states = {name: outputs[output] for name, output in kit.get("states", {}).items()}
+    return {**feeds, **states}
+
+
+def after_steps(run: Run, feeds: Mapping[str, Any], kit: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Outputs of the last of `STEPS` steps, the first of which takes `feeds`."""
+    for _ in range(STEPS - 1):
+        feeds = carried(feeds, run(feeds), kit)
+    return run(feeds)
 
 
 # --- building ------------------------------------------------------------------------------------------
@@ -332,21 +374,29 @@ class EngineRunner:
         """Outputs by name for NumPy inputs by name; more samples than the profile allows run in several batches."""
         import numpy as np
 
-        most = self.kit["inputs"][0]["max"][0]
-        count = len(feeds[self.kit["inputs"][0]["name"]])
+        first = batched(self.kit["inputs"])
+        most = largest_batch(self.kit["inputs"])
+        count = np.shape(feeds[first["name"]])[batch_axis(first)]
         parts = []
         for start in range(0, count, most):
-            self.feed({name: array[start : start + most] for name, array in feeds.items()})
+            some = {}
+            for tensor in self.kit["inputs"]:
+                some[tensor["name"]] = part(feeds[tensor["name"]], batch_axis(tensor), start, start + most)
+            self.feed(some)
             self.execute()
             parts.append(self.fetch())
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = {}
+        for tensor in self.kit["outputs"]:
+            name, axis = tensor["name"], batch_axis(tensor)
+            joined[name] = parts[0][name] if axis is None else np.concatenate([one[name] for one in parts], axis=axis)
+        return joined
 
     def feed(self, feeds: Mapping[str, Any]) -> None:
         """Copy one batch to the GPU and bind inputs and outputs."""
         import numpy as np
 
         for tensor in self.kit["inputs"]:
-            array = np.ascontiguousarray(feeds[tensor["name"]], tensor["dtype"])
+            array = np.asarray(feeds[tensor["name"]], tensor["dtype"], order="C")  # which leaves a scalar one
             if not self.context.set_input_shape(tensor["name"], array.shape):
                 raise KitError(f"input {tensor['name']} {array.shape} is outside of {tensor['min']} to {tensor['max']}")
             pointer = self._bind(tensor["name"], array.nbytes)
@@ -405,15 +455,22 @@ def snr_db(reference: Any, output: Any) -> float:
 
 
 def verify(folder: Path) -> dict[str, float]:
-    """SNR in dB by output, of the engine against model.onnx in ONNX Runtime. Raises KitError below the kit's least."""
+    """SNR in dB by output, of the engine against model.onnx in ONNX Runtime. Raises KitError below the kit's least.
+
+    Of a model with states also after some steps, each with the states of the one before.
+    """
     import numpy as np
 
     runner = EngineRunner(folder)
     with np.load(folder / SAMPLE, allow_pickle=False) as data:
         sample = {name: data[name] for name in data.files}
-    outputs = runner.run({t["name"]: sample[f"input_{t['name']}"] for t in runner.kit["inputs"]})
-    runner.close()
+    feeds = {t["name"]: sample[f"input_{t['name']}"] for t in runner.kit["inputs"]}
+    outputs = runner.run(feeds)
     found = {name: snr_db(sample[f"output_{name}"], array) for name, array in outputs.items()}
+    if runner.kit.get("states"):
+        for name, array in after_steps(runner.run, feeds, runner.kit).items():
+            found[f"{name} after {STEPS} steps"] = snr_db(sample[f"last_{name}"], array)
+    runner.close()
     least = runner.kit["least_snr_db"]
     if low := {name: value for name, value in found.items() if not value >= least}:
         raise KitError(f"the engine's outputs differ: SNR {low} dB, at least {least} dB needed")
@@ -421,22 +478,29 @@ def verify(folder: Path) -> dict[str, float]:
 
 
 def timed(folder: Path, queries: int) -> dict[str, Any]:
-    """Milliseconds of single samples: of the engine alone, and with the copies from and to the host."""
+    """Milliseconds of single samples: of the engine alone, and with the copies from and to the host.
+
+    Of a model with states a query is one step, with the states of the one before.
+    """
     import numpy as np
 
     runner = EngineRunner(folder)
     with np.load(folder / SAMPLE, allow_pickle=False) as data:
-        feeds = {t["name"]: data[f"input_{t['name']}"][:1] for t in runner.kit["inputs"]}
+        first = {t["name"]: part(data[f"input_{t['name']}"], batch_axis(t), 0, 1) for t in runner.kit["inputs"]}
     alone, whole = [], []
-    for _ in range(WARM_UP + queries):
+    feeds: Mapping[str, Any] = first
+    for query in range(WARM_UP + queries):
+        if query % STEPS == 0:
+            feeds = first
         started = time.perf_counter()
         runner.feed(feeds)
         fed = time.perf_counter()
         runner.execute()
         done = time.perf_counter()
-        runner.fetch()
+        outputs = runner.fetch()
         whole.append(1000 * (time.perf_counter() - started))
         alone.append(1000 * (done - fed))
+        feeds = carried(feeds, outputs, runner.kit)
     memory = runner.memory_bytes()
     runner.close()
     summary = {name: _quantiles(times[WARM_UP:]) for name, times in (("engine_ms", alone), ("with_copies_ms", whole))}

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from edge_assets.core.session import refuse_layout
+from edge_assets.core.session import layout_of
 from edge_assets.core.sound_tables import tables_of
 from edge_assets.core.variant import BuildRequest, Variant
 from edge_assets.hashing import Json, digest, sha256_of
@@ -54,7 +54,7 @@ RUNTIMES = {  # execution provider -> module and WebAssembly of ONNX Runtime Web
 HUGGING_FACE = WEB / "node_modules" / "@huggingface"
 TRANSFORMERS = HUGGING_FACE / "transformers" / "dist" / "transformers.web.min.js"
 TOKENIZERS = HUGGING_FACE / "tokenizers" / "dist" / "tokenizers.min.mjs"
-ABOUT = ("id", "description", "inputs", "outputs", "preprocessing", "class_names")  # parameters that it says, too
+ABOUT = ("id", "description", "inputs", "outputs", "preprocessing", "class_names", "layout")  # parameters that it says
 COMPANIONS = ("config.json", "tokenizer_config.json")  # beside a tokenizer.json, where Transformers.js wants them
 LOADS = 3  # visits of each kind; the median is kept
 
@@ -108,7 +108,6 @@ class Visits(NamedTuple):
 
 def build(request: BuildRequest) -> Mapping[str, Any]:
     """Write the bundle, then visit it in Chromium: first and cached load of every variant."""
-    refuse_layout(request.spec, "a web bundle")
     onnx_format.one_file(request.source, "a web bundle")
     folder = request.output
     files: dict[str, StoredFile] = {}
@@ -125,7 +124,8 @@ def build(request: BuildRequest) -> Mapping[str, Any]:
         "versions": VARIANT.tool_versions(),
     }
     for name in ABOUT:
-        manifest[name] = request.parameters[name]
+        if name in request.parameters:
+            manifest[name] = request.parameters[name]
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     shipped = {provider: sizes(files[entry["wasm"]]) for provider, entry in runtimes.items()}
     request.log(f"visiting the bundle: {len(variants)} variants")
@@ -330,10 +330,13 @@ def parameters(spec: "ModelSpec", target: "Target") -> dict[str, Json]:
     tokenizer = {name: sha256_of(file) for name, file in tokenizer_files(spec).items()}
     inputs = [asdict(tensor) for tensor in spec.inputs]
     outputs = [asdict(tensor) for tensor in spec.outputs]
-    # they are computed, so their digits may be another NumPy's
-    sound: dict[str, Json] = {"sound": digest(tables)} if (tables := _tables(spec)) else {}
-    return {
-        **sound,
+    layout = layout_of(spec)
+    more: dict[str, Json] = {}
+    if layout is not None:
+        more["layout"] = layout
+    if tables := _tables(spec):
+        more["sound"] = digest(tables)  # they are computed, so their digits may be another NumPy's
+    return more | {
         "id": spec.name,
         "description": spec.description,
         "inputs": inputs,

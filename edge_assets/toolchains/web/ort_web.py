@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from edge_assets.core.layout import Layout
 from edge_assets.core.session import Feeds, Session
 from edge_assets.errors import Refused
 from edge_assets.later import np
@@ -42,6 +43,7 @@ class OrtWebSession:
         outputs: Sequence[str],
         execution_provider: str,
         browser: str,
+        layout: Layout | None = None,
     ) -> None:
         self.server = Server(routes(path))
         try:
@@ -52,8 +54,11 @@ class OrtWebSession:
         try:
             open_harness(self.engine, self.server)
             self.baseline_bytes = self.engine.peak_memory_bytes()
-            opening = "openBundle" if path.is_dir() else "openFile"
-            opened = self._call(opening, execution_provider, threads, list(outputs))
+            names = list(outputs)
+            if path.is_dir():  # whose manifest has the layout
+                opened = self._call("openBundle", execution_provider, threads, names)
+            else:
+                opened = self._call("openFile", execution_provider, threads, names, layout)
         except BaseException:
             self.close()
             raise
@@ -63,14 +68,21 @@ class OrtWebSession:
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name. Raises Refused with the runtime's words if it cannot run this graph."""
-        outputs: dict[str, EncodedTensor] = self._call("run", encode(feeds))
-        return {name: decode(tensor) for name, tensor in outputs.items()}
+        return self._outputs("run", feeds)
+
+    def run_steps(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs [steps, ...] for inputs [steps, ...], and the states after the last, which the page keeps."""
+        return self._outputs("runSteps", feeds)
 
     def time(self, feeds: Feeds) -> float:
         """One query's milliseconds, by the page's clock. Raises Refused on an adapter that is software."""
-        if self.untimed is not None:
-            raise Refused(self.untimed)
+        self._demand_clock()
         return float(self._call("time", encode(feeds)))
+
+    def time_step(self, feeds: Feeds, is_first: bool) -> float:
+        """The next step's milliseconds, as `time`, with the states that the page has of the one before."""
+        self._demand_clock()
+        return float(self._call("timeStep", encode(feeds), is_first))
 
     def peak_memory_bytes(self) -> int:
         """Peak resident memory of the page's process."""
@@ -80,6 +92,14 @@ class OrtWebSession:
         """End browser and server."""
         self.engine.close()
         self.server.close()
+
+    def _demand_clock(self) -> None:
+        if self.untimed is not None:
+            raise Refused(self.untimed)
+
+    def _outputs(self, function: str, feeds: Feeds) -> dict[str, np.ndarray]:
+        outputs: dict[str, EncodedTensor] = self._call(function, encode(feeds))
+        return {name: decode(tensor) for name, tensor in outputs.items()}
 
     def _call(self, function: str, *arguments: object) -> Any:
         try:
@@ -96,11 +116,15 @@ def open_session(
     outputs: Sequence[str],
     execution_provider: str,
     browser: str = "chromium",
+    layout: Layout | None = None,
 ) -> Session:
-    """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks."""
+    """`path`, a file or a bundle's folder, in a new browser. Raises Refused naming what the runtime lacks.
+
+    `layout` is that of a model with states, or with its batch elsewhere than first.
+    """
     if (path / onnx_format.FILE).is_file():
         onnx_format.one_file(path, "ONNX Runtime Web")
-    return OrtWebSession(path, threads, outputs, execution_provider, browser)
+    return OrtWebSession(path, threads, outputs, execution_provider, browser, layout)
 
 
 def routes(path: Path) -> dict[str, Path]:

@@ -64,8 +64,9 @@ async function work() {
 const WORDS = {
   openBundle: "loading a variant of the model",
   run: "running the model",
+  runSteps: "running the model step by step",
   timeKept: "timing the model",
-  keep: "receiving samples",
+  keep: "receiving queries",
 };
 
 /** What a function gave, or what it threw, as JSON. */
@@ -93,9 +94,9 @@ async function answer(id, text) {
 }
 
 /** Times of queries, and whether the page was in the background meanwhile, where browsers slow it down. */
-async function timeKept(name, batch, queries, seconds) {
+async function timeKept(name, queries, seconds) {
   wasHidden = document.hidden;
-  const ms = await model.timeKept(name, batch, queries, seconds);
+  const ms = await model.timeKept(name, queries, seconds);
   return { ms, was_hidden: wasHidden };
 }
 

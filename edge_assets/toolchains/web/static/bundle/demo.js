@@ -29,6 +29,12 @@ async function open(options) {
   await model?.close();
   model = null;
   model = await EdgeModel.load("./", { ...options, onProgress: showProgress });
+  if (model.hasStates) {
+    throw new Error("This model takes a sequence step by step, so this page cannot show it. Use stream() of loader.js.");
+  }
+  if (model.manifest.layout) {
+    throw new Error("This model has its samples on other axes than the first, so this page cannot show it. Use loader.js.");
+  }
   if (!INPUTS[model.manifest.preprocessing.kind]) {
     throw new Error("This model takes neither an image nor a sound nor a text, so this page cannot show it. Use loader.js.");
   }

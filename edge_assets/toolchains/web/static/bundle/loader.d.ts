@@ -132,6 +132,14 @@ export interface TextPreprocessing {
   /** names of token ids, attention mask and, if any, token types */
   inputs: string[];
 }
+/** Where the model has its batch, and what it keeps from step to step. */
+export interface Layout {
+  /** axis of the batch, null where there is none; of all others it is the first */
+  inputs: Record<string, number | null>;
+  outputs: Record<string, number | null>;
+  /** by input, the output that the next step takes, and the shape of one sample without its batch */
+  states: Record<string, { output: string; shape: number[]; axis: number; dtype: string }>;
+}
 export interface Manifest {
   format: "edge-assets-web/1";
   id: string;
@@ -140,6 +148,8 @@ export interface Manifest {
   outputs: TensorSpec[];
   preprocessing: ImagePreprocessing | AudioPreprocessing | TextPreprocessing | { kind: "passthrough"; inputs: string[] };
   class_names: string[];
+  /** of a model with states, or with its batch elsewhere than first */
+  layout?: Layout;
   files: Record<string, FileEntry>;
   variants: Record<string, Variant>;
   default: string;
@@ -151,6 +161,17 @@ export interface Manifest {
 /** A chunk or file that cannot be used; `message` names it and says why. */
 export class ChunkError extends Error {
   readonly chunk: string;
+}
+
+/** Steps through a model, its states kept here: zeros at first, then what the step before gave. */
+export interface Stream {
+  /**
+   * Outputs of the next step, for all inputs but the states. Steps run in the order in which they are asked for; one
+   * that fails leaves the states as they were.
+   */
+  run(feeds: Feeds): Promise<Feeds>;
+  /** The step after those that were asked for is a first one: of another sequence, or of another number of samples. */
+  reset(): void;
 }
 
 export class EdgeModel {
@@ -174,10 +195,18 @@ export class EdgeModel {
   /** resolves, once it is installed, to why there is no service worker, or null */
   readonly offline: Promise<string | null>;
 
+  /** outputs by name for inputs by name, as `manifest.inputs` has them: with the states, of a model that keeps some */
   run(feeds: Feeds): Promise<Feeds>;
+  /** whether the model keeps states from step to step */
+  readonly hasStates: boolean;
+  /** a new stream of steps, of a model that keeps states; several may share a model. Throws for any other model */
+  stream(): Stream;
+  /** what `preprocess` gives of such a model, [samples, steps, ...], as what a stream takes in each step */
+  steps(feeds: Feeds): Feeds[];
   /**
    * Whichever the model takes: a picture of any size (best from `openPicture`), one text or several, or a mono sound of
-   * the model's sampling rate, whole numbers of 16 bits or numbers from -1 to 1
+   * the model's sampling rate, whole numbers of 16 bits or numbers from -1 to 1. Of a model that keeps states all steps,
+   * [samples, steps, ...]
    */
   preprocess(given: ImageData | CanvasImageSource | string | string[] | Int16Array | Float32Array | Float64Array): Feeds;
   close(): Promise<void>;

@@ -7,12 +7,19 @@
  *     const { embedding } = await model.run(model.preprocess(["a text", "another"]));        // or
  *     const { scores } = await model.run(model.preprocess(await openSound(file, 16000)));
  *
+ * A model that keeps states from step to step:
+ *
+ *     const stream = model.stream();
+ *     for (const step of model.steps(model.preprocess(sound))) show(await stream.run(step));
+ *     stream.reset();                                                                      // what follows is another one
+ *
  * Types are in loader.d.ts.
  */
 
 import { findAdapter } from "./adapter.js";
 import { ChunkError, readFile } from "./chunks.js";
 import { openCache } from "./cache.js";
+import { place, States, stepsOf } from "./layout.js";
 import { importVerified } from "./modules.js";
 import { fromPicture, openPicture } from "./preprocess.js";
 import { fromSound, openSound, openTables } from "./sound.js";
@@ -89,19 +96,65 @@ export class EdgeModel {
     return outputs;
   }
 
-  /** A picture, a sound, or texts, as the model's inputs. */
+  /** A new stream of steps, of a model that keeps states. */
+  stream() {
+    if (!this.hasStates) throw new Error("this model keeps no states from step to step: run takes all that it needs");
+    return new Stream(this);
+  }
+
+  /** What `preprocess` gives of a model that keeps states as what it takes in each step. */
+  steps(feeds) {
+    return stepsOf(feeds, this.manifest.layout);
+  }
+
+  /** Whether the model keeps states from step to step. */
+  get hasStates() {
+    return Object.keys(this.manifest.layout?.states ?? {}).length > 0;
+  }
+
+  /** A picture, a sound, or texts, as the model's inputs; of a model with states all steps, [samples, steps, ...]. */
   preprocess(given) {
-    const declared = this.manifest.preprocessing;
-    if (declared.kind === "text") return fromTexts([given].flat(), this.tokenizer, declared);
-    if (declared.kind === "image") return fromPicture(given, declared);
-    if (declared.kind === "audio") return fromSound(given, declared, this.tables);
-    throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of sounds nor of texts`);
+    const feeds = preprocessed(given, this);
+    const { layout } = this.manifest;
+    return layout && !this.hasStates ? place(feeds, layout) : feeds;
   }
 
   /** Free the session. */
   async close() {
     await this.session.release();
   }
+}
+
+/** Steps through a model, each with the states of the one before; several streams may share a model. */
+class Stream {
+  constructor(model) {
+    this.model = model;
+    this.states = new States(model.manifest.layout);
+    this.last = Promise.resolve(); // what was asked for so far: steps run in the order in which they are asked for
+  }
+
+  /** Outputs of the next step by name. One that fails leaves the states as they were. */
+  run(feeds) {
+    const step = this.last.then(async () => {
+      const outputs = await this.model.run(this.states.next(feeds));
+      this.states.keep(outputs);
+      return outputs;
+    });
+    this.last = step.catch(() => null);
+    return step;
+  }
+
+  /** The step after those that were asked for is a first one. */
+  reset() {
+    this.last = this.last.then(() => this.states.reset());
+  }
+}
+
+function preprocessed(given, { manifest: { preprocessing: declared }, tokenizer, tables }) {
+  if (declared.kind === "text") return fromTexts([given].flat(), tokenizer, declared);
+  if (declared.kind === "image") return fromPicture(given, declared);
+  if (declared.kind === "audio") return fromSound(given, declared, tables);
+  throw new Error(`this model's preprocessing is '${declared.kind}', neither of images nor of sounds nor of texts`);
 }
 
 /**
