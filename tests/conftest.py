@@ -34,6 +34,7 @@ SPEC = "tests.tiny.spec:TINY"
 # The modules that take the most, longest first: started early, none is left for one worker alone at the end.
 LONGEST = (
     "test_formats",
+    "test_browser_streams",
     "test_served",
     "test_workers",
     "test_browser",
