@@ -139,6 +139,7 @@ def report(judgement: Judgement, built: Result, urls: URLs) -> Metadata:
         "measured_at": conditions.measured_at,
         "mlflow_run": link(urls[PARENT]),
         "mlflow_variants": link(urls[VARIANTS]),
+        "computed_by": tables.computed_by_variant(judgement.rows),
     }
     return shown | _pictures(judgement.cell, built)
 

@@ -97,7 +97,12 @@ def verdicts(rows: Sequence[Row]) -> dg.TableMetadataValue:
 
 def variants(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """Every variant of one target with the numbers that there are of any."""
-    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, (*NUMBERS, COMPUTED_BY))
+    return _with_numbers((VARIANT, VERDICT, PRECISION), rows, NUMBERS)
+
+
+def computed_by_variant(rows: Sequence[Row]) -> dg.TableMetadataValue:
+    """Who computed each variant's numbers: sentences, which make rows tall."""
+    return table((VARIANT, COMPUTED_BY), [_of_row(row) for row in rows])
 
 
 def variants_by_target(rows: Sequence[Row]) -> dg.TableMetadataValue:

@@ -83,6 +83,8 @@ def test_tables_of_several_targets_have_no_sentences_and_few_numbers() -> None:
     ]
     assert list(columns(tables.variants_by_target([timed])))[:4] == ["target", "variant", "verdict", "precision"]
     assert {"reason", "measured_on"}.isdisjoint(columns(tables.variants_by_target([timed])))
+    assert "computed_by" not in columns(tables.variants([timed]))
+    assert list(columns(tables.computed_by_variant([timed]))) == ["variant", "computed_by"]
 
 
 def test_verdicts_gates_and_parity() -> None:
