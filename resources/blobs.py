@@ -56,8 +56,11 @@ class Blobs:
         stat = self.storage.stat(key)
         if stat is None:
             return False
-        if self._is_right(stat, file):
-            return True
+        try:
+            if self._is_right(stat, file):
+                return True
+        except FileNotFoundError:  # a collector removed it since it was looked at
+            return False
         blob = self.storage.shown(key)
         log.warning("corrupted blob %s (%s): its content does not match its name; it will be rebuilt", blob, file.path)
         self._set_aside(file)

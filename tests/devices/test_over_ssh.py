@@ -370,6 +370,7 @@ def judged(cell: Cell) -> Judgement:
     return Judgement(cell, builts, cell.measure(builts, "rapid"))
 
 
+@pytest.mark.slow
 def test_a_cell_is_verified_and_timed_on_its_device_and_stays_so_while_it_is_away(
     cell: Cell, server: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from edge_assets.core.types import Artifact, Built, File, Recipe, Result
 from edge_assets.errors import StoreError, UnknownName
+from edge_assets.hashing import sha256_of
 from resources import collection, superseded
 from resources.collection import Freed, Policy
 from resources.store import ArtifactStore, open_store
@@ -343,6 +344,20 @@ def made_and_read(store: ArtifactStore, recipe: Recipe) -> Result:
             if store.is_local or attempt or "is missing from the store; run again to rebuild it" not in str(error):
                 raise
     return result
+
+
+def test_a_blob_that_goes_while_it_is_looked_at_is_absent(
+    local: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = make(local, "result").artifact
+    assert artifact is not None
+
+    def removed(path: str, _size: int, _identity: tuple[int, int]) -> str:
+        Path(path).unlink()
+        return sha256_of(Path(path))
+
+    monkeypatch.setattr("resources.blobs._hash_at", removed)
+    assert not local.blobs.holds(artifact.files[0])
 
 
 def test_a_builder_that_works_at_the_same_time_loses_nothing(either: ArtifactStore) -> None:

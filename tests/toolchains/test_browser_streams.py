@@ -195,6 +195,7 @@ def test_other_engines_keep_states_too(bundle: Path, name: str) -> None:
     np.testing.assert_allclose(found["h_next"], expected_states(frames)[-1].swapaxes(0, 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_browser_that_opens_the_link_keeps_states_too(
     cell: Cell, builts: dict[str, Built], bundle: Path, page: Page
 ) -> None:
