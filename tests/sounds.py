@@ -53,11 +53,11 @@ DECLARED = {
 }
 
 
-def _sound(samples: int) -> np.ndarray:
+def noisy(samples: int, seed: int = 0) -> np.ndarray:
     """Noise and two tones, float64."""
     seconds = np.arange(samples) / RATE
     tones = 0.3 * np.sin(2 * np.pi * 440 * seconds) + 0.2 * np.sin(2 * np.pi * 3000 * seconds)
-    return tones + 0.05 * np.random.default_rng(0).normal(size=samples)
+    return tones + 0.05 * np.random.default_rng(seed).normal(size=samples)
 
 
 def _quiet() -> np.ndarray:
@@ -69,9 +69,9 @@ def _quiet() -> np.ndarray:
 
 
 SOUNDS: dict[str, np.ndarray] = {
-    "float32": _sound(12001).astype(np.float32),
-    "int16": np.round(_sound(12001) * 20000).astype(np.int16),
-    "float64": _sound(7000),
+    "float32": noisy(12001).astype(np.float32),
+    "int16": np.round(noisy(12001) * 20000).astype(np.int16),
+    "float64": noisy(7000),
     "quiet": _quiet(),
     "tone": (0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / RATE)).astype(np.float32),
 }

@@ -13,32 +13,16 @@ import torch
 from edge_assets import AudioPreprocessing, read_wav
 from edge_assets.errors import InvalidSpec
 from edge_assets.spec.preprocess import from_dict
+from tests import sounds
+from tests.sounds import RATE
 
-RATE = 16000
 SPECTROGRAM = AudioPreprocessing("sound", RATE, n_fft=400, hop=160)
-WHISPER = AudioPreprocessing(
-    "sound",
-    RATE,
-    samples=RATE * 2,
-    n_fft=400,
-    hop=160,
-    n_mels=80,
-    mel_scale="slaney",
-    mel_norm="slaney",
-    log="log10",
-    below_peak=8.0,
-    frames=200,
-    mean=-4.0,
-    std=4.0,
-)
+WHISPER = replace(sounds.WHISPER, samples=RATE * 2, frames=200)
 
 
 def sound(samples: int = RATE, seed: int = 0) -> np.ndarray:
     """Noise and two tones."""
-    seconds = np.arange(samples) / RATE
-    tones = 0.3 * np.sin(2 * np.pi * 440 * seconds) + 0.2 * np.sin(2 * np.pi * 3000 * seconds)
-    quiet = 0.05 * np.random.default_rng(seed).normal(size=samples)
-    return (tones + quiet).astype(np.float32)
+    return sounds.noisy(samples, seed).astype(np.float32)
 
 
 def mel_by_definition(declared: AudioPreprocessing, highest: float) -> np.ndarray:

@@ -9,40 +9,28 @@ import numpy as np
 import pytest
 import torch
 from playwright.sync_api import Page, expect
-from safetensors.torch import save_file
-from torch import nn
 
-from edge_assets import ModelSpec
 from edge_assets.core.arranged import joined_queries, queries
 from edge_assets.core.session import Loadable, Session, layout_of
 from edge_assets.core.types import Built
 from edge_assets.devices.browser import BrowserVariant, measure, serve_browser_device
-from edge_assets.families.browser import BROWSER
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
 from edge_assets.targets.machine import browser
-from edge_assets.targets.project import target
 from edge_assets.toolchains.web.chromium import Chromium, Server
-from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.devices.test_browser_device import Elsewhere, asked_of
 from tests.tiny import columns, stream
 from tests.tiny.columns import COLUMNS
 from tests.tiny.stream import STEPS, STREAM, sequences
+from tests.toolchains.cells import cell_of
 
 BUNDLED = ("onnx_model", "onnx_fp16", "onnx_int8_static", "web_bundle")
 
 
-def cell_of(store: ArtifactStore, spec: ModelSpec, network: nn.Module, folder: Path) -> Cell:
-    path = folder / f"{spec.name}.safetensors"
-    save_file(network.state_dict(), path)
-    checkpoint = checkpoints.register(store, spec.name, str(path))
-    return Cell(spec, BROWSER.of(spec), target("browser-wasm"), checkpoint, store, lambda _line: None)
-
-
 @pytest.fixture(scope="module")
 def cell(store: ArtifactStore, tmp_path_factory: pytest.TempPathFactory) -> Cell:
-    return cell_of(store, STREAM, stream.network(), tmp_path_factory.mktemp("stream"))
+    return cell_of(store, STREAM, stream.network(), tmp_path_factory.mktemp("stream"), "browser-wasm")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +151,7 @@ def watch_states(session: Session) -> None:
 def test_a_network_with_its_batch_last_and_a_scalar_is_verified_too(
     store: ArtifactStore, tmp_path: Path, name: str
 ) -> None:
-    cell = cell_of(store, COLUMNS, columns.network(), tmp_path)
+    cell = cell_of(store, COLUMNS, columns.network(), tmp_path, "browser-wasm")
     built = cell.build(name)
     assert built.failed is None, built.failed
     assert built.parity is not None, built.unverified

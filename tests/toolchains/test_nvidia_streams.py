@@ -10,37 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
-from torch import nn
 
-from edge_assets import ModelSpec
 from edge_assets.core.types import Built
-from edge_assets.families.nvidia import NVIDIA
 from edge_assets.pipeline.cell import Cell
 from edge_assets.pipeline.judgement import Judgement
-from edge_assets.targets.project import target
 from edge_assets.toolchains.onnx import session as onnx_session
 from edge_assets.toolchains.tensorrt import kit as tensorrt_kit
-from resources import checkpoints
 from resources.store import ArtifactStore
 from tests.tiny import columns, stream
 from tests.tiny.columns import COLUMNS
 from tests.tiny.stream import STREAM
-from tests.toolchains.test_nvidia import on_a_gpu, script
-
-FP32, FP16, INT8 = (f"tensorrt_engine_{precision}" for precision in ("fp32", "fp16", "int8"))
-
-
-def cell_of(store: ArtifactStore, spec: ModelSpec, network: nn.Module, folder: Path) -> Cell:
-    path = folder / f"{spec.name}.safetensors"
-    save_file(network.state_dict(), path)
-    checkpoint = checkpoints.register(store, spec.name, str(path))
-    return Cell(spec, NVIDIA.of(spec), target("l4"), checkpoint, store, lambda _line: None)
+from tests.toolchains.cells import cell_of
+from tests.toolchains.test_nvidia import FP16, FP32, INT8, on_a_gpu, script
 
 
 @pytest.fixture(scope="module")
 def cell(store: ArtifactStore, tmp_path_factory: pytest.TempPathFactory) -> Cell:
-    return cell_of(store, STREAM, stream.network(), tmp_path_factory.mktemp("stream"))
+    return cell_of(store, STREAM, stream.network(), tmp_path_factory.mktemp("stream"), "l4")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +157,7 @@ def test_more_samples_than_a_profile_holds_are_cut_where_their_batch_is(
 
 
 def test_a_network_with_its_batch_last_and_a_scalar_has_kits_too(store: ArtifactStore, tmp_path: Path) -> None:
-    cell = cell_of(store, COLUMNS, columns.network(), tmp_path)
+    cell = cell_of(store, COLUMNS, columns.network(), tmp_path, "l4")
     built = cell.build(FP32)
     assert built.parity is not None, built.build.refused or built.unverified
     assert built.parity.snr_db is not None
